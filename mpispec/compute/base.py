@@ -1,0 +1,55 @@
+"""What the runtime asks of a backend.
+
+A backend is used by one thread at a time (the rank's compute thread) and keeps the cache contract of the design:
+a cell carries a position and a set of sequence ids; a row of sequence s at position p attends to the cells that
+carry s at positions up to p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpispec.core.messages import Edit, Row
+
+Floats = NDArray[np.float32]
+Cancelled = Callable[[], bool]
+"""Looked at between layers; once true, the forward may give up and return None."""
+
+
+class ModelError(Exception):
+    """A model cannot be used; the text is one sentence with the remedy."""
+
+
+class StageModel(Protocol):
+    """A layer range of the target model."""
+
+    def edit(self, edits: Sequence[Edit]) -> None:
+        """Apply cache edits in order."""
+
+    def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        """Compute the rows and write their cells.
+
+        `activations` is float32 [rows, width], or None on the first stage, which embeds the rows' tokens itself.
+        Returns float32 [rows, width], on the last stage logits float32 [deciding rows, vocabulary] in row order, or
+        None when given up. A forward that was given up may have written some of its cells.
+        """
+
+    def close(self) -> None:
+        """Free the memory."""
+
+
+class DraftModel(Protocol):
+    """A whole small model that proposes tokens."""
+
+    def forward(self, slot: int, keep: int, tokens: Sequence[int], cancelled: Cancelled) -> Floats | None:
+        """Keep the first `keep` cells of sequence `slot`, then feed `tokens` at positions keep, keep+1, ...
+
+        Returns logits float32 [vocabulary] of the last fed token, or None when given up.
+        """
+
+    def close(self) -> None:
+        """Free the memory."""

@@ -1,0 +1,98 @@
+"""What a core asks for. Effects are imperatives; the driver performs them and reports back with events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mpispec.core.events import Payload
+from mpispec.core.ids import Actor, Plane, RequestId, RunId, SeqId, Token
+from mpispec.core.messages import Edit, Message, Run, Sampling
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message without waiting."""
+
+    dst: Actor
+    plane: Plane
+    message: Message
+    payload: Payload = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Apply the run's edits, then compute its rows; answered by one `Computed`."""
+
+    run: Run
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class AbortCompute:
+    """A request, not a kill: give up the run that is computing if that is still possible."""
+
+    run_id: RunId
+
+
+@dataclass(frozen=True, slots=True)
+class EditCache:
+    """Apply edits alone (of a void run); not answered."""
+
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSampler:
+    """Remember how the tokens of a request are decided (last stage)."""
+
+    request: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSampler:
+    """Forget it again."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeDraft:
+    """Keep the first `keep` cells of `slot`, feed `tokens` after them; answered by one `Drafted`.
+
+    With `decide` false the tokens are a chunk of a longer feed and no proposal is wanted.
+    """
+
+    request: RequestId
+    slot: SeqId
+    keep: int
+    tokens: tuple[Token, ...]
+    decide: bool
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class AbortDraft:
+    """Give up the draft step that is computing if that is still possible."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Hand accepted tokens to whoever submitted the request; `finish` is set with the last of them."""
+
+    request: RequestId
+    tokens: tuple[Token, ...]
+    finish: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """Leave the loop of this rank."""
+
+
+Effect = (
+    Send | Compute | AbortCompute | EditCache | OpenSampler | CloseSampler | ComputeDraft | AbortDraft | Emit | Quit
+)

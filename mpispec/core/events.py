@@ -1,0 +1,70 @@
+"""What a core is told. Events are facts, named in the past tense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpispec.core.ids import Actor, RequestId, RunId, Token
+from mpispec.core.messages import Message, Sampling
+
+Payload = bytes | bytearray | memoryview | None
+"""Activations as raw bytes: rows x width of the wire's dtype, row-major; None where a message carries none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message arrived."""
+
+    src: Actor
+    message: Message
+    payload: Payload = None
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A stage's compute of a run ended; `aborted` if it was given up on request, else payload or tokens are set."""
+
+    run_id: RunId
+    payload: Payload
+    tokens: tuple[Token, ...]
+    """The last stage's decisions, one for each deciding row."""
+    aborted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A draft step ended with the next token and its probability; token is None if the step was given up."""
+
+    request: RequestId
+    token: Token | None
+    prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """Somebody wants a continuation of `prompt` of at most `max_tokens` tokens, ending early at one of `stops`."""
+
+    request: RequestId
+    prompt: tuple[Token, ...]
+    max_tokens: int
+    stops: frozenset[Token]
+    sampling: Sampling
+    strategy: str
+    """Name of the strategy that launches this request's runs."""
+    proposer: str
+    """Who guesses: a key of the head's proposers, `draft` or `none`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Nobody wants the rest of this request."""
+
+    request: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The program shall end."""
+
+
+Event = Received | Computed | Drafted | Submitted | Withdrawn | StopRequested

@@ -1,0 +1,36 @@
+"""Distinct integer types, so that mypy tells a run from a node."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NewType
+
+RequestId = NewType("RequestId", int)
+"""One prompt and its continuation; unique for the life of the head."""
+RunId = NewType("RunId", int)
+"""One pass of some rows through all stages; increases by one a launch."""
+NodeId = NewType("NodeId", int)
+"""One token of one request's tree; never reused within a request."""
+SeqId = NewType("SeqId", int)
+"""A sequence id of the cache: a label that cells carry (design, Token trees)."""
+Token = NewType("Token", int)
+"""An index into the vocabulary."""
+Pos = NewType("Pos", int)
+"""Absolute index of a token in its request, 0 for the first prompt token."""
+Epoch = NewType("Epoch", int)
+"""Number of rewinds of a draft stream; a draft of an older epoch is dropped (law 5)."""
+Actor = NewType("Actor", int)
+"""Address of a role. 0 is the head, 1..D the stages in layer order, D+1 the draft."""
+
+HEAD = Actor(0)
+
+
+class Plane(IntEnum):
+    """The three lanes of messages; each is FIFO between two actors, nothing is ordered across lanes."""
+
+    DATA = 0
+    """Runs and results, in launch order; cache edits ride along (law 3)."""
+    CONTROL = 1
+    """Cancels and credits: may overtake data, and ignoring one must not change the output."""
+    DRAFT = 2
+    """The draft stream and its rewinds."""

@@ -1,0 +1,183 @@
+"""Everything that crosses ranks, as frozen dataclasses without tensors.
+
+Activations travel beside a `Run` as raw bytes (`Received.payload`, `Send.payload`). To add a message: a class
+here, a line in its union, a row in `wire/codec.py`, a row in `docs/protocol.md`; mypy's `assert_never` finds the
+handlers that forget it and the codec's round-trip test the missing row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from mpispec.core.ids import Epoch, NodeId, Pos, RequestId, RunId, SeqId, Token
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a request's tokens are decided; part of what the token stream is a function of (law 6)."""
+
+    temperature: float = 0.0
+    """Divides the logits; 0 is greedy."""
+    top_k: int = 0
+    """Keep the k largest logits; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of most probable tokens whose probabilities reach this sum."""
+    min_p: float = 0.0
+    """Keep tokens at least this fraction as probable as the most probable."""
+    repeat_penalty: float = 1.0
+    """Divide positive and multiply negative logits of tokens seen in the last `repeat_last_n`; 1 is off."""
+    repeat_last_n: int = 64
+    """Length in tokens of the window that `repeat_penalty` looks at."""
+    seed: int = 0
+    """Key of the position-keyed noise, 0 <= seed < 2**64."""
+
+
+class Row(NamedTuple):
+    """One token of a run: a row of the batch that every stage computes."""
+
+    request: RequestId
+    node: NodeId
+    parent: NodeId
+    """Node of the previous position on this row's path; -1 for position 0."""
+    token: Token
+    pos: Pos
+    seq: SeqId
+    decide: bool
+    """Whether the last stage decides the token after this one (false for all but the end of a prompt)."""
+
+
+class EditOp(IntEnum):
+    """What an edit does to the labels of cells."""
+
+    SHARE = 0
+    """Add label `dst` to the cells of `src` with start <= position < end."""
+    DROP = 1
+    """Remove label `src` from its cells with start <= position < end; unlabelled cells are free."""
+
+
+class Edit(NamedTuple):
+    """One metadata edit of the cache; written into a run, applied before its rows, never cancelled (law 3)."""
+
+    op: EditOp
+    src: SeqId
+    dst: SeqId
+    start: Pos
+    end: int
+    """Exclusive; -1 means without end."""
+
+
+# -- data plane: head -> stage 1 -> ... -> stage D -> head --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A request begins; the last stage learns how to decide its tokens."""
+
+    request: RequestId
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """A request has ended; no later run names it."""
+
+    request: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Some rows on their way through the stages. A void run kept its place in the order but lost its compute."""
+
+    run_id: RunId
+    rows: tuple[Row, ...]
+    edits: tuple[Edit, ...]
+    void: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The one answer to a run (law 2): a token for each deciding row in row order, or void."""
+
+    run_id: RunId
+    tokens: tuple[Token, ...]
+    void: bool = False
+
+
+# -- control plane ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Head -> every stage: skip the compute of these runs. Closed under descendants (law 4)."""
+
+    run_ids: tuple[RunId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Stage 1 -> head: the run left the first queue, another may be launched."""
+
+    run_id: RunId
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Head -> everyone: finish what is computing, then leave the loop."""
+
+
+# -- draft plane --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prime:
+    """Head -> draft: a request begins (epoch 0); draft after these tokens, at most to position `limit`."""
+
+    request: RequestId
+    slot: SeqId
+    """Which of the draft's cached sequences to use: the one that shares the longest prefix."""
+    tokens: tuple[Token, ...]
+    limit: Pos
+    """First position the draft must not propose yet."""
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """Head -> draft: the accepted text differs from yours from `pos` on; take `tokens` there and go on."""
+
+    request: RequestId
+    epoch: Epoch
+    pos: Pos
+    tokens: tuple[Token, ...]
+    limit: Pos
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Head -> draft: you were right so far; you may propose up to `limit`."""
+
+    request: RequestId
+    limit: Pos
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Head -> draft: the request has ended; keep the cache for a successor with a common prefix."""
+
+    request: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Draft -> head: proposed tokens for positions pos, pos+1, ... with their probabilities under the draft."""
+
+    request: RequestId
+    epoch: Epoch
+    pos: Pos
+    tokens: tuple[Token, ...]
+    probs: tuple[float, ...]
+
+
+Message = Open | Close | Run | Result | Cancel | Credit | Stop | Prime | Rewind | Advance | Retire | Draft

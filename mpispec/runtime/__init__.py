@@ -1,0 +1,1 @@
+"""What makes the cores run for real: plan, driver loop, compute thread, engine, traces."""

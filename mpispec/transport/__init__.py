@@ -1,0 +1,1 @@
+"""How messages move between ranks: in this process, or over MPI."""

@@ -1,0 +1,48 @@
+"""What the runtime asks of a transport: framed bytes between ranks on three planes, never blocking."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from mpispec.core.ids import Plane
+
+
+class TransportError(Exception):
+    """The transport cannot go on; the text is one sentence with the remedy."""
+
+
+class Frame(NamedTuple):
+    """One received message."""
+
+    src: int
+    """Rank it came from."""
+    data: memoryview
+    """The bytes; owned by the receiver of the frame."""
+
+
+class Transport(Protocol):
+    """FIFO for each (source, destination, plane); no order across planes. Owned by one thread, the driver's."""
+
+    rank: int
+    size: int
+
+    def send(self, dst: int, plane: Plane, parts: tuple[bytes | bytearray | memoryview, ...]) -> None:
+        """Start sending the concatenation of `parts` as one frame; the transport owns a copy until it has left.
+
+        Raises TransportError if the frame is longer than the plane's limit.
+        """
+
+    def poll(self, plane: Plane) -> Frame | None:
+        """Return the next frame that has arrived on `plane`, or None."""
+
+    def reap(self) -> int:
+        """Let go of the buffers of finished sends; return how many sends are still under way."""
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until something may have arrived, `wake` is called, or `seconds` have passed, whichever is first."""
+
+    def wake(self) -> None:
+        """End a `wait`; the only method that other threads may call."""
+
+    def close(self) -> None:
+        """Finish outstanding sends within a deadline and free the buffers."""
