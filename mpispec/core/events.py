@@ -33,11 +33,14 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """A draft step ended with the next token and its probability; token is None if the step was given up."""
+    """A draft step ended."""
 
     request: RequestId
     token: Token | None
+    """The proposal; None if the step only fed a chunk, or was given up."""
     prob: float
+    """Its probability under the draft."""
+    aborted: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,134 @@
+"""A model whose arithmetic shows every stale, missing or misplaced cell, and costs next to nothing.
+
+A row's value is a hash of its input and of the values of all cells it attends to, so any fault of the cache or of the
+order of messages changes the tokens that come out. Dropped cells are overwritten with `POISON`, so a stale read
+cannot stay hidden. Used by the simulator and wherever MPI is tested or timed without weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from mpispec.compute.base import Cancelled, ComputeError, Floats
+from mpispec.core.messages import Edit, EditOp, Row
+
+POISON = 0xDEAD_BEEF_DEAD_BEEF
+_WORD = 0xFFFF_FFFF_FFFF_FFFF
+WIDTH = 4
+"""Floats a row: a 64-bit value as four 16-bit integers, which float32 holds exactly."""
+
+
+def mixed(value: int) -> int:
+    """Finalise a 64-bit word (splitmix64)."""
+    value = (value + 0x9E3779B97F4A7C15) & _WORD
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _WORD
+    return value ^ (value >> 31)
+
+
+class _Cell:
+    __slots__ = ("labels", "pos", "value")
+
+    def __init__(self, pos: int, label: int, value: int) -> None:
+        self.pos = pos
+        self.labels = {label}
+        self.value = value
+
+
+class ToyLayer:
+    """Cells and arithmetic of one stage, on plain integers."""
+
+    def __init__(self, layer: int, cells: int = 1 << 20) -> None:
+        self._key = mixed(layer + 1)
+        self._cells: list[_Cell] = []
+        self._limit = cells
+
+    @property
+    def num_cells(self) -> int:
+        """Cells in use."""
+        return len(self._cells)
+
+    def edit(self, edits: Sequence[Edit]) -> None:
+        """Apply cache edits in order."""
+        for edit in edits:
+            for cell in self._labelled(edit):
+                if edit.op is EditOp.SHARE:
+                    cell.labels.add(edit.dst)
+                else:
+                    cell.labels.discard(edit.src)
+                    if not cell.labels:
+                        cell.value = POISON
+            self._cells = [cell for cell in self._cells if cell.labels]
+
+    def compute(self, pos: int, seq: int, value: int) -> int:
+        """Write a cell and return the row's output; ComputeError if the path to it has holes or doubles."""
+        seen = {cell.pos: cell.value for cell in self._cells if seq in cell.labels and cell.pos < pos}
+        count = sum(seq in cell.labels for cell in self._cells)
+        if len(seen) != pos or count != pos:
+            raise ComputeError(f"position {pos} of sequence {seq} sees {count} cells at {len(seen)} positions")
+        if len(self._cells) >= self._limit:
+            raise ComputeError(f"the toy cache of {self._limit} cells is full")
+        cell = mixed(value ^ self._key)
+        self._cells.append(_Cell(pos, seq, cell))
+        digest = cell
+        for before in range(pos):
+            digest = mixed(digest ^ seen[before])
+        return digest
+
+    def _labelled(self, edit: Edit) -> Iterator[_Cell]:
+        end = edit.end if edit.end >= 0 else _WORD
+        return (cell for cell in list(self._cells) if edit.src in cell.labels and edit.start <= cell.pos < end)
+
+
+def reference(prompt: Sequence[int], count: int, num_layers: int, vocabulary: int) -> list[int]:
+    """Return the `count` tokens that a toy of `num_layers` stages writes after `prompt`, computed without a pipeline."""
+    layers = [ToyLayer(layer) for layer in range(num_layers)]
+    tokens = list(prompt)
+    while len(tokens) < len(prompt) + count:
+        for pos in range(layers[0].num_cells, len(tokens)):
+            value = tokens[pos]
+            for layer in layers:
+                value = layer.compute(pos, 0, value)
+        tokens.append(value % vocabulary)
+    return tokens[len(prompt) :]
+
+
+class ToyStage:
+    """A `StageModel` of one `ToyLayer`."""
+
+    def __init__(self, layer: int, is_last: bool, vocabulary: int) -> None:
+        self._layer = ToyLayer(layer)
+        self._is_last = is_last
+        self._vocabulary = vocabulary
+
+    def edit(self, edits: Sequence[Edit]) -> None:
+        """Apply cache edits in order."""
+        self._layer.edit(edits)
+
+    def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        """See `StageModel.forward`; the width is `WIDTH`."""
+        outputs = []
+        for index, row in enumerate(rows):
+            if cancelled():
+                return None
+            value = row.token if activations is None else _word(activations[index])
+            outputs.append(self._layer.compute(row.pos, row.seq, value))
+        if not self._is_last:
+            return np.array([_halves(value) for value in outputs], dtype=np.float32)
+        decided = [value for row, value in zip(rows, outputs, strict=True) if row.decide]
+        logits = np.zeros((len(decided), self._vocabulary), dtype=np.float32)
+        logits[range(len(decided)), [value % self._vocabulary for value in decided]] = 1.0
+        return logits
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _halves(value: int) -> list[int]:
+    return [(value >> shift) & 0xFFFF for shift in (0, 16, 32, 48)]
+
+
+def _word(halves: Floats) -> int:
+    return sum(int(half) << shift for half, shift in zip(halves.tolist(), (0, 16, 32, 48), strict=True))

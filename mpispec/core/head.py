@@ -1,0 +1,299 @@
+"""The head: owns every request's accepted tokens and tree, launches runs, applies verdicts, cancels what is dead.
+
+Life of a run at the head:
+
+| state     | next      | when                                                   |
+|-----------|-----------|--------------------------------------------------------|
+| LAUNCHED  | CANCELLED | all its rows are dead                                  |
+| LAUNCHED  | ANSWERED  | its result arrived (results come in launch order)      |
+| CANCELLED | ANSWERED  | its result arrived, void or not; the tokens are unused |
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
+from mpispec.core.errors import ProtocolError
+from mpispec.core.events import Event, Received, StopRequested, Submitted, Withdrawn
+from mpispec.core.ids import Actor, Plane, RequestId, RunId, Token
+from mpispec.core.messages import Cancel, Close, Credit, Draft, Edit, Open, Result, Row, Run, Stop
+from mpispec.core.request import Flight, Request
+from mpispec.core.sequences import SequencePool, bury, label
+from mpispec.core.sessions import Sessions
+from mpispec.core.strategy import Proposer, Strategy
+from mpispec.core.tree import Node, NodeState
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """Bounds and sizes of a head; all of them law 7."""
+
+    num_stages: int
+    draft: Actor | None
+    """Address of the draft, if there is one."""
+    context: int
+    """Positions of one request, prompt and answer together."""
+    sequences: int
+    """Sequence ids that the stages' caches have."""
+    max_active: int = 1
+    """Requests that run at once; further ones wait."""
+    chunk: int = 64
+    """Rows of a prefill run."""
+    first_queue: int = 2
+    """Launched runs that the first stage may not have begun: the credits."""
+
+    @property
+    def window(self) -> int:
+        """Live runs in flight: one computing and one waiting for each stage."""
+        return 2 * self.num_stages
+
+    @property
+    def most_in_flight(self) -> int:
+        """Runs in flight with the cancelled ones, which cost no compute but do take places in queues."""
+        return 4 * self.num_stages + 8
+
+
+class HeadCore:
+    """The protocol of rank 0."""
+
+    def __init__(
+        self,
+        config: HeadConfig,
+        strategies: Mapping[str, Callable[[], Strategy]],
+        proposers: Mapping[str, Callable[[], Proposer]],
+    ) -> None:
+        self.config = config
+        self._strategies = strategies
+        self._proposers = proposers
+        self._waiting: deque[Submitted] = deque()
+        self._active: dict[RequestId, Request] = {}
+        self._flights: deque[Flight] = deque()
+        self._live = 0
+        """Flights that are not cancelled."""
+        self._untaken: set[RunId] = set()
+        """Runs that the first stage has not begun, as far as we know."""
+        self._next_run = RunId(0)
+        self._edits: list[Edit] = []
+        """Edits that the next run will carry."""
+        self._pool = SequencePool(config.sequences)
+        self._sessions = Sessions(self._pool, config.max_active)
+        self._stopping = False
+        self._out: list[Effect] = []
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event; return what to do about it."""
+        del now  # pacing is by credits, not by time
+        match event:
+            case Received(message=Result() as result):
+                self._answered(result)
+            case Received(message=Credit(run_id)):
+                self._untaken.discard(run_id)
+            case Received(message=Draft() as draft):
+                if (request := self._active.get(draft.request)) is not None:
+                    request.drafted(draft)
+            case Submitted():
+                self._waiting.append(event)
+            case Withdrawn(request_id):
+                self._withdraw(request_id)
+            case StopRequested():
+                self._stopping = True
+                for request_id in [*self._active, *(waiting.request for waiting in self._waiting)]:
+                    self._withdraw(request_id)
+            case _:
+                raise ProtocolError(f"a head cannot handle {event}")
+        self._admit()
+        self._launch()
+        if self._stopping and not self._flights:
+            self._out += self._stop()
+        effects, self._out = self._out, []
+        return effects
+
+    @property
+    def is_idle(self) -> bool:
+        """No request, no run in flight."""
+        return not (self._active or self._waiting or self._flights)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not begun."""
+        return len(self._waiting)
+
+    def check(self) -> None:
+        """Assert the invariants; tests call it after every event."""
+        assert self._live == sum(not flight.is_cancelled for flight in self._flights)
+        assert self._live <= self.config.window, "more live runs than the window"
+        assert len(self._flights) <= self.config.most_in_flight
+        assert len(self._untaken) <= self.config.first_queue, "launched without a credit"
+        assert [flight.run_id for flight in self._flights] == sorted(flight.run_id for flight in self._flights)
+        held = {request.tree.root.seq for request in self._active.values()} | self._sessions.held
+        for request in self._active.values():
+            held |= {node.seq for node in request.tree.root.subtree()}
+            assert all(node.state is not NodeState.DEAD for node in request.tree.root.subtree())
+        held.discard(None)
+        assert len(held) + self._pool.num_free == self._pool.size, "a sequence id leaked"
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
+            submitted = self._waiting.popleft()
+            slot, common, edits = self._sessions.adopt(submitted.prompt)
+            self._edits += edits
+            self._out.append(Send(Actor(1), Plane.DATA, Open(submitted.request, submitted.sampling)))
+            proposer = self._proposers.get(submitted.proposer)
+            request = Request(
+                submitted,
+                slot,
+                common,
+                self._strategies[submitted.strategy](),
+                proposer() if proposer else None,
+                self.config.draft if submitted.proposer == "draft" else None,
+                self.config.context,
+            )
+            self._active[submitted.request] = request
+            self._out += request.begin()
+
+    def _withdraw(self, request_id: RequestId) -> None:
+        for submitted in self._waiting:
+            if submitted.request == request_id:
+                self._waiting.remove(submitted)
+                self._out.append(Emit(request_id, (), "cancelled"))
+                return
+        request = self._active.get(request_id)
+        if request is not None:
+            self._out.append(Emit(request_id, (), "cancelled"))
+            self._end(request)
+
+    def _end(self, request: Request) -> None:
+        """Cancel what is in flight, keep the cache of the accepted text for a successor."""
+        self._cancel([flight for flight in self._flights if flight.request is request])
+        dead = request.tree.prune_children()
+        self._edits += bury(dead, request.tree.root, self._pool)
+        self._edits += self._sessions.keep(request.slot, request.seq, request.cached_tokens())
+        self._out.append(Send(Actor(1), Plane.DATA, Close(request.id)))
+        self._out += request.end()
+        del self._active[request.id]
+
+    def _stop(self) -> list[Effect]:
+        actors = self.config.num_stages + (1 if self.config.draft is not None else 0)
+        stops: list[Effect] = [Send(Actor(actor), Plane.CONTROL, Stop()) for actor in range(1, actors + 1)]
+        return [*stops, Quit()]
+
+    # -- verdicts -------------------------------------------------------------------------------------------------
+
+    def _answered(self, result: Result) -> None:
+        if not self._flights or self._flights[0].run_id != result.run_id:
+            raise ProtocolError(f"result of run {result.run_id} out of launch order")
+        flight = self._flights.popleft()
+        self._untaken.discard(flight.run_id)
+        if flight.is_cancelled:
+            flight.request.statistics.void_runs += result.void
+            return
+        self._live -= 1
+        request = flight.request
+        request.live_runs -= 1
+        if result.void or len(result.tokens) != len(flight.nodes):
+            raise ProtocolError(f"run {result.run_id} was answered with {len(result.tokens)} tokens and not cancelled")
+        request.answered_to = max(request.answered_to, flight.last_pos + 1)
+        accepted, finish = self._verify(request, flight, result.tokens)
+        if accepted:
+            self._out.append(Emit(request.id, tuple(accepted), finish))
+        if finish:
+            self._end(request)
+        elif accepted:
+            self._cancel([other for other in self._flights if other.request is request and other.is_dead])
+            self._out += request.accepted(accepted)
+
+    def _verify(
+        self, request: Request, flight: Flight, tokens: tuple[Token, ...]
+    ) -> tuple[list[Token], FinishReason | None]:
+        """Walk the rows of a run: a verdict counts where its row is the root, any other row alive cannot be."""
+        accepted: list[Token] = []
+        for node, token in zip(flight.nodes, tokens, strict=True):
+            if node is not request.tree.root:
+                if node.state is not NodeState.DEAD:
+                    raise ProtocolError(f"node {node.id} was decided before its parent")
+                continue
+            dead = request.accept(token)
+            self._edits += bury(dead, request.tree.root, self._pool)
+            accepted.append(token)
+            finish = request.finish_after(token)
+            if finish:
+                return accepted, finish
+        return accepted, None
+
+    def _cancel(self, flights: list[Flight]) -> None:
+        """Withdraw runs from compute. Stages may ignore it: their edits are in the next run either way (law 3)."""
+        flights = [flight for flight in flights if not flight.is_cancelled]
+        for flight in flights:
+            flight.is_cancelled = True
+            flight.request.live_runs -= 1
+            flight.request.statistics.cancelled_runs += 1
+        self._live -= len(flights)
+        if flights:
+            cancel = Cancel(tuple(flight.run_id for flight in flights))
+            for stage in range(1, self.config.num_stages + 1):
+                self._out.append(Send(Actor(stage), Plane.CONTROL, cancel))
+
+    # -- launching ------------------------------------------------------------------------------------------------
+
+    @property
+    def _has_room(self) -> bool:
+        return (
+            len(self._untaken) < self.config.first_queue
+            and self._live < self.config.window
+            and len(self._flights) < self.config.most_in_flight
+        )
+
+    def _launch(self) -> None:
+        """Fill the pipeline: requests take turns, each with what its strategy thinks best."""
+        hungry = deque(self._active.values())
+        while hungry and self._has_room:
+            request = hungry.popleft()
+            if self._launch_one(request):
+                hungry.append(request)
+
+    def _launch_one(self, request: Request) -> bool:
+        if request.filled < len(request.prompt):
+            self._fly(request, request.next_chunk(self.config.chunk), [])
+            return True
+        request.propose()
+        nodes = self._labelled(request.strategy.choose(request))
+        if not nodes:
+            return False
+        rows = [request.row(node) for node in nodes]
+        self._fly(request, rows, nodes)
+        return True
+
+    def _labelled(self, nodes: list[Node]) -> list[Node]:
+        """Assign sequence ids in order; stop where none is left."""
+        for index, node in enumerate(nodes):
+            if node.parent is None:
+                continue  # the root keeps the id of the accepted text
+            edits = label(node, self._pool)
+            if edits is None:
+                return nodes[:index]
+            self._edits += edits
+        return nodes
+
+    def _fly(self, request: Request, rows: list[Row], nodes: list[Node]) -> None:
+        run = Run(self._next_run, tuple(rows), tuple(self._edits))
+        self._next_run = RunId(self._next_run + 1)
+        self._edits = []
+        deciding = [*nodes] if nodes else [request.tree.root] if rows[-1].decide else []
+        for node in deciding:
+            node.state = NodeState.LAUNCHED
+            node.run = run.run_id
+            request.statistics.proposed += node is not request.tree.root
+        self._flights.append(Flight(run.run_id, request, deciding, rows[-1].pos))
+        self._live += 1
+        request.live_runs += 1
+        request.statistics.runs += 1
+        self._untaken.add(run.run_id)
+        self._out.append(Send(Actor(1), Plane.DATA, run))
+

@@ -1,0 +1,185 @@
+"""One request as the head sees it: accepted tokens, tree, proposers, strategy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpispec.core.drafting import DraftLink
+from mpispec.core.effects import Effect, FinishReason
+from mpispec.core.events import Submitted
+from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
+from mpispec.core.messages import Draft, Row
+from mpispec.core.sessions import Slot
+from mpispec.core.strategy import Proposer, Strategy
+from mpispec.core.tree import Node, NodeState, TokenTree
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counters of one request (docs/methodology.md defines them)."""
+
+    proposed: int = 0
+    """Guesses launched."""
+    accepted: int = 0
+    """Of those, accepted."""
+    verdicts: int = 0
+    """Decisions at the root while a guess for it was in flight."""
+    hits: int = 0
+    """Of those, decisions that a guess had right."""
+    runs: int = 0
+    cancelled_runs: int = 0
+    void_runs: int = 0
+    """Cancelled runs that came back without having been computed to the end."""
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A launched run that has not been answered."""
+
+    run_id: RunId
+    request: Request
+    nodes: list[Node]
+    """The deciding rows' nodes in row order; none for a chunk in the middle of a prompt."""
+    last_pos: Pos
+    is_cancelled: bool = False
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether no verdict of this run can matter any more."""
+        return bool(self.nodes) and all(node.state is NodeState.DEAD for node in self.nodes)
+
+
+class Request:
+    """State of one active request; a `View` for its strategy."""
+
+    def __init__(
+        self,
+        submitted: Submitted,
+        slot: Slot,
+        common: int,
+        strategy: Strategy,
+        proposer: Proposer | None,
+        draft: Actor | None,
+        context: int,
+    ) -> None:
+        self.id = submitted.request
+        self.prompt = submitted.prompt
+        self.sampling = submitted.sampling
+        self.slot = slot
+        self.strategy = strategy
+        self.tokens: list[Token] = list(submitted.prompt)
+        """Prompt and accepted tokens."""
+        self.filled = common
+        """Prompt positions that are cached or launched."""
+        self.answered_to = common
+        """Positions below this have cells on every stage."""
+        self.live_runs = 0
+        self.statistics = Statistics()
+        self._stops = submitted.stops
+        self._end = min(len(submitted.prompt) + submitted.max_tokens, context)
+        """Number of tokens, prompt included, at which the request is complete."""
+        last = len(submitted.prompt) - 1
+        self.tree = TokenTree(NodeId(last), submitted.prompt[-1], Pos(last))
+        self.tree.root.seq = slot.seq
+        self._proposer = proposer
+        useless = Pos(self._end - 1)
+        self._link = DraftLink(draft, self.id, strategy.lead, useless) if draft is not None else None
+
+    @property
+    def seq(self) -> SeqId:
+        """Sequence id of the accepted text."""
+        seq = self.tree.root.seq
+        assert seq is not None
+        return seq
+
+    @property
+    def is_awaiting_draft(self) -> bool:
+        """Whether the draft rank is about to extend the tree."""
+        return self._link is not None and self._link.is_due
+
+    def begin(self) -> list[Effect]:
+        """Start the proposers."""
+        if self._proposer is not None:
+            self._proposer.begin(self.tokens)
+        if self._link is None:
+            return []
+        return self._link.prime(SeqId(self.slot.index), self.prompt, self.sampling, self.tree.root)
+
+    def end(self) -> list[Effect]:
+        """Stop the proposers."""
+        return self._link.retire() if self._link is not None else []
+
+    def cached_tokens(self) -> tuple[Token, ...]:
+        """Return the tokens whose cells are sure to exist on every stage."""
+        return tuple(self.tokens[: min(self.tree.root.pos, self.answered_to)])
+
+    # -- launching ------------------------------------------------------------------------------------------------
+
+    def next_chunk(self, size: int) -> list[Row]:
+        """Return the next rows of the prompt; the last row of the prompt decides the first token."""
+        start, stop = self.filled, min(self.filled + size, len(self.prompt))
+        self.filled = stop
+        last = len(self.prompt) - 1
+        return [
+            Row(self.id, NodeId(pos), NodeId(pos - 1), self.prompt[pos], Pos(pos), self.seq, pos == last)
+            for pos in range(start, stop)
+        ]
+
+    def propose(self) -> None:
+        """Let the head's own proposer lengthen the most probable path up to the strategy's lead."""
+        if self._proposer is None:
+            return
+        tip = self.tree.tip()
+        path = self.tree.path(tip)
+        last = min(self.tree.root.pos + self.strategy.lead, self._end - 2)
+        while tip.pos < last and tip.token not in self._stops:
+            guess = self._proposer.guess(path)
+            if guess is None:
+                return
+            tip = self.tree.add(tip, Token(guess[0]), guess[1])
+            path.append(tip.token)
+
+    def row(self, node: Node) -> Row:
+        """Return the row that computes a labelled node."""
+        assert node.seq is not None
+        return Row(self.id, node.id, node.parent_id, node.token, node.pos, node.seq, True)
+
+    # -- verdicts -------------------------------------------------------------------------------------------------
+
+    def drafted(self, draft: Draft) -> None:
+        """Take guesses of the draft rank."""
+        if self._link is None:
+            return
+        self._link.received(draft, self.tree)
+
+    def count_verdict(self, token: Token) -> None:
+        """Count whether a launched guess was right, before the root advances."""
+        guesses = [child for child in self.tree.root.children if child.state is NodeState.LAUNCHED]
+        if guesses:
+            hit = any(child.token == token for child in guesses)
+            self.statistics.verdicts += 1
+            self.statistics.hits += hit
+            self.statistics.accepted += hit
+
+    def accept(self, token: Token) -> list[Node]:
+        """Advance the root over `token`; return the nodes that died."""
+        self.count_verdict(token)
+        seq = self.seq
+        dead = self.tree.advance(token)
+        if self.tree.root.seq is None:
+            self.tree.root.seq = seq
+        self.tokens.append(token)
+        return dead
+
+    def accepted(self, tokens: list[Token]) -> list[Effect]:
+        """Tell strategy and proposers of newly accepted tokens."""
+        self.strategy.accepted(len(tokens))
+        if self._proposer is not None:
+            self._proposer.observe()
+        return self._link.accepted(tokens, self.tree.root) if self._link is not None else []
+
+    def finish_after(self, token: Token) -> FinishReason | None:
+        """Return why the request ends with this token, if it does."""
+        if token in self._stops:
+            return "stop"
+        return "length" if len(self.tokens) >= self._end else None

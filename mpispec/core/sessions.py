@@ -1,0 +1,64 @@
+"""Cached prefixes of ended requests: the next turn of a chat computes only what is new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mpispec.core.ids import Pos, SeqId, Token
+from mpispec.core.messages import Edit, EditOp
+from mpispec.core.sequences import TO_END, SequencePool
+
+
+@dataclass(slots=True)
+class Slot:
+    """Room for one request: its sequence id and, between requests, the tokens that have cells."""
+
+    index: int
+    seq: SeqId
+    tokens: tuple[Token, ...] = ()
+    is_active: bool = False
+    last_use: int = field(default=0)
+
+
+class Sessions:
+    """One slot for each request that may be active; a new request adopts the one with the longest common prefix."""
+
+    def __init__(self, pool: SequencePool, num_slots: int) -> None:
+        self._slots = []
+        for index in range(num_slots):
+            seq = pool.take()
+            if seq is None:
+                raise ValueError(f"{num_slots} requests at once need more than {pool.size} sequence ids")
+            self._slots.append(Slot(index, seq))
+        self._uses = 0
+
+    @property
+    def held(self) -> set[SeqId]:
+        """Sequence ids of slots that wait for a request."""
+        return {slot.seq for slot in self._slots if not slot.is_active}
+
+    def adopt(self, prompt: tuple[Token, ...]) -> tuple[Slot, int, list[Edit]]:
+        """Give a request a slot; return it, how many positions are cached, and the edits that drop the rest.
+
+        At least the last prompt token is left to compute: its verdict is the first token of the answer.
+        """
+        idle = [slot for slot in self._slots if not slot.is_active]
+        slot = max(idle, key=lambda slot: (_common(slot.tokens, prompt), not slot.tokens, -slot.last_use))
+        common = min(_common(slot.tokens, prompt), len(prompt) - 1)
+        edits = [Edit(EditOp.DROP, slot.seq, slot.seq, Pos(common), TO_END)] if common < len(slot.tokens) else []
+        slot.is_active = True
+        slot.tokens = ()
+        return slot, common, edits
+
+    def keep(self, slot: Slot, seq: SeqId, tokens: tuple[Token, ...]) -> list[Edit]:
+        """Take a slot back; return the edits that drop all but the cells of `tokens`."""
+        self._uses += 1
+        slot.seq, slot.tokens, slot.is_active, slot.last_use = seq, tokens, False, self._uses
+        return [Edit(EditOp.DROP, seq, seq, Pos(len(tokens)), TO_END)]
+
+
+def _common(ours: tuple[Token, ...], theirs: tuple[Token, ...]) -> int:
+    for index, (one, other) in enumerate(zip(ours, theirs, strict=False)):
+        if one != other:
+            return index
+    return min(len(ours), len(theirs))

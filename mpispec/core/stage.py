@@ -1,0 +1,153 @@
+"""A stage: takes runs in order, computes one at a time, passes each on exactly once.
+
+Life of a run on a stage:
+
+| state     | next      | when                                     | what leaves                      |
+|-----------|-----------|------------------------------------------|----------------------------------|
+| QUEUED    | COMPUTING | its turn, not cancelled                  | first stage: a credit            |
+| QUEUED    | FORWARDED | its turn, void or cancelled              | the run as void, with its edits  |
+| COMPUTING | ABORTING  | a cancel names it                        | nothing                          |
+| COMPUTING | FORWARDED | computed                                 | activations, or the result       |
+| ABORTING  | FORWARDED | computed or given up                     | the run as void, with its edits  |
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from mpispec.core.effects import (
+    AbortCompute,
+    CloseSampler,
+    Compute,
+    EditCache,
+    Effect,
+    OpenSampler,
+    Quit,
+    Send,
+)
+from mpispec.core.errors import ProtocolError
+from mpispec.core.events import Computed, Event, Payload, Received
+from mpispec.core.ids import HEAD, Actor, Plane, RunId
+from mpispec.core.messages import Cancel, Close, Credit, Open, Result, Run, Stop
+
+
+class StageCore:
+    """The protocol of one stage; `actor` counts from 1 in layer order."""
+
+    def __init__(self, actor: Actor, num_stages: int, queue_limit: int) -> None:
+        self.actor = actor
+        self.is_first = actor == 1
+        self.is_last = actor == num_stages
+        self._next = HEAD if self.is_last else Actor(actor + 1)
+        self._queue_limit = queue_limit
+        self._queue: deque[tuple[Open | Close | Run, Payload]] = deque()
+        self._busy: Run | None = None
+        self._aborting = False
+        self._cancelled: set[RunId] = set()
+        """Cancels whose runs are queued or still to come: a cancel may overtake its run."""
+        self._newest = RunId(-1)
+        self._stopping = False
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event; return what to do about it."""
+        del now  # a stage has no timers
+        match event:
+            case Received(message=Open() | Close() | Run() as message, payload=payload):
+                self._enqueue(message, payload)
+                return self._work()
+            case Received(message=Cancel(run_ids)):
+                return self._cancel(run_ids)
+            case Received(message=Stop()):
+                return self._stop()
+            case Computed():
+                return self._computed(event)
+            case _:
+                raise ProtocolError(f"a stage cannot handle {event}")
+
+    def check(self) -> None:
+        """Assert the invariants; tests call it after every event."""
+        queued = {item.run_id for item, _ in self._queue if isinstance(item, Run)}
+        assert all(run in queued or run > self._newest for run in self._cancelled), "tombstone of a run that is gone"
+        assert not (self._queue and self._busy is None), "a queue stands although nothing computes"
+        assert len(self._queue) <= self._queue_limit, "queue above its bound (law 7)"
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing queued, nothing computing, no cancel remembered."""
+        return not self._queue and self._busy is None and not self._cancelled
+
+    def _enqueue(self, message: Open | Close | Run, payload: Payload) -> None:
+        if isinstance(message, Run):
+            if message.run_id <= self._newest:
+                raise ProtocolError(f"run {message.run_id} arrived after run {self._newest}")
+            self._newest = message.run_id
+        if len(self._queue) >= self._queue_limit:
+            raise ProtocolError(f"more than {self._queue_limit} messages wait in front of a stage")
+        self._queue.append((message, payload))
+
+    def _cancel(self, run_ids: tuple[RunId, ...]) -> list[Effect]:
+        effects: list[Effect] = []
+        if self._busy is not None and self._busy.run_id in run_ids and not self._aborting:
+            self._aborting = True
+            effects.append(AbortCompute(self._busy.run_id))
+        queued = {item.run_id for item, _ in self._queue if isinstance(item, Run)}
+        self._cancelled.update(run for run in run_ids if run in queued or run > self._newest)
+        return effects
+
+    def _computed(self, event: Computed) -> list[Effect]:
+        run = self._busy
+        if run is None or run.run_id != event.run_id:
+            raise ProtocolError(f"run {event.run_id} was not computing")
+        self._busy = None
+        dropped = event.aborted or self._aborting
+        self._aborting = False
+        effects = [self._void(run)] if dropped else [self._answer(run, event)]
+        if self._stopping:
+            return [*effects, Quit()]
+        return effects + self._work()
+
+    def _work(self) -> list[Effect]:
+        """Take from the queue until something computes or nothing is left."""
+        effects: list[Effect] = []
+        while self._busy is None and self._queue:
+            item, payload = self._queue.popleft()
+            if not isinstance(item, Run):
+                effects.append(self._pass_on(item))
+                continue
+            if self.is_first:
+                effects.append(Send(HEAD, Plane.CONTROL, Credit(item.run_id)))
+            if item.void or item.run_id in self._cancelled:
+                self._cancelled.discard(item.run_id)
+                if item.edits:
+                    effects.append(EditCache(item.edits))
+                effects.append(self._void(item))
+            else:
+                self._busy = item
+                effects.append(Compute(item, payload))
+        return effects
+
+    def _pass_on(self, message: Open | Close) -> Effect:
+        if not self.is_last:
+            return Send(self._next, Plane.DATA, message)
+        if isinstance(message, Open):
+            return OpenSampler(message.request, message.sampling)
+        return CloseSampler(message.request)
+
+    def _answer(self, run: Run, event: Computed) -> Effect:
+        if self.is_last:
+            return Send(HEAD, Plane.DATA, Result(run.run_id, event.tokens))
+        return Send(self._next, Plane.DATA, run, event.payload)
+
+    def _void(self, run: Run) -> Effect:
+        if self.is_last:
+            return Send(HEAD, Plane.DATA, Result(run.run_id, (), void=True))
+        return Send(self._next, Plane.DATA, Run(run.run_id, (), run.edits, void=True))
+
+    def _stop(self) -> list[Effect]:
+        self._stopping = True
+        if self._busy is None:
+            return [Quit()]
+        if self._aborting:
+            return []
+        self._aborting = True
+        return [AbortCompute(self._busy.run_id)]

@@ -1,0 +1,126 @@
+"""The token tree of one request: root = newest accepted token, everything below is a guess.
+
+Life of a node:
+
+| state    | next     | when                                                        |
+|----------|----------|-------------------------------------------------------------|
+| PROPOSED | LAUNCHED | a run carries it                                            |
+| PROPOSED | DEAD     | a verdict refused it or an ancestor                         |
+| LAUNCHED | DECIDED  | it is the root and the last stage decided the token after it|
+| LAUNCHED | DEAD     | a verdict refused it or an ancestor                         |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
+
+
+class NodeState(Enum):
+    """See the table at the top of the module."""
+
+    PROPOSED = "proposed"
+    LAUNCHED = "launched"
+    DECIDED = "decided"
+    DEAD = "dead"
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One token at one position, reached by one path."""
+
+    id: NodeId
+    parent: Node | None
+    parent_id: NodeId
+    """Outlives `parent`, which a root no longer has."""
+    token: Token
+    pos: Pos
+    prob: float
+    """Probability under the proposer, given the parent; 1 for accepted tokens."""
+    reach: float
+    """Probability that all tokens from the root down to here are right: the product of `prob` on the path."""
+    state: NodeState = NodeState.PROPOSED
+    seq: SeqId | None = None
+    """Sequence id of its cell, assigned when launched."""
+    run: RunId | None = None
+    """Run that carries it."""
+    children: list[Node] = field(default_factory=list)
+
+    def child(self, token: Token) -> Node | None:
+        """Return the live child with this token."""
+        return next((node for node in self.children if node.token == token), None)
+
+    def subtree(self) -> Iterator[Node]:
+        """Yield this node and all its descendants, parents first."""
+        pending = [self]
+        while pending:
+            node = pending.pop()
+            yield node
+            pending.extend(reversed(node.children))
+
+
+class TokenTree:
+    """Grown by proposals, pruned by verdicts; a path's tokens never change."""
+
+    def __init__(self, root_id: NodeId, token: Token, pos: Pos) -> None:
+        self.root = Node(root_id, None, NodeId(root_id - 1), token, pos, 1.0, 1.0)
+        self._next_id = root_id + 1
+
+    def add(self, parent: Node, token: Token, prob: float) -> Node:
+        """Return the child of `parent` with this token, new or merged with an equal one."""
+        known = parent.child(token)
+        if known is not None:
+            return known
+        node = Node(NodeId(self._next_id), parent, parent.id, token, Pos(parent.pos + 1), prob, parent.reach * prob)
+        self._next_id += 1
+        parent.children.append(node)
+        return node
+
+    def advance(self, token: Token) -> list[Node]:
+        """Accept `token` after the root: its node becomes the root; return the nodes that died, parents first."""
+        winner = self.root.child(token) or self.add(self.root, token, 1.0)
+        dead = [node for child in self.root.children if child is not winner for node in child.subtree()]
+        for node in dead:
+            node.state = NodeState.DEAD
+        self.root.state = NodeState.DECIDED
+        self.root.children = []
+        winner.parent = None
+        winner.prob = 1.0
+        self._rescale(winner)
+        self.root = winner
+        return dead
+
+    def prune_children(self) -> list[Node]:
+        """Give up every guess; return the nodes that died, parents first."""
+        dead = [node for child in self.root.children for node in child.subtree()]
+        for node in dead:
+            node.state = NodeState.DEAD
+        self.root.children = []
+        return dead
+
+    def tip(self) -> Node:
+        """Return the end of the most probable path from the root."""
+        node = self.root
+        while node.children:
+            node = max(node.children, key=lambda child: child.prob)
+        return node
+
+    @staticmethod
+    def path(node: Node) -> list[Token]:
+        """Return the tokens from the child of the root down to `node`."""
+        tokens: list[Token] = []
+        while node.parent is not None:
+            tokens.append(node.token)
+            node = node.parent
+        tokens.reverse()
+        return tokens
+
+    @staticmethod
+    def _rescale(root: Node) -> None:
+        root.reach = 1.0
+        for node in root.subtree():
+            for child in node.children:
+                child.reach = node.reach * child.prob

@@ -1,0 +1,1 @@
+"""Guessers that live in the head and cost it next to nothing."""

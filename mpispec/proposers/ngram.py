@@ -1,0 +1,45 @@
+"""Prompt lookup: what followed the last time these tokens stood here (Saxena 2023; llama.cpp's ngram types)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class NGram:
+    """Remembers where each n-gram of the accepted tokens was last followed by something."""
+
+    def __init__(self, longest: int = 5, shortest: int = 2) -> None:
+        self._longest = longest
+        self._shortest = shortest
+        self._tokens: Sequence[int] = ()
+        self._followers: dict[tuple[int, ...], int] = {}
+        """n-gram -> index of the token that followed its latest occurrence."""
+        self._indexed = 0
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """Index the prompt."""
+        self._tokens = tokens
+        self._followers = {}
+        self._indexed = 0
+        self.observe()
+
+    def observe(self) -> None:
+        """Index the tokens accepted since the last call."""
+        tokens = self._tokens
+        for end in range(max(self._indexed, self._shortest), len(tokens)):
+            for length in range(self._shortest, min(self._longest, end) + 1):
+                self._followers[tuple(tokens[end - length : end])] = end
+        self._indexed = len(tokens)
+
+    def guess(self, path: Sequence[int]) -> tuple[int, float] | None:
+        """Follow the longest n-gram that ends here.
+
+        The probability n/(n+1) for a match of n tokens is a rule of thumb: longer matches are surer.
+        """
+        known = self._tokens[max(0, len(self._tokens) - self._longest) :]
+        tail = (*known, *path)[-self._longest :]
+        for length in range(len(tail), self._shortest - 1, -1):
+            follower = self._followers.get(tail[len(tail) - length :])
+            if follower is not None:
+                return self._tokens[follower], length / (length + 1)
+        return None

@@ -1,0 +1,94 @@
+"""How long things take in virtual time: at random for tests of the protocol, by a model for studies."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mpispec.core.ids import Actor, Plane
+
+
+class Costs(Protocol):
+    """Seconds of virtual time."""
+
+    def link(self, src: Actor, dst: Actor, plane: Plane, num_bytes: int) -> float:
+        """From send to arrival."""
+
+    def compute(self, stage: Actor, num_rows: int) -> float:
+        """A run on a stage."""
+
+    def draft(self, num_tokens: int) -> float:
+        """A step of the draft."""
+
+    def abort(self) -> float | None:
+        """From the request to give up a compute until it ends; None if it runs to its end instead."""
+
+
+class Chaos:
+    """Any order that the rules allow: delays over five orders of magnitude, FIFO only within a lane."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def link(self, src: Actor, dst: Actor, plane: Plane, num_bytes: int) -> float:
+        """See `Costs`."""
+        return self._any()
+
+    def compute(self, stage: Actor, num_rows: int) -> float:
+        """See `Costs`."""
+        return self._any()
+
+    def draft(self, num_tokens: int) -> float:
+        """See `Costs`."""
+        return self._any()
+
+    def abort(self) -> float | None:
+        """See `Costs`."""
+        return self._any() if self._random.random() < 0.7 else None
+
+    def _any(self) -> float:
+        return float(10.0 ** self._random.uniform(-5, 0))
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """A cluster of equal links and stages of given cost."""
+
+    stage_s: tuple[float, ...]
+    """Seconds of each stage for one row."""
+    draft_s: float = 0.0
+    """Seconds of a draft step."""
+    link_s: float = 0.0
+    """Latency of a message between ranks."""
+    link_bytes_per_s: float = float("inf")
+    rows_factor: tuple[float, ...] = field(default=(1.0,))
+    """Cost of 1, 2, 3, ... rows as multiples of one row; beyond the table it grows by the last difference."""
+
+    def link(self, src: Actor, dst: Actor, plane: Plane, num_bytes: int) -> float:
+        """See `Costs`."""
+        return self.link_s + num_bytes / self.link_bytes_per_s
+
+    def compute(self, stage: Actor, num_rows: int) -> float:
+        """See `Costs`."""
+        return self.stage_s[stage - 1] * self._factor(num_rows)
+
+    def draft(self, num_tokens: int) -> float:
+        """See `Costs`."""
+        return self.draft_s * self._factor(num_tokens)
+
+    def abort(self) -> float | None:
+        """See `Costs`."""
+        return 0.0
+
+    def _factor(self, rows: int) -> float:
+        table = self.rows_factor
+        if rows <= len(table):
+            return table[rows - 1]
+        slope = table[-1] - table[-2] if len(table) > 1 else 0.0
+        return table[-1] + slope * (rows - len(table))
+
+
+def law_speedup(num_stages: int, hit_rate: float) -> float:
+    """Return the speed-up of a filled pipeline over a plain one (papers.md 0.1, design.md 5)."""
+    return num_stages / (1.0 + (1.0 - hit_rate) * (num_stages - 1))

@@ -1,0 +1,12 @@
+"""The systems of the papers as choices over one engine. Adding one is a file here and a line in `PRESETS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from mpispec.core.strategy import Strategy
+from mpispec.strategies.pipeinfer import PipeInfer
+from mpispec.strategies.plain import Plain
+from mpispec.strategies.sync import Sync
+
+PRESETS: Mapping[str, Callable[[], Strategy]] = {"plain": Plain, "sync": Sync, "pipeinfer": PipeInfer}
