@@ -14,14 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpispec.core.messages import Edit, Row
+from mpispec.models.errors import ModelError
+
+__all__ = ["Cancelled", "ComputeError", "DraftModel", "Floats", "ModelError", "StageModel"]
 
 Floats = NDArray[np.float32]
 Cancelled = Callable[[], bool]
 """Looked at between layers; once true, the forward may give up and return None."""
 
 
-class ModelError(Exception):
-    """A model cannot be used; the text is one sentence with the remedy."""
+class ComputeError(Exception):
+    """A backend could not compute; the text is one sentence that names the cause."""
 
 
 class StageModel(Protocol):

@@ -7,7 +7,8 @@ from typing import Literal
 
 from mpispec.core.events import Payload
 from mpispec.core.ids import Actor, Plane, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Edit, Message, Run, Sampling
+from mpispec.core.messages import Edit, Message, Open, Run, Sampling
+from mpispec.core.statistics import Statistics
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -48,15 +49,14 @@ class EditCache:
 class OpenSampler:
     """Remember how the tokens of a request are decided (last stage)."""
 
-    request: int
-    sampling: Sampling
+    opened: Open
 
 
 @dataclass(frozen=True, slots=True)
 class CloseSampler:
     """Forget it again."""
 
-    request: int
+    request: RequestId
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ class Emit:
     request: RequestId
     tokens: tuple[Token, ...]
     finish: FinishReason | None
+    statistics: Statistics | None
+    """The request's counters; None if it never began."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,4 +70,9 @@ class StopRequested:
     """The program shall end."""
 
 
-Event = Received | Computed | Drafted | Submitted | Withdrawn | StopRequested
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Nothing happened for a while; deadlines may have passed."""
+
+
+Event = Received | Computed | Drafted | Submitted | Withdrawn | StopRequested | Tick

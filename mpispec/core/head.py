@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Event, Received, StopRequested, Submitted, Withdrawn
-from mpispec.core.ids import Actor, Plane, RequestId, RunId, Token
+from mpispec.core.events import Event, Received, StopRequested, Submitted, Tick, Withdrawn
+from mpispec.core.ids import Actor, Plane, Pos, RequestId, RunId, Token
 from mpispec.core.messages import Cancel, Close, Credit, Draft, Edit, Open, Result, Row, Run, Stop
 from mpispec.core.request import Flight, Request
 from mpispec.core.sequences import SequencePool, bury, label
@@ -44,6 +44,8 @@ class HeadConfig:
     """Rows of a prefill run."""
     first_queue: int = 2
     """Launched runs that the first stage may not have begun: the credits."""
+    deadline_s: float = 600.0
+    """Longest time from the last sign of life of the pipeline to the answer of its oldest run."""
 
     @property
     def window(self) -> int:
@@ -80,6 +82,8 @@ class HeadCore:
         """Edits that the next run will carry."""
         self._pool = SequencePool(config.sequences)
         self._sessions = Sessions(self._pool, config.max_active)
+        self._last_sign = 0.0
+        """When the pipeline was last heard of, or last given work while it had none."""
         self._stopping = False
         self._out: list[Effect] = []
 
@@ -87,7 +91,6 @@ class HeadCore:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event; return what to do about it."""
-        del now  # pacing is by credits, not by time
         match event:
             case Received(message=Result() as result):
                 self._answered(result)
@@ -104,9 +107,13 @@ class HeadCore:
                 self._stopping = True
                 for request_id in [*self._active, *(waiting.request for waiting in self._waiting)]:
                     self._withdraw(request_id)
+            case Tick():
+                self._check_deadline(now)
             case _:
                 raise ProtocolError(f"a head cannot handle {event}")
-        self._admit()
+        if isinstance(event, Received) or not self._flights:
+            self._last_sign = now
+        self._admit(now)
         self._launch()
         if self._stopping and not self._flights:
             self._out += self._stop()
@@ -139,12 +146,12 @@ class HeadCore:
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    def _admit(self) -> None:
+    def _admit(self, now: float) -> None:
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
             submitted = self._waiting.popleft()
             slot, common, edits = self._sessions.adopt(submitted.prompt)
             self._edits += edits
-            self._out.append(Send(Actor(1), Plane.DATA, Open(submitted.request, submitted.sampling)))
+            self._out.append(Send(Actor(1), Plane.DATA, _opening(submitted, common)))
             proposer = self._proposers.get(submitted.proposer)
             request = Request(
                 submitted,
@@ -155,18 +162,26 @@ class HeadCore:
                 self.config.draft if submitted.proposer == "draft" else None,
                 self.config.context,
             )
+            request.statistics.began = now
             self._active[submitted.request] = request
             self._out += request.begin()
+
+    def _check_deadline(self, now: float) -> None:
+        if self._flights and now - self._last_sign > self.config.deadline_s:
+            raise ProtocolError(
+                f"no stage has been heard of for {now - self._last_sign:.0f} s while run {self._flights[0].run_id} "
+                "is under way: a host hangs or its network is down"
+            )
 
     def _withdraw(self, request_id: RequestId) -> None:
         for submitted in self._waiting:
             if submitted.request == request_id:
                 self._waiting.remove(submitted)
-                self._out.append(Emit(request_id, (), "cancelled"))
+                self._out.append(Emit(request_id, (), "cancelled", None))
                 return
         request = self._active.get(request_id)
         if request is not None:
-            self._out.append(Emit(request_id, (), "cancelled"))
+            self._out.append(Emit(request_id, (), "cancelled", request.statistics))
             self._end(request)
 
     def _end(self, request: Request) -> None:
@@ -202,7 +217,7 @@ class HeadCore:
         request.answered_to = max(request.answered_to, flight.last_pos + 1)
         accepted, finish = self._verify(request, flight, result.tokens)
         if accepted:
-            self._out.append(Emit(request.id, tuple(accepted), finish))
+            self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics))
         if finish:
             self._end(request)
         elif accepted:
@@ -297,3 +312,8 @@ class HeadCore:
         self._untaken.add(run.run_id)
         self._out.append(Send(Actor(1), Plane.DATA, run))
 
+
+def _opening(submitted: Submitted, common: int) -> Open:
+    window = submitted.sampling.repeat_last_n if submitted.sampling.repeat_penalty != 1.0 else 0
+    recent = submitted.prompt[max(0, common - window) : common]
+    return Open(submitted.request, submitted.sampling, Pos(common), recent)

@@ -77,6 +77,10 @@ class Open:
 
     request: RequestId
     sampling: Sampling
+    cached: Pos
+    """Prompt positions that have cells already, so that their rows will not pass by."""
+    recent: tuple[Token, ...]
+    """The last of those positions' tokens, as many as the repeat penalty looks at; none where it is off."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,26 +10,9 @@ from mpispec.core.events import Submitted
 from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.messages import Draft, Row
 from mpispec.core.sessions import Slot
+from mpispec.core.statistics import Statistics
 from mpispec.core.strategy import Proposer, Strategy
 from mpispec.core.tree import Node, NodeState, TokenTree
-
-
-@dataclass(slots=True)
-class Statistics:
-    """Counters of one request (docs/methodology.md defines them)."""
-
-    proposed: int = 0
-    """Guesses launched."""
-    accepted: int = 0
-    """Of those, accepted."""
-    verdicts: int = 0
-    """Decisions at the root while a guess for it was in flight."""
-    hits: int = 0
-    """Of those, decisions that a guess had right."""
-    runs: int = 0
-    cancelled_runs: int = 0
-    void_runs: int = 0
-    """Cancelled runs that came back without having been computed to the end."""
 
 
 @dataclass(slots=True, eq=False)

@@ -130,7 +130,7 @@ class StageCore:
         if not self.is_last:
             return Send(self._next, Plane.DATA, message)
         if isinstance(message, Open):
-            return OpenSampler(message.request, message.sampling)
+            return OpenSampler(message)
         return CloseSampler(message.request)
 
     def _answer(self, run: Run, event: Computed) -> Effect:

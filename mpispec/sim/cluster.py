@@ -127,7 +127,7 @@ class VirtualCluster:
         match effect:
             case Send():
                 self._send(actor, effect)
-            case Compute(run, _):
+            case Compute():
                 self._compute(actor, effect)
             case ComputeDraft():
                 self._compute_draft(actor, effect)
@@ -135,7 +135,7 @@ class VirtualCluster:
                 self._abort(actor)
             case EditCache(edits):
                 self._layers[actor].edit(edits)
-            case Emit(request, tokens, finish):
+            case Emit(request, tokens, finish, _):
                 answer = self.answers[request]
                 assert answer.finish is None, f"request {request} went on after its end"
                 answer.tokens += tokens
@@ -165,7 +165,8 @@ class VirtualCluster:
         run: Run = compute.run
         layer = self._layers[actor]
         if given_up:
-            run_rows(layer, run.rows[: len(run.rows) // 2], compute.payload and compute.payload[: len(run.rows) // 2 * 8])
+            half = len(run.rows) // 2
+            run_rows(layer, run.rows[:half], compute.payload and compute.payload[: half * 8])
             return Computed(run.run_id, None, (), aborted=True)
         outputs = run_rows(layer, run.rows, compute.payload)
         if actor != self._last:

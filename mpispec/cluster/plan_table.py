@@ -1,0 +1,46 @@
+"""The plan and the outcome as tables that fit a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpispec.runtime.job import RankReport, Setup
+
+
+def plan_lines(setup: Setup) -> list[str]:
+    """Return the plan: what each rank is, where, and what it holds."""
+    model, plan = setup.model, setup.plan
+    title = (
+        f"{model.name}: {model.layers} layers, {_size(model.file_bytes)}, on {plan.num_ranks} "
+        f"{'rank' if plan.num_ranks == 1 else 'ranks'}"
+    )
+    rows = [("rank", "host", "roles", "layers", "weights", "threads")]
+    for rank, host in enumerate(setup.hosts):
+        layers = ",".join(f"{stage.first}-{stage.last}" for stage in plan.stages_of(rank)) or "-"
+        threads = str(setup.threads[rank]) if plan.num_computing(rank) else "-"
+        rows.append((str(rank), host, "+".join(plan.roles_of(rank)), layers, _size(setup.bytes_of(rank)), threads))
+    return [title, *table(rows)]
+
+
+def report_lines(ranks: Sequence[RankReport]) -> list[str]:
+    """Return what the ranks did."""
+    rows = [("rank", "host", "roles", "layers", "busy")]
+    for report in ranks:
+        layers = ",".join(f"{first}-{last}" for first, last in report.layers) or "-"
+        rows.append((str(report.rank), report.host, "+".join(report.roles), layers, f"{report.busy:.0%}"))
+    return table(rows)
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines with aligned columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _size(num_bytes: int) -> str:
+    size = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,111 @@
+"""From process to rank and back: one clear sentence and a non-zero exit code whatever goes wrong, on all ranks."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from mpispec.compute.base import ComputeError
+from mpispec.core.errors import ProtocolError
+from mpispec.runtime.group import Group, GroupTransport, JobError
+from mpispec.transport.base import TransportError
+from mpispec.transport.environment import hostname, launched_rank, launched_size
+from mpispec.transport.loopback import LoopbackTransport
+from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
+
+USAGE = 2
+"""Exit code where the user can mend it."""
+FAILURE = 1
+"""Exit code where the job broke."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+_EXPECTED = (ComputeError, ProtocolError, TransportError, LocalProtocolError, PeerProtocolError)
+"""Failures whose text says all there is to say; others get a traceback, because they are bugs."""
+
+
+@contextmanager
+def joined() -> Iterator[Group]:
+    """Join the job that mpirun started, or be a job of one rank without MPI.
+
+    A `JobError` inside is told once, by rank 0, and every rank exits with `USAGE`. Anything else ends all ranks at
+    once, so that no rank waits for one that is gone.
+    """
+    group = Group(_connect())
+    _install_hooks(group)
+    try:
+        yield group
+    except JobError as error:
+        if group.rank == 0:
+            complain(str(error))
+        group.close()
+        sys.exit(USAGE)
+    except SystemExit:
+        group.close()
+        raise
+    except BaseException as error:
+        _end_all(group, error)
+    group.close()
+
+
+def complain(sentence: str) -> None:
+    """Tell the user what is wrong."""
+    print(f"mpispec: {sentence}", file=sys.stderr, flush=True)
+
+
+class Interrupts:
+    """Ctrl-C on rank 0: ends the job until somebody asks to be told instead."""
+
+    def __init__(self) -> None:
+        self._handler: Callable[[], None] | None = None
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def call(self, handler: Callable[[], None]) -> None:
+        """Have Ctrl-C call `handler` on the main thread; may be called from any thread."""
+        self._handler = handler
+
+    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        if self._handler is None:
+            raise KeyboardInterrupt
+        self._handler()
+
+
+def _connect() -> GroupTransport:
+    if launched_size() == 1:
+        return LoopbackTransport()
+    try:
+        from mpispec.transport.mpi import connect  # noqa: PLC0415  a job of one rank needs no MPI
+
+        return connect()
+    except TransportError as error:
+        if launched_rank() == 0:
+            complain(str(error))
+        sys.exit(USAGE)
+
+
+def _install_hooks(group: Group) -> None:
+    """Let exceptions of any thread end the job; leave Ctrl-C to rank 0, where the person is."""
+
+    def on_thread_error(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            _end_all(group, args.exc_value)
+
+    threading.excepthook = on_thread_error
+    if group.rank != 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_all(group: Group, error: BaseException) -> NoReturn:
+    if isinstance(error, KeyboardInterrupt):
+        group.abort(INTERRUPTED)
+    if not isinstance(error, _EXPECTED):
+        traceback.print_exception(error)
+    cause = str(error) or type(error).__name__
+    complain(f"Rank {group.rank} on {hostname()} failed, so the job ends: {cause}")
+    group.abort(FAILURE)

@@ -1,0 +1,351 @@
+"""llama.cpp, unmodified, through ctypes: the only module that imports llama_cpp.
+
+What the others need of it: loading a model, a context with its cache and its batch, and `LayerWatch`, which reads
+the output of the last layer held and stops the graph there, so that norm and projection are never computed
+(docs: Running a layer range).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections import deque
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from llama_cpp import llama_cpp as api
+from llama_cpp._ctypes_extensions import load_shared_library
+from numpy.typing import NDArray
+
+from mpispec.compute.base import Cancelled, ComputeError, Floats
+from mpispec.core.messages import Edit, EditOp
+from mpispec.models.errors import ModelError
+
+MAX_SEQUENCES = 256
+"""LLAMA_MAX_SEQ of llama.cpp."""
+_MAX_THREADS = 512
+_LOG_ERROR, _LOG_CONTINUED = 4, 5
+_EVAL_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
+
+
+class _ThreadpoolParams(ctypes.Structure):
+    """`ggml_threadpool_params` of ggml.h."""
+
+    _fields_ = [
+        ("cpumask", ctypes.c_bool * _MAX_THREADS),
+        ("n_threads", ctypes.c_int),
+        ("prio", ctypes.c_int),
+        ("poll", ctypes.c_uint32),
+        ("strict_cpu", ctypes.c_bool),
+        ("paused", ctypes.c_bool),
+    ]
+
+
+class _Library:
+    """The functions that llama_cpp does not bind, and llama.cpp's last complaints."""
+
+    def __init__(self) -> None:
+        self.complaints: deque[str] = deque(maxlen=4)
+        self._log = api.llama_log_callback(self._on_log)
+        api.llama_log_set(self._log, ctypes.c_void_p(0))
+        api.llama_backend_init()
+        base = load_shared_library("ggml-base", api._base_path)
+        cpu = load_shared_library("ggml-cpu", api._base_path)
+        pointer, size = ctypes.c_void_p, ctypes.c_size_t
+        self.name = _bind(base, "ggml_get_name", ctypes.c_char_p, pointer)
+        self.n_bytes = _bind(base, "ggml_nbytes", size, pointer)
+        self.read_tensor = _bind(base, "ggml_backend_tensor_get", None, pointer, pointer, size, size)
+        self.threadpool_params = _bind(base, "ggml_threadpool_params_init", None, pointer, ctypes.c_int)
+        self.threadpool_new = _bind(cpu, "ggml_threadpool_new", pointer, pointer)
+        self.threadpool_free = _bind(cpu, "ggml_threadpool_free", None, pointer)
+        self.threadpool_attach = _bind(api._lib, "llama_attach_threadpool", None, pointer, pointer, pointer)
+        self.threadpool_detach = _bind(api._lib, "llama_detach_threadpool", None, pointer)
+
+    def _on_log(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
+        if level == _LOG_ERROR and text.strip():
+            self.complaints.append(text.decode("utf-8", "replace").strip())
+
+    def complaint(self) -> str:
+        """Return the most telling of the last error lines, and forget them."""
+        lines = list(self.complaints)
+        self.complaints.clear()
+        return lines[0] if lines else "no reason given"
+
+
+def _bind(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+    return ctypes.CFUNCTYPE(result, *arguments)((name, library))
+
+
+__all__ = ["ContextSize", "LayerWatch", "LlamaContext", "LlamaModel", "api", "library"]
+
+
+@functools.cache
+def library() -> _Library:
+    """Return the loaded library; the first call silences llama.cpp's log."""
+    return _Library()
+
+
+class LlamaModel:
+    """Weights, or only the vocabulary, of one GGUF file; mapped, not read, where the platform can."""
+
+    def __init__(self, path: Path, vocab_only: bool = False) -> None:
+        """Load `path`. Raises ModelError with llama.cpp's own reason."""
+        known = library()
+        known.complaints.clear()
+        params = api.llama_model_default_params()
+        params.n_gpu_layers = 0
+        params.load_mode = api.LLAMA_LOAD_MODE_MMAP if api.llama_supports_mmap() else api.LLAMA_LOAD_MODE_NONE
+        params.vocab_only = vocab_only
+        handle = api.llama_model_load_from_file(str(path).encode(), params)
+        if handle is None:
+            raise ModelError(f"llama.cpp cannot load {path} ({known.complaint()}); download or convert it again.")
+        self.handle = handle
+        self.path = path
+        self.vocabulary = api.llama_model_get_vocab(handle)
+        self.width = int(api.llama_model_n_embd(handle))
+        self.n_layers = int(api.llama_model_n_layer(handle))
+        self.n_tokens = int(api.llama_vocab_n_tokens(self.vocabulary)) if self.vocabulary else 0
+        self.n_bytes = int(api.llama_model_size(handle))
+
+    def close(self) -> None:
+        """Free the weights; the contexts of the model must be closed before."""
+        if self.handle is not None:
+            api.llama_model_free(self.handle)
+            self.handle = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSize:
+    """How much a context holds and computes at once."""
+
+    cells: int
+    """Cells of the cache, of all sequences together."""
+    sequences: int
+    """Sequence ids 0 .. sequences-1, at most MAX_SEQUENCES."""
+    max_rows: int
+    """Rows of one decode."""
+    threads: int
+    unified: bool = True
+    """All sequences share the cells, as trees need it; otherwise each has an equal share of its own."""
+
+
+class _Everything:
+    """A set that holds every address."""
+
+    def __contains__(self, address: object) -> bool:
+        return True
+
+
+_EVERYTHING = _Everything()
+
+
+class LayerWatch:
+    """Looks at a graph while it is computed: copies the last layer's output, gives up when cancelled.
+
+    llama.cpp asks about every node of the graph (some 30 a layer), so the usual answer must be cheap: one look into a
+    set of addresses. A graph that llama.cpp reuses keeps its addresses; the nodes of a new one are searched by name.
+    """
+
+    def __init__(self, n_layers: int, every: int, stop: bool) -> None:
+        """Watch every `every`-th layer's end for cancelling; with `stop` copy the last one and end the graph there."""
+        self._last = f"l_out-{n_layers - 1}".encode() if stop else b""
+        layers = range(n_layers - 1, -1, -max(1, every))
+        self._names = {f"l_out-{layer}".encode() for layer in layers if stop or layer < n_layers - 1}
+        self._library = library()
+        self._context: Any = None
+        self._found: set[int] = set()
+        self._last_address = 0
+        self._n_reused = -1
+        self._begun = False
+        self._cancelled: Cancelled = bool
+        self._destination: Floats | None = None
+        self._failure: BaseException | None = None
+        self.gave_up = False
+        self.copied = False
+        self.watched: Container[int] = _EVERYTHING
+        self.callback = _EVAL_CALLBACK(self._observer())
+
+    def attach(self, context: Any) -> None:
+        """Name the context that calls back."""
+        self._context = context
+
+    def arm(self, cancelled: Cancelled, destination: Floats | None) -> None:
+        """Prepare for one decode; `destination` is float32 [rows, width], contiguous."""
+        self._cancelled, self._destination, self._failure = cancelled, destination, None
+        self.gave_up = self.copied = self._begun = False
+        self.watched = _EVERYTHING
+
+    def check(self) -> None:
+        """Raise what the callback could not raise through C."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _observer(self) -> Callable[[int, bool, Any], bool]:
+        def observe(tensor: int, ask: bool, _: Any) -> bool:
+            if tensor not in self.watched:
+                return False
+            return self._on_asked(tensor) if ask else self._on_computed(tensor)
+
+        return observe
+
+    def _on_asked(self, tensor: int) -> bool:
+        if not self._begun:
+            self._begin()
+        if self.watched is _EVERYTHING:
+            self._search(tensor)
+        return tensor in self._found
+
+    def _begin(self) -> None:
+        self._begun = True
+        n_reused = api.llama_perf_context(self._context).n_reused
+        if n_reused > self._n_reused >= 0:
+            self.watched = self._found
+        else:
+            self._found.clear()
+            self._last_address = 0
+        self._n_reused = n_reused
+
+    def _search(self, tensor: int) -> None:
+        name = self._library.name(tensor)
+        if name in self._names:
+            self._found.add(tensor)
+            if name == self._last:
+                self._last_address = tensor
+
+    def _on_computed(self, tensor: int) -> bool:
+        try:
+            if tensor == self._last_address:
+                self._copy(tensor)
+                return False
+            self.gave_up = self._cancelled()
+            return not self.gave_up
+        except BaseException as failure:
+            self._failure = failure
+            return False
+
+    def _copy(self, tensor: int) -> None:
+        destination = self._destination
+        if destination is None:
+            return
+        if self._library.n_bytes(tensor) != destination.nbytes:
+            raise ComputeError(f"llama.cpp computed {self._last.decode()} in an unexpected shape; report this model.")
+        self._library.read_tensor(tensor, destination.ctypes.data, 0, destination.nbytes)
+        self.copied = True
+
+
+class LlamaContext:
+    """A cache, a batch and the threads to compute with. Used by one thread at a time."""
+
+    def __init__(self, model: LlamaModel, size: ContextSize, embeds: bool, watch: LayerWatch | None) -> None:
+        """Allocate. With `embeds` the batch takes activations, otherwise token ids. Raises ModelError."""
+        if not 1 <= size.sequences <= MAX_SEQUENCES:
+            raise ModelError(f"{size.sequences} sequences are asked for; llama.cpp takes 1 to {MAX_SEQUENCES}.")
+        self.size = size
+        self._library = library()
+        self._watch = watch
+        self._threadpool: int | None = None
+        self._library.complaints.clear()
+        self.handle = api.llama_init_from_model(model.handle, self._params(size))
+        if self.handle is None:
+            reason = self._library.complaint()
+            raise ModelError(f"No memory for {size.cells} cells of {model.path} ({reason}); ask for less context.")
+        self._memory = api.llama_get_memory(self.handle)
+        if watch:
+            watch.attach(self.handle)
+        if size.threads > 1:
+            self._start_threads(size.threads)
+        self._allocate_batch(size.max_rows, model.width if embeds else 0)
+
+    def _params(self, size: ContextSize) -> api.llama_context_params:
+        params: api.llama_context_params = api.llama_context_default_params()
+        params.n_ctx = size.cells
+        params.n_batch = params.n_ubatch = size.max_rows
+        params.n_outputs_max = params.n_outputs_max_per_seq = size.max_rows
+        params.n_seq_max = size.sequences
+        params.n_threads = params.n_threads_batch = size.threads
+        params.kv_unified = size.unified
+        params.swa_full = True
+        params.offload_kqv = params.op_offload = False
+        params.no_perf = True
+        if self._watch:
+            params.cb_eval = ctypes.cast(self._watch.callback, cast(Any, type(params.cb_eval)))
+        return params
+
+    def _start_threads(self, threads: int) -> None:
+        # Without a pool of its own, ggml starts its threads anew for every graph; with poll = 0 an idle pool sleeps.
+        params = _ThreadpoolParams()
+        self._library.threadpool_params(ctypes.byref(params), threads)
+        params.poll = 0
+        self._threadpool = self._library.threadpool_new(ctypes.byref(params))
+        self._library.threadpool_attach(self.handle, self._threadpool, self._threadpool)
+
+    def _allocate_batch(self, rows: int, width: int) -> None:
+        self.tokens: NDArray[np.int32] = np.zeros(0 if width else rows, np.int32)
+        self.activations: Floats = np.zeros((rows if width else 0, width), np.float32)
+        self.positions: NDArray[np.int32] = np.zeros(rows, np.int32)
+        self.sequences: NDArray[np.int32] = np.zeros(rows, np.int32)
+        self.outputs: NDArray[np.int8] = np.zeros(rows, np.int8)
+        self._one_each: NDArray[np.int32] = np.ones(rows, np.int32)
+        first = self.sequences.ctypes.data
+        self._sequence_of_row: NDArray[np.uint64] = np.arange(first, first + 4 * rows, 4).astype(np.uint64)
+        batch = api.llama_batch()
+        sources: dict[str, NDArray[Any]] = {
+            "pos": self.positions,
+            "n_seq_id": self._one_each,
+            "seq_id": self._sequence_of_row,
+            "logits": self.outputs,
+            "embd" if width else "token": self.activations if width else self.tokens,
+        }
+        kinds = dict[str, Any](api.llama_batch._fields_)  # type: ignore[arg-type]
+        for field, array in sources.items():
+            setattr(batch, field, ctypes.cast(array.ctypes.data, kinds[field]))
+        self._batch = batch
+
+    def decode(self, n_rows: int) -> None:
+        """Compute the first `n_rows` rows of the batch. Raises ComputeError."""
+        self._batch.n_tokens = n_rows
+        status = api.llama_decode(self.handle, self._batch)
+        if self._watch:
+            self._watch.check()
+        if status == 1:
+            raise ComputeError(f"The cache of {self.size.cells} cells is full; start with a larger context.")
+        if status:
+            raise ComputeError(f"llama.cpp refused {n_rows} rows ({self._library.complaint()}); status {status}.")
+
+    def logits(self, n_rows: int, n_tokens: int) -> Floats:
+        """Return a copy of the last decode's logits: float32 [output rows, vocabulary]."""
+        pointer = api.llama_get_logits(self.handle)
+        view = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (n_rows, n_tokens))
+        return view.copy()
+
+    def edit(self, edit: Edit) -> None:
+        """Apply one edit of the cache. Raises ComputeError."""
+        if not (0 <= edit.src < self.size.sequences and 0 <= edit.dst < self.size.sequences):
+            raise ComputeError(f"An edit names sequence {max(edit.src, edit.dst)} of {self.size.sequences}.")
+        if edit.op is EditOp.SHARE:
+            api.llama_memory_seq_cp(self._memory, edit.src, edit.dst, edit.start, edit.end)
+        else:
+            self.drop(edit.src, edit.start, edit.end)
+
+    def drop(self, sequence: int, start: int, end: int = -1) -> None:
+        """Take label `sequence` from its cells with start <= position < end (-1: all after). Raises ComputeError."""
+        if not api.llama_memory_seq_rm(self._memory, sequence, start, end):
+            raise ComputeError("This model's cache cannot be truncated, so it cannot speculate; choose another model.")
+
+    def clear(self) -> None:
+        """Free all cells."""
+        api.llama_memory_clear(self._memory, True)
+
+    def close(self) -> None:
+        """Free cache, buffers and threads."""
+        if self.handle is None:
+            return
+        if self._threadpool is not None:
+            self._library.threadpool_detach(self.handle)
+        api.llama_free(self.handle)
+        if self._threadpool is not None:
+            self._library.threadpool_free(self._threadpool)
+        self.handle = self._threadpool = None

@@ -1,0 +1,124 @@
+"""A layer range of a model on llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mpispec.compute.base import Cancelled, ComputeError, Floats
+from mpispec.compute.llama import ContextSize, LayerWatch, LlamaContext, LlamaModel
+from mpispec.core.messages import Edit, Row
+from mpispec.models.errors import ModelError
+
+BYTES_BETWEEN_LOOKS = 8 << 20
+"""Weights computed between two looks at the cancel flag: about 1 ms on one core, where a look costs 15 to 40 us."""
+SPARE_CELLS = 256
+"""Cells beyond the context, for rows that are being speculated on."""
+
+
+class LlamaStage:
+    """A `StageModel` over a part made by `models.cut`, or over a whole model that is both first and last stage."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        first: bool,
+        last: bool,
+        n_layers: int,
+        context: int,
+        sequences: int,
+        threads: int,
+        max_rows: int,
+    ) -> None:
+        """Load the layers and compute one row to warm up.
+
+        `context` is the number of positions a sequence may have, `sequences` the number of sequence ids, `max_rows`
+        the most rows of one run. All sequences share context + SPARE_CELLS cells. Raises ModelError.
+        """
+        self._model = LlamaModel(path)
+        try:
+            if self._model.n_layers != n_layers:
+                raise ModelError(f"{path} holds {self._model.n_layers} layers, not {n_layers}; cut it again.")
+            every = -(-BYTES_BETWEEN_LOOKS * n_layers // max(1, self._model.n_bytes))
+            self._watch = LayerWatch(n_layers, every, stop=not last)
+            size = ContextSize(context + SPARE_CELLS, sequences, max_rows, threads)
+            self._context = LlamaContext(self._model, size, not first, self._watch)
+        except BaseException:
+            self._model.close()
+            raise
+        self._first, self._last = first, last
+        self.width = self._model.width
+        self.vocabulary = self._model.n_tokens
+        self._warm_up()
+
+    def edit(self, edits: Sequence[Edit]) -> None:
+        """Apply cache edits in order. Raises ComputeError."""
+        for edit in edits:
+            self._context.edit(edit)
+
+    def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        """Compute the rows (at least one) and write their cells.
+
+        Takes float32 [rows, width], or None on the first stage. Returns float32 [rows, width], on the last stage
+        [deciding rows, vocabulary], None when given up. Raises ComputeError.
+        """
+        if cancelled():
+            return None
+        self._fill(rows, activations)
+        output = None if self._last else np.empty((len(rows), self.width), np.float32)
+        self._watch.arm(cancelled, output)
+        self._context.decode(len(rows))
+        if self._watch.gave_up:
+            return None
+        if output is None:
+            deciding = sum(row.decide for row in rows)
+            return self._context.logits(deciding, self.vocabulary) if deciding else self._no_logits()
+        if not self._watch.copied:
+            raise ComputeError("llama.cpp did not compute the output of the last layer; report this model.")
+        return output
+
+    def close(self) -> None:
+        """Free weights, cache and threads."""
+        self._context.close()
+        self._model.close()
+
+    def _fill(self, rows: Sequence[Row], activations: Floats | None) -> None:
+        """Write the rows into the batch, after checking what llama.cpp would not survive."""
+        n_rows, context = len(rows), self._context
+        if not 1 <= n_rows <= context.size.max_rows:
+            raise ComputeError(f"A run has {n_rows} rows; this stage takes 1 to {context.size.max_rows}.")
+        for row in rows:
+            if not 0 <= row.seq < context.size.sequences or row.pos < 0:
+                raise ComputeError(f"A row names sequence {row.seq} at position {row.pos}, which do not exist.")
+        context.positions[:n_rows] = [row.pos for row in rows]
+        context.sequences[:n_rows] = [row.seq for row in rows]
+        context.outputs[:n_rows] = [row.decide for row in rows] if self._last else 1
+        if self._first:
+            self._fill_tokens(rows)
+        elif activations is None or activations.shape != (n_rows, self.width):
+            raise ComputeError(f"A run of {n_rows} rows came without its {n_rows} x {self.width} activations.")
+        else:
+            context.activations[:n_rows] = activations
+
+    def _fill_tokens(self, rows: Sequence[Row]) -> None:
+        tokens = [row.token for row in rows]
+        if min(tokens) < 0 or max(tokens) >= self.vocabulary:
+            raise ComputeError(f"A row's token is outside the vocabulary of {self.vocabulary}.")
+        self._context.tokens[: len(tokens)] = tokens
+
+    def _no_logits(self) -> Floats:
+        return np.empty((0, self.vocabulary), np.float32)
+
+    def _warm_up(self) -> None:
+        """Touch all weights, and find out whether the layer output can be read, before any request waits for it."""
+        row = Row(0, 0, -1, 0, 0, 0, True)  # type: ignore[arg-type]
+        activations = None if self._first else np.zeros((1, self.width), np.float32)
+        try:
+            self.forward([row], activations, bool)
+        except ComputeError as error:
+            self.close()
+            raise ModelError(f"{self._model.path} cannot be run as a stage: {error}") from None
+        self._context.clear()

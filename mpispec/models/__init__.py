@@ -1,0 +1,1 @@
+"""Model files: reading and cutting GGUF, certified architectures, the default model, chat templates."""

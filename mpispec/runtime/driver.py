@@ -1,0 +1,143 @@
+"""The loop of a rank: the same for every role. Feeds events to the cores and performs the effects they ask for."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from mpispec.core.effects import (
+    AbortCompute,
+    AbortDraft,
+    CloseSampler,
+    Compute,
+    ComputeDraft,
+    EditCache,
+    Effect,
+    Emit,
+    OpenSampler,
+    Quit,
+    Send,
+)
+from mpispec.core.events import Event, Received, Tick
+from mpispec.core.ids import HEAD, Actor, Plane
+from mpispec.core.messages import Message
+from mpispec.runtime.plan import Plan
+from mpispec.runtime.trace import Trace
+from mpispec.runtime.worker import Worker
+from mpispec.transport.base import Transport
+from mpispec.wire.codec import decode, encode
+
+_LONGEST_WAIT_S = 1.0
+"""Bound of one sleep; the transport wakes for messages, the workers for completions, submitters for requests."""
+_TICK_S = 1.0
+"""Time between two looks of the head at its deadlines."""
+
+
+class Core(Protocol):
+    """What all cores have in common."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]: ...
+
+
+class Driver:
+    """Runs the cores of one rank over a transport until all of them have quit."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        transport: Transport,
+        cores: Mapping[Actor, Core],
+        workers: Mapping[Actor, Worker],
+        trace: Trace,
+        emit: Callable[[Emit, float], None] | None = None,
+    ) -> None:
+        self._ranks = {actor: plan.rank_of(actor) for rank in range(plan.num_ranks) for actor in plan.actors_of(rank)}
+        self._transport = transport
+        self._cores = dict(cores)
+        self._workers = workers
+        self._trace = trace
+        self._emit = emit
+        self._inbox: deque[Event] = deque()
+        """Events for the head from other threads."""
+        self._next_tick = 0.0
+        self._local: deque[tuple[Actor, Received]] = deque()
+        """Messages between actors of this rank; FIFO, so they keep every order that the planes promise."""
+
+    def submit(self, event: Event) -> None:
+        """Tell the head something; the only method that other threads may call."""
+        self._inbox.append(event)
+        self._transport.wake()
+
+    def run(self) -> None:
+        """Loop until every core of this rank has quit; raises what a core, a worker or the transport raises."""
+        while self._cores:
+            if not self._turn():
+                start = time.monotonic()
+                self._transport.wait(_LONGEST_WAIT_S)
+                if self._trace.is_on:
+                    self._trace.add("driver", "wait", start, time.monotonic(), {})
+                if start >= self._next_tick and HEAD in self._cores:
+                    self._next_tick = start + _TICK_S
+                    self._tell(HEAD, Tick())
+
+    def _turn(self) -> bool:
+        """Handle what there is: control first, so that a cancel beats the run it names; one data message."""
+        handled = False
+        while (frame := self._transport.poll(Plane.CONTROL)) is not None:
+            handled = self._receive(frame.data)
+        for actor, worker in self._workers.items():
+            while (completion := worker.poll()) is not None:
+                handled = self._tell(actor, completion)
+        while self._inbox:
+            handled = self._tell(HEAD, self._inbox.popleft())
+        while (frame := self._transport.poll(Plane.DRAFT)) is not None:
+            handled = self._receive(frame.data)
+        if (frame := self._transport.poll(Plane.DATA)) is not None:
+            handled = self._receive(frame.data)
+        self._transport.reap()
+        return handled
+
+    def _receive(self, data: memoryview) -> bool:
+        src, dst, message, payload = decode(data)
+        return self._tell(dst, Received(src, message, payload))
+
+    def _tell(self, actor: Actor, event: Event) -> bool:
+        self._handle(actor, event)
+        while self._local:
+            self._handle(*self._local.popleft())
+        return True
+
+    def _handle(self, actor: Actor, event: Event) -> None:
+        core = self._cores.get(actor)
+        if core is None:
+            return  # it has quit; what still arrives concerns nobody
+        now = time.monotonic()
+        for effect in core.handle(event, now):
+            self._perform(actor, effect, now)
+
+    def _perform(self, actor: Actor, effect: Effect, now: float) -> None:
+        match effect:
+            case Send():
+                self._send(actor, effect, now)
+            case Compute() | ComputeDraft() | EditCache() | OpenSampler() | CloseSampler():
+                self._workers[actor].put(effect)
+            case AbortCompute() | AbortDraft():
+                self._workers[actor].abort(effect)
+            case Emit():
+                assert self._emit is not None
+                self._emit(effect, now)
+            case Quit():
+                del self._cores[actor]
+
+    def _send(self, actor: Actor, send: Send, now: float) -> None:
+        rank = self._ranks[send.dst]
+        message: Message = send.message
+        if rank == self._transport.rank:
+            self._local.append((send.dst, Received(actor, message, send.payload)))
+            return
+        parts = encode(actor, send.dst, message, send.payload)
+        self._transport.send(rank, send.plane, parts)
+        if self._trace.is_on:
+            self._trace.sent("driver", now, message, sum(len(part) for part in parts))

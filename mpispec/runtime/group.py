@@ -1,0 +1,102 @@
+"""The ranks of a job before and after the loop: agreeing, gathering, measuring clocks, giving up together."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from typing import NoReturn, Protocol, TypeVar
+
+import msgpack
+
+from mpispec.core.ids import Plane
+from mpispec.transport.base import Frame, Transport, TransportError
+from mpispec.transport.environment import hostname
+from mpispec.transport.limits import Limits
+
+T = TypeVar("T")
+
+
+class JobError(Exception):
+    """The job cannot begin or go on; one sentence with the remedy, the same on all ranks."""
+
+
+class GroupTransport(Transport, Protocol):
+    """A transport that also has the collectives of set-up."""
+
+    def open(self, limits: Limits) -> None: ...
+    def allgather_bytes(self, data: bytes, limit: int) -> list[bytes]: ...
+    def abort(self, code: int) -> NoReturn: ...
+
+
+class Group:
+    """This rank among the others."""
+
+    def __init__(self, transport: GroupTransport) -> None:
+        self.transport = transport
+        self.rank = transport.rank
+        self.size = transport.size
+        self.open = transport.open
+        self.wake = transport.wake
+        self.close = transport.close
+        self.abort = transport.abort
+        self.now = time.monotonic
+
+    def clock_offset(self) -> float:
+        """Return the seconds to add to this rank's monotonic clock to get rank 0's (Cristian's algorithm).
+
+        Rank 0 answers whoever asks; of several exchanges of a rank the quickest is taken.
+        """
+        if self.rank == 0:
+            for _ in range(_EXCHANGES * (self.size - 1)):
+                asked = self._receive()
+                self.transport.send(asked.src, Plane.CONTROL, (_CLOCK.pack(time.monotonic()),))
+            return 0.0
+        best = (float("inf"), 0.0)
+        for _ in range(_EXCHANGES):
+            start = time.monotonic()
+            self.transport.send(0, Plane.CONTROL, (_CLOCK.pack(start),))
+            (theirs,) = _CLOCK.unpack(self._receive().data)
+            end = time.monotonic()
+            best = min(best, (end - start, theirs - (start + end) / 2))
+        return best[1]
+
+    def _receive(self) -> Frame:
+        deadline = time.monotonic() + _CLOCK_DEADLINE_S
+        while (frame := self.transport.poll(Plane.CONTROL)) is None:
+            if time.monotonic() > deadline:
+                raise TransportError("A rank did not answer while clocks were compared; is its host overloaded?")
+            self.transport.reap()
+            self.transport.wait(0.001)
+        return frame
+
+
+_CLOCK = struct.Struct("<d")
+_EXCHANGES = 16
+_CLOCK_DEADLINE_S = 60.0
+_MOST_WORDS = 1 << 20
+
+
+def gather(group: Group, mine: bytes, limit: int = _MOST_WORDS) -> list[bytes]:
+    """Return what every rank contributed, in rank order, on every rank."""
+    return group.transport.allgather_bytes(mine, limit)
+
+
+def agree(group: Group, action: Callable[[], T]) -> T:
+    """Do something on every rank; return its result, or raise JobError on all of them if it failed on any.
+
+    The sentence is that of the lowest rank that failed, with the rank and host unless all failed alike.
+    """
+    result: T | None = None
+    failure = ""
+    try:
+        result = action()
+    except JobError as error:
+        failure = str(error)
+    failures = [msgpack.unpackb(theirs) for theirs in gather(group, msgpack.packb([hostname(), failure]))]
+    texts = {text for _, text in failures if text}
+    if not texts:
+        return result  # type: ignore[return-value]
+    rank, host, text = next((rank, host, text) for rank, (host, text) in enumerate(failures) if text)
+    is_shared = len(texts) == 1 and all(text for _, text in failures)
+    raise JobError(text if is_shared else f"Rank {rank} on {host}: {text}")

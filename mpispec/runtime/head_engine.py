@@ -1,0 +1,172 @@
+"""The `Engine` of rank 0: between the threads that want text and the driver that runs the head."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mpispec.core.effects import Emit
+from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
+from mpispec.core.ids import RequestId, Token
+from mpispec.runtime.engine import EngineStopped, Generation, Progress
+from mpispec.runtime.timeline import Timeline
+
+_MOST_REPORTS = 256
+"""Ended requests whose report is kept (law 7)."""
+
+Listener = Callable[[Progress], None]
+
+
+class HeadEngine:
+    """Thread-safe; tokens reach listeners on the driver's thread."""
+
+    def __init__(
+        self,
+        context: int,
+        vocabulary: int,
+        stops: frozenset[int],
+        strategies: Sequence[str],
+        proposers: Sequence[str],
+        default_strategy: str,
+        default_proposer: str,
+    ) -> None:
+        self.context = context
+        self.strategies = tuple(strategies)
+        self.proposers = tuple(proposers)
+        self.default_strategy = default_strategy
+        self.default_proposer = default_proposer
+        self._vocabulary = vocabulary
+        self._stops = frozenset(Token(token) for token in stops)
+        self._tell: Callable[[Event], None] | None = None
+        self._lock = threading.Lock()
+        self._listeners: dict[int, Listener] = {}
+        self._timelines: dict[int, Timeline] = {}
+        self._next = 0
+        self._stopped = False
+        self._num_ended = 0
+        self._num_tokens = 0
+
+    def attach(self, tell: Callable[[Event], None]) -> None:
+        """Connect the engine to the driver that runs the head."""
+        self._tell = tell
+
+    @property
+    def is_running(self) -> bool:
+        """Whether requests are taken."""
+        return not self._stopped
+
+    def submit(self, generation: Generation, listener: Listener) -> int:
+        """See `Engine.submit`."""
+        strategy = generation.strategy or self.default_strategy
+        proposer = generation.proposer or self.default_proposer
+        if strategy == "plain":
+            proposer = "none"
+        self._check(generation, strategy, proposer)
+        with self._lock:
+            if self._stopped:
+                raise EngineStopped("The engine has stopped; start mpispec again.")
+            request = self._next
+            self._next += 1
+            self._listeners[request] = listener
+            self._timelines[request] = Timeline(
+                time.monotonic(), len(generation.prompt), strategy, proposer, generation.sampling.seed
+            )
+            self._forget_old()
+            tokens = tuple(Token(token) for token in generation.prompt)
+            submitted = Submitted(
+                RequestId(request),
+                tokens,
+                generation.max_tokens,
+                self._stops,
+                generation.sampling,
+                strategy,
+                proposer,
+            )
+            self._send(submitted)
+        return request
+
+    def withdraw(self, request: int) -> None:
+        """See `Engine.withdraw`."""
+        with self._lock:
+            if request in self._listeners and not self._stopped:
+                self._send(Withdrawn(RequestId(request)))
+
+    def report(self, request: int) -> dict[str, Any]:
+        """See `Engine.report`; KeyError if the request is unknown or long gone."""
+        return self._timelines[request].report()
+
+    def stats(self) -> dict[str, Any]:
+        """See `Engine.stats`."""
+        with self._lock:
+            counted = [timeline.statistics for timeline in self._timelines.values() if timeline.statistics]
+            verdicts = sum(statistics.verdicts for statistics in counted)
+            return {
+                "requests": self._next,
+                "ended": self._num_ended,
+                "open": len(self._listeners),
+                "tokens": self._num_tokens,
+                "proposed": sum(statistics.proposed for statistics in counted),
+                "accepted": sum(statistics.accepted for statistics in counted),
+                "hit_rate": round(sum(s.hits for s in counted) / verdicts, 4) if verdicts else None,
+                "runs": sum(statistics.runs for statistics in counted),
+                "cancelled_runs": sum(statistics.cancelled_runs for statistics in counted),
+                "strategy": self.default_strategy,
+                "proposer": self.default_proposer,
+            }
+
+    def stop(self) -> None:
+        """See `Engine.stop`."""
+        with self._lock:
+            if not self._stopped:
+                self._stopped = True
+                self._send(StopRequested())
+
+    def emitted(self, emit: Emit, now: float) -> None:
+        """Hand tokens on; called by the driver."""
+        with self._lock:
+            listener = self._listeners[emit.request]
+            timeline = self._timelines[emit.request]
+            timeline.times += [now] * len(emit.tokens)
+            timeline.statistics = emit.statistics
+            self._num_tokens += len(emit.tokens)
+            if emit.finish is not None:
+                del self._listeners[emit.request]
+                self._num_ended += 1
+        listener(Progress(emit.tokens, emit.finish, now))
+
+    def fail(self) -> None:
+        """End every open request because the job is going down; called when the driver has ended."""
+        with self._lock:
+            self._stopped = True
+            listeners, self._listeners = self._listeners, {}
+        for listener in listeners.values():
+            listener(Progress((), "cancelled", time.monotonic()))
+
+    def _check(self, generation: Generation, strategy: str, proposer: str) -> None:
+        """Raise ValueError with a sentence unless the generation can be run."""
+        if strategy not in self.strategies:
+            raise ValueError(f"There is no strategy {strategy!r}; choose one of {', '.join(self.strategies)}.")
+        if proposer not in self.proposers:
+            raise ValueError(f"There is no proposer {proposer!r} here; choose one of {', '.join(self.proposers)}.")
+        if not generation.prompt:
+            raise ValueError("The prompt is empty; give at least one token.")
+        if len(generation.prompt) >= self.context:
+            raise ValueError(
+                f"The prompt has {len(generation.prompt)} tokens and the context {self.context}: "
+                "shorten the prompt or start with a larger --ctx."
+            )
+        if generation.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1.")
+        if not all(0 <= token < self._vocabulary for token in generation.prompt):
+            raise ValueError(f"The prompt has a token id outside the vocabulary of {self._vocabulary}.")
+
+    def _send(self, event: Event) -> None:
+        assert self._tell is not None, "the engine is not attached to a driver"
+        self._tell(event)
+
+    def _forget_old(self) -> None:
+        while len(self._timelines) > _MOST_REPORTS + len(self._listeners):
+            oldest = next(request for request in self._timelines if request not in self._listeners)
+            del self._timelines[oldest]

@@ -1,0 +1,72 @@
+"""Where the server listens and who needs a key for it; decided before a model is loaded."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+
+from mpispec.serve.errors import ServeError
+
+KEY_VARIABLE = "MPISPEC_API_KEY"
+_BACKLOG = 128
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host` is a name or address that only this machine reaches."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def find_key(host: str, api_key: str | None) -> str | None:
+    """Return the API key: `api_key`, else the environment's; None for no key.
+
+    Raises ServeError if other machines can reach `host` and there is no key.
+    """
+    key = api_key or os.environ.get(KEY_VARIABLE) or None
+    if key is None and not is_loopback(host):
+        raise ServeError(
+            f"{host} can be reached from other machines, so the server needs a key: give --api-key or set "
+            f"{KEY_VARIABLE}, or listen on 127.0.0.1."
+        )
+    return key
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening TCP socket; port 0 takes a free one.
+
+    It listens at once, because two programs may bind one port as long as neither listens. Clients that come before
+    the server runs wait in the backlog. Raises ServeError.
+    """
+    if not 0 <= port <= 65535:
+        raise ServeError(f"There is no port {port}; choose one from 0 to 65535 with --port.")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ServeError(f"The address {host} cannot be found ({error}); choose another with --host.") from None
+    # `localhost` is often both; clients that are told 127.0.0.1 must reach it.
+    family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ServeError(_explain(error, host, port)) from None
+    return listener
+
+
+def _explain(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} on {host} is in use; end the program that holds it or choose another with --port."
+    if error.errno == errno.EACCES:
+        return f"Port {port} needs more rights than this user has; choose one above 1023 with --port."
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is not an address of this machine; choose another with --host."
+    return f"Cannot listen on {host}, port {port} ({error.strerror}); choose others with --host and --port."

@@ -1,0 +1,165 @@
+"""One generation as text: `Completion` for a thread that may block, `AsyncCompletion` for an event loop.
+
+The engine calls listeners on its own thread, between two runs, so a listener only puts the progress into an inbox;
+tokens become text on the consumer's side. An inbox holds at most one entry for each token of `max_tokens`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from mpispec.core.effects import FinishReason
+from mpispec.runtime.engine import Engine, Generation, Progress
+from mpispec.serve.service import Vocabulary
+from mpispec.serve.text import TextStream
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A generation that has ended."""
+
+    text: str
+    tokens: tuple[int, ...]
+    """All tokens of the text, the one that completed a stop string and an end-of-text token included."""
+    finish_reason: FinishReason
+    """`stop` for an end-of-text token or a stop string, else what the engine said."""
+    prompt_tokens: int
+    report: dict[str, Any]
+    """`Engine.report` of the request."""
+
+
+class _Answer:
+    """What both kinds share: submits, gathers, withdraws."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        vocabulary: Vocabulary,
+        generation: Generation,
+        stops: Sequence[str],
+        listener: Callable[[Progress], None],
+    ) -> None:
+        self._engine = engine
+        self._stream = TextStream(vocabulary, stops)
+        self._prompt_tokens = len(generation.prompt)
+        self._texts: list[str] = []
+        self._tokens: list[int] = []
+        self._finish: FinishReason | None = None
+        self.withdrawn = False
+        """Whether this side ended the request early, by a stop string too."""
+        self._request = engine.submit(generation, listener)
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._texts)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The tokens so far."""
+        return tuple(self._tokens)
+
+    def withdraw(self) -> None:
+        """End the request early unless it has ended; iterating goes on to the engine's last word."""
+        if self._finish is None and not self.withdrawn:
+            self.withdrawn = True
+            self._engine.withdraw(self._request)
+
+    def result(self) -> Completed:
+        """Return the ended generation; raises RuntimeError if the iteration has not come to its end."""
+        if self._finish is None:
+            raise RuntimeError("The generation has not ended yet; iterate to the end first.")
+        return Completed(
+            text=self.text,
+            tokens=self.tokens,
+            finish_reason=self._finish,
+            prompt_tokens=self._prompt_tokens,
+            report=self._engine.report(self._request),
+        )
+
+    def _absorb(self, progress: Progress) -> str:
+        """Take the next progress; return the text it adds.
+
+        Tokens after the one that completed a stop string are left out: how many of them come along with it depends
+        on the strategy, and the answer must not (law 6).
+        """
+        added = ""
+        for token in progress.tokens:
+            if self._stream.hit is not None:
+                break
+            self._tokens.append(token)
+            added += self._stream.push(token)
+        if progress.finish is not None:
+            added += self._stream.flush()
+            self._finish = progress.finish if self._stream.hit is None else "stop"
+        elif self._stream.hit is not None:
+            self.withdraw()
+        if added:
+            self._texts.append(added)
+        return added
+
+
+class Completion(_Answer):
+    """One generation for a thread: iterate over its text, then ask for the `result`.
+
+    Raises ValueError and EngineStopped as `Engine.submit` does. Leaving the iteration early, by an exception such
+    as KeyboardInterrupt too, withdraws the request.
+    """
+
+    def __init__(
+        self, engine: Engine, vocabulary: Vocabulary, generation: Generation, stops: Sequence[str] = ()
+    ) -> None:
+        self._inbox: SimpleQueue[Progress | None] = SimpleQueue()
+        super().__init__(engine, vocabulary, generation, stops, self._inbox.put)
+
+    def interrupt(self) -> None:
+        """Ask the iterating thread to withdraw the request.
+
+        Safe in a signal handler, where a call of the engine could wait for a lock that the interrupted code holds:
+        `SimpleQueue.put` is reentrant.
+        """
+        self._inbox.put(None)
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            while self._finish is None:
+                progress = self._inbox.get()
+                if progress is None:
+                    self.withdraw()
+                elif added := self._absorb(progress):
+                    yield added
+        finally:
+            self.withdraw()
+
+
+class AsyncCompletion(_Answer):
+    """One generation for the running event loop: iterate over its text, then ask for the `result`.
+
+    Raises ValueError and EngineStopped as `Engine.submit` does. Leaving the iteration early, cancelled too,
+    withdraws the request.
+    """
+
+    def __init__(
+        self, engine: Engine, vocabulary: Vocabulary, generation: Generation, stops: Sequence[str] = ()
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._inbox: asyncio.Queue[Progress] = asyncio.Queue()
+
+        def listen(progress: Progress) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+                loop.call_soon_threadsafe(self._inbox.put_nowait, progress)
+
+        super().__init__(engine, vocabulary, generation, stops, listen)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        try:
+            while self._finish is None:
+                if added := self._absorb(await self._inbox.get()):
+                    yield added
+        finally:
+            self.withdraw()

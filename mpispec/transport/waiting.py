@@ -1,0 +1,108 @@
+"""How a rank waits between two looks at MPI: its alarm, its doorbell and its back-off as one thing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from mpispec.transport.alarm import Alarm
+from mpispec.transport.backoff import LONGEST_BUSY, Backoff
+from mpispec.transport.doorbell import Doorbell
+
+ANNOUNCED_SECONDS = 0.02
+"""How long an announced message is looked for eagerly; its sender rings again while it is under way."""
+RING_AGAIN_SECONDS = 0.005
+
+
+class Waiter:
+    """Counts what goes and comes, rings for what goes, and sleeps as long as what may come allows."""
+
+    def __init__(self, rank: int, size: int, doorbell: Doorbell | None) -> None:
+        """Take over the doorbell, if there is one."""
+        self._rank = rank
+        self._doorbell = doorbell
+        self._alarm = Alarm()
+        self._backoff = Backoff(doorbell is not None)
+        self._sent = [0] * size
+        self._received = [0] * size
+        self._is_active = True
+        self._is_deaf = False
+        self._expecting_until = 0.0
+        self._ring_again_at = 0.0
+        self._was_silent = False
+
+    def sent(self, dst: int) -> None:
+        """A message has been handed to MPI: ring for it."""
+        self._is_active = True
+        self._sent[dst] += 1
+        if self._doorbell is not None and dst != self._rank:
+            self._doorbell.ring(dst, self._sent[dst])
+
+    def received(self, src: int) -> None:
+        """A message has come."""
+        self._is_active = True
+        self._received[src] += 1
+
+    def remind(self, destinations: Iterable[int]) -> None:
+        """Ring again for messages still under way, so that their receivers keep looking at MPI."""
+        now = time.monotonic()
+        if self._doorbell is not None and now >= self._ring_again_at:
+            self._ring_again_at = now + RING_AGAIN_SECONDS
+            for dst in destinations:
+                if dst != self._rank:
+                    self._doorbell.ring(dst, self._sent[dst])
+
+    def sleep(self, now: float, deadline: float, is_sending: bool) -> bool:
+        """Sleep once, at most until `deadline`; return whether `wake` ended it.
+
+        A receiver must look at MPI while a long message comes in, or it stops coming; so the sleeps are short from
+        the moment a ring announces a message until it is complete, and while sends are under way.
+        """
+        if self._is_active:
+            self._is_active = False
+            self._backoff.activity(now)
+        is_busy = is_sending or self._is_expecting(now)
+        pause = min(self._backoff.next_pause(now, is_busy), deadline - now)
+        if self._doorbell is None or self._is_deaf:
+            is_woken, is_rung = self._alarm.sleep(min(pause, LONGEST_BUSY) if self._is_deaf else pause)
+            self._is_deaf = False
+        else:
+            is_woken, is_rung = self._alarm.sleep(pause, self._doorbell.fd)
+            if is_rung:
+                self._answer(self._doorbell)
+        self._was_silent = not (is_busy or is_rung or is_woken) and self._backoff.relies_on_rings(now)
+        return is_woken
+
+    def found(self) -> None:
+        """The look after the last `sleep` found a message; if nobody had rung for it, rings are being lost."""
+        if self._was_silent:
+            self._was_silent = False
+            self._backoff.missed_ring(time.monotonic())
+
+    def wake(self) -> None:
+        """End the current or the next `sleep`, from any thread."""
+        self._alarm.wake()
+
+    def close(self) -> None:
+        """Free the alarm and the doorbell."""
+        self._alarm.close()
+        if self._doorbell is not None:
+            self._doorbell.close()
+
+    def _answer(self, doorbell: Doorbell) -> None:
+        rings = doorbell.drain(self._received)
+        # Whoever floods the socket must not keep us awake: after a stranger's ring, one sleep without the bell.
+        self._is_deaf = rings.strange
+        if rings.news:
+            self._backoff.rung()
+            self._expecting_until = time.monotonic() + ANNOUNCED_SECONDS
+
+    def _is_expecting(self, now: float) -> bool:
+        """Tell whether a ring has announced a message, not long ago, that has not come yet."""
+        if self._doorbell is None or not self._expecting_until:
+            return False
+        if now < self._expecting_until and self._doorbell.is_expecting(self._received):
+            return True
+        self._doorbell.forget(self._received)
+        self._expecting_until = 0.0
+        return False

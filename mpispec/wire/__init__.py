@@ -1,0 +1,1 @@
+"""Messages and activations as bytes."""

@@ -1,0 +1,175 @@
+"""Messages as frames: a fixed prefix, a msgpack header, zeros up to the next multiple of 16, the raw payload.
+
+    prefix   magic "mS", version, flags (bit 0: has a payload), header length, payload length    12 bytes; the first
+             three stay where they are in every version, so that two versions can tell each other apart
+    header   msgpack array: kind, source actor, destination actor, then the fields of the message in order
+    payload  activations as they are; aligned, so that a stage computes on the received bytes without copying them
+
+Lengths are checked before anything is unpacked, msgpack may neither nest nor build maps, strings or extensions, and
+there is no pickle anywhere. To add a message, add a line to `_SCHEMAS`; kind numbers are never reused.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, NamedTuple, cast
+
+import msgpack
+
+from mpispec.core.ids import Actor
+from mpispec.core.messages import (
+    Advance,
+    Cancel,
+    Close,
+    Credit,
+    Draft,
+    Message,
+    Open,
+    Prime,
+    Result,
+    Retire,
+    Rewind,
+    Run,
+    Stop,
+)
+from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
+from mpispec.wire.fields import EDITS, FLAG, INT32, INT63, PROBS, ROWS, RUN_IDS, SAMPLING, TOKENS, Field
+
+VERSION = 1
+"""Raised whenever a frame of the old form could be misread."""
+
+Buffer = bytes | bytearray | memoryview
+
+_MAGIC = b"mS"
+_PREFIX = struct.Struct("<2sBBII")
+_HAS_PAYLOAD = 1
+_ALIGNMENT = 16
+_ADDRESS_ITEMS = 3
+_LENGTH_MAX = 2**32 - 1
+
+
+class _Schema(NamedTuple):
+    """How one class of messages is written."""
+
+    kind: int
+    cls: type[Any]
+    names: tuple[str, ...]
+    fields: tuple[Field, ...]
+    values: Callable[[Any], tuple[Any, ...]]
+    """Reads all fields of a message at once."""
+
+
+def _schema(kind: int, cls: type[Any], **members: Field) -> _Schema:
+    names = tuple(members)
+    if len(names) > 1:
+        return _Schema(kind, cls, names, tuple(members.values()), attrgetter(*names))
+    return _Schema(kind, cls, names, tuple(members.values()), lambda message: tuple(getattr(message, n) for n in names))
+
+
+_SCHEMAS = (
+    _schema(0, Open, request=INT32, sampling=SAMPLING, cached=INT32, recent=TOKENS),
+    _schema(1, Close, request=INT32),
+    _schema(2, Run, run_id=INT63, rows=ROWS, edits=EDITS, void=FLAG),
+    _schema(3, Result, run_id=INT63, tokens=TOKENS, void=FLAG),
+    _schema(4, Cancel, run_ids=RUN_IDS),
+    _schema(5, Credit, run_id=INT63),
+    _schema(6, Stop),
+    _schema(7, Prime, request=INT32, slot=INT32, tokens=TOKENS, limit=INT32, sampling=SAMPLING),
+    _schema(8, Rewind, request=INT32, epoch=INT63, pos=INT32, tokens=TOKENS, limit=INT32),
+    _schema(9, Advance, request=INT32, limit=INT32),
+    _schema(10, Retire, request=INT32),
+    _schema(11, Draft, request=INT32, epoch=INT63, pos=INT32, tokens=TOKENS, probs=PROBS),
+)
+_BY_CLASS = {schema.cls: schema for schema in _SCHEMAS}
+_BY_KIND = {schema.kind: schema for schema in _SCHEMAS}
+_DRAFT_KIND = _BY_CLASS[Draft].kind
+
+
+def encode(src: Actor, dst: Actor, message: Message, payload: Buffer | None = None) -> tuple[Buffer, ...]:
+    """Write a message as parts whose concatenation is one frame; the payload is passed through, not copied.
+
+    Raises LocalProtocolError if a field does not fit the wire.
+    """
+    schema = _BY_CLASS[type(message)]
+    items: list[Any] = [schema.kind, src, dst]
+    try:
+        for field, value in zip(schema.fields, schema.values(message), strict=True):
+            items.append(field.pack(value))
+        header = msgpack.packb(items)
+        if payload is None:
+            return (_PREFIX.pack(_MAGIC, VERSION, 0, len(header), 0) + header,)
+        size = memoryview(payload).nbytes
+        prefix = _PREFIX.pack(_MAGIC, VERSION, _HAS_PAYLOAD, len(header), size)
+    except (struct.error, OverflowError, TypeError, ValueError) as error:
+        name = type(message).__name__
+        raise LocalProtocolError(f"A {name} message holds a value that the wire cannot carry: {error}.") from error
+    return (prefix + header + bytes(-(len(prefix) + len(header)) % _ALIGNMENT), payload)
+
+
+def decode(frame: Buffer) -> tuple[Actor, Actor, Message, memoryview | None]:
+    """Read one frame: source actor, destination actor, message, and the payload as a view into the frame.
+
+    Raises PeerProtocolError if the bytes are anything but exactly one valid frame of this version.
+    """
+    view = memoryview(frame)
+    header_length, payload = _split(view)
+    items = _unpack_header(view[_PREFIX.size : _PREFIX.size + header_length])
+    kind, src, dst = items[:_ADDRESS_ITEMS]
+    schema = _BY_KIND.get(kind) if type(kind) is int else None
+    if schema is None:
+        raise PeerProtocolError(f"A peer sent a message of the unknown kind {kind!r:.40}.")
+    if len(items) != _ADDRESS_ITEMS + len(schema.fields):
+        raise PeerProtocolError(f"A peer sent a {schema.cls.__name__} message with the wrong number of fields.")
+    src, dst = INT32.unpack(src), INT32.unpack(dst)
+    values = items[_ADDRESS_ITEMS:]
+    message = schema.cls(*[field.unpack(value) for field, value in zip(schema.fields, values, strict=True)])
+    if kind == _DRAFT_KIND and len(message.tokens) != len(message.probs):
+        raise PeerProtocolError("A peer sent a Draft message with more or fewer probabilities than tokens.")
+    return Actor(src), Actor(dst), cast(Message, message), payload
+
+
+def _split(view: memoryview) -> tuple[int, memoryview | None]:
+    """Check the prefix and all lengths; return the header's length and the payload."""
+    total = len(view)
+    if total < _PREFIX.size:
+        raise PeerProtocolError(f"A peer sent a frame of {total} bytes, shorter than its fixed part.")
+    magic, version, flags, header_length, payload_length = _PREFIX.unpack_from(view)
+    if magic != _MAGIC:
+        raise PeerProtocolError("A peer sent bytes that are not an mpispec frame.")
+    if version != VERSION:
+        raise PeerProtocolError(
+            f"A peer speaks version {version} of the wire format and this rank version {VERSION}; "
+            "install the same mpispec on every host."
+        )
+    end = _PREFIX.size + header_length
+    if flags == 0:
+        if payload_length or end != total:
+            raise PeerProtocolError(f"A peer sent a frame of {total} bytes whose lengths add up to {end}.")
+        return header_length, None
+    if flags != _HAS_PAYLOAD:
+        raise PeerProtocolError(f"A peer sent a frame with the unknown flags {flags}.")
+    start = end + -end % _ALIGNMENT
+    if start + payload_length != total:
+        raise PeerProtocolError(
+            f"A peer sent a frame of {total} bytes whose lengths add up to {start + payload_length}."
+        )
+    if any(view[end:start]):
+        raise PeerProtocolError("A peer sent a frame whose padding is not zero.")
+    return header_length, view[start:]
+
+
+def _unpack_header(header: memoryview) -> tuple[Any, ...]:
+    """Read the msgpack array; bounded by the header's own length, so a lying count allocates nothing."""
+    try:
+        items = msgpack.unpackb(
+            header, use_list=False, max_array_len=16, max_map_len=0, max_str_len=0, max_ext_len=0, strict_map_key=True
+        )
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise PeerProtocolError(
+            f"A peer sent a header that is not msgpack of the agreed form ({error!s:.80})."
+        ) from error
+    if type(items) is not tuple or len(items) < _ADDRESS_ITEMS:
+        raise PeerProtocolError("A peer sent a header that is not an array of a kind, two actors and fields.")
+    return items

@@ -1,0 +1,160 @@
+"""How one field of a message looks inside the msgpack header, and what is checked when it comes back.
+
+A field is a pair of functions: `pack` to a plain msgpack value, `unpack` from whatever a peer put there. Integer
+lists travel as one little-endian array, because that beats a msgpack list in bytes and in time (measured here: 64
+rows by `struct` 7 us to pack and 19 us to unpack, by numpy 24 and 19, by `array` 17; one row 0.5 and 0.4, 0.9 and
+2.9, 0.5). Every unpack function raises PeerProtocolError and allocates no more than a small multiple of its input.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, NamedTuple
+
+from mpispec.core.messages import Edit, EditOp, Row, Sampling
+from mpispec.wire.errors import PeerProtocolError
+
+INT32_MAX = 2**31 - 1
+INT63_MAX = 2**63 - 1
+UINT64_MAX = 2**64 - 1
+PROBABILITY_MAX = 1.001
+"""Rounding in a float32 softmax may carry a probability a little past one; that is no reason to end the job."""
+
+_ROW = struct.Struct("<7i")
+_EDIT = struct.Struct("<5i")
+_EDIT_OPS = tuple(EditOp)
+_new_tuple = tuple.__new__
+
+
+class Field(NamedTuple):
+    """One field's two directions."""
+
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any], Any]
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _integer(low: int, high: int) -> Callable[[Any], int]:
+    def unpack(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise PeerProtocolError(f"A peer sent {value!r:.40} where an integer from {low} to {high} belongs.")
+        return value
+
+    return unpack
+
+
+def _boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise PeerProtocolError(f"A peer sent {value!r:.40} where a truth value belongs.")
+    return value
+
+
+def _number(low: float, high: float) -> Callable[[Any], float]:
+    def unpack(value: Any) -> float:
+        if type(value) is not float or not low <= value <= high:
+            raise PeerProtocolError(f"A peer sent {value!r:.40} where a number from {low} to {high} belongs.")
+        return value
+
+    return unpack
+
+
+def _checked_bytes(value: Any, item_size: int, what: str) -> bytes:
+    if type(value) is not bytes or len(value) % item_size:
+        raise PeerProtocolError(f"A peer sent something other than whole {what} where {what} belong.")
+    return value
+
+
+def _array(code: str, what: str) -> Field:
+    """Build the field of a tuple of integers, none negative, as an array of struct code `code`."""
+    item_size = struct.calcsize(f"<{code}")
+
+    def pack(values: tuple[int, ...]) -> bytes:
+        return struct.pack(f"<{len(values)}{code}", *values)
+
+    def unpack(value: Any) -> tuple[int, ...]:
+        blob = _checked_bytes(value, item_size, what)
+        numbers = struct.unpack(f"<{len(blob) // item_size}{code}", blob)
+        if numbers and min(numbers) < 0:
+            raise PeerProtocolError(f"A peer sent {what} with a negative number among them.")
+        return numbers
+
+    return Field(pack, unpack)
+
+
+def _pack_probs(values: tuple[float, ...]) -> bytes:
+    return struct.pack(f"<{len(values)}d", *values)
+
+
+def _unpack_probs(value: Any) -> tuple[float, ...]:
+    blob = _checked_bytes(value, 8, "probabilities")
+    probs = struct.unpack(f"<{len(blob) // 8}d", blob)
+    if not all(0.0 <= prob <= PROBABILITY_MAX for prob in probs):  # written so that NaN fails too
+        raise PeerProtocolError("A peer sent a probability outside 0 to 1.")
+    return probs
+
+
+def _pack_rows(rows: tuple[Row, ...]) -> bytes:
+    return struct.pack(f"<{7 * len(rows)}i", *chain.from_iterable(rows))
+
+
+def _unpack_rows(value: Any) -> tuple[Row, ...]:
+    rows = []
+    for request, node, parent, token, pos, seq, decide in _ROW.iter_unpack(_checked_bytes(value, _ROW.size, "rows")):
+        # An OR of integers is negative if one of them is; a shifted flag is zero only for 0 and 1.
+        if (request | node | (parent + 1) | token | pos | seq) < 0 or decide >> 1:
+            raise PeerProtocolError("A peer sent a row with a number out of range.")
+        rows.append(_new_tuple(Row, (request, node, parent, token, pos, seq, decide == 1)))
+    return tuple(rows)
+
+
+def _pack_edits(edits: tuple[Edit, ...]) -> bytes:
+    return struct.pack(f"<{5 * len(edits)}i", *chain.from_iterable(edits))
+
+
+def _unpack_edits(value: Any) -> tuple[Edit, ...]:
+    edits = []
+    for op, src, dst, start, end in _EDIT.iter_unpack(_checked_bytes(value, _EDIT.size, "cache edits")):
+        if (src | dst | start | (end + 1)) < 0 or not 0 <= op < len(_EDIT_OPS):
+            raise PeerProtocolError("A peer sent a cache edit with a number out of range.")
+        edits.append(_new_tuple(Edit, (_EDIT_OPS[op], src, dst, start, end)))
+    return tuple(edits)
+
+
+_SAMPLING: tuple[tuple[str, Callable[[Any], Any], Callable[[Any], Any]], ...] = (
+    ("temperature", float, _number(0.0, 1e6)),
+    ("top_k", int, _integer(0, INT32_MAX)),
+    ("top_p", float, _number(0.0, 1.0)),
+    ("min_p", float, _number(0.0, 1.0)),
+    ("repeat_penalty", float, _number(math.ulp(0.0), 1e6)),
+    ("repeat_last_n", int, _integer(0, INT32_MAX)),
+    ("seed", int, _integer(0, UINT64_MAX)),
+)
+
+
+def _pack_sampling(sampling: Sampling) -> list[Any]:
+    return [convert(getattr(sampling, name)) for name, convert, _ in _SAMPLING]
+
+
+def _unpack_sampling(value: Any) -> Sampling:
+    if type(value) is not tuple or len(value) != len(_SAMPLING):
+        raise PeerProtocolError(f"A peer sent something other than {len(_SAMPLING)} sampling parameters.")
+    return Sampling(*(unpack(item) for item, (_, _, unpack) in zip(value, _SAMPLING, strict=True)))
+
+
+INT32 = Field(_same, _integer(0, INT32_MAX))
+"""A request, a position, an actor: whatever also stands in a row."""
+INT63 = Field(_same, _integer(0, INT63_MAX))
+"""A counter that only grows."""
+FLAG = Field(bool, _boolean)
+TOKENS = _array("i", "tokens")
+RUN_IDS = _array("q", "run ids")
+PROBS = Field(_pack_probs, _unpack_probs)
+ROWS = Field(_pack_rows, _unpack_rows)
+EDITS = Field(_pack_edits, _unpack_edits)
+SAMPLING = Field(_pack_sampling, _unpack_sampling)

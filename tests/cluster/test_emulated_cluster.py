@@ -1,0 +1,100 @@
+"""Jobs over emulated hosts: real TCP between host names of a hostfile, nothing shared but the file system."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster_tools import EMULATED_CLUSTER, NAME, NOT_ALLOWED, NUM_HOSTS, RunOnCluster, bring_up, emulated_cluster
+
+pytestmark = pytest.mark.cluster
+
+RING = str(Path(__file__).with_name("ring.py"))
+CRASHED = "crashed"
+
+
+@pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_ring_goes_over_all_hosts_of_a_hostfile(run_on_cluster: RunOnCluster, mpi: str, slots: int) -> None:
+    size = NUM_HOSTS * slots
+    job = run_on_cluster(size, ["python", RING], mpi=mpi, slots=slots)
+    assert job.returncode == 0, job.stderr
+    lines = sorted((json.loads(line) for line in job.stdout.splitlines()), key=lambda line: line["rank"])
+    assert [line["rank"] for line in lines] == list(range(size))
+    assert [line["received"] for line in lines] == [(rank - 1) % size for rank in range(size)]
+    assert [line["host"] for line in lines] == [f"node{1 + rank // slots}" for rank in range(size)]
+    assert {line["cores"] for line in lines} == {len(os.sched_getaffinity(0))}, "no rank may be pinned to one core"
+
+
+def test_hosts_do_not_see_each_others_shared_memory(cluster: None) -> None:
+    assert emulated_cluster("exec", "node1", "touch", "/dev/shm/left-by-node1").returncode == 0
+    assert emulated_cluster("exec", "node1", "ls", "/dev/shm").stdout == "left-by-node1\n"
+    assert emulated_cluster("exec", "10.77.0.2", "ls", "/dev/shm").stdout == ""
+    assert not Path("/dev/shm/left-by-node1").exists()
+
+
+def test_a_command_runs_in_the_callers_folder_and_its_exit_code_comes_back(cluster: None, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(EMULATED_CLUSTER),
+        "--cluster",
+        NAME,
+        "exec",
+        "3",
+        "sh",
+        "-c",
+        "pwd; hostname; exit 5",
+    ]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (5, f"{tmp_path}\nnode3\n")
+
+
+def test_a_host_that_does_not_exist_is_named_in_one_sentence(cluster: None) -> None:
+    result = emulated_cluster("exec", "node9", "true")
+    assert (result.returncode, result.stderr) == (
+        1,
+        "emulated-cluster: There is no host 'node9'; there are node1 to node4.\n",
+    )
+
+
+def test_somebody_without_root_is_told_so() -> None:
+    python = "/usr/bin/python3"  # another user may not be able to reach ours
+    if os.geteuid() != 0 or not os.path.exists(python):
+        pytest.skip(f"needs root, to become somebody else, and {python}")
+    command = [python, str(EMULATED_CLUSTER), "up"]
+    result = subprocess.run(
+        command, user=65534, group=65534, extra_groups=[], cwd="/", capture_output=True, text=True, check=False
+    )
+    if "Permission denied" in result.stderr:
+        pytest.skip(f"other users cannot read {EMULATED_CLUSTER}")
+    assert result.returncode == NOT_ALLOWED
+    assert result.stderr == "emulated-cluster: Emulated hosts need root; run this with sudo.\n"
+
+
+@pytest.fixture
+def crashed(cluster: None) -> Iterator[str]:
+    """A second cluster of two hosts, beside the first, whose lock it needs."""
+    bring_up(2, cluster=CRASHED)
+    yield CRASHED
+    emulated_cluster("down", cluster=CRASHED)
+
+
+def test_down_ends_what_runs_on_a_host_whose_keeper_was_killed(crashed: str) -> None:
+    command = [sys.executable, str(EMULATED_CLUSTER), "--cluster", crashed, "exec", "1", "sh", "-c", "echo runs; cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "runs\n"
+        for line in emulated_cluster("list", cluster=crashed).stdout.splitlines():
+            os.kill(int(line.split("keeper")[1].split()[0]), signal.SIGKILL)
+        assert emulated_cluster("down", cluster=crashed).returncode == 0
+        assert job.wait(timeout=10) == -signal.SIGKILL
+    assert "is not up" in emulated_cluster("list", cluster=crashed).stderr
+    assert not Path("/run/mpispec-cluster", crashed).exists()
+    assert not list(Path("/sys/fs/cgroup").glob(f"*/mpispec/{crashed}"))
+    assert emulated_cluster("down", cluster=crashed).returncode == 0, "down may be called again"

@@ -1,0 +1,198 @@
+"""A small engine that really generates, on a thread of its own, over a vocabulary of bytes."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from mpispec.models.errors import ModelError
+from mpispec.runtime.engine import EngineStopped, Generation, Progress
+from mpispec.serve.address import bind
+from mpispec.serve.server import Server
+from mpispec.serve.service import ChatMessage, Service
+
+START, END = 256, 257
+SPECIAL = {"<|start|>": START, "<|end|>": END}
+DEADLINE = 20.0
+"""Seconds after which a test that waits has failed."""
+
+
+class ByteVocabulary:
+    """Each byte is a token; two control tokens frame the turns of a chat."""
+
+    size = 258
+    eog = frozenset({END})
+
+    def tokenize(self, text: str, special: bool) -> list[int]:
+        tokens: list[int] = []
+        while text:
+            name = next((name for name in SPECIAL if special and text.startswith(name)), None)
+            if name is None:
+                tokens += text[0].encode()
+                text = text[1:]
+            else:
+                tokens.append(SPECIAL[name])
+                text = text[len(name) :]
+        return tokens
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < START else b""
+
+
+def render(messages: Sequence[ChatMessage]) -> str:
+    """Frame the turns; refuses a conversation that begins with the assistant, as real templates do."""
+    if messages[0]["role"] == "assistant":
+        raise ModelError("The conversation must begin with the user.")
+    turns = [f"<|start|>{message['role']}\n{message['content']}<|end|>" for message in messages]
+    return "".join(turns) + "<|start|>assistant\n"
+
+
+def last_words(prompt: Sequence[int]) -> bytes:
+    """Return the last message of a chat prompt, or all of another prompt."""
+    turns = bytes(token if token < START else 0 for token in prompt).split(b"\0")
+    return turns[-3].partition(b"\n")[2] if START in prompt else turns[-1]
+
+
+def answer_to(generation: Generation) -> Iterator[int | None]:
+    """Repeat the last words. None: think until withdrawn (after `wait`). `forever` is repeated without an end."""
+    words = last_words(generation.prompt)
+    if words.startswith(b"forever"):
+        yield from itertools.cycle(words)
+    yield from b"You said: " + words
+    if words.startswith(b"wait"):
+        yield None
+    yield END
+
+
+class FakeEngine:
+    """Answers one request after the other, in portions of 1, 3 and 2 tokens as speculation would."""
+
+    def __init__(self, context: int = 512) -> None:
+        self.context = context
+        self.strategies: tuple[str, ...] = ("plain", "sync", "pipeinfer")
+        self.proposers: tuple[str, ...] = ("none", "ngram", "draft")
+        self.default_strategy = "pipeinfer"
+        self.default_proposer = "ngram"
+        self.generations: list[Generation] = []
+        self.stopped = False
+        self._changed = threading.Condition()
+        self._queue: deque[tuple[int, Generation, Callable[[Progress], None]]] = deque()
+        self._withdrawn: set[int] = set()
+        self._ended: set[int] = set()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def submit(self, generation: Generation, listener: Callable[[Progress], None]) -> int:
+        with self._changed:
+            if self.stopped:
+                raise EngineStopped
+            if generation.sampling.top_k == 13:
+                raise ValueError("This engine takes no 13.")
+            self.generations.append(generation)
+            request = len(self.generations)
+            self._queue.append((request, generation, listener))
+            self._changed.notify_all()
+            return request
+
+    def withdraw(self, request: int) -> None:
+        with self._changed:
+            self._withdrawn.add(request)
+            self._changed.notify_all()
+
+    def report(self, request: int) -> dict[str, object]:
+        assert request in self._ended
+        return {
+            "timing": {"tokens_per_s": 12.5},
+            "speculation": {"hit_rate": 0.75},
+            "ranks": [],
+        }
+
+    def stats(self) -> dict[str, object]:
+        return {"requests": len(self.generations), "speculation": {"hit_rate": 0.75}}
+
+    def stop(self) -> None:
+        with self._changed:
+            self.stopped = True
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        self.stop()
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive()
+
+    def await_requests(self, count: int) -> None:
+        """Wait until `count` requests were submitted since the start."""
+        self._await(lambda: len(self.generations) >= count)
+
+    def await_withdrawn(self, request: int) -> None:
+        """Wait until somebody withdraws a request (the first is 1)."""
+        self._await(lambda: request in self._withdrawn)
+
+    def is_withdrawn(self, request: int) -> bool:
+        return request in self._withdrawn
+
+    def _await(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, DEADLINE)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self.stopped)
+                if not self._queue:
+                    return
+                request, generation, listener = self._queue.popleft()
+            self._generate(request, generation, listener)
+
+    def _generate(self, request: int, generation: Generation, listener: Callable[[Progress], None]) -> None:
+        sizes = itertools.cycle((1, 3, 2))
+        portion: list[int] = []
+        size = next(sizes)
+        for count, token in enumerate(answer_to(generation), 1):
+            if token is None:
+                listener(Progress(tuple(portion), None, 0.0))
+                portion = []
+                self._await(lambda: request in self._withdrawn or self.stopped)
+            if request in self._withdrawn or self.stopped:
+                self._end(request)
+                listener(Progress((), "cancelled", 0.0))
+                return
+            assert token is not None
+            portion.append(token)
+            if token == END or count == generation.max_tokens:
+                self._end(request)
+                listener(Progress(tuple(portion), "stop" if token == END else "length", 0.0))
+                return
+            if len(portion) == size:
+                listener(Progress(tuple(portion), None, 0.0))
+                portion, size = [], next(sizes)
+
+    def _end(self, request: int) -> None:
+        with self._changed:
+            self._ended.add(request)
+            self._changed.notify_all()
+
+
+def make_service(engine: FakeEngine) -> Service:
+    return Service(
+        engine=engine,
+        vocabulary=ByteVocabulary(),
+        render=render,
+        model="toy",
+        alive=lambda: not engine.stopped,
+    )
+
+
+@contextmanager
+def serving(engine: FakeEngine, key: str | None = None, service: Service | None = None) -> Iterator[str]:
+    """Serve an engine on a free port; yields the address."""
+    server = Server(service or make_service(engine), bind("127.0.0.1", 0), key)
+    server.start()
+    try:
+        yield server.url
+    finally:
+        engine.join()
+        server.stop()

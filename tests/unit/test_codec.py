@@ -1,0 +1,319 @@
+"""The codec carries every message unchanged and turns every other input into a PeerProtocolError."""
+
+from __future__ import annotations
+
+import random
+import struct
+from dataclasses import fields
+from typing import get_args
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpispec.core.ids import Actor
+from mpispec.core.messages import (
+    Advance,
+    Cancel,
+    Close,
+    Credit,
+    Draft,
+    Edit,
+    EditOp,
+    Message,
+    Open,
+    Prime,
+    Result,
+    Retire,
+    Rewind,
+    Row,
+    Run,
+    Sampling,
+    Stop,
+)
+from mpispec.wire.codec import VERSION, decode, encode
+from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
+
+pytestmark = pytest.mark.unit
+
+INT32 = st.integers(0, 2**31 - 1)
+INT63 = st.integers(0, 2**63 - 1)
+FLAGS = st.booleans()
+TOKENS = st.lists(INT32, max_size=20).map(tuple)
+PROBABILITIES = st.floats(0.0, 1.0)
+SAMPLINGS = st.builds(
+    Sampling,
+    temperature=st.floats(0.0, 10.0),
+    top_k=INT32,
+    top_p=PROBABILITIES,
+    min_p=PROBABILITIES,
+    repeat_penalty=st.floats(0.01, 10.0),
+    repeat_last_n=INT32,
+    seed=st.integers(0, 2**64 - 1),
+)
+ROWS = st.builds(Row, INT32, INT32, st.integers(-1, 2**31 - 2), INT32, INT32, INT32, FLAGS)
+EDITS = st.builds(Edit, st.sampled_from(EditOp), INT32, INT32, INT32, st.integers(-1, 2**31 - 2))
+PROPOSALS = st.lists(st.tuples(INT32, PROBABILITIES), max_size=20)
+
+MESSAGES: dict[type, st.SearchStrategy[Message]] = {
+    Open: st.builds(Open, INT32, SAMPLINGS),
+    Close: st.builds(Close, INT32),
+    Run: st.builds(Run, INT63, st.lists(ROWS, max_size=70).map(tuple), st.lists(EDITS, max_size=9).map(tuple), FLAGS),
+    Result: st.builds(Result, INT63, TOKENS, FLAGS),
+    Cancel: st.builds(Cancel, st.lists(INT63, max_size=20).map(tuple)),
+    Credit: st.builds(Credit, INT63),
+    Stop: st.just(Stop()),
+    Prime: st.builds(Prime, INT32, INT32, TOKENS, INT32, SAMPLINGS),
+    Rewind: st.builds(Rewind, INT32, INT63, INT32, TOKENS, INT32),
+    Advance: st.builds(Advance, INT32, INT32),
+    Retire: st.builds(Retire, INT32),
+    Draft: st.builds(
+        lambda request, epoch, pos, proposals: Draft(
+            request, epoch, pos, tuple(t for t, _ in proposals), tuple(p for _, p in proposals)
+        ),
+        INT32,
+        INT63,
+        INT32,
+        PROPOSALS,
+    ),
+}
+ANY_MESSAGE = st.one_of(*MESSAGES.values())
+PAYLOADS = st.none() | st.binary(max_size=100)
+
+SAMPLES: tuple[Message, ...] = (
+    Open(1, Sampling(temperature=0.8, seed=2**64 - 1)),
+    Close(1),
+    Run(7, (Row(0, 3, -1, 99, 0, 0, True), Row(0, 4, 3, 98, 1, 0, False)), (Edit(EditOp.DROP, 1, 0, 5, -1),)),
+    Result(7, (5, 6)),
+    Cancel((7, 8)),
+    Credit(7),
+    Stop(),
+    Prime(1, 0, (1, 2, 3), 9, Sampling()),
+    Rewind(1, 2, 3, (4,), 9),
+    Advance(1, 9),
+    Retire(1),
+    Draft(1, 2, 3, (4, 5), (0.5, 1.0)),
+)
+
+
+def frame_of(message: Message, payload: bytes | None = None, src: int = 2, dst: int = 3) -> bytes:
+    return b"".join(encode(Actor(src), Actor(dst), message, payload))
+
+
+def forge(items: object, version: int = VERSION, flags: int = 0, payload: bytes = b"") -> bytes:
+    """A frame around any header, as a hostile peer would write it."""
+    header = items if isinstance(items, bytes) else msgpack.packb(items)
+    return struct.pack("<2sBBII", b"mS", version, flags, len(header), len(payload)) + header + payload
+
+
+def test_samples_and_strategies_cover_every_message() -> None:
+    classes = set(get_args(Message))
+    assert {type(message) for message in SAMPLES} == classes
+    assert set(MESSAGES) == classes
+
+
+@given(message=ANY_MESSAGE, payload=PAYLOADS, src=INT32, dst=INT32)
+def test_round_trip(message: Message, payload: bytes | None, src: int, dst: int) -> None:
+    read_src, read_dst, read, read_payload = decode(frame_of(message, payload, src, dst))
+    assert (read_src, read_dst, read) == (src, dst, message)
+    assert read_payload == payload
+    assert all(type(getattr(read, f.name)) is type(getattr(message, f.name)) for f in fields(message))
+
+
+def test_round_trip_keeps_types_inside_rows_and_edits() -> None:
+    _, _, run, _ = decode(frame_of(SAMPLES[2]))
+    assert isinstance(run, Run)
+    assert type(run.rows[0]) is Row and type(run.rows[0].decide) is bool
+    assert type(run.edits[0]) is Edit and type(run.edits[0].op) is EditOp
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63, 2**64 - 1])
+def test_unsigned_64_bit_seeds_survive(seed: int) -> None:
+    message = Open(0, Sampling(seed=seed))
+    assert decode(frame_of(message))[2] == message
+
+
+def test_integral_sampling_parameters_arrive_as_floats() -> None:
+    _, _, read, _ = decode(frame_of(Open(0, Sampling(temperature=1, top_p=1))))
+    assert isinstance(read, Open) and type(read.sampling.temperature) is float
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda m: type(m).__name__)
+def test_payload_is_an_aligned_view_of_the_frame(message: Message) -> None:
+    frame = frame_of(message, b"payload!")
+    payload = decode(memoryview(frame))[3]
+    assert payload is not None and payload.obj is frame
+    assert (len(frame) - len(payload)) % 16 == 0
+
+
+@pytest.mark.parametrize("payload", [None, b"0123456789abcdef"], ids=["bare", "with payload"])
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda m: type(m).__name__)
+def test_truncation_at_every_byte_and_trailing_bytes_are_refused(message: Message, payload: bytes | None) -> None:
+    frame = frame_of(message, payload)
+    for length in range(len(frame)):
+        with pytest.raises(PeerProtocolError):
+            decode(frame[:length])
+    for tail in (b"\0", b"\xc0", bytes(16)):
+        with pytest.raises(PeerProtocolError):
+            decode(frame + tail)
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda m: type(m).__name__)
+def test_every_flipped_byte_is_refused_or_reads_as_a_message_that_can_be_written(message: Message) -> None:
+    original = frame_of(message, b"x" * 5)
+    rng = random.Random(type(message).__name__)
+    for place in range(len(original)):
+        for value in {0, 0x7F, 0x80, 0xC1, 0xFF, rng.randrange(256), original[place] ^ 1}:
+            frame = bytearray(original)
+            frame[place] = value
+            assert_refused_or_rewritable(frame)
+
+
+@given(noise=st.binary(max_size=80))
+def test_a_header_of_noise_is_refused_or_valid(noise: bytes) -> None:
+    assert_refused_or_rewritable(forge(noise))
+
+
+@given(
+    items=st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(max_size=30),
+        lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.integers(0, 9), inner, max_size=2),
+    ),
+    kind=st.integers(0, 12),
+)
+def test_a_header_of_wrong_types_is_refused_or_valid(items: object, kind: int) -> None:
+    assert_refused_or_rewritable(forge(items))
+    assert_refused_or_rewritable(forge([kind, 0, 1, *items] if isinstance(items, list) else [kind, 0, 1, items]))
+
+
+def assert_refused_or_rewritable(frame: bytes | bytearray) -> None:
+    try:
+        src, dst, message, payload = decode(frame)
+    except PeerProtocolError as error:
+        sentence = str(error)
+    else:
+        sentence = "."
+        assert decode(b"".join(encode(src, dst, message, payload)))[:3] == (src, dst, message)
+    assert sentence.endswith(".") and len(sentence) < 300
+
+
+def rows_blob(**changes: int) -> bytes:
+    row = {"request": 0, "node": 1, "parent": 0, "token": 5, "pos": 2, "seq": 0, "decide": 1, **changes}
+    return struct.pack("<7i", *row.values())
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [99, 0, 1],
+        [-1, 0, 1],
+        ["6", 0, 1],
+        [True, 0, 1],
+        [[], 0, 1],
+        [6, -1, 1],
+        [6, 0, 2**31],
+        [6, 0, True],
+        [6, 0, 1, 0],
+        [6, 0],
+        [],
+        6,
+        None,
+        {},
+        [5, 0, 1, -1],
+        [5, 0, 1, 2**63],
+        [5, 0, 1, 1.0],
+        [5, 0, 1, None],
+        [3, 0, 1, 7, b"\0\0\0", False],
+        [3, 0, 1, 7, b"\0\0\0\x80", False],
+        [3, 0, 1, 7, [1], False],
+        [3, 0, 1, 7, b"", 0],
+        [4, 0, 1, bytes(7)],
+        [4, 0, 1, b"\xff" * 8],
+        [11, 0, 1, 1, 1, 1, bytes(8), bytes(8)],
+        [11, 0, 1, 1, 1, 1, bytes(4), struct.pack("<d", float("nan"))],
+        [11, 0, 1, 1, 1, 1, bytes(4), struct.pack("<d", -0.5)],
+        [11, 0, 1, 1, 1, 1, bytes(4), struct.pack("<d", float("inf"))],
+        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64]],
+        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, -1]],
+        [0, 0, 1, 1, [float("nan"), 0, 1.0, 0.0, 1.0, 64, 0]],
+        [0, 0, 1, 1, [-1.0, 0, 1.0, 0.0, 1.0, 64, 0]],
+        [0, 0, 1, 1, [0.0, 0, 1.5, 0.0, 1.0, 64, 0]],
+        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 0.0, 64, 0]],
+        [0, 0, 1, 1, b"0123456"],
+        [2, 0, 1, 7, rows_blob(request=-1), b"", False],
+        [2, 0, 1, 7, rows_blob(node=-1), b"", False],
+        [2, 0, 1, 7, rows_blob(parent=-2), b"", False],
+        [2, 0, 1, 7, rows_blob(token=-(2**31)), b"", False],
+        [2, 0, 1, 7, rows_blob(pos=-1), b"", False],
+        [2, 0, 1, 7, rows_blob(seq=-1), b"", False],
+        [2, 0, 1, 7, rows_blob(decide=2), b"", False],
+        [2, 0, 1, 7, rows_blob(decide=-1), b"", False],
+        [2, 0, 1, 7, rows_blob()[:-1], b"", False],
+        [2, 0, 1, 7, "", b"", False],
+        [2, 0, 1, 7, b"", struct.pack("<5i", 2, 0, 0, 0, -1), False],
+        [2, 0, 1, 7, b"", struct.pack("<5i", -1, 0, 0, 0, -1), False],
+        [2, 0, 1, 7, b"", struct.pack("<5i", 0, -1, 0, 0, -1), False],
+        [2, 0, 1, 7, b"", struct.pack("<5i", 0, 0, 0, 0, -2), False],
+    ],
+    ids=repr,
+)
+def test_a_wrong_value_is_refused(items: object) -> None:
+    with pytest.raises(PeerProtocolError):
+        decode(forge(items))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdc\xff\xff\x06",
+        b"\xdf\xff\xff\xff\xff",
+        b"\xdb\xff\xff\xff\xff",
+        b"\x94\x04\x00\x01\xc6\xff\xff\xff\xff",
+        b"\xc9\xff\xff\xff\xff\x01",
+        b"\x91" * 5000,
+        b"",
+        b"\xc1",
+    ],
+    ids=["array", "array16", "map", "string", "binary", "extension", "depth", "empty", "reserved"],
+)
+def test_a_lying_or_deep_header_is_refused(header: bytes) -> None:
+    with pytest.raises(PeerProtocolError):
+        decode(forge(header))
+
+
+def test_prefix_lies_are_refused() -> None:
+    good = frame_of(Close(1), b"x")
+    for lie in (
+        b"XX" + good[2:],
+        good[:3] + b"\x02" + good[4:],
+        good[:3] + b"\x00" + good[4:],
+        good[:4] + b"\xff\xff\xff\xff" + good[8:],
+        good[:8] + b"\xff\xff\xff\xff" + good[12:],
+        good[:-2] + b"\x01x",
+    ):
+        with pytest.raises(PeerProtocolError):
+            decode(lie)
+
+
+def test_another_version_is_told_as_such() -> None:
+    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 1; install the same mpispec on every host"):
+        decode(forge([6, 0, 1], version=9))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Result(7, (2**31,)),
+        Credit(2**64),
+        Cancel((2**63,)),
+        Run(7, (Row(0, 1, 0, 2**31, 0, 0, True),), ()),
+        Draft(0, 0, 0, (1,), ("half",)),
+        Open(0, Sampling(seed=2**64)),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_our_own_misfits_are_our_own_errors(message: Message) -> None:
+    with pytest.raises(LocalProtocolError):
+        encode(Actor(0), Actor(1), message)

@@ -1,0 +1,148 @@
+"""Where the server listens and who may talk to it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import closing
+
+import httpx
+import pytest
+from serve_fake import DEADLINE, FakeEngine, make_service, serving
+
+from mpispec.serve.address import bind, find_key, is_loopback
+from mpispec.serve.errors import ServeError
+from mpispec.serve.guard import read_hostname
+from mpispec.serve.server import Server
+
+pytestmark = pytest.mark.unit
+
+
+def get(url: str, **headers: str) -> httpx.Response:
+    return httpx.get(url, headers=headers, timeout=DEADLINE, trust_env=False)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost.", "127.0.0.1", "127.8.9.1", "::1", "[::1]"])
+def test_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "10.0.0.1", "example.com", "127.0.0.1.example.com", "127.1.x"])
+def test_not_loopback(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("authority", "host"),
+    [("localhost:80", "localhost"), ("[::1]:80", "::1"), ("a@b:1", "b"), ("", ""), ("[x", ""), ("h:port", "h")],
+)
+def test_hostname_of_an_authority(authority: str, host: str) -> None:
+    assert read_hostname(authority) == host
+
+
+def test_a_key_is_needed_where_others_can_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MPISPEC_API_KEY", raising=False)
+    assert find_key("127.0.0.1", None) is None
+    assert find_key("0.0.0.0", "secret") == "secret"
+    with pytest.raises(ServeError, match="--api-key"):
+        find_key("0.0.0.0", None)
+    monkeypatch.setenv("MPISPEC_API_KEY", "")
+    with pytest.raises(ServeError):
+        find_key("example.com", "")
+    monkeypatch.setenv("MPISPEC_API_KEY", "from the environment")
+    assert find_key("0.0.0.0", None) == "from the environment"
+
+
+def test_a_server_refuses_an_open_socket_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MPISPEC_API_KEY", raising=False)
+    engine = FakeEngine()
+    with closing(bind("0.0.0.0", 0)) as listener, pytest.raises(ServeError, match="needs a key"):
+        Server(make_service(engine), listener, None)
+    engine.join()
+
+
+def test_a_port_in_use() -> None:
+    with closing(bind("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ServeError, match=f"Port {port} on 127.0.0.1 is in use"):
+            bind("127.0.0.1", port)
+
+
+def test_a_port_that_just_served_is_free_again() -> None:
+    engine = FakeEngine()
+    with serving(engine) as url:
+        get(f"{url}/health")
+    bind("127.0.0.1", int(url.rpartition(":")[2])).close()
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "sentence"),
+    [
+        ("127.0.0.1", 65536, "no port 65536"),
+        ("127.0.0.1", -1, "no port -1"),
+        ("no.such.host.invalid", 0, "cannot be found"),
+        ("a" * 70, 0, "cannot be found"),
+        ("192.0.2.1", 0, "not an address of this machine"),
+    ],
+)
+def test_an_address_that_cannot_be(host: str, port: int, sentence: str) -> None:
+    with pytest.raises(ServeError, match=sentence):
+        bind(host, port)
+
+
+def test_a_port_without_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(ServeError, match="above 1023"):
+        bind("127.0.0.1", 80)
+
+
+def test_the_key() -> None:
+    with serving(FakeEngine(), key="schlüssel") as url:
+        models = f"{url}/v1/models"
+        for headers in [{}, {"Authorization": "Bearer no"}, {"Authorization": "Basic schlüssel"}]:
+            refused = httpx.get(models, headers={k: v.encode() for k, v in headers.items()}, trust_env=False)
+            assert refused.status_code == 401
+            assert refused.json()["error"]["code"] == "invalid_api_key"
+            assert refused.headers["www-authenticate"] == "Bearer"
+        right = {"Authorization": "Bearer schlüssel".encode()}
+        assert httpx.get(models, headers=right, trust_env=False).status_code == 200
+        assert get(f"{url}/health").status_code == 200
+        assert get(f"{url}/health", Host="proxy.example.com").status_code == 200
+
+
+def test_strange_web_pages_are_kept_out() -> None:
+    with serving(FakeEngine()) as url:
+        health = f"{url}/health"
+        for host in ["localhost", "localhost:9999", "127.0.0.1", "[::1]:8080"]:
+            assert get(health, Host=host).status_code == 200
+        for host in ["evil.example.com", "127.0.0.1.evil.example.com:8080", "10.0.0.1", ""]:
+            assert get(health, Host=host).json()["error"]["code"] == "bad_host"
+        assert get(health, Origin="http://localhost:3000").status_code == 200
+        for origin in ["https://evil.example.com", "null", "http://localhost.evil.example.com"]:
+            assert get(health, Origin=origin).json()["error"]["code"] == "bad_origin"
+
+
+def test_ipv6() -> None:
+    try:
+        listener = bind("::1", 0)
+    except ServeError as error:
+        pytest.skip(f"no IPv6 loopback here: {error}")
+    engine = FakeEngine()
+    server = Server(make_service(engine), listener, None)
+    server.start()
+    assert get(f"{server.url}/health").status_code == 200
+    engine.join()
+    server.stop()
+    server.stop()
+
+
+def test_a_malformed_request_line_does_not_end_the_server() -> None:
+    with serving(FakeEngine()) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(address, DEADLINE) as connection:
+            connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+            assert b"400" in connection.recv(4096)
+        assert get(f"{url}/health").status_code == 200

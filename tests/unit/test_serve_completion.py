@@ -1,0 +1,138 @@
+"""Completions join engine, vocabulary and text, and withdraw what nobody reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from serve_fake import END, ByteVocabulary, FakeEngine
+
+from mpispec.runtime.engine import EngineStopped, Generation
+from mpispec.serve.completion import AsyncCompletion, Completion
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    engine = FakeEngine()
+    yield engine
+    engine.join()
+
+
+def start(engine: FakeEngine, prompt: bytes, stops: tuple[str, ...] = (), max_tokens: int = 200) -> Completion:
+    return Completion(engine, ByteVocabulary(), Generation(tuple(prompt), max_tokens), stops)
+
+
+def test_a_whole_answer(engine: FakeEngine) -> None:
+    completion = start(engine, "naïve".encode())
+    assert "".join(completion) == "You said: naïve"
+    done = completion.result()
+    assert done.text == "You said: naïve"
+    assert done.tokens == (*"You said: naïve".encode(), END)
+    assert (done.finish_reason, done.prompt_tokens) == ("stop", 6)
+    assert done.report["timing"] == {"tokens_per_s": 12.5}
+    assert not completion.withdrawn
+
+
+def test_one_delta_for_each_progress(engine: FakeEngine) -> None:
+    assert list(start(engine, b"hi")) == ["Y", "ou ", "sa", "i", "d: ", "hi"]
+
+
+def test_the_length_limit(engine: FakeEngine) -> None:
+    completion = start(engine, b"forever", max_tokens=10)
+    assert "".join(completion) == "foreverfor"
+    assert completion.result().finish_reason == "length"
+
+
+def test_a_stop_string_withdraws_and_counts_no_token_beyond_it(engine: FakeEngine) -> None:
+    completion = start(engine, b"forever", stops=("verf",))
+    assert "".join(completion) == "fore"
+    done = completion.result()
+    assert (done.finish_reason, done.text, bytes(done.tokens)) == ("stop", "fore", b"foreverf")
+    assert engine.is_withdrawn(1)
+
+
+def test_a_stop_string_in_the_last_progress(engine: FakeEngine) -> None:
+    completion = start(engine, b"forever", stops=("r",), max_tokens=3)
+    assert "".join(completion) == "fo"
+    assert completion.result().finish_reason == "stop"
+
+
+def test_leaving_early_withdraws(engine: FakeEngine) -> None:
+    completion = start(engine, b"wait")
+    for _ in completion:
+        break
+    engine.await_withdrawn(1)
+    assert completion.text == "Y"
+
+
+def test_an_interrupt_ends_the_answer_where_it_is(engine: FakeEngine) -> None:
+    completion = start(engine, b"wait")
+    shown = ""
+    for added in completion:
+        shown += added
+        if shown == "You said: wait":
+            completion.interrupt()
+    assert completion.result().finish_reason == "cancelled"
+    assert completion.result().text == shown == "You said: wait"
+
+
+def test_an_interrupt_after_the_end_does_nothing(engine: FakeEngine) -> None:
+    completion = start(engine, b"hi")
+    list(completion)
+    completion.interrupt()
+    completion.withdraw()
+    assert list(completion) == []
+    assert not engine.is_withdrawn(1)
+
+
+def test_no_result_before_the_end(engine: FakeEngine) -> None:
+    with pytest.raises(RuntimeError, match="not ended"):
+        start(engine, b"hi").result()
+
+
+def test_a_stopped_engine_cancels_and_then_refuses(engine: FakeEngine) -> None:
+    completion = start(engine, b"wait")
+    iterator = iter(completion)
+    assert next(iterator) == "Y"
+    engine.stop()
+    list(iterator)
+    assert completion.result().finish_reason == "cancelled"
+    assert not completion.withdrawn
+    with pytest.raises(EngineStopped):
+        start(engine, b"hi")
+
+
+def test_an_event_loop_hears_the_same(engine: FakeEngine) -> None:
+    async def read() -> list[str]:
+        completion = AsyncCompletion(engine, ByteVocabulary(), Generation(tuple(b"hi"), 200))
+        deltas = [added async for added in completion]
+        assert completion.result().finish_reason == "stop"
+        return deltas
+
+    assert asyncio.run(read()) == ["Y", "ou ", "sa", "i", "d: ", "hi"]
+
+
+def test_a_cancelled_task_withdraws(engine: FakeEngine) -> None:
+    async def read() -> None:
+        completion = AsyncCompletion(engine, ByteVocabulary(), Generation(tuple(b"wait"), 200))
+        shown = ""
+        async for added in completion:
+            shown += added
+            if shown == "You said: wait":
+                asyncio.current_task().cancel()  # type: ignore[union-attr]
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(read())
+    engine.await_withdrawn(1)
+
+
+def test_progress_after_the_loop_has_closed_harms_nobody(engine: FakeEngine) -> None:
+    async def leave() -> None:
+        AsyncCompletion(engine, ByteVocabulary(), Generation(tuple(b"wait"), 200))
+
+    asyncio.run(leave())
+    engine.withdraw(1)
+    assert "".join(start(engine, b"hi")) == "You said: hi"

@@ -1,0 +1,380 @@
+"""Every route and every refusal, over real HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from serve_fake import DEADLINE, FakeEngine, make_service, serving
+
+from mpispec.serve.http import MAX_BODY, MAX_QUEUE
+
+pytestmark = pytest.mark.unit
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@contextlib.contextmanager
+def connect(engine: FakeEngine) -> Iterator[httpx.Client]:
+    with serving(engine) as url, httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def client(engine: FakeEngine) -> Iterator[httpx.Client]:
+    """A server of the test's own."""
+    with connect(engine) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[httpx.Client]:
+    """One server for all tests that leave it as it was."""
+    with connect(FakeEngine()) as client:
+        yield client
+
+
+def say(text: Any, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], **fields}
+
+
+def read_events(body: str) -> list[Any]:
+    events = [event.removeprefix("data: ") for event in body.split("\n\n") if event]
+    return [event if event == "[DONE]" else json.loads(event) for event in events]
+
+
+def check_error(response: httpx.Response, status: int, param: str | None = None, code: str | None = None) -> str:
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == ("server_error" if status >= 500 else "invalid_request_error")
+    assert error["param"] == param
+    if code is not None:
+        assert error["code"] == code
+    return str(error["message"])
+
+
+def test_a_chat_answer(shared: httpx.Client) -> None:
+    answer = shared.post(CHAT, json=say("naïve 🙂", model="toy", seed=7)).json()
+    assert answer["object"] == "chat.completion"
+    assert answer["id"].startswith("chatcmpl-")
+    assert (answer["model"], answer["seed"]) == ("toy", 7)
+    [choice] = answer["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "You said: naïve 🙂", "refusal": None}
+    assert choice["finish_reason"] == "stop"
+    usage = answer["usage"]
+    assert usage["completion_tokens"] == len("You said: naïve 🙂".encode()) + 1
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert answer["mpispec"] == {"timing": {"tokens_per_s": 12.5}, "speculation": {"hit_rate": 0.75}}
+
+
+def test_content_in_parts_and_all_roles(client: httpx.Client, engine: FakeEngine) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    roles = [("developer", "Be kind."), ("user", "x"), ("assistant", "y"), ("user", parts)]
+    messages = [{"role": role, "content": content, "name": "z"} for role, content in roles]
+    answer = client.post(CHAT, json={"messages": messages}).json()
+    assert answer["choices"][0]["message"]["content"] == "You said: ab"
+    assert b"system\nBe kind." in bytes(token % 256 for token in engine.generations[0].prompt)
+
+
+def test_a_streamed_chat_answer(shared: httpx.Client) -> None:
+    wanted = say("hi", stream=True, stream_options={"include_usage": True})
+    response = shared.post(CHAT, json=wanted)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *events, ending, usage, done = read_events(response.text)
+    assert done == "[DONE]"
+    assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert [event["choices"][0]["delta"]["content"] for event in events[1:]] == ["Y", "ou ", "sa", "i", "d: ", "hi"]
+    assert ending["choices"][0]["delta"] == {}
+    assert ending["choices"][0]["finish_reason"] == "stop"
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 13
+    assert {event["id"] for event in [*events, ending, usage]} == {ending["id"]}
+    assert {event["object"] for event in [*events, ending, usage]} == {"chat.completion.chunk"}
+
+
+def test_a_text_answer(shared: httpx.Client) -> None:
+    answer = shared.post(TEXT, json={"prompt": "forever"}).json()
+    assert answer["object"] == "text_completion"
+    assert answer["choices"][0]["text"] == "foreverforeverfo"
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"] == {"prompt_tokens": 7, "completion_tokens": 16, "total_tokens": 23}
+
+
+def test_a_streamed_text_answer(shared: httpx.Client) -> None:
+    response = shared.post(TEXT, json={"prompt": "forever", "max_tokens": 6, "stream": True})
+    *events, ending, done = read_events(response.text)
+    assert [event["choices"][0]["text"] for event in events] == ["f", "ore", "ve"]
+    assert ending["choices"][0] == {"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}
+    assert done == "[DONE]"
+
+
+@pytest.mark.parametrize("prompt", ["hi", ["hi"], list(b"hi"), [list(b"hi")]])
+def test_forms_of_a_prompt(client: httpx.Client, engine: FakeEngine, prompt: Any) -> None:
+    answer = client.post(TEXT, json={"prompt": prompt, "max_tokens": None}).json()
+    assert answer["choices"][0]["text"] == "You said: hi"
+    assert engine.generations[0].prompt == tuple(b"hi")
+
+
+def test_all_fields_reach_the_engine(client: httpx.Client, engine: FakeEngine) -> None:
+    fields = {
+        "temperature": 1,
+        "top_p": 0.9,
+        "top_k": 40,
+        "min_p": 0.05,
+        "repeat_penalty": 1.1,
+        "repeat_last_n": 32,
+        "seed": 2**64 - 1,
+    }
+    wanted = say("hi", max_tokens=5, max_completion_tokens=4, strategy="sync", proposer="draft", **fields)
+    assert client.post(CHAT, json=wanted).status_code == 200
+    [generation] = engine.generations
+    assert {name: getattr(generation.sampling, name) for name in fields} == fields
+    assert (generation.max_tokens, generation.strategy, generation.proposer) == (4, "sync", "draft")
+
+
+def test_defaults(client: httpx.Client, engine: FakeEngine) -> None:
+    told = client.post(CHAT, json=say("hi", temperature=None)).json()["seed"]
+    [generation] = engine.generations
+    assert generation.sampling.seed == told
+    assert generation.max_tokens == engine.context - len(generation.prompt)
+    assert (generation.sampling.temperature, generation.strategy, generation.proposer) == (0.0, None, None)
+
+
+def test_more_tokens_than_fit_are_cut_to_the_room(client: httpx.Client, engine: FakeEngine) -> None:
+    answer = client.post(TEXT, json={"prompt": "forever", "max_tokens": 10**9}).json()
+    assert answer["usage"]["total_tokens"] == engine.context
+
+
+@pytest.mark.parametrize(("stop", "text"), [("said", "You "), (["x", "d:"], "You sai"), (None, "You said: hi")])
+def test_stop_strings(shared: httpx.Client, stop: Any, text: str) -> None:
+    answer = shared.post(CHAT, json=say("hi", stop=stop)).json()
+    assert answer["choices"][0]["message"]["content"] == text
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_fields_that_change_nothing_are_let_through(shared: httpx.Client) -> None:
+    neutral = {"n": 1, "frequency_penalty": 0.0, "logit_bias": None, "tools": [], "logprobs": False, "user": "me"}
+    assert shared.post(CHAT, json=say("hi", **neutral)).status_code == 200
+
+
+def test_models(shared: httpx.Client) -> None:
+    listed = shared.get("/v1/models").json()
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == ["toy"]
+    assert shared.get("/v1/models/toy").json() == listed["data"][0]
+    check_error(shared.get("/v1/models/a/b"), 404, "model", "model_not_found")
+
+
+def test_health(client: httpx.Client, engine: FakeEngine) -> None:
+    assert client.get("/health").status_code == 200
+    engine.stop()
+    assert client.get("/health").status_code == 503
+    check_error(client.post(CHAT, json=say("hi")), 503, code="engine_stopped")
+
+
+BAD_FIELDS = [
+    ("temperature", "1"),
+    ("temperature", -0.1),
+    ("temperature", 2.1),
+    ("top_p", 0),
+    ("top_p", True),
+    ("top_k", 1.5),
+    ("top_k", -1),
+    ("min_p", 2),
+    ("repeat_penalty", 0),
+    ("repeat_last_n", -1),
+    ("seed", -1),
+    ("seed", 2**64),
+    ("max_tokens", 0),
+    ("max_tokens", "many"),
+    ("stop", ""),
+    ("stop", [1]),
+    ("stop", {"a": 1}),
+    ("stop", ["x"] * 17),
+    ("stream", "yes"),
+    ("stream_options", 1),
+    ("strategy", "magic"),
+    ("proposer", "oracle:1"),
+    ("n", 2),
+    ("n", True),
+    ("best_of", 3),
+    ("logit_bias", {"5": 1}),
+    ("frequency_penalty", 0.5),
+    ("presence_penalty", -1),
+    ("logprobs", True),
+    ("tools", [{"type": "function"}]),
+    ("response_format", {"type": "json_object"}),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD_FIELDS)
+def test_a_bad_field_is_named(shared: httpx.Client, field: str, value: Any) -> None:
+    message = check_error(shared.post(CHAT, json=say("hi", **{field: value})), 400, field)
+    assert field in message
+
+
+BAD_BODIES = [
+    (CHAT, b"", None),
+    (CHAT, b"{", None),
+    (CHAT, b"[]", None),
+    (CHAT, b"null", None),
+    (CHAT, b"\xff\xfe", None),
+    (CHAT, b"[" * 100_000, None),
+    (CHAT, b'{"messages": [{"role": "user", "content": "\\ud800"}]}', None),
+    (CHAT, b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}', "temperature"),
+    (CHAT, b"{}", "messages"),
+    (CHAT, b'{"messages": []}', "messages"),
+    (CHAT, b'{"messages": "x"}', "messages"),
+    (CHAT, b'{"messages": [1]}', "messages[0]"),
+    (CHAT, b'{"messages": [{"role": "user"}]}', "messages[0].content"),
+    (CHAT, b'{"messages": [{"role": "user", "content": null}]}', "messages[0].content"),
+    (CHAT, b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "messages[0].content"),
+    (CHAT, b'{"messages": [{"role": "tool", "content": "x"}]}', "messages[0].role"),
+    (CHAT, b'{"messages": [{"role": "assistant", "content": "x"}]}', "messages"),
+    (TEXT, b"{}", "prompt"),
+    (TEXT, b'{"prompt": ""}', "prompt"),
+    (TEXT, b'{"prompt": []}', "prompt"),
+    (TEXT, b'{"prompt": [""]}', "prompt"),
+    (TEXT, b'{"prompt": ["a", "b"]}', "prompt"),
+    (TEXT, b'{"prompt": [1, "b"]}', "prompt"),
+    (TEXT, b'{"prompt": [true]}', "prompt"),
+    (TEXT, b'{"prompt": [258]}', "prompt"),
+    (TEXT, b'{"prompt": [-1]}', "prompt"),
+    (TEXT, b'{"prompt": 5}', "prompt"),
+    (TEXT, b'{"prompt": "hi", "top_k": 13}', None),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param"), BAD_BODIES, ids=range(len(BAD_BODIES)))
+def test_a_bad_body_is_refused_and_the_server_goes_on(
+    shared: httpx.Client, path: str, body: bytes, param: str | None
+) -> None:
+    check_error(shared.post(path, content=body), 400, param)
+    assert shared.post(CHAT, json=say("hi")).status_code == 200
+
+
+def test_an_unknown_model(shared: httpx.Client) -> None:
+    assert "toy" in check_error(shared.post(CHAT, json=say("hi", model="gpt")), 404, "model", "model_not_found")
+
+
+@pytest.mark.parametrize("length", [512, 600])
+def test_a_prompt_longer_than_the_context(shared: httpx.Client, length: int) -> None:
+    response = shared.post(TEXT, json={"prompt": "x" * length})
+    assert "512" in check_error(response, 400, "prompt", "context_length_exceeded")
+    check_error(shared.post(CHAT, json=say("x" * length)), 400, "messages", "context_length_exceeded")
+
+
+def test_paths_and_methods(shared: httpx.Client) -> None:
+    check_error(shared.get("/nowhere"), 404, code="not_found")
+    check_error(shared.get("/health/"), 404, code="not_found")
+    refused = shared.get(CHAT)
+    check_error(refused, 405, code="method_not_allowed")
+    assert refused.headers["allow"] == "POST"
+    check_error(shared.options(CHAT), 405)
+    assert "access-control-allow-origin" not in refused.headers
+
+
+def test_a_body_that_is_too_large(shared: httpx.Client) -> None:
+    check_error(shared.post(CHAT, content=b" " * (MAX_BODY + 1)), 413, code="body_too_large")
+    parts = (b" " * (1 << 20) for _ in range(9))
+    check_error(shared.post(CHAT, content=parts), 413, code="body_too_large")
+    assert shared.get("/health").status_code == 200
+
+
+def open_request(client: httpx.Client, headers: bytes = b"") -> socket.socket:
+    """Send the head of a chat request."""
+    connection = socket.create_connection((client.base_url.host, client.base_url.port or 80), DEADLINE)
+    connection.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n" % (CHAT.encode(), headers))
+    return connection
+
+
+def test_a_body_that_does_not_come(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpispec.serve.http.BODY_SECONDS", 0.01)
+    with open_request(shared, b"Content-Length: 10\r\n") as connection:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_that_leaves_in_mid_body(shared: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    with open_request(shared, b"Content-Length: 10\r\n") as connection:
+        connection.sendall(b"{")
+    assert shared.post(CHAT, json=say("hi")).status_code == 200
+    assert caplog.records == []
+
+
+def test_a_bug_is_a_500_and_the_server_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(messages: object) -> str:
+        raise ZeroDivisionError("a bug")
+
+    engine = FakeEngine()
+    service = dataclasses.replace(make_service(engine), render=fail)
+    with serving(engine, service=service) as url:
+        check_error(httpx.post(url + CHAT, json=say("hi"), trust_env=False), 500, code="internal")
+        assert httpx.post(url + TEXT, json={"prompt": "hi"}, trust_env=False).status_code == 200
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_requests_at_once_queue(shared: httpx.Client) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: shared.post(CHAT, json=say(f"number {n}")).json(), range(8)))
+    assert [answer["choices"][0]["message"]["content"] for answer in answers] == [
+        f"You said: number {n}" for n in range(8)
+    ]
+
+
+def test_a_full_queue_says_when_to_come_back(client: httpx.Client, engine: FakeEngine) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_QUEUE + 1):
+            stack.enter_context(client.stream("POST", CHAT, json=say("wait", stream=True)))
+        refused = client.post(CHAT, json=say("hi"))
+        check_error(refused, 503, code="queue_full")
+        assert int(refused.headers["retry-after"]) > 0
+    for request in range(1, MAX_QUEUE + 2):
+        engine.await_withdrawn(request)
+    assert client.post(CHAT, json=say("hi")).status_code == 200
+
+
+def test_a_stream_whose_client_leaves_is_withdrawn(client: httpx.Client, engine: FakeEngine) -> None:
+    with client.stream("POST", CHAT, json=say("wait", stream=True)) as response:
+        assert next(response.iter_lines()).startswith("data: ")
+    engine.await_withdrawn(1)
+    assert client.post(CHAT, json=say("hi")).status_code == 200
+
+
+def test_an_answer_whose_client_leaves_is_withdrawn(client: httpx.Client, engine: FakeEngine) -> None:
+    body = json.dumps(say("wait")).encode()
+    with open_request(client, b"Content-Length: %d\r\n" % len(body)) as connection:
+        connection.sendall(body)
+        engine.await_requests(1)
+    engine.await_withdrawn(1)
+    assert client.post(CHAT, json=say("hi")).status_code == 200
+
+
+def test_an_engine_that_stops_in_mid_answer(client: httpx.Client, engine: FakeEngine) -> None:
+    with client.stream("POST", CHAT, json=say("wait", stream=True)) as response:
+        lines = response.iter_lines()
+        next(lines)
+        engine.stop()
+        *_, last = [line for line in lines if line]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_stopped"
+
+
+def test_an_engine_that_stops_before_an_answer(client: httpx.Client, engine: FakeEngine) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.post, CHAT, json=say("wait"))
+        engine.await_requests(1)
+        engine.stop()
+        check_error(waiting.result(DEADLINE), 503, code="engine_stopped")
