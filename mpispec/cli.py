@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def main() -> None:
 
 def _job_flags(command: Callable[..., None]) -> Callable[..., None]:
     flags = [
-        click.option("--model", metavar="GGUF", help="Path or hf:owner/repo/file.gguf; default: SmolLM2-135M-Instruct."),
+        click.option(
+            "--model", metavar="GGUF", help="Path or hf:owner/repo/file.gguf; default: SmolLM2-135M-Instruct."
+        ),
         click.option("--draft", metavar="GGUF", help="A smaller model of the same vocabulary that guesses ahead."),
         click.option("--strategy", type=click.Choice(list(PRESETS)), default="pipeinfer", show_default=True),
         click.option(
@@ -47,7 +50,9 @@ def _job_flags(command: Callable[..., None]) -> Callable[..., None]:
             help="Who guesses; default: draft if there is one, else ngram. oracle:H is scripted, for benchmarks.",
         ),
         click.option("--ctx", "context", type=click.IntRange(min=2), help="Positions of one request. [default: 2048]"),
-        click.option("--threads", type=click.IntRange(min=1), help="Threads of each compute; default: the host's share."),
+        click.option(
+            "--threads", type=click.IntRange(min=1), help="Threads of each compute; default: the host's share."
+        ),
         click.option("--layout", help="Who holds what, like 0:0-9,1:draft,2:10-19,3:20-29."),
         click.option("--wire", type=click.Choice(_WIRES), default="f32", show_default=True, help="Activation format."),
         click.option("--insist", is_flag=True, help="Run a model whose layer ranges are not certified."),
@@ -256,25 +261,23 @@ def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, 
     """Chat here, and answer OpenAI-compatible HTTP requests at the same time."""
     from dataclasses import replace  # noqa: PLC0415
 
-    from mpispec.serve.interactive import listen, serve_until_stopped  # noqa: PLC0415
+    from mpispec.serve.interactive import make_service, open_door, serve_until_stopped  # noqa: PLC0415
 
     with joined() as group:
         options = replace(agree(group, lambda: _job_options(flags)), parallel=parallel)
         if options.proposer == "oracle":
             raise JobError("--proposer oracle:H needs a recorded text, which a server does not have; use generate.")
         setup = prepare(options, group)
-        listener = agree(group, lambda: listen(host, port, api_key) if group.rank == 0 else None)
+        door = agree(group, lambda: open_door(host, port, api_key) if group.rank == 0 else None)
         vocabulary = agree(group, lambda: _vocabulary(setup) if group.rank == 0 else None)
         _announce(group, setup, is_quiet=False)
-
         interrupts = Interrupts() if group.rank == 0 else None
 
         def application(session: Session) -> None:
+            assert door is not None
             assert interrupts is not None
-            assert vocabulary is not None
-            serve_until_stopped(
-                session, vocabulary, _template(vocabulary), _sampling(flags), listener, api_key, repl, interrupts.call
-            )
+            service = make_service(session, vocabulary, _template(vocabulary), _sampling(flags))
+            serve_until_stopped(service, door, repl, interrupts.call)
 
         run(options, group, setup, _stops(vocabulary), application, _progress(group))
 
@@ -325,15 +328,14 @@ def cut(model: str | None, parts: int, out: Path, insist: bool) -> None:
             click.echo(f"{out / name}  layers {layers.start}-{layers.stop - 1}")
 
 
-class _sentences:
-    """Turns a model's error into a sentence and an exit code."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, (ModelError, OSError)):
-            complain(str(error))
-            sys.exit(USAGE)
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Turn a model's error into a sentence and an exit code."""
+    try:
+        yield
+    except (ModelError, OSError) as error:
+        complain(str(error))
+        sys.exit(USAGE)
 
 
 def _layer_sizes(sizes: tuple[int, ...]) -> str:

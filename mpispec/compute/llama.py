@@ -66,7 +66,7 @@ class _Library:
 
     def _on_log(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
         if level == _LOG_ERROR and text.strip():
-            self.complaints.append(text.decode("utf-8", "replace").strip())
+            self.complaints.append(" ".join(text.decode("utf-8", "replace").split()))
 
     def complaint(self) -> str:
         """Return the most telling of the last error lines, and forget them."""
@@ -158,7 +158,8 @@ class LayerWatch:
         self._context: Any = None
         self._found: set[int] = set()
         self._last_address = 0
-        self._n_reused = -1
+        self._n_reused = 0
+        self._complete = False
         self._begun = False
         self._cancelled: Cancelled = bool
         self._destination: Floats | None = None
@@ -178,10 +179,12 @@ class LayerWatch:
         self.gave_up = self.copied = self._begun = False
         self.watched = _EVERYTHING
 
-    def check(self) -> None:
-        """Raise what the callback could not raise through C."""
+    def finish(self) -> None:
+        """Conclude the decode; raise what the callback could not raise through C."""
         if self._failure is not None:
             raise self._failure
+        # A graph that was given up has not shown all its nodes, so its successor must be searched as well.
+        self._complete = self._complete or (self._begun and not self.gave_up)
 
     def _observer(self) -> Callable[[int, bool, Any], bool]:
         def observe(tensor: int, ask: bool, _: Any) -> bool:
@@ -201,12 +204,13 @@ class LayerWatch:
     def _begin(self) -> None:
         self._begun = True
         n_reused = api.llama_perf_context(self._context).n_reused
-        if n_reused > self._n_reused >= 0:
+        self._complete = self._complete and n_reused > self._n_reused
+        self._n_reused = n_reused
+        if self._complete:
             self.watched = self._found
         else:
             self._found.clear()
             self._last_address = 0
-        self._n_reused = n_reused
 
     def _search(self, tensor: int) -> None:
         name = self._library.name(tensor)
@@ -309,7 +313,7 @@ class LlamaContext:
         self._batch.n_tokens = n_rows
         status = api.llama_decode(self.handle, self._batch)
         if self._watch:
-            self._watch.check()
+            self._watch.finish()
         if status == 1:
             raise ComputeError(f"The cache of {self.size.cells} cells is full; start with a larger context.")
         if status:

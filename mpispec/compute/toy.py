@@ -83,7 +83,7 @@ class ToyLayer:
 
 
 def reference(prompt: Sequence[int], count: int, num_layers: int, vocabulary: int) -> list[int]:
-    """Return the `count` tokens that a toy of `num_layers` stages writes after `prompt`, computed without a pipeline."""
+    """Return the `count` tokens that a toy of `num_layers` stages writes after `prompt`, without any pipeline."""
     layers = [ToyLayer(layer) for layer in range(num_layers)]
     tokens = list(prompt)
     while len(tokens) < len(prompt) + count:

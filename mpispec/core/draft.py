@@ -81,12 +81,18 @@ class DraftCore:
         """Assert the invariants; tests call it after every event."""
         for stream in self._streams.values():
             assert 0 <= stream.computed <= len(stream.tokens)
-            assert self._step is not None or not stream.has_work, "the draft idles although it may guess"
+            may_idle = self._stopping or not stream.has_work
+            assert self._step is not None or may_idle, "the draft idles although it may guess"
 
     @property
     def is_idle(self) -> bool:
         """No request is open and nothing computes."""
         return not self._streams and self._step is None
+
+    def cached(self) -> dict[SeqId, list[Token]]:
+        """Return, for each slot, the tokens that have cells; a step under way writes behind them only."""
+        streams = {stream.slot: stream.tokens[: stream.computed] for stream in self._streams.values()}
+        return {**self._cached, **streams}
 
     def _prime(self, prime: Prime) -> None:
         cached = self._cached.pop(prime.slot, [])

@@ -100,7 +100,7 @@ class HeadCore:
                 if (request := self._active.get(draft.request)) is not None:
                     request.drafted(draft)
             case Submitted():
-                self._waiting.append(event)
+                self._submit(event)
             case Withdrawn(request_id):
                 self._withdraw(request_id)
             case StopRequested():
@@ -165,6 +165,12 @@ class HeadCore:
             request.statistics.began = now
             self._active[submitted.request] = request
             self._out += request.begin()
+
+    def _submit(self, submitted: Submitted) -> None:
+        if self._stopping:
+            self._out.append(Emit(submitted.request, (), "cancelled", None))
+        else:
+            self._waiting.append(submitted)
 
     def _check_deadline(self, now: float) -> None:
         if self._flights and now - self._last_sign > self.config.deadline_s:

@@ -78,7 +78,7 @@ class StageCore:
 
     def _enqueue(self, message: Open | Close | Run, payload: Payload) -> None:
         if isinstance(message, Run):
-            if message.run_id <= self._newest:
+            if message.run_id != self._newest + 1:
                 raise ProtocolError(f"run {message.run_id} arrived after run {self._newest}")
             self._newest = message.run_id
         if len(self._queue) >= self._queue_limit:

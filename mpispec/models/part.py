@@ -69,11 +69,12 @@ def padded(n_bytes: int, alignment: int) -> int:
 
 def _pieces(model: GgufFile, layers: range) -> list[Piece]:
     pieces = [_embedding(model, layers)]
+    last = layers.stop == layer_count(model)
     for name, tensor in model.tensors.items():
         match = BLOCK.fullmatch(name)
         if match and int(match[1]) in layers:
             pieces.append(_piece(f"blk.{int(match[1]) - layers.start}.{match[2]}", tensor))
-        elif not match and name not in (EMBEDDING, HEAD):
+        elif not match and name not in (EMBEDDING, HEAD) and (last or not name.startswith("output.")):
             pieces.append(_piece(name, tensor))
     return pieces
 

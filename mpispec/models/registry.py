@@ -198,6 +198,8 @@ def _gemma3_unit(model: GgufFile) -> int:
 
 CERTIFIED: dict[str, Architecture] = {
     "llama": Architecture(unit=lambda model: 1, refusal=_dense_only),
+    "qwen2": Architecture(unit=lambda model: 1, refusal=_dense_only),
+    "qwen3": Architecture(unit=lambda model: 1, refusal=_dense_only),
     "gemma3": Architecture(unit=_gemma3_unit, refusal=_gemma3_refusal, layer_counts_refused=frozenset({62})),
 }
 """Architectures that tests/models cut and compare bit for bit with the whole model."""

@@ -52,6 +52,10 @@ class Engine(Protocol):
     """May be assigned; used by later generations that name none."""
     default_proposer: str
 
+    @property
+    def is_running(self) -> bool:
+        """Whether requests are taken."""
+
     def submit(self, generation: Generation, listener: Callable[[Progress], None]) -> int:
         """Queue a generation and return its request id.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +29,7 @@ class Timeline:
         times = self.times
         began = statistics.began if statistics.began is not None else self.submitted
         decode_s = times[-1] - times[0] if times else 0.0
-        gaps = sorted((later - earlier) * 1000 for earlier, later in zip(times, times[1:], strict=False))
+        gaps = sorted((later - earlier) * 1000 for earlier, later in itertools.pairwise(times))
         return {
             "strategy": self.strategy,
             "proposer": self.proposer,

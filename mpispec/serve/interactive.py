@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from socket import socket
+from typing import Protocol
 
 from mpispec.core.messages import Sampling
 from mpispec.models.errors import ModelError
@@ -25,26 +26,25 @@ class Template(Protocol):
     def render(self, messages: Sequence[ChatMessage], add_generation_prompt: bool = True) -> str: ...
 
 
-def listen(host: str, port: int, api_key: str | None) -> Any:
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where clients come in."""
+
+    listener: socket
+    key: str | None
+    """Demanded from clients."""
+
+
+def open_door(host: str, port: int, api_key: str | None) -> Door:
     """Take the port before anything is loaded; JobError if it cannot be had."""
     try:
-        find_key(host, api_key)
-        return bind(host, port)
+        return Door(bind(host, port), find_key(host, api_key))
     except ServeError as error:
         raise JobError(str(error)) from error
 
 
-def serve_until_stopped(
-    session: Session,
-    vocabulary: Vocabulary,
-    template: Template,
-    sampling: Sampling,
-    listener: Any,
-    api_key: str | None,
-    has_repl: bool,
-    on_interrupt: Callable[[Callable[[], None]], None],
-) -> None:
-    """Serve until `/quit`, the end of the input, Ctrl-C at an idle prompt, or a signal to end."""
+def make_service(session: Session, vocabulary: Vocabulary, template: Template, sampling: Sampling) -> Service:
+    """Return what REPL and server serve."""
 
     def render(messages: Sequence[ChatMessage]) -> str:
         try:
@@ -52,25 +52,30 @@ def serve_until_stopped(
         except ModelError as error:
             raise ValueError(str(error)) from error
 
-    service = Service(
-        session.engine,
-        vocabulary,
-        render,
-        session.setup.model.path.stem,
-        sampling,
-        alive=lambda: session.engine.is_running,
-    )
-    server = Server(service, listener, api_key)
+    engine = session.engine
+    name = session.setup.model.path.stem
+    return Service(engine, vocabulary, render, name, sampling, alive=lambda: engine.is_running)
+
+
+def serve_until_stopped(
+    service: Service, door: Door, has_repl: bool, on_interrupt: Callable[[Callable[[], None]], None]
+) -> None:
+    """Serve until `/quit`, Ctrl-C at an idle prompt, Ctrl-D at a terminal, or a signal to end.
+
+    The end of an input that is no terminal leaves the HTTP server running: under nohup there is no input at all.
+    """
+    ended = threading.Event()
+    server = Server(service, door.listener, door.key)
     server.start()
-    print(f"mpispec: serving {service.model} on {server.url}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"mpispec: serving {service.model} on {server.url}\n")
+    sys.stderr.flush()
     try:
         if has_repl:
             repl = Repl(service, sys.stdin.buffer, sys.stdout)
             on_interrupt(repl.interrupt)
-            repl.run()
-        else:
-            ended = threading.Event()
-            on_interrupt(ended.set)
-            ended.wait()
+            if repl.run() != "eof" or sys.stdin.isatty():
+                return
+        on_interrupt(ended.set)
+        ended.wait()
     finally:
         server.stop()

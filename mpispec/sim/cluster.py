@@ -95,6 +95,11 @@ class VirtualCluster:
         self._jobs: dict[Actor, _Job] = {}
         self.quit: set[Actor] = set()
 
+    @property
+    def actors(self) -> set[Actor]:
+        """Everyone in the cluster."""
+        return set(self._cores)
+
     def at(self, when: float, event: Event) -> None:
         """Tell the head something at a virtual time."""
         self._schedule(when, lambda: self._tell(HEAD, event))
@@ -110,6 +115,12 @@ class VirtualCluster:
         if not self._head.is_idle:
             raise Stalled("nothing is under way although the head has work")
 
+    def check_drained(self) -> None:
+        """Assert that no run, tombstone, job or branch of the caches has outlived the requests."""
+        assert not self._jobs, "something still computes"
+        for actor, core in self._cores.items():
+            assert core.is_idle, f"actor {actor} is not idle at the end"
+
     # -- performing effects ---------------------------------------------------------------------------------------
 
     def _schedule(self, when: float, action: Callable[[], None]) -> None:
@@ -120,8 +131,15 @@ class VirtualCluster:
         effects = core.handle(event, self.now)
         if self._check:
             core.check()
+            if isinstance(core, DraftCore):
+                self._check_draft(core)
         for effect in effects:
             self._perform(actor, effect)
+
+    def _check_draft(self, core: DraftCore) -> None:
+        assert self._drafter is not None
+        for slot, tokens in core.cached().items():
+            assert self._drafter.holds(slot, tokens), f"draft slot {slot} holds other tokens than the core thinks"
 
     def _perform(self, actor: Actor, effect: Effect) -> None:
         match effect:
@@ -171,9 +189,7 @@ class VirtualCluster:
         outputs = run_rows(layer, run.rows, compute.payload)
         if actor != self._last:
             return Computed(run.run_id, pack_values(outputs), (), aborted=False)
-        decided = [
-            Token(value % self._vocabulary) for row, value in zip(run.rows, outputs, strict=True) if row.decide
-        ]
+        decided = [Token(value % self._vocabulary) for row, value in zip(run.rows, outputs, strict=True) if row.decide]
         return Computed(run.run_id, None, tuple(decided), aborted=False)
 
     def _compute_draft(self, actor: Actor, step: ComputeDraft) -> None:

@@ -44,6 +44,10 @@ class ScriptedDraft:
         fed[keep:] = tokens
         return self._guess(fed), max(self._hit_rate, 0.01)
 
+    def holds(self, slot: int, tokens: Sequence[int]) -> bool:
+        """Tell whether the slot's first cells are those of `tokens`."""
+        return self._slots.get(slot, [])[: len(tokens)] == list(tokens)
+
     def give_up(self, slot: int, keep: int, tokens: Sequence[int]) -> None:
         """Leave a step half done."""
         self._slots.setdefault(slot, [])[keep:] = tokens[: len(tokens) // 2]

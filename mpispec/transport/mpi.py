@@ -39,10 +39,13 @@ MAX_SENDS = 4096
 """Sends that may be under way at once; credits keep real traffic far below (law 7)."""
 NUM_RECEIVES = 2
 """Receives posted ahead on each plane: one may be read while the next message lands in the other."""
+LOOKS_WHILE_BUSY = 10
 SETUP_SECONDS = 600.0
 """How long one rank may keep the others waiting during set-up: models are loaded from slow disks."""
 CLOSE_SECONDS = 5.0
 
+_TUNING = {"UCX_TCP_TX_SEG_SIZE": "512k", "UCX_TCP_RX_SEG_SIZE": "512k"}
+"""UCX moves one TCP segment a look and sleeps lie between looks: 8 MB take 10 ms so and 86 ms with its default of 8k."""
 _LENGTH = struct.Struct("<q")
 
 
@@ -57,6 +60,8 @@ def connect(limits: Limits | None = None) -> MpiTransport:
     is_openmpi = vendor == "Open MPI"
     if (launch.family == "openmpi" and not is_openmpi) or (launch.family == "hydra" and is_openmpi):
         raise _wrong_launcher(vendor)
+    for name, value in _TUNING.items():
+        os.environ.setdefault(name, value)
     MPI.Init_thread(MPI.THREAD_FUNNELED)
     if launch.size > 1 and MPI.COMM_WORLD.Get_size() == 1:
         MPI.Finalize()
@@ -114,7 +119,7 @@ class _Sends:
 
     def __init__(self) -> None:
         self._requests: list[MPI.Request] = []
-        self._held: list[tuple[int, bytes]] = []
+        self._frames: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -125,16 +130,13 @@ class _Sends:
         request = comm.Isend([frame, MPI.BYTE], dst, 0)
         if not request.Test():  # short frames are gone at once, so the lists stay empty in most runs
             self._requests.append(request)
-            self._held.append((dst, frame))
+            self._frames.append(frame)
 
     def reap(self) -> int:
         if self._requests:
             for index in sorted(MPI.Request.Testsome(self._requests) or (), reverse=True):
-                del self._requests[index], self._held[index]
+                del self._requests[index], self._frames[index]
         return len(self._requests)
-
-    def destinations(self) -> set[int]:
-        return {dst for dst, _ in self._held}
 
 
 class MpiTransport:
@@ -199,17 +201,14 @@ class MpiTransport:
     def reap(self) -> int:
         """Let go of the buffers of finished sends; return how many sends are still under way."""
         try:
-            num_sends = self._sends.reap()
+            return self._sends.reap()
         except MPI.Exception as error:
             raise self._failure("send", error) from error
-        if num_sends:
-            self._waiter.remind(self._sends.destinations())
-        return num_sends
 
     def wait(self, seconds: float) -> None:
         """Sleep until a frame has arrived, `wake` is called, or `seconds` have passed, whichever is first."""
         deadline = time.monotonic() + seconds
-        while not self._stash_one():
+        while not self._look():
             now = time.monotonic()
             if now >= deadline or self._waiter.sleep(now, deadline, is_sending=self.reap() > 0):
                 return
@@ -281,6 +280,13 @@ class MpiTransport:
         if frame is not None:
             self._waiter.received(frame.src)
         return frame
+
+    def _look(self) -> bool:
+        """Tell whether a frame waits; while one is on its way in or out, look more than once.
+
+        Every look moves only a piece of a long frame.
+        """
+        return any(self._stash_one() for _ in range(LOOKS_WHILE_BUSY if self._waiter.is_busy else 1))
 
     def _stash_one(self) -> bool:
         """Tell whether a frame waits to be polled, having looked for one if need be."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
 from mpispec.transport.alarm import Alarm
 from mpispec.transport.backoff import LONGEST_BUSY, Backoff
 from mpispec.transport.doorbell import Doorbell
 
-ANNOUNCED_SECONDS = 0.02
-"""How long an announced message is looked for eagerly; its sender rings again while it is under way."""
-RING_AGAIN_SECONDS = 0.005
+ANNOUNCED_SECONDS = 60.0
+"""How long an announced message is looked for often: longer than any frame takes, so only a forged ring outlasts it."""
 
 
 class Waiter:
@@ -25,10 +23,10 @@ class Waiter:
         self._backoff = Backoff(doorbell is not None)
         self._sent = [0] * size
         self._received = [0] * size
+        self.is_busy = False
         self._is_active = True
         self._is_deaf = False
         self._expecting_until = 0.0
-        self._ring_again_at = 0.0
         self._was_silent = False
 
     def sent(self, dst: int) -> None:
@@ -43,26 +41,18 @@ class Waiter:
         self._is_active = True
         self._received[src] += 1
 
-    def remind(self, destinations: Iterable[int]) -> None:
-        """Ring again for messages still under way, so that their receivers keep looking at MPI."""
-        now = time.monotonic()
-        if self._doorbell is not None and now >= self._ring_again_at:
-            self._ring_again_at = now + RING_AGAIN_SECONDS
-            for dst in destinations:
-                if dst != self._rank:
-                    self._doorbell.ring(dst, self._sent[dst])
-
     def sleep(self, now: float, deadline: float, is_sending: bool) -> bool:
         """Sleep once, at most until `deadline`; return whether `wake` ended it.
 
-        A receiver must look at MPI while a long message comes in, or it stops coming; so the sleeps are short from
-        the moment a ring announces a message until it is complete, and while sends are under way.
+        A long message moves only while both ends look at MPI, and the sender may be done when the receiver has
+        read a fraction; so sleeps are short from the moment a ring announces a message until it is complete, and
+        while sends are under way. `is_busy` tells afterwards whether that is so.
         """
         if self._is_active:
             self._is_active = False
             self._backoff.activity(now)
-        is_busy = is_sending or self._is_expecting(now)
-        pause = min(self._backoff.next_pause(now, is_busy), deadline - now)
+        self.is_busy = is_sending or self._is_expecting(now)
+        pause = min(self._backoff.next_pause(now, self.is_busy), deadline - now)
         if self._doorbell is None or self._is_deaf:
             is_woken, is_rung = self._alarm.sleep(min(pause, LONGEST_BUSY) if self._is_deaf else pause)
             self._is_deaf = False
@@ -70,7 +60,7 @@ class Waiter:
             is_woken, is_rung = self._alarm.sleep(pause, self._doorbell.fd)
             if is_rung:
                 self._answer(self._doorbell)
-        self._was_silent = not (is_busy or is_rung or is_woken) and self._backoff.relies_on_rings(now)
+        self._was_silent = not (self.is_busy or is_rung or is_woken) and self._backoff.relies_on_rings(now)
         return is_woken
 
     def found(self) -> None:
@@ -94,8 +84,10 @@ class Waiter:
         # Whoever floods the socket must not keep us awake: after a stranger's ring, one sleep without the bell.
         self._is_deaf = rings.strange
         if rings.news:
-            self._backoff.rung()
-            self._expecting_until = time.monotonic() + ANNOUNCED_SECONDS
+            now = time.monotonic()
+            self._backoff.activity(now)
+            self.is_busy = True
+            self._expecting_until = now + ANNOUNCED_SECONDS
 
     def _is_expecting(self, now: float) -> bool:
         """Tell whether a ring has announced a message, not long ago, that has not come yet."""

@@ -1,0 +1,159 @@
+"""One rank while the job runs: its cores, its compute threads, its driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgpack
+
+from mpispec.core.draft import DraftCore
+from mpispec.core.effects import Emit
+from mpispec.core.head import HeadConfig, HeadCore
+from mpispec.core.ids import HEAD, Actor
+from mpispec.core.stage import StageCore
+from mpispec.core.strategy import Proposer
+from mpispec.proposers.ngram import NGram
+from mpispec.proposers.oracle import Oracle
+from mpispec.runtime.application import Application, Recording, Session
+from mpispec.runtime.driver import Core, Driver
+from mpispec.runtime.group import Group
+from mpispec.runtime.head_engine import HeadEngine
+from mpispec.runtime.loading import Models
+from mpispec.runtime.setup import JobOptions, Setup, num_sequences
+from mpispec.runtime.trace import Event as TraceEvent
+from mpispec.runtime.trace import Trace
+from mpispec.runtime.worker import DraftWorker, StageWorker, Worker
+from mpispec.strategies import PRESETS
+
+T = TypeVar("T")
+
+_QUEUE_LIMIT = 64
+"""Messages that may wait in front of a stage, for each stage; the head's bound of runs in flight is far below."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankReport:
+    """What one rank did during the job."""
+
+    rank: int
+    host: str
+    roles: list[str]
+    layers: list[list[int]]
+    """First and last layer of each stage it held."""
+    busy: float
+    """Share of the job's wall time that its busiest compute was computing."""
+    clock_offset: float
+    """Seconds to add to its monotonic clock to get rank 0's."""
+    events: Sequence[TraceEvent]
+
+
+class Rank:
+    """The cores, the workers and the driver of this rank."""
+
+    def __init__(
+        self,
+        options: JobOptions,
+        group: Group,
+        setup: Setup,
+        models: Models,
+        trace: Trace,
+    ) -> None:
+        self._options = options
+        self._group = group
+        self._setup = setup
+        self._models = models
+        self._trace = trace
+        self._recording = Recording()
+        self._wall_s = 0.0
+        plan = setup.plan
+        self._cores: dict[Actor, Core] = {}
+        self._workers: dict[Actor, Worker] = {}
+        if group.rank == 0:
+            self._cores[HEAD] = self._head()
+        for actor, model in models.stages.items():
+            core = StageCore(actor, plan.num_stages, _QUEUE_LIMIT * plan.num_stages)
+            self._cores[actor] = core
+            self._workers[actor] = StageWorker(
+                f"stage {actor}", group.wake, trace, model, core.is_last, options.wire, setup.model.width
+            )
+        if models.draft is not None:
+            assert plan.draft is not None
+            self._cores[plan.draft] = DraftCore(options.chunk)
+            self._workers[plan.draft] = DraftWorker("draft", group.wake, trace, models.draft)
+
+    def lead(self, stops: frozenset[int], application: Callable[[Session], T]) -> T:
+        """Run the application beside the driver; return what it returned."""
+        options, model = self._options, self._setup.model
+        engine = HeadEngine(
+            self._setup.context,
+            model.vocabulary,
+            stops,
+            tuple(PRESETS),
+            self._proposer_names(),
+            options.strategy,
+            self._default_proposer(),
+        )
+        driver = self._driver(engine.emitted)
+        engine.attach(driver.submit)
+        session = Session(engine, self._setup, self._recording)
+        runner = Application(lambda: application(session), engine.stop)
+        try:
+            self._drive(driver)
+        finally:
+            engine.fail()
+        return runner.result()
+
+    def follow(self) -> None:
+        """Run the driver until the head says stop."""
+        self._drive(self._driver(None))
+
+    def close(self) -> None:
+        """End the compute threads and free the models."""
+        for worker in self._workers.values():
+            worker.close()
+        self._models.close()
+
+    def report(self, offset: float) -> bytes:
+        """Return what this rank tells rank 0 at the end."""
+        busy = max((worker.busy_s for worker in self._workers.values()), default=0.0)
+        packed: bytes = msgpack.packb([busy / max(self._wall_s, 1e-9), offset, self._trace.events])
+        return packed
+
+    def _drive(self, driver: Driver) -> None:
+        start = self._group.now()
+        driver.run()
+        self._wall_s = self._group.now() - start
+
+    def _driver(self, emit: Callable[[Emit, float], None] | None) -> Driver:
+        return Driver(self._setup.plan, self._group.transport, self._cores, self._workers, self._trace, emit)
+
+    def _head(self) -> HeadCore:
+        options, model = self._options, self._setup.model
+        config = HeadConfig(
+            num_stages=self._setup.plan.num_stages,
+            draft=self._setup.plan.draft,
+            context=self._setup.context,
+            sequences=num_sequences(options.parallel),
+            max_active=options.parallel,
+            chunk=options.chunk,
+        )
+        recording = self._recording
+        proposers: dict[str, Callable[[], Proposer]] = {
+            "ngram": NGram,
+            "oracle": lambda: Oracle(recording.tokens, options.oracle_hit_rate, model.vocabulary),
+        }
+        return HeadCore(config, PRESETS, proposers)
+
+    def _proposer_names(self) -> tuple[str, ...]:
+        return ("none", "ngram", "oracle", *(["draft"] if self._setup.draft is not None else []))
+
+    def _default_proposer(self) -> str:
+        return self._options.proposer or ("draft" if self._setup.draft is not None else "ngram")
+
+
+def read_report(report: bytes, rank: int, setup: Setup) -> RankReport:
+    busy, offset, events = msgpack.unpackb(report, strict_map_key=False)
+    layers = [[stage.first, stage.last] for stage in setup.plan.stages_of(rank)]
+    return RankReport(rank, setup.hosts[rank], setup.plan.roles_of(rank), layers, busy, offset, events)

@@ -1,0 +1,161 @@
+"""Random situations for the virtual cluster, each a function of its seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mpispec.compute.toy import reference
+from mpispec.core.draft import DraftCore
+from mpispec.core.events import Submitted, Withdrawn
+from mpispec.core.head import HeadConfig, HeadCore
+from mpispec.core.ids import Actor, RequestId, Token
+from mpispec.core.messages import Sampling
+from mpispec.core.stage import StageCore
+from mpispec.core.strategy import Proposer, Strategy, View
+from mpispec.core.tree import Node, NodeState
+from mpispec.proposers.ngram import NGram
+from mpispec.proposers.oracle import Oracle
+from mpispec.sim.cluster import VirtualCluster
+from mpispec.sim.costs import Chaos
+from mpispec.sim.target import ScriptedDraft
+from mpispec.strategies import PRESETS
+
+VOCABULARY = 5
+
+
+class Bushy:
+    """Grows and launches trees of any shape, which no strategy of today does: for the engine's sake.
+
+    Unlike a real strategy it plays proposer too. Siblings are launched only under parents of earlier runs, as the
+    engine asks for (core/sequences.py).
+    """
+
+    lead = 6
+
+    def __init__(self) -> None:
+        self._random = random.Random(7)
+
+    def choose(self, view: View) -> list[Node]:
+        if view.tree.root.state is NodeState.PROPOSED:
+            return [view.tree.root]
+        launched = [node for node in view.tree.root.subtree() if node.state is NodeState.LAUNCHED]
+        parent = self._random.choice(launched)
+        if parent.pos - view.tree.root.pos >= self.lead or self._random.random() < 0.2:
+            return []
+        view.tree.add(parent, Token(self._random.randrange(VOCABULARY)), 0.5)
+        ready = [child for child in parent.children if child.state is NodeState.PROPOSED]
+        return ready[: self._random.randint(1, 3)]
+
+    def accepted(self, count: int) -> None: ...
+
+
+STRATEGIES: Mapping[str, Callable[[], Strategy]] = {**PRESETS, "bushy": Bushy}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One seed's situation."""
+
+    seed: int
+    strategy: str
+    proposer: str
+    hit_rate: float
+    num_stages: int
+    parallel: int
+    prompts: tuple[tuple[int, ...], ...]
+    lengths: tuple[int, ...]
+    stop: int | None
+
+    def text(self, index: int) -> list[int]:
+        """Return what the target alone writes after a prompt."""
+        answer = reference(self.prompts[index], self.lengths[index], self.num_stages, VOCABULARY)
+        return answer[: answer.index(self.stop) + 1] if self.stop in answer else answer
+
+
+def draw(
+    seed: int,
+    strategies: Sequence[str] = tuple(STRATEGIES),
+    proposers: Sequence[str] = ("draft", "ngram", "oracle", "none"),
+) -> Scenario:
+    """Make a scenario from a seed."""
+    rng = random.Random(seed)
+    shared = [rng.randrange(VOCABULARY) for _ in range(8)]
+    count = rng.randint(1, 4)
+    return Scenario(
+        seed=seed,
+        strategy=rng.choice(strategies),
+        proposer=rng.choice(proposers),
+        hit_rate=rng.choice([0.0, 0.3, 0.7, 0.95, 1.0]),
+        num_stages=rng.choice([1, 2, 3, 5]),
+        parallel=rng.choice([1, 1, 2, 3]),
+        prompts=tuple(
+            tuple(shared[: rng.randint(1, 8)] + [rng.randrange(VOCABULARY) for _ in range(rng.randint(0, 3))])
+            for _ in range(count)
+        ),
+        lengths=tuple(rng.randint(1, 16) for _ in range(count)),
+        stop=rng.choice([None, None, 0]),
+    )
+
+
+def build(scenario: Scenario) -> VirtualCluster:
+    """Return the scenario's cluster with its requests, and some withdrawals, on the way."""
+    rng = random.Random(scenario.seed + 1)
+    num_stages = scenario.num_stages
+    texts = [[*prompt, *scenario.text(index)] for index, prompt in enumerate(scenario.prompts)]
+    has_draft = scenario.proposer == "draft"
+    config = HeadConfig(
+        num_stages=num_stages,
+        draft=Actor(num_stages + 1) if has_draft else None,
+        context=64,
+        sequences=scenario.parallel + rng.choice([0, 1, 4]),
+        max_active=scenario.parallel,
+        chunk=rng.choice([1, 3, 64]),
+        first_queue=rng.choice([1, 2, 3]),
+    )
+    proposers: dict[str, Callable[[], Proposer]] = {
+        "ngram": NGram,
+        "oracle": lambda: Oracle(texts[0], scenario.hit_rate, VOCABULARY, scenario.seed),
+    }
+    draft = None
+    if has_draft:
+        scripted = ScriptedDraft(texts, scenario.hit_rate, VOCABULARY, scenario.seed)
+        draft = (DraftCore(rng.choice([1, 4, 64])), scripted)
+    cluster = VirtualCluster(
+        HeadCore(config, STRATEGIES, proposers),
+        [StageCore(Actor(index), num_stages, 1000) for index in range(1, num_stages + 1)],
+        draft,
+        Chaos(scenario.seed),
+        VOCABULARY,
+    )
+    for index, (prompt, length) in enumerate(zip(scenario.prompts, scenario.lengths, strict=True)):
+        when = rng.random() * 3
+        stops = frozenset() if scenario.stop is None else frozenset([Token(scenario.stop)])
+        tokens = tuple(Token(token) for token in prompt)
+        request = RequestId(index)
+        cluster.at(
+            when, Submitted(request, tokens, length, stops, Sampling(), scenario.strategy, scenario.proposer)
+        )
+        if rng.random() < 0.2:
+            cluster.at(when + rng.random() * 5, Withdrawn(request))
+    return cluster
+
+
+def verify(scenario: Scenario, cluster: VirtualCluster) -> None:
+    """Assert that every request got the plain text, or a beginning of it if it was withdrawn."""
+    for index in range(len(scenario.prompts)):
+        expected, answer = scenario.text(index), cluster.answers[index]
+        if answer.finish == "cancelled":
+            assert answer.tokens == expected[: len(answer.tokens)]
+        else:
+            assert answer.tokens == expected, f"seed {scenario.seed}, request {index}"
+
+
+def play(scenario: Scenario) -> int:
+    """Run a scenario to its end and verify it; return the number of steps."""
+    cluster = build(scenario)
+    cluster.run()
+    verify(scenario, cluster)
+    cluster.check_drained()
+    return cluster.steps

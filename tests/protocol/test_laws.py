@@ -1,0 +1,235 @@
+"""Each law of docs/design.md is breached on purpose once, to show that breaching it would be noticed.
+
+A breach is noticed when some scenario of a small number of seeds fails: another text, an invariant, or a stall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mpispec.compute.base import ComputeError
+from mpispec.core import head as head_module
+from mpispec.core.draft import DraftCore
+from mpispec.core.drafting import DraftLink
+from mpispec.core.effects import EditCache, Effect, Send
+from mpispec.core.errors import ProtocolError
+from mpispec.core.head import HeadConfig, HeadCore
+from mpispec.core.ids import Epoch, Plane
+from mpispec.core.messages import Cancel, Draft, Result, Rewind, Run
+from mpispec.core.request import Request
+from mpispec.core.sequences import SequencePool
+from mpispec.core.stage import StageCore
+from mpispec.core.tree import TokenTree
+from mpispec.sim.cluster import VirtualCluster
+from tests.protocol.scenario import draw, play
+
+pytestmark = pytest.mark.protocol
+
+SEEDS = range(300)
+Breach = Callable[[pytest.MonkeyPatch], None]
+
+
+def _filter_effects(
+    monkeypatch: pytest.MonkeyPatch, core: type, change: Callable[[Effect], Effect | None]
+) -> None:
+    """Have a core's effects changed, or left out where `change` returns None."""
+    original = core.handle
+
+    def handle(self: object, event: object, now: float) -> list[Effect]:
+        changed = (change(effect) for effect in original(self, event, now))
+        return [effect for effect in changed if effect is not None]
+
+    monkeypatch.setattr(core, "handle", handle)
+
+
+def _is_void(effect: Effect) -> bool:
+    return isinstance(effect, Send) and isinstance(effect.message, Run | Result) and effect.message.void
+
+
+def law_2_a_cancelled_run_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    _filter_effects(monkeypatch, StageCore, lambda effect: None if _is_void(effect) else effect)
+
+
+def law_2_runs_overtake_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def enqueue(self: StageCore, message: object, payload: object) -> None:
+        self._queue.appendleft((message, payload))
+
+    monkeypatch.setattr(StageCore, "_enqueue", enqueue)
+
+
+def law_2_a_live_run_comes_back_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = StageCore._cancel
+    monkeypatch.setattr(
+        StageCore,
+        "_cancel",
+        lambda self, run_ids: original(self, (*run_ids, *([self._busy.run_id] if self._busy else []))),
+    )
+
+
+def law_3_a_void_run_loses_its_edits(monkeypatch: pytest.MonkeyPatch) -> None:
+    _filter_effects(monkeypatch, StageCore, lambda effect: None if isinstance(effect, EditCache) else effect)
+
+
+def law_3_a_void_run_does_not_pass_its_edits_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def strip(effect: Effect) -> Effect:
+        if isinstance(effect, Send) and isinstance(effect.message, Run) and effect.message.void:
+            return Send(effect.dst, effect.plane, Run(effect.message.run_id, (), (), void=True))
+        return effect
+
+    _filter_effects(monkeypatch, StageCore, strip)
+
+
+def law_3_edits_overtake_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hurry(effect: Effect) -> Effect:
+        if isinstance(effect, Send) and isinstance(effect.message, Run):
+            return Send(effect.dst, Plane.CONTROL, effect.message, effect.payload)
+        return effect
+
+    _filter_effects(monkeypatch, HeadCore, hurry)
+    monkeypatch.setattr(StageCore, "_enqueue", lambda self, message, payload: self._queue.append((message, payload)))
+
+
+def law_4_a_cancel_names_a_survivor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def widen(effect: Effect) -> Effect:
+        if isinstance(effect, Send) and isinstance(effect.message, Cancel):
+            oldest = min(effect.message.run_ids)
+            return Send(effect.dst, effect.plane, Cancel((oldest - 1, *effect.message.run_ids)))
+        return effect
+
+    _filter_effects(monkeypatch, HeadCore, widen)
+
+
+def law_5_a_stale_draft_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = DraftLink.received
+
+    def received(self: DraftLink, draft: Draft, tree: TokenTree) -> None:
+        fresh = Draft(draft.request, self._epoch, draft.pos, draft.tokens, draft.probs)
+        original(self, fresh, tree)
+
+    monkeypatch.setattr(DraftLink, "received", received)
+
+
+def law_5_a_rewind_does_not_raise_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = DraftLink._rewind
+
+    def rewind(self: DraftLink, *arguments: object) -> Effect:
+        send = original(self, *arguments)
+        self._epoch = Epoch(0)
+        message = send.message
+        assert isinstance(message, Rewind)
+        return Send(
+            send.dst,
+            send.plane,
+            Rewind(message.request, Epoch(0), message.pos, message.tokens, message.limit),
+        )
+
+    monkeypatch.setattr(DraftLink, "_rewind", rewind)
+
+
+def law_6_a_guess_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Request.accept
+
+    def accept(self: Request, token: int) -> object:
+        guess = self.tree.root.children[0].token if self.tree.root.children else token
+        return original(self, guess)
+
+    monkeypatch.setattr(Request, "accept", accept)
+
+
+def law_7_credits_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HeadCore, "_has_room", property(lambda self: self._live < self.config.window))
+
+
+def law_7_the_window_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        HeadCore, "_has_room", property(lambda self: len(self._untaken) < self.config.first_queue)
+    )
+    monkeypatch.setattr(HeadConfig, "window", property(lambda self: 1))
+
+
+def law_7_sequence_ids_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SequencePool, "release", lambda self, seq: None)
+
+
+def law_7_cancels_are_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = StageCore._cancel
+
+    def cancel(self: StageCore, run_ids: tuple[int, ...]) -> list[Effect]:
+        effects = original(self, run_ids)
+        self._cancelled.update(run_ids)
+        return effects
+
+    monkeypatch.setattr(StageCore, "_cancel", cancel)
+
+
+def tree_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = head_module.bury
+
+    def bury(*arguments: object) -> list[object]:
+        original(*arguments)
+        return []
+
+    monkeypatch.setattr(head_module, "bury", bury)
+
+
+def draft_a_rewound_step_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = DraftCore._rewind
+
+    def rewind(self: DraftCore, message: Rewind) -> list[Effect]:
+        stop = self._step.stop if self._step else 0
+        effects = original(self, message)
+        if self._step:
+            self._step.valid = stop
+        return effects
+
+    monkeypatch.setattr(DraftCore, "_rewind", rewind)
+
+
+BREACHES: list[Breach] = [
+    law_2_a_cancelled_run_is_not_answered,
+    law_2_runs_overtake_each_other,
+    law_2_a_live_run_comes_back_void,
+    law_3_a_void_run_loses_its_edits,
+    law_3_a_void_run_does_not_pass_its_edits_on,
+    law_3_edits_overtake_runs,
+    law_4_a_cancel_names_a_survivor,
+    law_5_a_stale_draft_is_taken,
+    law_5_a_rewind_does_not_raise_the_epoch,
+    law_6_a_guess_is_believed,
+    law_7_credits_are_ignored,
+    law_7_the_window_is_ignored,
+    law_7_sequence_ids_leak,
+    law_7_cancels_are_remembered_for_ever,
+    tree_dead_cells_are_not_dropped,
+    draft_a_rewound_step_is_believed,
+]
+
+
+@pytest.mark.parametrize("breach", BREACHES, ids=lambda breach: breach.__name__)
+def test_a_breach_is_noticed(breach: Breach, monkeypatch: pytest.MonkeyPatch) -> None:
+    breach(monkeypatch)
+    for seed in SEEDS:
+        try:
+            play(draw(seed))
+        except (AssertionError, ProtocolError, ComputeError, KeyError, IndexError, ValueError):
+            return
+    pytest.fail(f"{breach.__name__} goes unnoticed in {len(SEEDS)} scenarios")
+
+
+def test_without_a_breach_the_same_scenarios_pass() -> None:
+    for seed in SEEDS:
+        play(draw(seed))
+
+
+def test_ignoring_the_control_plane_changes_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancels and credits may only save work: without any of them the text is the same (design, Planes)."""
+
+    def ignore(effect: Effect) -> Effect | None:
+        return None if isinstance(effect, Send) and effect.plane is Plane.CONTROL else effect
+
+    _filter_effects(monkeypatch, HeadCore, ignore)
+    _filter_effects(monkeypatch, StageCore, ignore)
+    for seed in SEEDS:
+        play(draw(seed))

@@ -1,0 +1,38 @@
+"""The text is the plain text whatever the order of messages, the timing of cancels and the quality of guesses.
+
+A failing seed is repeated by `python -m tests.protocol.repeat SEED`.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.protocol.scenario import STRATEGIES, draw, play
+
+pytestmark = pytest.mark.protocol
+
+SEEDS_EACH = 400
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_every_strategy_writes_the_plain_text_in_any_order(strategy: str) -> None:
+    steps = sum(play(draw(seed, strategies=[strategy])) for seed in range(SEEDS_EACH))
+    assert steps > 100 * SEEDS_EACH, "the scenarios have become too small to prove anything"
+
+
+@pytest.mark.parametrize("proposer", ["draft", "ngram", "oracle", "none"])
+def test_every_proposer_is_only_a_proposer(proposer: str) -> None:
+    for seed in range(10_000, 10_000 + SEEDS_EACH):
+        play(draw(seed, proposers=[proposer]))
+
+
+@given(seed=st.integers(min_value=20_000, max_value=2**31))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_any_seed(seed: int) -> None:
+    play(draw(seed))
+
+
+def test_a_seed_repeats_itself() -> None:
+    assert [play(draw(seed)) for seed in range(20)] == [play(draw(seed)) for seed in range(20)]

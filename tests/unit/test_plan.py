@@ -1,0 +1,91 @@
+"""Who does what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mpispec.models.registry import ModelSummary
+from mpispec.runtime.plan import PlanError, make_plan
+
+pytestmark = pytest.mark.unit
+
+
+def _model(layers: int = 30, head_layers: float = 0.0) -> ModelSummary:
+    return ModelSummary(
+        path=Path("model.gguf"),
+        architecture="llama",
+        name="model",
+        layers=layers,
+        width=8,
+        context=128,
+        vocabulary=100,
+        file_bytes=1000,
+        layer_bytes=(10,) * layers,
+        embedding_bytes=10,
+        head_bytes=10,
+        certified=True,
+        reason="",
+        unit=1,
+        head_layers=head_layers,
+        vocabulary_digest="",
+    )
+
+
+@pytest.mark.parametrize("num_ranks", range(1, 13))
+@pytest.mark.parametrize("has_draft", [False, True])
+def test_every_layer_has_one_place_and_every_rank_a_role(num_ranks: int, has_draft: bool) -> None:
+    plan = make_plan(num_ranks, _model(), has_draft)
+    assert [layer for stage in plan.stages for layer in stage.layers] == list(range(30))
+    assert all(plan.actors_of(rank) for rank in range(num_ranks))
+    assert plan.rank_of(plan.actors_of(0)[0]) == 0
+    assert (plan.draft is not None) is has_draft
+
+
+def test_a_draft_has_a_rank_of_its_own_from_three_ranks_on() -> None:
+    assert make_plan(2, _model(), True).roles_of(0) == ["head", "draft"]
+    assert make_plan(4, _model(), True).roles_of(1) == ["draft"]
+    assert make_plan(4, _model(), True).roles_of(2) == ["stage 2"]
+
+
+def test_the_last_stage_gets_fewer_layers_where_the_projection_is_dear() -> None:
+    plan = make_plan(4, _model(head_layers=8.0), False)
+    assert len(plan.stages[-1].layers) < len(plan.stages[0].layers)
+
+
+def test_a_layout_is_taken_as_it_is() -> None:
+    plan = make_plan(3, _model(), True, "0:0-9, 1:draft, 2:10-29")
+    assert [(stage.rank, stage.first, stage.last) for stage in plan.stages] == [(0, 0, 9), (2, 10, 29)]
+    assert plan.draft_rank == 1
+
+
+def test_a_layout_without_ranks_counts_them() -> None:
+    plan = make_plan(3, _model(), False, "0-9,10-19,20-29")
+    assert [stage.rank for stage in plan.stages] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("layout", "has_draft", "word"),
+    [
+        ("0-9,20-29", False, "leaves out layers 10-19"),
+        ("0-9,10-28", False, "leaves out layers 29-29"),
+        ("0-9,9-29", False, "twice"),
+        ("0-9,10-30", False, "last layer is 29"),
+        ("9-0", False, "empty"),
+        ("0-29,7:0-1", False, "names rank 7"),
+        ("0-29", False, "nothing to do"),
+        ("bananas", False, "no layer range"),
+        ("0:0-14,1:15-29", True, "where the draft runs"),
+        ("0:0-14,1:15-29,1:draft", False, "no draft model"),
+        ("0:0-29,1:draft,1:draft", True, "twice"),
+    ],
+)
+def test_a_wrong_layout_is_refused_with_a_remedy(layout: str, has_draft: bool, word: str) -> None:
+    with pytest.raises(PlanError, match=word):
+        make_plan(2, _model(), has_draft, layout)
+
+
+def test_more_ranks_than_layers_are_refused() -> None:
+    with pytest.raises(PlanError, match="Start fewer ranks"):
+        make_plan(5, _model(layers=4), False)

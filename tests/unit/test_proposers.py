@@ -1,0 +1,51 @@
+"""Guessers in the head."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpispec.proposers.ngram import NGram
+from mpispec.proposers.oracle import Oracle
+
+pytestmark = pytest.mark.unit
+
+
+def test_ngram_follows_what_stood_there_before() -> None:
+    tokens = [1, 2, 3, 4, 9, 1, 2]
+    ngram = NGram()
+    ngram.begin(tokens)
+    assert ngram.guess([]) == (3, 2 / 3)
+    assert ngram.guess([3]) == (4, 3 / 4)
+
+
+def test_ngram_prefers_the_latest_and_the_longest() -> None:
+    ngram = NGram()
+    ngram.begin([5, 1, 2, 7, 6, 1, 2, 8, 5, 1, 2])
+    assert ngram.guess([]) == (7, 3 / 4)  # 5 1 2 was seen once; 1 2 alone would say 8
+
+
+def test_ngram_learns_as_the_text_grows() -> None:
+    tokens = [1, 2, 3]
+    ngram = NGram()
+    ngram.begin(tokens)
+    tokens += [1, 2]
+    ngram.observe()
+    assert ngram.guess([]) == (3, 2 / 3)
+
+
+def test_ngram_says_nothing_about_new_text() -> None:
+    ngram = NGram()
+    ngram.begin([1, 2, 3, 4, 5])
+    assert ngram.guess([]) is None
+    ngram.begin([1])
+    assert ngram.guess([]) is None
+
+
+@pytest.mark.parametrize("hit_rate", [0.0, 0.3, 0.8, 1.0])
+def test_oracle_is_right_as_often_as_it_is_told_to_be(hit_rate: float) -> None:
+    recorded = [index % 50 for index in range(4000)]
+    oracle = Oracle(recorded, hit_rate, 50)
+    oracle.begin([])
+    hits = sum(oracle.guess(recorded[:pos])[0] == recorded[pos] for pos in range(0, 4000, 2))  # type: ignore[index]
+    assert hits / 2000 == pytest.approx(hit_rate, abs=0.03)
+    assert oracle.guess(recorded) is None

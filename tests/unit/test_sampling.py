@@ -1,0 +1,69 @@
+"""Deciding tokens: the right distribution, the same token whatever the circumstances."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mpispec.core.messages import Sampling
+from mpispec.sampling import allowed, decide, gumbel, penalised, probability
+
+pytestmark = pytest.mark.unit
+
+LOGITS = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0], dtype=np.float32)
+
+
+def _softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
+    weights = np.exp((logits - logits.max()) / temperature)
+    return weights / weights.sum()
+
+
+def test_greedy_is_the_first_of_the_largest() -> None:
+    assert decide(np.array([1.0, 3.0, 3.0], dtype=np.float32), Sampling(), 5) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_the_noise_draws_from_the_softmax(temperature: float) -> None:
+    draws = 20_000
+    sampling = Sampling(temperature=temperature, seed=11)
+    counts = np.bincount([decide(LOGITS, sampling, pos) for pos in range(draws)], minlength=LOGITS.size)
+    expected = _softmax(LOGITS, temperature) * draws
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert chi_square < 20.5  # 99.9 % quantile of chi-square with 5 degrees of freedom; the seed is fixed
+
+
+def test_a_large_vocabulary_draws_as_the_whole_sum_would() -> None:
+    """Leaving out tokens that cannot win must not change who wins."""
+    rng = np.random.default_rng(3)
+    for pos in range(200):
+        logits = (rng.standard_normal(5000) * 3).astype(np.float32)
+        every = logits.astype(np.float64) / 0.9 + gumbel(7, pos, np.arange(5000))
+        assert decide(logits, Sampling(temperature=0.9, seed=7), pos) == int(np.argmax(every))
+
+
+def test_noise_depends_on_seed_position_and_token_alone() -> None:
+    tokens = np.arange(1000)
+    noise = gumbel(1, 2, tokens)
+    assert np.array_equal(noise[::-1], gumbel(1, 2, tokens[::-1]))
+    assert not np.array_equal(noise, gumbel(2, 2, tokens))
+    assert not np.array_equal(noise, gumbel(1, 3, tokens))
+    assert np.isfinite(gumbel(2**64 - 1, 2**31 - 1, tokens)).all()
+    assert noise.mean() == pytest.approx(0.5772, abs=0.1)
+
+
+def test_filters_keep_what_they_say() -> None:
+    assert set(allowed(LOGITS, Sampling(temperature=1.0, top_k=2))[0]) == {0, 1}
+    assert set(allowed(LOGITS, Sampling(temperature=1.0, top_p=0.5))[0]) == {0}
+    assert set(allowed(LOGITS, Sampling(temperature=1.0, top_p=0.7))[0]) == {0, 1}
+    assert set(allowed(LOGITS, Sampling(temperature=1.0, min_p=0.2))[0]) == {0, 1, 2}
+    assert set(allowed(LOGITS, Sampling(temperature=1.0, min_p=1.0))[0]) == {0}
+    assert len(allowed(LOGITS, Sampling(temperature=1.0))[0]) == LOGITS.size
+
+
+def test_the_penalty_divides_positive_and_multiplies_negative_logits() -> None:
+    assert penalised(LOGITS, [0, 0, 4], 2.0).tolist() == [1.0, 1.0, 0.5, 0.0, -2.0, -3.0]
+    assert decide(LOGITS, Sampling(repeat_penalty=4.0), 0, [0]) == 1
+
+
+def test_confidence_is_the_softmax() -> None:
+    assert probability(LOGITS, 1) == pytest.approx(float(_softmax(LOGITS, 1.0)[1]))

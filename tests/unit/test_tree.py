@@ -1,0 +1,95 @@
+"""The token tree and the labels of its cells."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpispec.core.ids import NodeId, Pos, SeqId, Token
+from mpispec.core.messages import Edit, EditOp
+from mpispec.core.sequences import SequencePool, bury, label
+from mpispec.core.tree import Node, NodeState, TokenTree
+
+pytestmark = pytest.mark.unit
+
+
+def _tree() -> TokenTree:
+    tree = TokenTree(NodeId(9), Token(100), Pos(9))
+    tree.root.seq = SeqId(0)
+    tree.root.state = NodeState.LAUNCHED
+    return tree
+
+
+def _launch(node: Node, pool: SequencePool) -> list[Edit]:
+    edits = label(node, pool)
+    assert edits is not None
+    node.state = NodeState.LAUNCHED
+    return edits
+
+
+def _pool() -> SequencePool:
+    pool = SequencePool(4)
+    assert pool.take() == 0
+    return pool
+
+
+def test_equal_children_are_merged() -> None:
+    tree = _tree()
+    assert tree.add(tree.root, Token(1), 0.5) is tree.add(tree.root, Token(1), 0.4)
+
+
+def test_a_path_and_its_reach() -> None:
+    tree = _tree()
+    end = tree.add(tree.add(tree.root, Token(1), 0.5), Token(2), 0.5)
+    assert tree.path(end) == [1, 2]
+    assert (end.reach, end.pos) == (0.25, 11)
+    assert tree.tip() is end
+
+
+def test_a_right_guess_becomes_the_root_and_keeps_its_subtree() -> None:
+    tree = _tree()
+    right = tree.add(tree.root, Token(1), 0.5)
+    below = tree.add(right, Token(2), 0.5)
+    wrong = tree.add(tree.root, Token(3), 0.2)
+    assert tree.advance(Token(1)) == [wrong]
+    assert tree.root is right
+    assert tree.root.children == [below]
+    assert below.reach == 0.5
+    assert wrong.state is NodeState.DEAD
+
+
+def test_a_miss_makes_a_root_that_nobody_had_guessed() -> None:
+    tree = _tree()
+    first = tree.add(tree.root, Token(1), 0.5)
+    second = tree.add(first, Token(2), 0.5)
+    assert tree.advance(Token(7)) == [first, second]
+    assert (tree.root.token, tree.root.pos, tree.root.parent_id) == (7, 10, 9)
+    assert tree.root.state is NodeState.PROPOSED
+
+
+def test_a_chain_inherits_one_id_and_truncates_it() -> None:
+    tree, pool = _tree(), _pool()
+    first = tree.add(tree.root, Token(1), 0.5)
+    second = tree.add(first, Token(2), 0.5)
+    assert _launch(first, pool) == _launch(second, pool) == []
+    dead = tree.advance(Token(7))
+    tree.root.seq = SeqId(0)
+    assert bury(dead, tree.root, pool) == [Edit(EditOp.DROP, SeqId(0), SeqId(0), Pos(10), -1)]
+    assert pool.num_free == 3
+
+
+def test_a_second_child_shares_its_ancestors_and_survives_the_first() -> None:
+    tree, pool = _tree(), _pool()
+    first, second = tree.add(tree.root, Token(1), 0.5), tree.add(tree.root, Token(2), 0.4)
+    assert _launch(first, pool) == []
+    assert _launch(second, pool) == [Edit(EditOp.SHARE, SeqId(0), SeqId(1), Pos(0), 10)]
+    dead = tree.advance(Token(2))
+    assert tree.root.seq == 1
+    assert bury(dead, tree.root, pool) == [Edit(EditOp.DROP, SeqId(0), SeqId(0), Pos(0), -1)]
+    assert pool.take() == 0
+
+
+def test_no_free_id_is_no_crash() -> None:
+    tree, pool = _tree(), SequencePool(1)
+    pool.take()
+    _launch(tree.add(tree.root, Token(1), 0.5), pool)
+    assert label(tree.add(tree.root, Token(2), 0.4), pool) is None
