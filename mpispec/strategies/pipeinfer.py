@@ -24,9 +24,9 @@ class PipeInfer:
         self,
         lead: int = 32,
         micro_batch: int = 1,
-        p_accept: float = 0.1,
+        p_accept: float = 0.25,
         p_recovery: float = 0.0,
-        p_decay: float = 0.01,
+        p_decay: float = 0.0,
     ) -> None:
         self.lead = lead
         self._micro_batch = micro_batch

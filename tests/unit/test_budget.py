@@ -15,11 +15,12 @@ PACKAGE = Path(__file__).parents[2] / "mpispec"
 FILES = sorted(PACKAGE.rglob("*.py"))
 CORE_FILES = sorted((PACKAGE / "core").glob("*.py"))
 
-IMPURE = {"asyncio", "datetime", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets"} | {
-    "select", "signal", "socket", "subprocess", "sys", "tempfile", "threading", "time", "uuid"
-}  # fmt: skip
+OUTSIDE = {"io", "logging", "os", "pathlib", "select", "signal", "socket", "subprocess", "sys", "tempfile"}
+CHANCE_AND_TIME = {"asyncio", "datetime", "multiprocessing", "random", "secrets", "threading", "time", "uuid"}
+IMPURE = OUTSIDE | CHANCE_AND_TIME
 """Standard modules with a clock, chance, threads or input and output: a pure core is told such things in events."""
 CORE_LINES = 1500
+"""Blank lines not counted."""
 FILE_LINES = 400
 FUNCTION_LINES = 50
 PARAMETERS = 8
@@ -54,14 +55,15 @@ def test_the_core_imports_only_the_pure_part_of_the_standard_library(file: Path)
 
 
 def test_the_core_stays_within_its_budget() -> None:
-    total = sum(len(file.read_text().splitlines()) for file in CORE_FILES)
+    total = sum(1 for file in CORE_FILES for line in file.read_text().splitlines() if line.strip())
     assert total <= CORE_LINES, f"mpispec/core has {total} lines, its budget is {CORE_LINES}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_files_and_functions_stay_small(file: Path) -> None:
     text = file.read_text()
-    assert len(text.splitlines()) <= FILE_LINES
+    num_lines = len(text.splitlines())
+    assert num_lines <= FILE_LINES, f"{file.name} has {num_lines} lines, its budget is {FILE_LINES}"
     too_long, too_wide = [], []
     for function in functions(ast.parse(text)):
         if (lines := (function.end_lineno or function.lineno) - function.lineno + 1) > FUNCTION_LINES:

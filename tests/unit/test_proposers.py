@@ -14,14 +14,14 @@ def test_ngram_follows_what_stood_there_before() -> None:
     tokens = [1, 2, 3, 4, 9, 1, 2]
     ngram = NGram()
     ngram.begin(tokens)
-    assert ngram.guess([]) == (3, 2 / 3)
-    assert ngram.guess([3]) == (4, 3 / 4)
+    assert ngram.guess([]) == (3, 1 / 2)
+    assert ngram.guess([3]) == (4, 1 / 2)
 
 
 def test_ngram_prefers_the_latest_and_the_longest() -> None:
     ngram = NGram()
     ngram.begin([5, 1, 2, 7, 6, 1, 2, 8, 5, 1, 2])
-    assert ngram.guess([]) == (7, 3 / 4)  # 5 1 2 was seen once; 1 2 alone would say 8
+    assert ngram.guess([]) == (7, 1 / 2)  # 5 1 2 was seen once; 1 2 alone would say 8
 
 
 def test_ngram_learns_as_the_text_grows() -> None:
@@ -30,7 +30,21 @@ def test_ngram_learns_as_the_text_grows() -> None:
     ngram.begin(tokens)
     tokens += [1, 2]
     ngram.observe()
-    assert ngram.guess([]) == (3, 2 / 3)
+    assert ngram.guess([]) == (3, 1 / 2)
+
+
+def test_ngram_knows_how_often_each_length_was_right() -> None:
+    tokens = [1, 2, 3]
+    ngram = NGram(longest=2)
+    ngram.begin(tokens)
+    for last in (3, 3, 9, 3):
+        tokens += [1, 2, last]
+    ngram.observe()
+    tokens += [1, 2]
+    # 1 2 was tried four times and right twice (3 after 3, 3 after 3); 2 3 and 3 1 once each wrong or right besides.
+    token, prob = ngram.guess([]) or (None, 0.0)
+    assert token == 3
+    assert 0.4 < prob < 0.8
 
 
 def test_ngram_says_nothing_about_new_text() -> None:
