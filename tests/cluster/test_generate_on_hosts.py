@@ -1,0 +1,45 @@
+"""The main job over emulated hosts: the hostfile's names, real TCP, the same words as on one rank."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import lru_cache
+from typing import Any
+
+import pytest
+from cluster_tools import NUM_HOSTS, RunOnCluster
+
+pytestmark = pytest.mark.cluster
+
+PROMPT = "One, two, three, one, two, three, one, two,"
+# One thread a host: the hosts share the cores of this machine, and ggml's threads spin on each other's results.
+COMMAND = ["mpispec", "generate", "--prompt", PROMPT, "-n", "48", "--json", "--threads", "1"]
+
+
+@lru_cache
+def text_of_one_rank() -> str:
+    """What the target writes without a cluster, without MPI and without speculation."""
+    argv = [sys.executable, "-m", *COMMAND, "--strategy", "plain"]
+    result = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=True)
+    return str(json.loads(result.stdout)["text"])
+
+
+def answer(run_on_cluster: RunOnCluster, mpi: str, *options: str) -> dict[str, Any]:
+    """Generate on all hosts and return the JSON object."""
+    job = run_on_cluster(NUM_HOSTS, [*COMMAND, *options], mpi=mpi)
+    assert job.returncode == 0, job.stderr
+    written: dict[str, Any] = json.loads(job.stdout)
+    return written
+
+
+@pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
+@pytest.mark.parametrize("strategy", ["plain", "pipeinfer"])
+def test_four_hosts_write_what_one_rank_writes(run_on_cluster: RunOnCluster, mpi: str, strategy: str) -> None:
+    written = answer(run_on_cluster, mpi, "--strategy", strategy)
+    assert written["text"] == text_of_one_rank()
+    assert [rank["host"] for rank in written["ranks"]] == [f"node{index + 1}" for index in range(NUM_HOSTS)]
+    assert [rank["layers"][0][0] for rank in written["ranks"]] == sorted(
+        rank["layers"][0][0] for rank in written["ranks"]
+    )
