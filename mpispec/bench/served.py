@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -33,12 +34,19 @@ class Served:
         """Processes in rank order."""
 
     def complete(self, prompt: str, max_tokens: int) -> int:
-        """Have a text continued; return how many tokens were written."""
-        body = json.dumps({"model": "mpispec", "prompt": prompt, "max_tokens": max_tokens}).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self._url}/v1/completions", body, headers)
+        """Have a text continued; return how many tokens were written. Raises BenchError."""
+        try:
+            model = self._ask("/v1/models", None)["data"][0]["id"]
+            answer = self._ask("/v1/completions", {"model": model, "prompt": prompt, "max_tokens": max_tokens})
+        except OSError as error:
+            raise BenchError(f"The server did not answer as it should: {error}.") from error
+        return int(answer["usage"]["completion_tokens"])
+
+    def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(self._url + path, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
-            return int(json.load(answer)["usage"]["completion_tokens"])
+            return json.load(answer)
 
 
 @contextlib.contextmanager
