@@ -140,7 +140,7 @@ class HeadCore:
         held = {request.tree.root.seq for request in self._active.values()} | self._sessions.held
         for request in self._active.values():
             held |= {node.seq for node in request.tree.root.subtree()}
-            assert all(node.state is not NodeState.DEAD for node in request.tree.root.subtree())
+            request.check()
         held.discard(None)
         assert len(held) + self._pool.num_free == self._pool.size, "a sequence id leaked"
 

@@ -66,7 +66,7 @@ class Request:
         self.tree.root.seq = slot.seq
         self._proposer = proposer
         useless = Pos(self._end - 1)
-        self._link = DraftLink(draft, self.id, strategy.lead, useless) if draft is not None else None
+        self._link = DraftLink(draft, self.id, strategy.lead, strategy.width, useless) if draft is not None else None
 
     @property
     def seq(self) -> SeqId:
@@ -86,7 +86,7 @@ class Request:
             self._proposer.begin(self.tokens)
         if self._link is None:
             return []
-        return self._link.prime(SeqId(self.slot.index), self.prompt, self.sampling, self.tree.root)
+        return self._link.prime(self.prompt, self.sampling, self.tree.root)
 
     def end(self) -> list[Effect]:
         """Stop the proposers."""
@@ -95,6 +95,12 @@ class Request:
     def cached_tokens(self) -> tuple[Token, ...]:
         """Return the tokens whose cells are sure to exist on every stage."""
         return tuple(self.tokens[: min(self.tree.root.pos, self.answered_to)])
+
+    def check(self) -> None:
+        """Assert the invariants; tests call it after every event."""
+        assert all(node.state is not NodeState.DEAD for node in self.tree.root.subtree())
+        if self._link is not None:
+            self._link.check()
 
     # -- launching ------------------------------------------------------------------------------------------------
 
@@ -133,7 +139,7 @@ class Request:
         """Take guesses of the draft rank."""
         if self._link is None:
             return
-        self._link.received(draft, self.tree)
+        self._link.received(draft, self.tree, self.tokens)
 
     def count_verdict(self, token: Token) -> None:
         """Count whether a launched guess was right, before the root advances."""

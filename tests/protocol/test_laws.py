@@ -10,19 +10,18 @@ from collections.abc import Callable
 import pytest
 
 from mpispec.compute.base import ComputeError
+from mpispec.core import draft as draft_module
 from mpispec.core import head as head_module
-from mpispec.core.draft import DraftCore
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import EditCache, Effect, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.head import HeadConfig, HeadCore
-from mpispec.core.ids import Epoch, Plane
-from mpispec.core.messages import Cancel, Draft, Result, Rewind, Run
+from mpispec.core.ids import Plane
+from mpispec.core.messages import Cancel, Follow, Result, Run
 from mpispec.core.request import Request
 from mpispec.core.sequences import SequencePool
 from mpispec.core.stage import StageCore
-from mpispec.core.tree import TokenTree
-from mpispec.sim.cluster import VirtualCluster
+from mpispec.core.tree import Node
 from tests.protocol.scenario import draw, play
 
 pytestmark = pytest.mark.protocol
@@ -101,31 +100,24 @@ def law_4_a_cancel_names_a_survivor(monkeypatch: pytest.MonkeyPatch) -> None:
     _filter_effects(monkeypatch, HeadCore, widen)
 
 
-def law_5_a_stale_draft_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = DraftLink.received
+def law_5_a_guess_below_a_dead_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def accepted(self: DraftLink, tokens: list[int], root: Node) -> list[Effect]:
+        places = dict(self._places)
+        effects = original(self, tokens, root)
+        self._places = places
+        return effects
 
-    def received(self: DraftLink, draft: Draft, tree: TokenTree) -> None:
-        fresh = Draft(draft.request, self._epoch, draft.pos, draft.tokens, draft.probs)
-        original(self, fresh, tree)
-
-    monkeypatch.setattr(DraftLink, "received", received)
+    original = DraftLink.accepted
+    monkeypatch.setattr(DraftLink, "accepted", accepted)
 
 
-def law_5_a_rewind_does_not_raise_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = DraftLink._rewind
+def law_5_the_draft_does_not_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(effect: Effect) -> Effect | None:
+        if isinstance(effect, Send) and isinstance(effect.message, Follow) and effect.message.pos % 2:
+            return None
+        return effect
 
-    def rewind(self: DraftLink, *arguments: object) -> Effect:
-        send = original(self, *arguments)
-        self._epoch = Epoch(0)
-        message = send.message
-        assert isinstance(message, Rewind)
-        return Send(
-            send.dst,
-            send.plane,
-            Rewind(message.request, Epoch(0), message.pos, message.tokens, message.limit),
-        )
-
-    monkeypatch.setattr(DraftLink, "_rewind", rewind)
+    _filter_effects(monkeypatch, HeadCore, lose)
 
 
 def law_6_a_guess_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,17 +166,14 @@ def tree_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_module, "bury", bury)
 
 
-def draft_a_rewound_step_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = DraftCore._rewind
+def draft_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = draft_module.bury
 
-    def rewind(self: DraftCore, message: Rewind) -> list[Effect]:
-        stop = self._step.stop if self._step else 0
-        effects = original(self, message)
-        if self._step:
-            self._step.valid = stop
-        return effects
+    def bury(*arguments: object) -> list[object]:
+        original(*arguments)
+        return []
 
-    monkeypatch.setattr(DraftCore, "_rewind", rewind)
+    monkeypatch.setattr(draft_module, "bury", bury)
 
 
 BREACHES: list[Breach] = [
@@ -195,15 +184,15 @@ BREACHES: list[Breach] = [
     law_3_a_void_run_does_not_pass_its_edits_on,
     law_3_edits_overtake_runs,
     law_4_a_cancel_names_a_survivor,
-    law_5_a_stale_draft_is_taken,
-    law_5_a_rewind_does_not_raise_the_epoch,
+    law_5_a_guess_below_a_dead_one_is_kept,
+    law_5_the_draft_does_not_follow,
     law_6_a_guess_is_believed,
     law_7_credits_are_ignored,
     law_7_the_window_is_ignored,
     law_7_sequence_ids_leak,
     law_7_cancels_are_remembered_for_ever,
     tree_dead_cells_are_not_dropped,
-    draft_a_rewound_step_is_believed,
+    draft_dead_cells_are_not_dropped,
 ]
 
 
