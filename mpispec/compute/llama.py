@@ -266,8 +266,9 @@ class LlamaContext:
     def _params(self, size: ContextSize) -> api.llama_context_params:
         params: api.llama_context_params = api.llama_context_default_params()
         params.n_ctx = size.cells
-        params.n_batch = params.n_ubatch = size.max_rows
-        params.n_outputs_max = params.n_outputs_max_per_seq = size.max_rows
+        params.n_ubatch = size.max_rows
+        # llama.cpp asserts, and aborts the process, unless there may be an output for each sequence.
+        params.n_batch = params.n_outputs_max = params.n_outputs_max_per_seq = max(size.max_rows, size.sequences)
         params.n_seq_max = size.sequences
         params.n_threads = params.n_threads_batch = size.threads
         params.kv_unified = size.unified

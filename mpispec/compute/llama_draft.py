@@ -8,6 +8,7 @@ from pathlib import Path
 from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.compute.llama import ContextSize, LayerWatch, LlamaContext, LlamaModel
 from mpispec.compute.llama_stage import BYTES_BETWEEN_LOOKS
+from mpispec.models.errors import ModelError
 
 
 class LlamaDraft:
@@ -27,9 +28,7 @@ class LlamaDraft:
         self._positions = context
         self._lengths = [0] * slots
         self.vocabulary = self._model.n_tokens
-        self.forward(0, 0, [0], bool)
-        self._context.clear()
-        self._lengths[0] = 0
+        self._warm_up()
 
     def forward(self, slot: int, keep: int, tokens: Sequence[int], cancelled: Cancelled) -> Floats | None:
         """Keep the first `keep` cells of `slot`, then feed `tokens` (at least one) after them.
@@ -53,6 +52,15 @@ class LlamaDraft:
         """Free weights, cache and threads."""
         self._context.close()
         self._model.close()
+
+    def _warm_up(self) -> None:
+        """Touch all weights before any request waits for them."""
+        try:
+            self.forward(0, 0, [0], bool)
+        except ComputeError as error:
+            self.close()
+            raise ModelError(f"{self._model.path} cannot be run as a draft: {error}") from None
+        self._truncate(0, 0)
 
     def _check(self, slot: int, keep: int, tokens: Sequence[int]) -> None:
         if not 0 <= slot < len(self._lengths):

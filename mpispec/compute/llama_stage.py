@@ -14,6 +14,10 @@ from mpispec.models.errors import ModelError
 
 BYTES_BETWEEN_LOOKS = 8 << 20
 """Weights computed between two looks at the cancel flag: about 1 ms on one core, where a look costs 15 to 40 us."""
+EXACT_ROWS = 63
+"""Up to this many rows a run's bits do not depend on how many rows it has (measured, F16 cache, flash attention, one
+thread). From 64 on llama.cpp attends in tiles. With several threads a run of one row that sees 512 cells or more is
+summed in as many pieces as there are threads, so there its last bits depend on their number."""
 SPARE_CELLS = 256
 """Cells beyond the context, for rows that are being speculated on."""
 
@@ -35,8 +39,9 @@ class LlamaStage:
     ) -> None:
         """Load the layers and compute one row to warm up.
 
-        `context` is the number of positions a sequence may have, `sequences` the number of sequence ids, `max_rows`
-        the most rows of one run. All sequences share context + SPARE_CELLS cells. Raises ModelError.
+        `context` is the number of positions that all open requests together may have, `sequences` the number of
+        sequence ids, `max_rows` the most rows of one run (EXACT_ROWS at most, where bits matter). All sequences share
+        context + SPARE_CELLS cells. Raises ModelError.
         """
         self._model = LlamaModel(path)
         try:
@@ -63,7 +68,8 @@ class LlamaStage:
         """Compute the rows (at least one) and write their cells.
 
         Takes float32 [rows, width], or None on the first stage. Returns float32 [rows, width], on the last stage
-        [deciding rows, vocabulary], None when given up. Raises ComputeError.
+        [deciding rows, vocabulary], None when given up. A row must follow the last cell of its sequence, or the rows
+        before it in the run: llama.cpp takes no gaps. Raises ComputeError.
         """
         if cancelled():
             return None

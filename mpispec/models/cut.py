@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import platformdirs
 
@@ -41,8 +41,8 @@ def part(source: Path, layers: range, progress: Progress | None = None, insist: 
     if len(layers) == registry.layer_count(model):
         return source
     folder = cache_folder()
-    memo = _Memo(source, layers, folder)
     with _readable_errors(folder):
+        memo = _Memo(source, layers, folder)
         if (known := memo.lookup()) is not None:
             return known
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,30 +65,34 @@ def cache_folder() -> Path:
 
 def _write(model: GgufFile, layers: range, folder: Path, destination: Path | None, progress: Progress | None) -> Path:
     """Write a part beside its destination and move it there in one step; without one, name it by its content."""
-    todo = plan(model, layers)
-    handle, name = tempfile.mkstemp(dir=folder, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            key = _copy(model, todo, file, progress)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
+    with _temporary(folder) as file:
+        key = _copy(model, plan(model, layers), file, progress)
+        file.flush()
+        os.fsync(file.fileno())
         destination = destination or folder / f"{key}.gguf"
-        os.replace(name, destination)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
+        os.replace(file.name, destination)
     return destination
 
 
-def _copy(model: GgufFile, todo: PartPlan, file: BinaryIO, progress: Progress | None) -> str:
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[IO[bytes]]:
+    """Open a new file that readers do not see; it is removed unless it has been moved away."""
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as file:
+        try:
+            os.fchmod(file.fileno(), 0o644)
+            yield file
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(file.name)
+
+
+def _copy(model: GgufFile, todo: PartPlan, file: IO[bytes], progress: Progress | None) -> str:
     """Write header and tensors; return the hash of all that the part depends on."""
     digest = hashlib.blake2b(f"mpispec part {FORMAT}".encode(), digest_size=16)
     digest.update(model.header)
     digest.update(todo.header)
     file.write(todo.header)
-    with model.path.open("rb", buffering=0) as source:
+    with _source(model.path) as source:
         before = _identity(os.fstat(source.fileno()))
         for chunk in _chunks(source.fileno(), todo, model):
             digest.update(chunk)
@@ -104,12 +108,30 @@ def _chunks(descriptor: int, todo: PartPlan, model: GgufFile) -> Iterator[bytes]
     for piece in todo.pieces:
         done = 0
         while done < piece.n_bytes:
-            chunk = os.pread(descriptor, min(CHUNK_BYTES, piece.n_bytes - done), piece.source + done)
+            chunk = _pread(descriptor, min(CHUNK_BYTES, piece.n_bytes - done), piece.source + done, model.path)
             if not chunk:
                 raise ModelError(f"{model.path} became shorter while it was read; start again once it is complete.")
             done += len(chunk)
             yield chunk
         yield bytes(padded(done, todo.alignment) - done)
+
+
+def _source(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb", buffering=0)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _pread(descriptor: int, n_bytes: int, offset: int, path: Path) -> bytes:
+    try:
+        return os.pread(descriptor, n_bytes, offset)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    return ModelError(f"Cannot read the model {path}: {error.strerror or error}; check the disk and the permissions.")
 
 
 def _identity(status: os.stat_result) -> dict[str, int]:
@@ -144,10 +166,10 @@ class _Memo:
             "part": found.name,
             "n_bytes": found.stat().st_size,
         }
-        handle, name = tempfile.mkstemp(dir=self._folder, suffix=".partial")
-        with os.fdopen(handle, "w") as file:
-            json.dump(record, file)
-        os.replace(name, self._file)
+        with _temporary(self._folder) as file:
+            file.write(json.dumps(record).encode())
+            file.flush()
+            os.replace(file.name, self._file)
         return found
 
 

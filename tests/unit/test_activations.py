@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -12,6 +12,8 @@ from mpispec.wire.activations import DEFAULT_FORMAT, FORMATS, pack, row_bytes, u
 from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
 
 pytestmark = pytest.mark.unit
+
+repeatable = settings(derandomize=True, deadline=None)
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=70)
 ANY_FLOATS = hnp.arrays(np.float32, SHAPES)
@@ -27,21 +29,25 @@ def there_and_back(values: np.ndarray, name: str) -> np.ndarray:
     return result
 
 
+@repeatable
 @given(ANY_FLOATS)
 def test_f32_keeps_every_bit(values: np.ndarray) -> None:
     assert there_and_back(values, "f32").tobytes() == values.tobytes()
 
 
+@repeatable
 @given(TAME_FLOATS)
 def test_half_precision_keeps_eleven_bits(values: np.ndarray) -> None:
     assert (np.abs(there_and_back(values, "f16") - values) <= np.abs(values) * 2.0**-11 + 2.0**-25).all()
 
 
+@repeatable
 @given(TAME_FLOATS)
 def test_bf16_keeps_eight_bits(values: np.ndarray) -> None:
     assert (np.abs(there_and_back(values, "bf16") - values) <= np.abs(values) * 2.0**-8 + 1e-40).all()
 
 
+@repeatable
 @given(TAME_FLOATS)
 def test_q8_errs_by_half_a_step_of_its_block(values: np.ndarray) -> None:
     result = there_and_back(values, "q8")
@@ -53,6 +59,7 @@ def test_q8_errs_by_half_a_step_of_its_block(values: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
+@repeatable
 @given(values=ANY_FLOATS)
 def test_nothing_broken_comes_back_healthy(name: str, values: np.ndarray) -> None:
     result = there_and_back(values, name)

@@ -1,0 +1,154 @@
+"""The cache contract on real weights: labels, edits, runs that are given up, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpispec.compute.base import ComputeError, ModelError
+from mpispec.compute.llama_stage import SPARE_CELLS, LlamaStage
+from mpispec.models import cut
+from tests.models.pipeline import PROMPT, Pipeline, drop, row, rows, share, split
+
+pytestmark = pytest.mark.models
+
+
+@pytest.fixture(scope="module")
+def pipeline(default_model: Path, part_cache: Path) -> Iterator[Pipeline]:
+    """Return the model on two stages."""
+    pipeline = split(default_model, 2)
+    yield pipeline
+    pipeline.close()
+
+
+def test_siblings_in_one_batch_equal_decodes_apart(pipeline: Pipeline) -> None:
+    end = len(PROMPT)
+    apart = []
+    for token in (504, 1116, 29):
+        pipeline.run_in_chunks(PROMPT, 16)
+        apart.append(pipeline.run([row(token, end)])[0])
+    pipeline.run_in_chunks(PROMPT, 16)
+    siblings = [row(504, end, 0), row(1116, end, 1), row(29, end, 2)]
+    together = pipeline.run(siblings, [share(0, 1), share(0, 2)])
+    np.testing.assert_allclose(together, apart, rtol=0, atol=1e-3)
+
+
+def test_a_branch_that_wins_stays_and_the_losers_leave(pipeline: Pipeline) -> None:
+    end = len(PROMPT)
+    pipeline.run_in_chunks(PROMPT, 16)
+    pipeline.run([row(1116, end)])
+    expected = pipeline.run([row(314, end + 1)])
+    pipeline.run_in_chunks(PROMPT, 16)
+    pipeline.run([row(504, end, 0), row(1116, end, 1)], [share(0, 1)])
+    found = pipeline.run([row(314, end + 1, 1)], [drop(0)])
+    # The loser's cell is a hole that the next token fills, so attention sums in another order (measured: up to 1).
+    assert found.argmax() == expected.argmax()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1.5)
+
+
+def test_a_rejected_chain_is_truncated_without_a_trace(pipeline: Pipeline) -> None:
+    expected = pipeline.run_in_chunks(PROMPT, 8)[-3:]
+    pipeline.run_in_chunks(PROMPT[:-3], 8)
+    pipeline.run(rows([5, 6, 7, 8], len(PROMPT) - 3))
+    found = pipeline.run(rows(PROMPT[-3:], len(PROMPT) - 3), [drop(0, len(PROMPT) - 3)])
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_run_given_up_and_dropped_leaves_no_trace(pipeline: Pipeline, stage: int) -> None:
+    expected = pipeline.run_in_chunks(PROMPT, 16)[-2:]
+    pipeline.run_in_chunks(PROMPT[:-2], 16)
+    batch = rows(PROMPT[-2:], len(PROMPT) - 2)
+    first = pipeline.stages[0].forward(batch, None, bool) if stage else None
+    looks = iter([False, False, True])
+    assert pipeline.stages[stage].forward(batch, first, lambda: next(looks)) is None
+    assert next(looks, None) is None, "the flag was not looked at between layers"
+    pipeline.edit(drop(0, len(PROMPT) - 2))
+    assert np.array_equal(pipeline.run(batch), expected)
+
+
+def test_a_run_cancelled_before_it_begins_writes_nothing(pipeline: Pipeline) -> None:
+    expected = pipeline.run_in_chunks(PROMPT, 16)[-1:]
+    pipeline.run_in_chunks(PROMPT[:-1], 16)
+    assert pipeline.stages[0].forward([row(9, len(PROMPT) - 1)], None, lambda: True) is None
+    assert np.array_equal(pipeline.run([row(PROMPT[-1], len(PROMPT) - 1)]), expected)
+
+
+def test_an_error_of_the_flag_is_raised(pipeline: Pipeline) -> None:
+    answers = iter([False])
+    pipeline.edit(drop(0))
+    with pytest.raises(StopIteration):
+        pipeline.stages[0].forward([row(1, 0)], None, lambda: next(answers))
+    pipeline.edit(drop(0))
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [],
+        rows([1] * 33),
+        [row(-1, 0)],
+        [row(49152, 0)],
+        [row(1, -1)],
+        [row(1, 0, 8)],
+        [row(1, 0, -1)],
+        [row(1, 17)],
+    ],
+)
+def test_impossible_rows_are_refused(pipeline: Pipeline, batch: list) -> None:
+    pipeline.run_in_chunks(PROMPT, 16)
+    with pytest.raises(ComputeError):
+        pipeline.stages[0].forward(batch, None, bool)
+
+
+@pytest.mark.parametrize("shape", [None, (1, 576), (2, 575)])
+def test_activations_of_another_shape_are_refused(pipeline: Pipeline, shape: tuple[int, int] | None) -> None:
+    given = None if shape is None else np.zeros(shape, np.float32)
+    with pytest.raises(ComputeError, match="activations"):
+        pipeline.stages[1].forward(rows([1, 2], 100), given, bool)
+
+
+@pytest.mark.parametrize("edit", [share(0, 8), share(-1, 0), drop(8)])
+def test_edits_of_unknown_sequences_are_refused(pipeline: Pipeline, edit: tuple) -> None:
+    with pytest.raises(ComputeError, match="sequence"):
+        pipeline.edit(edit)
+
+
+def test_a_full_cache_says_so(default_model: Path, part_cache: Path) -> None:
+    options = {"context": 256, "sequences": 1, "threads": 1, "max_rows": 64}
+    stage = LlamaStage(cut.part(default_model, range(1)), first=True, last=False, n_layers=1, **options)
+    for start in range(0, 256 + SPARE_CELLS, 64):
+        stage.forward(rows([7] * 64, start), None, bool)
+    with pytest.raises(ComputeError, match="full"):
+        stage.forward(rows([7], 256 + SPARE_CELLS), None, bool)
+    stage.close()
+
+
+@pytest.mark.parametrize(("sequences", "max_rows"), [(1, 1), (256, 1), (8, 64)])
+def test_any_number_of_sequences_and_rows(default_model: Path, part_cache: Path, sequences: int, max_rows: int) -> None:
+    part = cut.part(default_model, range(15, 30))
+    options = {"context": 64, "sequences": sequences, "threads": 1, "max_rows": max_rows}
+    stage = LlamaStage(part, first=False, last=True, n_layers=15, **options)
+    logits = stage.forward(rows([0] * max_rows, 0, sequences - 1), np.ones((max_rows, 576), np.float32), bool)
+    stage.close()
+    assert logits is not None
+    assert logits.shape == (max_rows, 49152)
+
+
+def test_another_number_of_layers_is_refused(default_model: Path, part_cache: Path) -> None:
+    part = cut.part(default_model, range(15))
+    options = {"context": 64, "sequences": 1, "threads": 1, "max_rows": 8}
+    with pytest.raises(ModelError, match="15 layers, not 14"):
+        LlamaStage(part, first=True, last=False, n_layers=14, **options)
+
+
+def test_llama_cpps_reason_is_passed_on(tmp_path: Path, default_model: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(default_model.read_bytes()[:3_000_000])
+    options = {"context": 64, "sequences": 1, "threads": 1, "max_rows": 8}
+    with pytest.raises(ModelError, match="llama.cpp cannot load") as caught:
+        LlamaStage(broken, first=True, last=True, n_layers=30, **options)
+    assert "no reason" not in str(caught.value)

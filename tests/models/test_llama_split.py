@@ -1,0 +1,111 @@
+"""A model that is cut computes what the whole computes, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+
+from mpispec.compute.base import Floats
+from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
+from mpispec.models import cut
+from tests.models.pipeline import PROMPT, Pipeline, drop, row, rows, split
+
+pytestmark = pytest.mark.models
+
+
+@pytest.fixture(scope="module")
+def whole(default_model: Path) -> Iterator[Pipeline]:
+    """Return the model on one stage."""
+    pipeline = split(default_model, 1)
+    yield pipeline
+    pipeline.close()
+
+
+@pytest.fixture(scope="module")
+def expected(whole: Pipeline) -> Floats:
+    """Return the logits of the prompt, computed in one batch by the whole model."""
+    return whole.run(rows(PROMPT))
+
+
+@pytest.fixture(scope="module", params=[2, 3, 5])
+def pipeline(request: pytest.FixtureRequest, default_model: Path, part_cache: Path) -> Iterator[Pipeline]:
+    """Return the model on several stages."""
+    pipeline = split(default_model, request.param)
+    yield pipeline
+    pipeline.close()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, len(PROMPT)])
+def test_split_equals_whole_in_batches_of_any_size(pipeline: Pipeline, expected: Floats, size: int) -> None:
+    assert np.array_equal(pipeline.run_in_chunks(PROMPT, size), expected)
+
+
+def test_the_whole_equals_llama_cpps_own_binding(default_model: Path, expected: Floats) -> None:
+    model = llama_cpp.Llama(str(default_model), n_ctx=256, n_threads=1, logits_all=True, flash_attn=True, verbose=False)
+    model.eval(PROMPT)
+    assert np.array_equal(model.scores[: len(PROMPT)], expected)
+
+
+def test_only_deciding_rows_come_back(pipeline: Pipeline, expected: Floats) -> None:
+    pipeline.run_in_chunks(PROMPT[:1], 1)
+    batch = [row(token, pos, decide=pos in (4, 9)) for pos, token in enumerate(PROMPT) if 0 < pos < 10]
+    assert np.array_equal(pipeline.run(batch), expected[[4, 9]])
+    nothing = pipeline.run([row(PROMPT[10], 10, decide=False)])
+    assert nothing.shape == (0, expected.shape[1])
+    assert np.array_equal(pipeline.run([row(PROMPT[11], 11)]), expected[[11]])
+
+
+def test_greedy_decoding_equals_llama_cpps_own(pipeline: Pipeline, default_model: Path) -> None:
+    model = llama_cpp.Llama(str(default_model), n_ctx=256, n_threads=1, flash_attn=True, verbose=False)
+    generator = model.generate(PROMPT, temp=0.0, repeat_penalty=1.0)
+    reference = [token for token, _ in zip(generator, range(32), strict=False)]
+    found = [int(pipeline.run_in_chunks(PROMPT, 8)[-1].argmax())]
+    while len(found) < 32:
+        found.append(int(pipeline.run([row(found[-1], len(PROMPT) + len(found) - 1)])[0].argmax()))
+    assert found == reference
+
+
+def first_layers(model: Path, threads: int) -> LlamaStage:
+    """Load a stage of two layers."""
+    options = {"context": 600, "sequences": 1, "threads": threads, "max_rows": EXACT_ROWS}
+    return LlamaStage(cut.part(model, range(2)), first=True, last=False, n_layers=2, **options)
+
+
+def test_two_threads_give_the_same_bits(default_model: Path, part_cache: Path) -> None:
+    outputs = []
+    for threads in (1, 2):
+        stage = first_layers(default_model, threads)
+        runs = [[row(token, pos)] for pos, token in enumerate(PROMPT[:8])] + [rows(PROMPT[8:], 8)]
+        outputs.append(np.concatenate([stage.forward(run, None, bool) for run in runs]))
+        stage.close()
+    assert np.array_equal(*outputs)
+
+
+def test_runs_of_up_to_exact_rows_keep_their_bits(default_model: Path, part_cache: Path) -> None:
+    stage = first_layers(default_model, 1)
+    tokens = [(token * 7919 + index) % 49000 for index, token in enumerate(PROMPT * 36)]
+    expected = [stage.forward([row(token, pos)], None, bool) for pos, token in enumerate(tokens)]
+    stage.edit([drop(0)])
+    starts = range(0, len(tokens), EXACT_ROWS)
+    found = [stage.forward(rows(tokens[start : start + EXACT_ROWS], start), None, bool) for start in starts]
+    stage.close()
+    assert np.array_equal(np.concatenate(found), np.concatenate(expected))
+
+
+def test_graphs_of_changing_shape_are_told_apart(whole: Pipeline, default_model: Path, part_cache: Path) -> None:
+    # llama.cpp reuses a graph only while its shape stays; past 256 cells of the cache the shape changes by itself.
+    tokens = [(token * 7919 + index) % 49000 for index, token in enumerate(PROMPT * 18)]
+    sizes = [1, 1, 8, 1, 32, 32, 2, 1, 32, 32, 32, 32, 32, 1, 1, 1]
+    pipeline = split(default_model, 3)
+    for each in (pipeline, whole):
+        each.run_in_chunks(tokens[:1], 1)
+    at = 1
+    for size in sizes:
+        batch = rows(tokens[at : at + size], at)
+        assert np.array_equal(pipeline.run(batch), whole.run(batch))
+        at += size
+    pipeline.close()

