@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mpispec.core.events import Payload
-from mpispec.core.ids import Actor, Plane, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Edit, Message, Open, Run, Sampling
+from mpispec.core.ids import Actor, Plane, RequestId, RunId, Token
+from mpispec.core.messages import Edit, Message, Open, Run
 from mpispec.core.statistics import Statistics
 
 FinishReason = Literal["stop", "length", "cancelled"]

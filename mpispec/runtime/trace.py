@@ -47,8 +47,9 @@ class Trace:
             first, last = job.run.rows[0].pos, job.run.rows[-1].pos
             self.add(lane, name, start, end, {"run": job.run.run_id, "rows": len(job.run.rows), "pos": [first, last]})
         elif isinstance(job, ComputeDraft) and isinstance(completion, Drafted):
-            name = "aborted" if completion.aborted else "draft" if job.decide else "feed"
-            self.add(lane, name, start, end, {"pos": job.keep, "rows": len(job.tokens)})
+            rows = job.run.rows
+            name = "aborted" if completion.aborted else "draft" if completion.guesses else "feed"
+            self.add(lane, name, start, end, {"pos": [rows[0].pos, rows[-1].pos], "rows": len(rows)})
 
     def sent(self, lane: str, when: float, message: Message, num_bytes: int) -> None:
         """Record the sending of a message."""

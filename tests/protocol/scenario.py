@@ -136,9 +136,7 @@ def build(scenario: Scenario) -> VirtualCluster:
         stops = frozenset() if scenario.stop is None else frozenset([Token(scenario.stop)])
         tokens = tuple(Token(token) for token in prompt)
         request = RequestId(index)
-        cluster.at(
-            when, Submitted(request, tokens, length, stops, Sampling(), scenario.strategy, scenario.proposer)
-        )
+        cluster.at(when, Submitted(request, tokens, length, stops, Sampling(), scenario.strategy, scenario.proposer))
         if rng.random() < 0.2:
             cluster.at(when + rng.random() * 5, Withdrawn(request))
     return cluster

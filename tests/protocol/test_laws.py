@@ -30,9 +30,7 @@ SEEDS = range(300)
 Breach = Callable[[pytest.MonkeyPatch], None]
 
 
-def _filter_effects(
-    monkeypatch: pytest.MonkeyPatch, core: type, change: Callable[[Effect], Effect | None]
-) -> None:
+def _filter_effects(monkeypatch: pytest.MonkeyPatch, core: type, change: Callable[[Effect], Effect | None]) -> None:
     """Have a core's effects changed, or left out where `change` returns None."""
     original = core.handle
 
@@ -135,9 +133,7 @@ def law_7_credits_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def law_7_the_window_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        HeadCore, "_has_room", property(lambda self: len(self._untaken) < self.config.first_queue)
-    )
+    monkeypatch.setattr(HeadCore, "_has_room", property(lambda self: len(self._untaken) < self.config.first_queue))
     monkeypatch.setattr(HeadConfig, "window", property(lambda self: 1))
 
 

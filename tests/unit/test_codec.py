@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from mpispec.core.ids import Actor
 from mpispec.core.messages import (
-    Advance,
     Cancel,
     Close,
     Credit,
@@ -26,7 +25,6 @@ from mpispec.core.messages import (
     Prime,
     Result,
     Retire,
-    Rewind,
     Row,
     Run,
     Sampling,
@@ -66,18 +64,15 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     Cancel: st.builds(Cancel, st.lists(INT63, max_size=20).map(tuple)),
     Credit: st.builds(Credit, INT63),
     Stop: st.just(Stop()),
-    Prime: st.builds(Prime, INT32, INT32, TOKENS, INT32, SAMPLINGS),
-    Rewind: st.builds(Rewind, INT32, INT63, INT32, TOKENS, INT32),
-    Advance: st.builds(Advance, INT32, INT32),
+    Prime: st.builds(Prime, INT32, TOKENS, INT32, INT32, SAMPLINGS),
+    Follow: st.builds(Follow, INT32, INT32, TOKENS, INT32),
     Retire: st.builds(Retire, INT32),
     Draft: st.builds(
-        lambda request, epoch, pos, proposals: Draft(
-            request, epoch, pos, tuple(t for t, _ in proposals), tuple(p for _, p in proposals)
-        ),
+        lambda request, root, first, guesses: Draft(request, root, first, *zip(*guesses, strict=True)),
+        INT32,
         INT32,
         INT63,
-        INT32,
-        PROPOSALS,
+        st.lists(st.tuples(st.integers(-1, 2**62), INT32, st.floats(0, 1)), min_size=1, max_size=8),
     ),
 }
 ANY_MESSAGE = st.one_of(*MESSAGES.values())
@@ -91,11 +86,10 @@ SAMPLES: tuple[Message, ...] = (
     Cancel((7, 8)),
     Credit(7),
     Stop(),
-    Prime(1, 0, (1, 2, 3), 9, Sampling()),
-    Rewind(1, 2, 3, (4,), 9),
-    Advance(1, 9),
+    Prime(1, (1, 2, 3), 9, 4, Sampling()),
+    Follow(1, 3, (4,), 9),
     Retire(1),
-    Draft(1, 2, 3, (4, 5), (0.5, 1.0)),
+    Draft(1, 2, 3, (-1, 3), (4, 5), (0.5, 1.0)),
 )
 
 
@@ -331,7 +325,7 @@ def test_another_version_is_told_as_such() -> None:
         Credit(2**64),
         Cancel((2**63,)),
         Run(7, (Row(0, 1, 0, 2**31, 0, 0, True),), ()),
-        Draft(0, 0, 0, (1,), ("half",)),
+        Draft(0, 0, 0, (-1,), (1,), ("half",)),
         Open(0, Sampling(seed=2**64), 0, ()),
     ],
     ids=lambda m: type(m).__name__,
