@@ -20,6 +20,7 @@ from mpispec.core.messages import (
     Draft,
     Edit,
     EditOp,
+    Follow,
     Message,
     Open,
     Prime,
