@@ -212,7 +212,7 @@ def rows_blob(**changes: int) -> bytes:
         [4, 0, 1, bytes(8)],
         [5, 0, 1, 2**63 - 1],
         [6, 0, 2**31 - 1],
-        [11, 0, 1, 1, 1, 1, bytes(4), struct.pack("<d", 1.0)],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", 1.0)],
     ],
     ids=repr,
 )
