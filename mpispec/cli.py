@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,26 @@ from mpispec.runtime.group import Group, JobError, agree
 from mpispec.runtime.job import JobOptions, Session, Setup, prepare, run
 from mpispec.runtime.trace import write
 from mpispec.strategies import PRESETS
+from mpispec.transport.environment import launched_rank
 
 _WIRES = ("f32", "f16", "bf16", "q8")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _OncePerJob(click.Group):
+    """Says what it has to say about the command line on rank 0; all other ranks find the same and keep silent."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """See `click.Command.main`."""
+        if launched_rank() == 0:
+            return super().main(*args, **extra)
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            try:
+                sys.exit(super().main(*args, **{**extra, "standalone_mode": False}) or 0)
+            except click.ClickException as error:
+                sys.exit(error.exit_code)
+
+
+@click.group(cls=_OncePerJob, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mpispec")
 def main() -> None:
     """Run one language model over several machines, made fast by guessing ahead.
@@ -171,10 +187,15 @@ def generate(
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None and file is not None:
         raise JobError("Give the prompt with --prompt or with --file, not with both.")
+    source = file or "standard input"
     try:
         text = prompt if prompt is not None else file.read_text("utf-8") if file is not None else sys.stdin.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"The prompt cannot be read from {file or 'standard input'}: {error}.") from error
+    except OSError as error:
+        raise JobError(
+            f"The prompt cannot be read from {source} ({error.strerror}); name a text file, or give it with --prompt."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise JobError(f"The prompt in {source} is not UTF-8 text; convert it, or give it with --prompt.") from error
     if not text.strip():
         raise JobError("The prompt is empty; give some text with --prompt, --file or on standard input.")
     return text
@@ -226,7 +247,9 @@ def _check_writable(path: Path) -> None:
         with path.open("ab"):
             pass
     except OSError as error:
-        raise JobError(f"The trace cannot be written to {path}: {error.strerror}.") from error
+        raise JobError(
+            f"The trace cannot be written to {path} ({error.strerror}); name a file in a writable folder."
+        ) from error
 
 
 def _announce(group: Group, setup: Setup, is_quiet: bool) -> None:
@@ -271,7 +294,7 @@ def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, 
         door = agree(group, lambda: open_door(host, port, api_key) if group.rank == 0 else None)
         vocabulary = agree(group, lambda: _vocabulary(setup) if group.rank == 0 else None)
         _announce(group, setup, is_quiet=False)
-        interrupts = Interrupts() if group.rank == 0 else None
+        interrupts = Interrupts(goes_on=repl) if group.rank == 0 else None
 
         def application(session: Session) -> None:
             assert door is not None

@@ -48,7 +48,7 @@ ANSWER = 8
 """Tokens a request."""
 WARM_UP = 8
 """Requests that are not counted."""
-BLOCKS = 5
+BLOCKS = 20
 """Equal parts of the measurement, whose medians show the spread."""
 MOST_ROWS = 8
 

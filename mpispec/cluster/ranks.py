@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ from mpispec.compute.base import ComputeError
 from mpispec.core.errors import ProtocolError
 from mpispec.runtime.group import Group, GroupTransport, JobError
 from mpispec.transport.base import TransportError
-from mpispec.transport.environment import hostname, launched_rank, launched_size
+from mpispec.transport.environment import hostname, launched_rank, launched_size, read_launch
 from mpispec.transport.loopback import LoopbackTransport
 from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
 
@@ -59,20 +60,37 @@ def complain(sentence: str) -> None:
     print(f"mpispec: {sentence}", file=sys.stderr, flush=True)
 
 
-class Interrupts:
-    """Ctrl-C on rank 0: ends the job until somebody asks to be told instead."""
+_SPENT = b"""
+mpispec: mpirun ends the program at the next Ctrl-C; Ctrl-\\ stops an answer as often as you like.
+"""
 
-    def __init__(self) -> None:
+
+class Interrupts:
+    """Ctrl-C on rank 0: ends the job until somebody asks to be told instead.
+
+    Hydra, the mpirun of MPICH, passes the first SIGINT on to the ranks and kills them at the second, however much
+    later it comes (measured with 5.0.2), but it passes on every SIGQUIT; so Ctrl-\\ does the same as Ctrl-C there.
+    """
+
+    def __init__(self, goes_on: bool = False) -> None:
+        """Take the signals; `goes_on` if there is something left to interrupt after the first time."""
         self._handler: Callable[[], None] | None = None
+        self._is_hydra = read_launch().family == "hydra"
+        self._has_notice = goes_on and self._is_hydra
         signal.signal(signal.SIGINT, self._on_signal)
+        if self._is_hydra:
+            signal.signal(signal.SIGQUIT, self._on_signal)
 
     def call(self, handler: Callable[[], None]) -> None:
         """Have Ctrl-C call `handler` on the main thread; may be called from any thread."""
         self._handler = handler
 
-    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._handler is None:
             raise KeyboardInterrupt
+        if self._has_notice and number == signal.SIGINT:
+            self._has_notice = False
+            os.write(2, _SPENT)  # not by sys.stderr, which the interrupted code may be writing to
         self._handler()
 
 
@@ -99,13 +117,22 @@ def _install_hooks(group: Group) -> None:
     threading.excepthook = on_thread_error
     if group.rank != 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
 
 
 def _end_all(group: Group, error: BaseException) -> NoReturn:
     if isinstance(error, KeyboardInterrupt):
-        group.abort(INTERRUPTED)
+        _abort(group, INTERRUPTED)
+    cause = str(error)
     if not isinstance(error, _EXPECTED):
         traceback.print_exception(error)
-    cause = str(error) or type(error).__name__
+        cause = f"{type(error).__name__}: {cause}"
     complain(f"Rank {group.rank} on {hostname()} failed, so the job ends: {cause}")
-    group.abort(FAILURE)
+    _abort(group, FAILURE)
+
+
+def _abort(group: Group, code: int) -> NoReturn:
+    """End all ranks; all is said by now, so what MPI_Abort adds goes nowhere."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    group.abort(code)

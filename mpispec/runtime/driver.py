@@ -54,6 +54,7 @@ class Driver:
         emit: Callable[[Emit, float], None] | None = None,
     ) -> None:
         self._ranks = {actor: plan.rank_of(actor) for rank in range(plan.num_ranks) for actor in plan.actors_of(rank)}
+        self._names = dict(zip(plan.actors_of(transport.rank), plan.roles_of(transport.rank), strict=True))
         self._transport = transport
         self._cores = dict(cores)
         self._workers = workers
@@ -127,6 +128,7 @@ class Driver:
                 self._workers[actor].abort(effect)
             case Emit():
                 assert self._emit is not None
+                self._trace.emitted(now, effect)
                 self._emit(effect, now)
             case Quit():
                 del self._cores[actor]
@@ -134,10 +136,12 @@ class Driver:
     def _send(self, actor: Actor, send: Send, now: float) -> None:
         rank = self._ranks[send.dst]
         message: Message = send.message
+        num_bytes = 0
         if rank == self._transport.rank:
             self._local.append((send.dst, Received(actor, message, send.payload)))
-            return
-        parts = encode(actor, send.dst, message, send.payload)
-        self._transport.send(rank, send.plane, parts)
+        else:
+            parts = encode(actor, send.dst, message, send.payload)
+            self._transport.send(rank, send.plane, parts)
+            num_bytes = sum(len(part) for part in parts) if self._trace.is_on else 0
         if self._trace.is_on:
-            self._trace.sent("driver", now, message, sum(len(part) for part in parts))
+            self._trace.sent(self._names[actor], now, message, num_bytes)

@@ -85,7 +85,8 @@ def gather(group: Group, mine: bytes, limit: int = _MOST_WORDS) -> list[bytes]:
 def agree(group: Group, action: Callable[[], T]) -> T:
     """Do something on every rank; return its result, or raise JobError on all of them if it failed on any.
 
-    The sentence is that of the lowest rank that failed, with the rank and host unless all failed alike.
+    The sentence is that of the lowest rank that failed, with the rank and host unless all failed alike or only rank
+    0, where the person is.
     """
     result: T | None = None
     failure = ""
@@ -97,6 +98,8 @@ def agree(group: Group, action: Callable[[], T]) -> T:
     texts = {text for _, text in failures if text}
     if not texts:
         return result  # type: ignore[return-value]
-    rank, host, text = next((rank, host, text) for rank, (host, text) in enumerate(failures) if text)
-    is_shared = len(texts) == 1 and all(text for _, text in failures)
-    raise JobError(text if is_shared else f"Rank {rank} on {host}: {text}")
+    failed = [(rank, host, text) for rank, (host, text) in enumerate(failures) if text]
+    rank, host, text = failed[0]
+    is_shared = len(texts) == 1 and len(failed) == group.size
+    is_only_ours = rank == 0 and len(failed) == 1
+    raise JobError(text if is_shared or is_only_ours else f"Rank {rank} on {host}: {text}")

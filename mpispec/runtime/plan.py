@@ -96,7 +96,10 @@ def make_plan(num_ranks: int, model: ModelSummary, has_draft: bool, layout: str 
     try:
         parts = ranges(model.layers, len(ranks), model.unit, model.head_layers)
     except ModelError as error:
-        raise PlanError(f"{error} Start fewer ranks.") from error
+        most = -(-model.layers // model.unit) + num_ranks - len(ranks)
+        raise PlanError(
+            f"{num_ranks} ranks are too many for the {model.layers} layers of {model.path.name}; start at most {most}."
+        ) from error
     stages = tuple(StagePlace(rank, part.start, part.stop - 1) for rank, part in zip(ranks, parts, strict=True))
     return Plan(num_ranks, stages, draft_rank)
 
@@ -114,7 +117,7 @@ def _laid_out(num_ranks: int, num_layers: int, has_draft: bool, layout: str) -> 
             raise PlanError(f"--layout has {item!r}, which is no layer range: {_FORM}.")
         rank = int(match["rank"]) if match["rank"] else index
         if rank >= num_ranks:
-            raise PlanError(f"--layout names rank {rank}, but there are {num_ranks} ranks, 0 to {num_ranks - 1}.")
+            raise PlanError(f"--layout names rank {rank}, so start at least {rank + 1} ranks or name a lower one.")
         if match["draft"]:
             if draft_rank is not None:
                 raise PlanError("--layout places the draft twice; keep one of the places.")
@@ -140,11 +143,15 @@ def _check_cover(stages: list[StagePlace], num_layers: int) -> None:
         if stage.last < stage.first:
             raise PlanError(f"--layout has the empty range {stage.first}-{stage.last}; the last layer is inclusive.")
         if stage.first > expected:
-            raise PlanError(f"--layout leaves out layers {expected}-{stage.first - 1}; every layer needs a place.")
+            raise PlanError(f"--layout leaves out {_layers(expected, stage.first - 1)}; every layer needs a place.")
         if stage.first < expected:
             raise PlanError(f"--layout has layer {stage.first} twice or out of order; {_FORM}.")
         expected = stage.last + 1
     if expected < num_layers:
-        raise PlanError(f"--layout leaves out layers {expected}-{num_layers - 1}; every layer needs a place.")
+        raise PlanError(f"--layout leaves out {_layers(expected, num_layers - 1)}; every layer needs a place.")
     if expected > num_layers:
         raise PlanError(f"--layout goes to layer {expected - 1}, but the model's last layer is {num_layers - 1}.")
+
+
+def _layers(first: int, last: int) -> str:
+    return f"layer {first}" if first == last else f"layers {first}-{last}"

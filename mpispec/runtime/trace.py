@@ -1,18 +1,19 @@
 """Timelines: what each rank computed, sent, received and waited for, as Chrome JSON that Perfetto opens.
 
-Every rank records on its own clock into a bounded list; rank 0 merges them with the clocks' offsets.
+Every rank records on its own clock into a bounded list; rank 0 merges them with the clocks' offsets, names each
+compute after what its run turned out to be, and links the computes of a run across ranks.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpispec.core.effects import Compute, ComputeDraft
+from mpispec.core.effects import Compute, ComputeDraft, Emit
 from mpispec.core.events import Computed, Drafted
-from mpispec.core.messages import Cancel, Message, Result, Run
+from mpispec.core.messages import Cancel, Draft, Message, Result, Run
 
 MOST_EVENTS = 200_000
 """Events a rank keeps; later ones are counted and left out (law 7)."""
@@ -26,17 +27,25 @@ class Trace:
 
     def __init__(self, is_on: bool) -> None:
         self.is_on = is_on
-        self.events: list[Event] = []
-        self.num_left_out = 0
+        self._events: list[Event] = []
+        self._num_left_out = 0
+
+    @property
+    def events(self) -> list[Event]:
+        """What was recorded; the last event says so if there was more."""
+        if not self._num_left_out:
+            return self._events
+        end = self._events[-1][3]
+        return [*self._events, ("driver", f"{self._num_left_out} events left out", end, end, {})]
 
     def add(self, lane: str, name: str, start: float, end: float, details: dict[str, Any]) -> None:
         """Record something that took from `start` to `end`; an instant if they are equal."""
         if not self.is_on:
             return
-        if len(self.events) < MOST_EVENTS:
-            self.events.append((lane, name, start, end, details))
+        if len(self._events) < MOST_EVENTS:
+            self._events.append((lane, name, start, end, details))
         else:
-            self.num_left_out += 1
+            self._num_left_out += 1
 
     def computed(self, lane: str, start: float, end: float, job: Any, completion: Computed | Drafted) -> None:
         """Record a finished job of a worker."""
@@ -44,49 +53,118 @@ class Trace:
             return
         if isinstance(job, Compute) and isinstance(completion, Computed):
             name = "aborted" if completion.aborted else "run"
-            first, last = job.run.rows[0].pos, job.run.rows[-1].pos
-            self.add(lane, name, start, end, {"run": job.run.run_id, "rows": len(job.run.rows), "pos": [first, last]})
+            self.add(lane, name, start, end, _described(job.run))
         elif isinstance(job, ComputeDraft) and isinstance(completion, Drafted):
             rows = job.run.rows
             name = "aborted" if completion.aborted else "draft" if completion.guesses else "feed"
             self.add(lane, name, start, end, {"pos": [rows[0].pos, rows[-1].pos], "rows": len(rows)})
 
-    def sent(self, lane: str, when: float, message: Message, num_bytes: int) -> None:
-        """Record the sending of a message."""
+    def sent(self, sender: str, when: float, message: Message, num_bytes: int) -> None:
+        """Record the sending of a message; no bytes if it stays on this rank."""
+        if not self.is_on:
+            return
+        details: dict[str, Any] = {"from": sender, "bytes": num_bytes}
+        name = f"send {type(message).__name__}"
+        if isinstance(message, Run):
+            details |= _described(message)
+            name = "send void" if message.void else name
+        elif isinstance(message, Cancel):
+            details["runs"] = list(message.run_ids)
+        elif isinstance(message, Result):
+            details |= {"run": message.run_id, "void": message.void}
+        elif isinstance(message, Draft):
+            details |= {"pos": message.pos, "rows": len(message.tokens)}
+        self.add("driver", name, when, when, details)
+
+    def emitted(self, when: float, emit: Emit) -> None:
+        """Record the acceptance of tokens."""
         if self.is_on:
-            details: dict[str, Any] = {"bytes": num_bytes}
-            name = f"send {type(message).__name__}"
-            if isinstance(message, Run):
-                details["run"] = message.run_id
-                name = "send void" if message.void else name
-            elif isinstance(message, Cancel):
-                details["runs"] = list(message.run_ids)
-            elif isinstance(message, Result):
-                details["run"] = message.run_id
-            self.add(lane, name, when, when, details)
+            details = {"request": emit.request, "tokens": len(emit.tokens), "finish": emit.finish}
+            self.add("driver", "accept", when, when, details)
+
+
+def _described(run: Run) -> dict[str, Any]:
+    """Return what a reader wants to know of a run."""
+    if not run.rows:
+        return {"run": run.run_id}
+    first, last = run.rows[0], run.rows[-1]
+    decided = sum(row.decide for row in run.rows)
+    return {
+        "run": run.run_id,
+        "request": first.request,
+        "pos": [first.pos, last.pos],
+        "rows": len(run.rows),
+        "decided": decided,
+    }
+
+
+def kinds_of_runs(events: Sequence[Event]) -> dict[int, str]:
+    """Return for each run what it turned out to be, from the head's events in the order of their recording.
+
+    `prefill`: rows of a prompt. `base`: begins with the newest accepted token. `speculative`: begins with a guess.
+    `superfluous`: a speculative run that was cancelled, because a guess before it or its own was refused, or because
+    the request had ended.
+    """
+    kinds: dict[int, str] = {}
+    known: dict[int, int] = {}  # request -> accepted tokens, the prompt included
+    for _, name, _, _, details in events:
+        if name == "send Run" and details["from"] == "head":
+            request, (first, last) = details["request"], details["pos"]
+            if details["decided"] and request not in known:
+                known[request] = last + 1
+                kinds[details["run"]] = "prefill"
+            elif not details["decided"]:
+                kinds[details["run"]] = "prefill"
+            else:
+                kinds[details["run"]] = "base" if first < known[request] else "speculative"
+        elif name == "accept" and details["request"] in known:
+            known[details["request"]] += details["tokens"]
+        elif name == "send Cancel":
+            kinds |= {run: "superfluous" for run in details["runs"] if kinds.get(run) == "speculative"}
+    return kinds
 
 
 def write(path: Path, ranks: Sequence[tuple[str, float, Sequence[Event]]]) -> None:
-    """Write the timelines of all ranks as Chrome trace JSON.
+    """Write the timelines of all ranks as Chrome trace JSON, one event a line.
 
     Each rank is a name, the seconds to add to its clock to get rank 0's, and its events.
     """
-    starts = [event[2] + offset for _, offset, events in ranks for event in events]
-    origin = min(starts, default=0.0)
-    written: list[dict[str, Any]] = []
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"displayTimeUnit": "ms", "traceEvents": [')
+        for index, event in enumerate(_chrome_events(ranks)):
+            file.write((",\n" if index else "\n") + json.dumps(event))
+        file.write("\n]}\n")
+
+
+def _chrome_events(ranks: Sequence[tuple[str, float, Sequence[Event]]]) -> Iterator[dict[str, Any]]:
+    origin = min((event[2] + offset for _, offset, events in ranks for event in events), default=0.0)
+    kinds = kinds_of_runs(ranks[0][2])
+    computes: dict[int, list[dict[str, Any]]] = {}
     for rank, (name, offset, events) in enumerate(ranks):
-        written.append({"ph": "M", "name": "process_name", "pid": rank, "tid": 0, "args": {"name": name}})
+        yield {"ph": "M", "name": "process_name", "pid": rank, "tid": 0, "args": {"name": name}}
         lanes: dict[str, int] = {}
         for lane, label, start, end, details in events:
             if lane not in lanes:
                 lanes[lane] = len(lanes) + 1
                 args = {"name": lane}
-                written.append({"ph": "M", "name": "thread_name", "pid": rank, "tid": lanes[lane], "args": args})
-            event: dict[str, Any] = {"name": label, "cat": lane, "pid": rank, "tid": lanes[lane], "args": details}
-            event["ts"] = round((start + offset - origin) * 1e6, 1)
+                yield {"ph": "M", "name": "thread_name", "pid": rank, "tid": lanes[lane], "args": args}
+            place = {"pid": rank, "tid": lanes[lane], "ts": round((start + offset - origin) * 1e6, 1)}
+            name = kinds.get(details["run"], label) if label == "run" else label
+            event = {"name": name, "cat": lane, **place, "args": details}
             if end > start:
-                event |= {"ph": "X", "dur": round((end - start) * 1e6, 1)}
+                yield event | {"ph": "X", "dur": round((end - start) * 1e6, 1)}
             else:
-                event |= {"ph": "i", "s": "t"}
-            written.append(event)
-    path.write_text(json.dumps({"traceEvents": written, "displayTimeUnit": "ms"}))
+                yield event | {"ph": "i", "s": "t"}
+            if label == "run":
+                computes.setdefault(details["run"], []).append(place)
+    yield from _flows(computes)
+
+
+def _flows(computes: Mapping[int, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield arrows that join the computes of each run; each binds to the compute that begins at its time."""
+    for run, places in computes.items():
+        ordered = sorted(places, key=lambda place: float(place["ts"]))
+        for index, place in enumerate(ordered if len(ordered) > 1 else ()):
+            step = "s" if index == 0 else "f" if index == len(ordered) - 1 else "t"
+            flow = {"ph": step, "id": run, "name": "run", "cat": "run", **place}
+            yield flow | {"bp": "e"} if step == "f" else flow

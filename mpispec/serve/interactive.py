@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -15,9 +16,12 @@ from mpispec.runtime.group import JobError
 from mpispec.runtime.job import Session
 from mpispec.serve.address import bind, find_key
 from mpispec.serve.errors import ServeError
+from mpispec.serve.lines import DescriptorLines
 from mpispec.serve.repl import Repl
 from mpispec.serve.server import Server
 from mpispec.serve.service import ChatMessage, Service, Vocabulary
+
+_STANDARD_INPUT = 0
 
 
 class Template(Protocol):
@@ -71,9 +75,9 @@ def serve_until_stopped(
     sys.stderr.flush()
     try:
         if has_repl:
-            repl = Repl(service, sys.stdin.buffer, sys.stdout)
+            repl = Repl(service, DescriptorLines(_STANDARD_INPUT), sys.stdout)
             on_interrupt(repl.interrupt)
-            if repl.run() != "eof" or sys.stdin.isatty():
+            if repl.run() != "eof" or os.isatty(_STANDARD_INPUT):
                 return
         on_interrupt(ended.set)
         ended.wait()

@@ -34,7 +34,7 @@ SETUP_LIMIT = 16384
 
 _COUNT = struct.Struct("<Q")
 _DRAIN_LIMIT = 64
-_GREETING_SECONDS = 0.5
+_GREETING_SECONDS = 2.0
 _GREETING_PAUSE = 0.05
 _STRANGE_PEER = "A rank describes itself in an unknown form; install the same mpispec on every host."
 

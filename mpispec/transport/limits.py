@@ -1,4 +1,4 @@
-"""How long a frame may be on each plane: receive buffers are posted ahead, so their size must be known."""
+"""How long a frame may be on each plane: the most that a peer can make this rank allocate at once."""
 
 from __future__ import annotations
 

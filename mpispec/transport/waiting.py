@@ -21,37 +21,39 @@ class Waiter:
         self._doorbell = doorbell
         self._alarm = Alarm()
         self._backoff = Backoff(doorbell is not None)
-        self._sent = [0] * size
-        self._received = [0] * size
+        self.sent = [0] * size
+        """Messages handed to MPI so far, by destination."""
+        self.received = [0] * size
+        """Messages taken from MPI so far, by source."""
         self.is_busy = False
         self._is_active = True
         self._is_deaf = False
         self._expecting_until = 0.0
         self._was_silent = False
 
-    def sent(self, dst: int) -> None:
+    def note_sent(self, dst: int) -> None:
         """A message has been handed to MPI: ring for it."""
         self._is_active = True
-        self._sent[dst] += 1
+        self.sent[dst] += 1
         if self._doorbell is not None and dst != self._rank:
-            self._doorbell.ring(dst, self._sent[dst])
+            self._doorbell.ring(dst, self.sent[dst])
 
-    def received(self, src: int) -> None:
+    def note_received(self, src: int) -> None:
         """A message has come."""
         self._is_active = True
-        self._received[src] += 1
+        self.received[src] += 1
 
-    def sleep(self, now: float, deadline: float, is_sending: bool) -> bool:
+    def sleep(self, now: float, deadline: float, is_moving: bool) -> bool:
         """Sleep once, at most until `deadline`; return whether `wake` ended it.
 
         A long message moves only while both ends look at MPI, and the sender may be done when the receiver has
         read a fraction; so sleeps are short from the moment a ring announces a message until it is complete, and
-        while sends are under way. `is_busy` tells afterwards whether that is so.
+        while MPI `is_moving` one. `is_busy` tells afterwards whether that is so.
         """
         if self._is_active:
             self._is_active = False
             self._backoff.activity(now)
-        self.is_busy = is_sending or self._is_expecting(now)
+        self.is_busy = is_moving or self._is_expecting(now)
         pause = min(self._backoff.next_pause(now, self.is_busy), deadline - now)
         if self._doorbell is None or self._is_deaf:
             is_woken, is_rung = self._alarm.sleep(min(pause, LONGEST_BUSY) if self._is_deaf else pause)
@@ -80,7 +82,7 @@ class Waiter:
             self._doorbell.close()
 
     def _answer(self, doorbell: Doorbell) -> None:
-        rings = doorbell.drain(self._received)
+        rings = doorbell.drain(self.received)
         # Whoever floods the socket must not keep us awake: after a stranger's ring, one sleep without the bell.
         self._is_deaf = rings.strange
         if rings.news:
@@ -93,8 +95,8 @@ class Waiter:
         """Tell whether a ring has announced a message, not long ago, that has not come yet."""
         if self._doorbell is None or not self._expecting_until:
             return False
-        if now < self._expecting_until and self._doorbell.is_expecting(self._received):
+        if now < self._expecting_until and self._doorbell.is_expecting(self.received):
             return True
-        self._doorbell.forget(self._received)
+        self._doorbell.forget(self.received)
         self._expecting_until = 0.0
         return False

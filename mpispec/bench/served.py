@@ -1,0 +1,87 @@
+"""A `mpispec serve` under mpirun to look at from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from mpispec.bench.errors import BenchError
+from mpispec.transport.environment import read_launch
+
+_START_SECONDS = 120.0
+_STOP_SECONDS = 10.0
+_ANSWER_SECONDS = 120.0
+_SERVING = re.compile(r"serving .* on (http://\S+)")
+
+
+class Served:
+    """A running job: its address and its ranks."""
+
+    def __init__(self, launcher: psutil.Popen, url: str, num_ranks: int) -> None:
+        self._url = url
+        self.ranks = _ranks_of(launcher, num_ranks)
+        """Processes in rank order."""
+
+    def complete(self, prompt: str, max_tokens: int) -> int:
+        """Have a text continued; return how many tokens were written."""
+        body = json.dumps({"model": "mpispec", "prompt": prompt, "max_tokens": max_tokens}).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self._url}/v1/completions", body, headers)
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
+            return int(json.load(answer)["usage"]["completion_tokens"])
+
+
+@contextlib.contextmanager
+def served(num_ranks: int) -> Iterator[Served]:
+    """Start the default model on `num_ranks` ranks of this host, end it afterwards. Raises BenchError."""
+    beside = Path(sys.executable).with_name("mpirun")
+    mpirun = str(beside) if beside.exists() else "mpirun"
+    command = [mpirun, "-np", str(num_ranks), sys.executable, "-m", "mpispec", "serve", "--no-repl", "--port", "0"]
+    with tempfile.TemporaryFile("w+") as output:
+        try:
+            launcher = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        except OSError as error:
+            raise BenchError(f"{mpirun} cannot be started: {error.strerror}; run scripts/setup.") from error
+        try:
+            yield Served(launcher, _wait_for_url(launcher, output.fileno()), num_ranks)
+        finally:
+            launcher.terminate()
+            try:
+                launcher.wait(_STOP_SECONDS)
+            except psutil.TimeoutExpired:
+                launcher.kill()
+                launcher.wait()
+
+
+def _wait_for_url(launcher: psutil.Popen, output: int) -> str:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        said = Path(f"/proc/self/fd/{output}").read_text("utf-8", "replace")
+        if match := _SERVING.search(said):
+            return match[1]
+        if launcher.poll() is not None:
+            raise BenchError(f"mpispec serve ended at once and said: {said.strip() or 'nothing'}")
+        time.sleep(0.1)
+    raise BenchError(f"mpispec serve did not take requests within {_START_SECONDS:.0f} s.")
+
+
+def _ranks_of(launcher: psutil.Popen, num_ranks: int) -> list[psutil.Process]:
+    """Return the descendants to which the launcher gave a rank, in rank order."""
+    ranks = {}
+    for process in launcher.children(recursive=True):
+        launch = read_launch(process.environ())
+        if launch.family != "none" and "mpispec" in process.cmdline():
+            ranks[launch.rank] = process
+    if sorted(ranks) != list(range(num_ranks)):
+        raise BenchError(f"Of {num_ranks} ranks only {sorted(ranks)} were found.")
+    return [ranks[rank] for rank in range(num_ranks)]

@@ -1,0 +1,70 @@
+"""A job that answers a list of requests: `mpirun -np N python -m tests.mpi.answers REQUESTS.json ANSWERS.json`.
+
+One start of the ranks and one loading of the model serve all requests, which is what makes comparing thousands of
+tokens affordable. REQUESTS holds the job's options, the requests, and how many of them are submitted at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from mpispec.cluster.ranks import joined
+from mpispec.core.messages import Sampling
+from mpispec.runtime.engine import Engine, Generation, Progress
+from mpispec.runtime.job import JobOptions, Session, prepare, run
+
+
+class Answer:
+    """One request under way."""
+
+    def __init__(self, engine: Engine, wanted: dict[str, Any]) -> None:
+        self._engine = engine
+        self._inbox: SimpleQueue[Progress] = SimpleQueue()
+        generation = Generation(
+            tuple(wanted["prompt"]),
+            wanted["max_tokens"],
+            Sampling(**wanted.get("sampling", {})),
+            wanted["strategy"],
+            wanted["proposer"],
+        )
+        self._request = engine.submit(generation, self._inbox.put)
+
+    def result(self) -> dict[str, Any]:
+        """Wait for the end; return the tokens, why it ended, and the engine's report."""
+        tokens: list[int] = []
+        finish = None
+        while finish is None:
+            progress = self._inbox.get()
+            tokens += progress.tokens
+            finish = progress.finish
+        return {"tokens": tokens, "finish": finish, "report": self._engine.report(self._request)}
+
+
+def answer_all(session: Session, requests: list[dict[str, Any]], at_once: int) -> list[dict[str, Any]]:
+    """Return the answers in order."""
+    answers: list[dict[str, Any]] = []
+    for start in range(0, len(requests), at_once):
+        answers += [one.result() for one in [Answer(session.engine, each) for each in requests[start : start + at_once]]]
+    return answers
+
+
+def main() -> None:
+    wanted = json.loads(Path(sys.argv[1]).read_text())
+    with joined() as group:
+        options = JobOptions(**wanted["options"])
+        setup = prepare(options, group)
+
+        def application(session: Session) -> list[dict[str, Any]]:
+            return answer_all(session, wanted["requests"], wanted.get("at_once", 1))
+
+        outcome = run(options, group, setup, frozenset(wanted["stops"]), application, lambda what: None)
+        if outcome is not None:
+            Path(sys.argv[2]).write_text(json.dumps(outcome.value))
+
+
+if __name__ == "__main__":
+    main()

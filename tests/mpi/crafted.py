@@ -1,0 +1,66 @@
+"""Models made from other models: with blocks left out, or under the name of an architecture nobody has certified."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mpispec.models import gguf_file
+from mpispec.models.gguf_file import GgufFile, Tensor, Value
+from mpispec.models.gguf_types import ValueType
+
+_BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+
+
+def thinned(source: Path, destination: Path, kept: Sequence[int]) -> Path:
+    """Write the whole model, tokenizer and all, with only the blocks `kept`: a draft that is often wrong."""
+    model = gguf_file.read(source)
+    count = f"{model.get('general.architecture', str)}.block_count"
+    values = {**model.values, count: Value(ValueType.UINT32, memoryview(struct.pack("<I", len(kept))))}
+    return _write(model, destination, values, dict(_renumbered(model, kept)))
+
+
+def renamed(source: Path, destination: Path, architecture: str) -> Path:
+    """Write the same model under the name of another architecture."""
+    model = gguf_file.read(source)
+    old = model.get("general.architecture", str)
+    values = {
+        architecture + key.removeprefix(old) if key.startswith(f"{old}.") else key: value
+        for key, value in model.values.items()
+    }
+    values["general.architecture"] = Value(ValueType.STRING, memoryview(_text(architecture)))
+    return _write(model, destination, values, model.tensors)
+
+
+def _renumbered(model: GgufFile, kept: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in model.tensors.items():
+        match = _BLOCK.fullmatch(name)
+        if match is None:
+            yield name, tensor
+        elif int(match[1]) in kept:
+            yield f"blk.{kept.index(int(match[1]))}.{match[2]}", tensor
+
+
+def _write(model: GgufFile, destination: Path, values: dict[str, Value], tensors: dict[str, Tensor]) -> Path:
+    header = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(values))]
+    header += [_text(key) + struct.pack("<I", value.type) + value.raw for key, value in values.items()]
+    offset = 0
+    for name, tensor in tensors.items():
+        header += [_text(name), struct.pack(f"<I{len(tensor.dims)}Q", len(tensor.dims), *tensor.dims)]
+        header.append(struct.pack("<IQ", tensor.type, offset))
+        offset += -(-tensor.n_bytes // model.alignment) * model.alignment
+    source = model.path.read_bytes()
+    with destination.open("wb") as file:
+        file.write(b"".join(header))
+        for tensor in tensors.values():
+            file.write(bytes(-file.tell() % model.alignment))
+            file.write(source[tensor.offset : tensor.offset + tensor.n_bytes])
+        file.write(bytes(-file.tell() % model.alignment))
+    return destination
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw

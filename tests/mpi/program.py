@@ -1,0 +1,124 @@
+"""A program on several ranks that a test talks to while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import psutil
+
+from tests.launch import REPOSITORY, end_job, launch_command
+
+MPISPEC = (sys.executable, "-m", "mpispec")
+GONE_SECONDS = 5.0
+"""How long any rank may outlive the end of its job."""
+
+
+class Program:
+    """Started by mpirun with pipes for everything; leaving the context ends whatever is left of it."""
+
+    def __init__(self, n: int, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        """Start `argv` on `n` ranks, or without mpirun if `n` is 0."""
+        command = launch_command(n, argv) if n else list(argv)
+        self.process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._changed = threading.Condition()
+        self._said = {"stdout": "", "stderr": ""}
+        self._readers = [
+            threading.Thread(target=self._read, args=(name, getattr(self.process, name)), daemon=True)
+            for name in self._said
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        end_job(self.process)  # type: ignore[arg-type]
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        for reader in self._readers:
+            reader.join()
+
+    @property
+    def stdout(self) -> str:
+        """What it has written so far."""
+        with self._changed:
+            return self._said["stdout"]
+
+    @property
+    def stderr(self) -> str:
+        """What it has complained so far."""
+        with self._changed:
+            return self._said["stderr"]
+
+    def type(self, line: str) -> int:
+        """Give it a line of input; return where its standard output stood before."""
+        before = len(self.stdout)
+        self._stdin.write(f"{line}\n".encode())
+        self._stdin.flush()
+        return before
+
+    def end_input(self) -> None:
+        """Close its standard input."""
+        self._stdin.close()
+
+    def wait_for(self, pattern: str, stream: str = "stdout", after: int = 0, seconds: float = 60.0) -> re.Match[str]:
+        """Wait until a regular expression matches what it has written from `after` on."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while (found := re.compile(pattern, re.DOTALL).search(self._said[stream], after)) is None:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    raise AssertionError(f"{pattern!r} did not come.\n{self._said['stdout']}\n{self._said['stderr']}")
+        return found
+
+    def ranks(self) -> list[psutil.Process]:
+        """Return the processes of the ranks: those below the launcher that run Python."""
+        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        return [each for each in family if Path(each.exe()).name.startswith("python")]
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C: a terminal signals the launcher's process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def wait(self, seconds: float = 60.0) -> int:
+        """Wait for the launcher and everything it has written; return the exit code."""
+        code = self.process.wait(seconds)
+        for reader in self._readers:
+            reader.join(seconds)
+        return code
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    def _read(self, name: str, stream: IO[bytes]) -> None:
+        decoded = b""
+        while chunk := os.read(stream.fileno(), 65536):
+            decoded += chunk
+            with self._changed:
+                self._said[name] = decoded.decode("utf-8", "replace")
+                self._changed.notify_all()
+        stream.close()

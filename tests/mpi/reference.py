@@ -1,0 +1,30 @@
+"""llama-cpp-python's own greedy decoding of the whole model, one token at a time: what every answer is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import llama_cpp
+
+
+def greedy(model: Path, prompts: Sequence[Sequence[int]], max_tokens: int, stops: frozenset[int]) -> list[list[int]]:
+    """Return each prompt's continuation, up to and with an end-of-text token; always from an empty cache.
+
+    A prompt is fed in batches below 64 rows: from there on llama.cpp attends in tiles, which sum in another order, so
+    its own text depends on `n_batch` (measured: one of two prompts of 550 tokens goes on differently).
+    """
+    llama = llama_cpp.Llama(
+        str(model), n_ctx=2048, n_batch=32, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False
+    )
+    continuations = []
+    for prompt in prompts:
+        llama.reset()
+        tokens: list[int] = []
+        for token in llama.generate(prompt, temp=0.0, repeat_penalty=1.0, reset=True):
+            tokens.append(token)
+            if token in stops or len(tokens) == max_tokens:
+                break
+        continuations.append(tokens)
+    llama.close()
+    return continuations
