@@ -102,10 +102,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The one answer to a run (law 2): a token for each deciding row in row order, or void."""
+    """The one answer to a run (law 2): a token for each deciding row that was computed, or void."""
 
     run_id: RunId
+    nodes: tuple[NodeId, ...]
+    """The deciding rows' nodes; those that a cancel named may be missing."""
     tokens: tuple[Token, ...]
+    """The token after each of them."""
     void: bool = False
 
 
@@ -114,9 +117,17 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Head -> every stage: skip the compute of these runs. Closed under descendants (law 4)."""
+    """Head -> every stage: skip the compute of these rows. Closed under descendants (law 4).
+
+    Closed, because whoever skips a row leaves a hole in its cache that no descendant may be computed over.
+    """
 
     run_ids: tuple[RunId, ...]
+    """Runs without a living row."""
+    row_runs: tuple[RunId, ...] = ()
+    """Runs with living rows, one entry for each dead row."""
+    row_nodes: tuple[NodeId, ...] = ()
+    """The nodes of those dead rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ repeatable = settings(derandomize=True, deadline=None)
 INT32 = st.integers(0, 2**31 - 1)
 INT63 = st.integers(0, 2**63 - 1)
 FLAGS = st.booleans()
+RUN_IDS = st.lists(INT63, max_size=20).map(tuple)
 TOKENS = st.lists(INT32, max_size=20).map(tuple)
 PROBABILITIES = st.floats(0.0, 1.0)
 SAMPLINGS = st.builds(
@@ -61,8 +62,8 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     Open: st.builds(Open, INT32, SAMPLINGS, INT32, TOKENS),
     Close: st.builds(Close, INT32),
     Run: st.builds(Run, INT63, st.lists(ROWS, max_size=70).map(tuple), st.lists(EDITS, max_size=9).map(tuple), FLAGS),
-    Result: st.builds(Result, INT63, TOKENS, FLAGS),
-    Cancel: st.builds(Cancel, st.lists(INT63, max_size=20).map(tuple)),
+    Result: st.builds(Result, INT63, TOKENS, TOKENS, FLAGS),
+    Cancel: st.builds(Cancel, RUN_IDS, RUN_IDS, TOKENS),
     Credit: st.builds(Credit, INT63),
     Stop: st.just(Stop()),
     Prime: st.builds(Prime, INT32, TOKENS, INT32, INT32, SAMPLINGS),
@@ -83,8 +84,8 @@ SAMPLES: tuple[Message, ...] = (
     Open(1, Sampling(temperature=0.8, seed=2**64 - 1), 2, (8, 9)),
     Close(1),
     Run(7, (Row(0, 3, -1, 99, 0, 0, True), Row(0, 4, 3, 98, 1, 0, False)), (Edit(EditOp.DROP, 1, 0, 5, -1),)),
-    Result(7, (5, 6)),
-    Cancel((7, 8)),
+    Result(7, (1, 2), (5, 6)),
+    Cancel((7, 8), (9, 9), (3, 4)),
     Credit(7),
     Stop(),
     Prime(1, (1, 2, 3), 9, 4, Sampling()),
@@ -208,8 +209,8 @@ def rows_blob(**changes: int) -> bytes:
     [
         [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, 0], 0, b""],
         [2, 0, 1, 7, rows_blob(), struct.pack("<5i", 0, 0, 0, 0, -1), False],
-        [3, 0, 1, 7, bytes(4), False],
-        [4, 0, 1, bytes(8)],
+        [3, 0, 1, 7, bytes(4), bytes(4), False],
+        [4, 0, 1, bytes(8), b"", b""],
         [5, 0, 1, 2**63 - 1],
         [6, 0, 2**31 - 1],
         [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", 1.0)],
@@ -241,16 +242,17 @@ def test_the_right_values_in_the_same_places_are_taken(items: object) -> None:
         [5, 0, 1, 2**63],
         [5, 0, 1, 1.0],
         [5, 0, 1, None],
-        [3, 0, 1, 7, b"\0\0\0", False],
-        [3, 0, 1, 7, b"\0\0\0\x80", False],
-        [3, 0, 1, 7, [1], False],
-        [3, 0, 1, 7, b"", 0],
-        [4, 0, 1, bytes(7)],
-        [4, 0, 1, b"\xff" * 8],
-        [11, 0, 1, 1, 1, 1, bytes(8), bytes(8)],
-        [11, 0, 1, 1, 1, 1, bytes(4), struct.pack("<d", float("nan"))],
-        [11, 0, 1, 1, 1, 1, bytes(4), struct.pack("<d", -0.5)],
-        [11, 0, 1, 1, 1, 1, bytes(4), struct.pack("<d", float("inf"))],
+        [3, 0, 1, 7, b"", b"\0\0\0", False],
+        [3, 0, 1, 7, b"", b"\0\0\0\x80", False],
+        [3, 0, 1, 7, b"", [1], False],
+        [3, 0, 1, 7, b"", b"", 0],
+        [4, 0, 1, bytes(7), b"", b""],
+        [4, 0, 1, b"\xff" * 8, b"", b""],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(8), bytes(8)],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", float("nan"))],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", -0.5)],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", float("inf"))],
+        [10, 0, 1, 1, 1, 1, struct.pack("<q", -2), bytes(4), struct.pack("<d", 1.0)],
         [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64], 0, b""],
         [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, -1], 0, b""],
         [0, 0, 1, 1, [float("nan"), 0, 1.0, 0.0, 1.0, 64, 0], 0, b""],
@@ -322,7 +324,7 @@ def test_another_version_is_told_as_such() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Result(7, (2**31,)),
+        Result(7, (0,), (2**31,)),
         Credit(2**64),
         Cancel((2**63,)),
         Run(7, (Row(0, 1, 0, 2**31, 0, 0, True),), ()),
