@@ -51,10 +51,27 @@ def decide(logits: Floats, parameters: Parameters, pos: int, recent: Sequence[in
     return _perturbed_argmax(tokens, scores, parameters.seed, pos)
 
 
-def probability(logits: Floats, token: int) -> float:
-    """Return softmax(logits)[token], a proposer's confidence in its guess."""
-    shifted = logits - logits.max()
-    return float(np.exp(shifted[token]) / np.exp(shifted).sum())
+def successors(
+    logits: Floats, parameters: Parameters, pos: int, count: int, recent: Sequence[int] = ()
+) -> list[tuple[int, float]]:
+    """Return the `count` tokens that `decide` would choose first, best first, each with a confidence.
+
+    The draft guesses under the target's own noise, which couples guess and verdict at any temperature. The confidence
+    is the softmax over the scores that decide, at temperature 0 over the logits: an estimate to be calibrated.
+    """
+    if parameters.repeat_penalty != 1.0 and recent:
+        logits = penalised(logits, recent, parameters.repeat_penalty)
+    if parameters.temperature <= 0.0:
+        tokens, scores = np.arange(logits.size), logits.astype(np.float64)
+    else:
+        tokens, scores = allowed(logits, parameters)
+        scores = scores + gumbel(parameters.seed, pos, tokens)
+    count = min(count, scores.size)
+    best = np.argpartition(scores, scores.size - count)[scores.size - count :]
+    best = best[np.lexsort((tokens[best], -scores[best]))]
+    weights = np.exp(scores[best] - scores.max())
+    confidences = weights / np.exp(scores - scores.max()).sum()
+    return [(int(token), float(prob)) for token, prob in zip(tokens[best], confidences, strict=True)]
 
 
 def penalised(logits: Floats, recent: Sequence[int], penalty: float) -> Floats:

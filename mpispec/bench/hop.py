@@ -10,7 +10,6 @@ Started by scripts/bench-hop, which runs `python -m mpispec.bench.hop` under mpi
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ import click
 import msgpack
 import numpy as np
 
-from mpispec.bench.laps import PARTS, Laps, LappedCore, LappedStage, LappedTransport
+from mpispec.bench.laps import PARTS, LappedCore, LappedStage, LappedTransport, Laps
 from mpispec.compute.base import Cancelled, Floats, StageModel
 from mpispec.compute.toy import WIDTH, ToyStage
 from mpispec.core.effects import Emit

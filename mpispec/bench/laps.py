@@ -15,7 +15,7 @@ from mpispec.compute.base import Cancelled, Floats, StageModel
 from mpispec.core.effects import Effect
 from mpispec.core.events import Computed, Event, Received
 from mpispec.core.ids import Plane
-from mpispec.core.messages import Edit, Row
+from mpispec.core.messages import Row
 from mpispec.runtime.driver import Core
 from mpispec.transport.base import Frame, Transport
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mpispec.core.messages import Edit, Row
 from mpispec.models.errors import ModelError
 
-__all__ = ["Cancelled", "ComputeError", "DraftModel", "Floats", "ModelError", "StageModel"]
+__all__ = ["Cancelled", "ComputeError", "Floats", "ModelError", "StageModel"]
 
 Floats = NDArray[np.float32]
 Cancelled = Callable[[], bool]
@@ -39,19 +39,6 @@ class StageModel(Protocol):
         `activations` is float32 [rows, width], or None on the first stage, which embeds the rows' tokens itself.
         Returns float32 [rows, width], on the last stage logits float32 [deciding rows, vocabulary] in row order, or
         None when given up. A forward that was given up may have written some of its cells.
-        """
-
-    def close(self) -> None:
-        """Free the memory."""
-
-
-class DraftModel(Protocol):
-    """A whole small model that proposes tokens."""
-
-    def forward(self, slot: int, keep: int, tokens: Sequence[int], cancelled: Cancelled) -> Floats | None:
-        """Keep the first `keep` cells of sequence `slot`, then feed `tokens` at positions keep, keep+1, ...
-
-        Returns logits float32 [vocabulary] of the last fed token, or None when given up.
         """
 
     def close(self) -> None:

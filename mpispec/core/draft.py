@@ -1,57 +1,139 @@
-"""The draft rank: streams guesses, runs ahead to a limit, rewinds when told (PipeInfer's asynchronous speculation)."""
+"""The draft: grows a tree of guesses layer by layer, runs ahead to a limit, follows what is accepted.
+
+One core for all proposers on a rank of their own: with width 1 it streams a chain (PipeInfer's asynchronous
+speculation), with more it expands the whole frontier in one pass and keeps the best by the probability of the path
+(SpecPipe's layers, papers.md 3.2).
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
-from mpispec.core.effects import AbortDraft, ComputeDraft, Effect, Quit, Send
+from mpispec.core.effects import AbortDraft, CloseSampler, ComputeDraft, Effect, OpenSampler, Quit, Send
 from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Drafted, Event, Received
-from mpispec.core.ids import HEAD, Epoch, Plane, Pos, RequestId, SeqId, Token
-from mpispec.core.messages import Advance, Draft, Prime, Retire, Rewind, Sampling, Stop
+from mpispec.core.events import Drafted, Event, Guess, Received
+from mpispec.core.ids import HEAD, NodeId, Plane, Pos, RequestId, RunId, SeqId, Token
+from mpispec.core.messages import ROOT, Draft, Edit, Follow, Open, Prime, Retire, Row, Run, Stop
+from mpispec.core.sequences import SequencePool, bury, label
+from mpispec.core.sessions import Sessions, Slot
+from mpispec.core.tree import Node, NodeState, TokenTree
 
 
-@dataclass(slots=True)
 class _Stream:
     """One request as the draft sees it."""
 
-    request: RequestId
-    slot: SeqId
-    tokens: list[Token]
-    """Accepted tokens, then our guesses."""
-    computed: int
-    """How many of them have a cell in the draft's cache."""
-    limit: Pos
-    sampling: Sampling
-    epoch: Epoch = Epoch(0)
+    def __init__(self, prime: Prime, slot: Slot, cached: int) -> None:
+        self.request = prime.request
+        self.slot = slot
+        self.width = prime.width
+        self.limit = prime.limit
+        self.tokens = list(prime.tokens)
+        """The accepted tokens; the last of them is the root."""
+        self.filled = cached
+        """How many of them have cells, or are being computed; not counting the root's if it was guessed."""
+        last = len(self.tokens) - 1
+        self.ids = [NodeId(pos) for pos in range(len(self.tokens))]
+        """Nodes of the accepted tokens."""
+        self.tree = TokenTree(NodeId(last), self.tokens[-1], Pos(last))
+        self.tree.root.seq = slot.seq
+        self.spares: list[tuple[float, Node, Guess]] = []
+        """Guesses that were not among the best of their layer, with the probability of their paths."""
 
     @property
-    def has_work(self) -> bool:
-        return len(self.tokens) < self.limit and self.computed < len(self.tokens)
+    def root(self) -> Node:
+        return self.tree.root
+
+    @property
+    def seq(self) -> SeqId:
+        seq = self.tree.root.seq
+        assert seq is not None
+        return seq
+
+    def follow(self, pos: Pos, tokens: tuple[Token, ...]) -> list[Node]:
+        """Accept tokens; return the nodes that died."""
+        if pos != len(self.tokens):
+            raise ProtocolError(f"tokens from position {pos} on were accepted where {len(self.tokens)} was due")
+        dead: list[Node] = []
+        for token in tokens:
+            seq = self.seq
+            dead += self.tree.advance(token)
+            if self.root.seq is None:
+                self.root.seq = seq
+            self.tokens.append(token)
+            self.ids.append(self.root.id)
+            if self.root.state is NodeState.LAUNCHED:
+                self.filled = len(self.tokens)
+        return dead
+
+    def frontier(self) -> list[Node]:
+        """Return the nodes to expand next: the best of the shallowest layer that waits, roots alone."""
+        if self.root.pos + 1 >= self.limit:
+            return []
+        if self.root.state is NodeState.PROPOSED:
+            return [self.root]
+        waiting = [
+            node
+            for node in self.root.subtree()
+            if node.state is NodeState.PROPOSED and node.pos + 1 < self.limit and _is_computed(node.parent)
+        ]
+        shallowest = min((node.pos for node in waiting), default=0)
+        layer = sorted((node for node in waiting if node.pos == shallowest), key=lambda node: -node.reach)
+        return layer[: self.width]
+
+    def grow(self, nodes: list[Node], guesses: tuple[tuple[Guess, ...], ...]) -> list[Node]:
+        """Add the best guesses below computed nodes, at most `width` for a position; return the new nodes."""
+        candidates = [
+            (node.reach * guess[1], node, guess)
+            for node, found in zip(nodes, guesses, strict=True)
+            if node.state is NodeState.LAUNCHED
+            for guess in found
+        ]
+        return self._take(candidates)
+
+    def refill(self) -> list[Node]:
+        """Add spare guesses where verdicts have thinned a layer; return the new nodes."""
+        return self._take([spare for spare in self.spares if spare[1].state is NodeState.LAUNCHED])
+
+    def _take(self, candidates: list[tuple[float, Node, Guess]]) -> list[Node]:
+        layers: dict[int, int] = {}
+        for node in self.root.subtree():
+            layers[node.pos] = layers.get(node.pos, 0) + 1
+        added: list[Node] = []
+        self.spares = []
+        # Paths compare by today's reach: it was rescaled when the root advanced.
+        ranked = sorted(
+            ((parent.reach * guess[1], index) for index, (_, parent, guess) in enumerate(candidates)),
+            key=lambda pair: (-pair[0], pair[1]),
+        )
+        for reach, index in ranked:
+            _, parent, guess = candidates[index]
+            pos = parent.pos + 1
+            if layers.get(pos, 0) < self.width:
+                layers[pos] = layers.get(pos, 0) + 1
+                added.append(self.tree.add(parent, guess[0], guess[1]))
+            elif len(self.spares) < 4 * self.width:
+                self.spares.append((reach, parent, guess))
+        return added
 
 
-@dataclass(slots=True)
-class _Step:
-    """The compute under way: positions start <= p < stop are being fed."""
-
-    stream: _Stream
-    start: int
-    stop: int
-    valid: int
-    """Fed positions below this still hold the stream's tokens; lowered by rewinds."""
+def _is_computed(node: Node | None) -> bool:
+    return node is not None and node.state is NodeState.LAUNCHED
 
 
 class DraftCore:
-    """The protocol of the draft rank. Requests take turns; each keeps its own cached sequence."""
+    """The protocol of the draft rank. Requests take turns; one run computes at a time."""
 
-    def __init__(self, chunk: int) -> None:
+    def __init__(self, chunk: int, max_active: int = 1, sequences: int = 64) -> None:
         self._chunk = chunk
+        self._pool = SequencePool(sequences)
+        self._sessions = Sessions(self._pool, max_active)
         self._streams: dict[RequestId, _Stream] = {}
         self._turns: deque[RequestId] = deque()
-        self._cached: dict[SeqId, list[Token]] = {}
-        """Tokens that have cells, for slots whose request has ended."""
-        self._step: _Step | None = None
+        self._edits: list[Edit] = []
+        self._next_run = RunId(0)
+        self._busy: tuple[_Stream, list[Node], RunId] | None = None
+        self._busy_from = 0
+        """First position whose cell the run under way may leave unwritten."""
         self._stopping = False
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -59,19 +141,14 @@ class DraftCore:
         del now  # the draft has no timers
         match event:
             case Received(message=Prime() as prime):
-                self._prime(prime)
-                return self._work()
-            case Received(message=Rewind() as rewind):
-                return self._rewind(rewind) + self._work()
-            case Received(message=Advance(request, limit)):
-                if (stream := self._streams.get(request)) is not None:
-                    stream.limit = limit
-                return self._work()
+                return self._prime(prime) + self._work()
+            case Received(message=Follow() as follow):
+                return self._follow(follow) + self._work()
             case Received(message=Retire(request)):
                 return self._retire(request)
             case Received(message=Stop()):
                 self._stopping = True
-                return [AbortDraft()] if self._step else [Quit()]
+                return [AbortDraft()] if self._busy else [Quit()]
             case Drafted():
                 return self._drafted(event)
             case _:
@@ -79,99 +156,144 @@ class DraftCore:
 
     def check(self) -> None:
         """Assert the invariants; tests call it after every event."""
+        held = self._sessions.held
         for stream in self._streams.values():
-            assert 0 <= stream.computed <= len(stream.tokens)
-            may_idle = self._stopping or not stream.has_work
-            assert self._step is not None or may_idle, "the draft idles although it may guess"
+            held |= {node.seq for node in stream.root.subtree() if node.seq is not None}
+            may_idle = self._stopping or not self._has_work(stream)
+            assert self._busy is not None or may_idle, "the draft idles although it may guess"
+        assert len(held) + self._pool.num_free == self._pool.size, "a sequence id of the draft leaked"
 
     @property
     def is_idle(self) -> bool:
         """No request is open and nothing computes."""
-        return not self._streams and self._step is None
+        return not self._streams and self._busy is None
 
-    def cached(self) -> dict[SeqId, list[Token]]:
-        """Return, for each slot, the tokens that have cells; a step under way writes behind them only."""
-        streams = {stream.slot: stream.tokens[: stream.computed] for stream in self._streams.values()}
-        return {**self._cached, **streams}
-
-    def _prime(self, prime: Prime) -> None:
-        cached = self._cached.pop(prime.slot, [])
-        common = 0
-        for ours, theirs in zip(cached, prime.tokens[:-1], strict=False):
-            if ours != theirs:
-                break
-            common += 1
-        stream = _Stream(prime.request, prime.slot, list(prime.tokens), common, prime.limit, prime.sampling)
-        self._streams[prime.request] = stream
+    def _prime(self, prime: Prime) -> list[Effect]:
+        slot, cached, edits = self._sessions.adopt(prime.tokens)
+        self._edits += edits
+        self._streams[prime.request] = _Stream(prime, slot, cached)
         self._turns.append(prime.request)
+        window = prime.sampling.repeat_last_n if prime.sampling.repeat_penalty != 1.0 else 0
+        recent = prime.tokens[max(0, cached - window) : cached]
+        return [OpenSampler(Open(prime.request, prime.sampling, Pos(cached), recent))]
 
-    def _rewind(self, rewind: Rewind) -> list[Effect]:
-        stream = self._streams.get(rewind.request)
-        if stream is None:
-            raise ProtocolError(f"rewind of request {rewind.request}, which is not open")
-        if rewind.pos > len(stream.tokens):
-            raise ProtocolError(f"rewind to position {rewind.pos} of {len(stream.tokens)}")
-        kept = int(rewind.pos)
-        for ours, theirs in zip(stream.tokens[rewind.pos :], rewind.tokens, strict=False):
-            if ours != theirs:
-                break
-            kept += 1
-        stream.tokens[rewind.pos :] = rewind.tokens
-        stream.epoch = rewind.epoch
-        stream.limit = rewind.limit
-        # The last token is fed again even if it has a cell: its logits are what the next guess is made of.
-        stream.computed = min(stream.computed, kept, len(stream.tokens) - 1)
-        step = self._step
-        if step is None or step.stream is not stream:
-            return []
-        step.valid = min(step.valid, kept)
-        return [AbortDraft()] if kept < step.stop else []
+    def _follow(self, follow: Follow) -> list[Effect]:
+        stream = self._stream(follow.request)
+        stream.limit = follow.limit
+        dead = stream.follow(follow.pos, follow.tokens)
+        self._edits += bury(dead, stream.root, self._pool)
+        effects = self._announce(stream, stream.refill())
+        return effects + self._abort_if_dead()
 
     def _retire(self, request: RequestId) -> list[Effect]:
-        stream = self._streams.pop(request, None)
-        if stream is None:
-            raise ProtocolError(f"request {request} retired twice")
+        stream = self._stream(request)
+        del self._streams[request]
         self._turns.remove(request)
-        # A step under way writes behind `computed` only, so these cells outlive it whatever becomes of it.
-        self._cached[stream.slot] = stream.tokens[: stream.computed]
-        if self._step is not None and self._step.stream is stream:
-            return [AbortDraft()]
-        return []
+        self._edits += bury(stream.tree.prune_children(), stream.root, self._pool)
+        # Cells of a run under way are not counted: it may be given up.
+        computed = min(stream.filled, stream.root.pos)
+        if self._busy is not None and self._busy[0] is stream:
+            computed = min(computed, self._busy_from)
+        self._edits += self._sessions.keep(stream.slot, stream.seq, tuple(stream.tokens[:computed]))
+        stream.root.state = NodeState.DEAD
+        return [CloseSampler(request), *self._abort_if_dead()]
 
     def _drafted(self, event: Drafted) -> list[Effect]:
-        step = self._step
-        if step is None or step.stream.request != event.request:
-            raise ProtocolError(f"no draft step of request {event.request} was under way")
-        self._step = None
+        if self._busy is None or self._busy[2] != event.run_id:
+            raise ProtocolError(f"no draft run {event.run_id} was under way")
+        stream, nodes, _ = self._busy
+        self._busy = None
         if self._stopping:
             return [Quit()]
-        stream = step.stream
-        if self._streams.get(stream.request) is not stream:
-            return self._work()
-        is_current = step.valid >= step.stop and step.stop == len(stream.tokens)
-        if event.token is None or not is_current:
-            reached = step.start if event.aborted else step.stop
-            stream.computed = min(reached, step.valid, len(stream.tokens) - 1)
-            return self._work()
-        stream.computed = step.stop
-        stream.tokens.append(event.token)
-        draft = Draft(stream.request, stream.epoch, Pos(step.stop), (event.token,), (event.prob,))
-        return [Send(HEAD, Plane.DRAFT, draft), *self._work()]
+        effects: list[Effect] = []
+        if not event.aborted and self._streams.get(stream.request) is stream:
+            effects = self._announce(stream, stream.grow(nodes, event.guesses))
+        return effects + self._work()
+
+    # -- guessing -------------------------------------------------------------------------------------------------
 
     def _work(self) -> list[Effect]:
-        if self._step is not None or self._stopping:
+        if self._busy is not None or self._stopping:
             return []
         for _ in range(len(self._turns)):
             stream = self._streams[self._turns[0]]
             self._turns.rotate(-1)
-            if stream.has_work:
-                return [self._feed(stream)]
+            if self._has_work(stream):
+                return [self._compute(stream)]
         return []
 
-    def _feed(self, stream: _Stream) -> Effect:
-        start = stream.computed
-        stop = min(start + self._chunk, len(stream.tokens))
-        self._step = _Step(stream, start, stop, stop)
-        tokens = tuple(stream.tokens[start:stop])
-        decide = stop == len(stream.tokens)
-        return ComputeDraft(stream.request, stream.slot, start, tokens, decide, stream.sampling)
+    def _has_work(self, stream: _Stream) -> bool:
+        return stream.filled < stream.root.pos or bool(stream.frontier())
+
+    def _compute(self, stream: _Stream) -> Effect:
+        """Compute what is missing of the accepted text, the root with its last chunk, else the next layer."""
+        rows: list[Row] = []
+        nodes: list[Node] = []
+        if stream.root.state is NodeState.PROPOSED:
+            self._busy_from = stream.filled
+            start, stop = stream.filled, min(stream.filled + self._chunk, len(stream.tokens))
+            last = len(stream.tokens) - 1
+            rows = [
+                Row(
+                    stream.request,
+                    stream.ids[pos],
+                    stream.ids[pos - 1] if pos else NodeId(-1),
+                    stream.tokens[pos],
+                    Pos(pos),
+                    stream.seq,
+                    pos == last,
+                )
+                for pos in range(start, stop)
+            ]
+            stream.filled = stop
+            if stop == len(stream.tokens):
+                nodes = [stream.root]
+        else:
+            self._busy_from = len(stream.tokens)
+            nodes = self._labelled(stream.frontier())
+            rows = [self._row(stream, node) for node in nodes]
+        for node in nodes:
+            node.state = NodeState.LAUNCHED
+        run = Run(self._next_run, tuple(rows), tuple(self._edits))
+        self._next_run = RunId(self._next_run + 1)
+        self._edits = []
+        self._busy = (stream, nodes, run.run_id)
+        return ComputeDraft(run, max(2, stream.width) if stream.width > 1 else 1)
+
+    def _labelled(self, nodes: list[Node]) -> list[Node]:
+        for index, node in enumerate(nodes):
+            edits = label(node, self._pool)
+            if edits is None:
+                return nodes[:index]
+            self._edits += edits
+        return nodes
+
+    def _row(self, stream: _Stream, node: Node) -> Row:
+        assert node.seq is not None
+        return Row(stream.request, node.id, node.parent_id, node.token, node.pos, node.seq, True)
+
+    def _abort_if_dead(self) -> list[Effect]:
+        if self._busy is None or not self._busy[1]:
+            return []
+        return [AbortDraft()] if all(node.state is NodeState.DEAD for node in self._busy[1]) else []
+
+    def _announce(self, stream: _Stream, nodes: list[Node]) -> list[Effect]:
+        """Tell the head of new nodes; their ids follow one another because they were made together."""
+        if not nodes:
+            return []
+        parents = tuple(ROOT if node.parent is stream.root else node.parent_id for node in nodes)
+        draft = Draft(
+            stream.request,
+            stream.root.pos,
+            nodes[0].id,
+            parents,
+            tuple(node.token for node in nodes),
+            tuple(node.prob for node in nodes),
+        )
+        return [Send(HEAD, Plane.DRAFT, draft)]
+
+    def _stream(self, request: RequestId) -> _Stream:
+        stream = self._streams.get(request)
+        if stream is None:
+            raise ProtocolError(f"request {request} is not open at the draft")
+        return stream

@@ -1,90 +1,100 @@
-"""The head's end of the draft stream: what the draft has guessed, and when it must be told to rewind."""
+"""The head's end of the draft stream: where in the tree the draft's guesses belong."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
 
 from mpispec.core.effects import Effect, Send
-from mpispec.core.errors import ProtocolError
-from mpispec.core.ids import Actor, Epoch, Plane, Pos, RequestId, SeqId, Token
-from mpispec.core.messages import Advance, Draft, Prime, Retire, Rewind, Sampling
-from mpispec.core.tree import Node, TokenTree
+from mpispec.core.ids import Actor, Plane, Pos, RequestId, Token
+from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Sampling
+from mpispec.core.tree import Node, NodeState, TokenTree
+
+_Place = Node | Pos
+"""Where a guess of the draft ended up: a node, or the position of the accepted token that it turned out to be."""
 
 
 class DraftLink:
-    """Follows one request's draft stream. The draft is right as long as it agrees with the accepted tokens."""
+    """Follows one request's draft stream.
 
-    def __init__(self, draft: Actor, request: RequestId, lead: int, last: Pos) -> None:
+    Guesses name their parents, so one that was made before a verdict reached the draft finds its place, or is dropped
+    where its parent has died (law 5).
+    """
+
+    def __init__(self, draft: Actor, request: RequestId, lead: int, width: int, last: Pos) -> None:
         self._draft = draft
         self._request = request
         self._lead = lead
+        self._width = width
         self._last = last
         """First position that is of no use to propose: its verdict would be beyond the request's end."""
-        self._epoch = Epoch(0)
-        self._end = Pos(0)
-        """Position of the next token that the draft will send."""
         self._limit = Pos(0)
-        """What the draft knows of how far it may go."""
-        self._guesses: deque[Token] = deque()
-        """Guesses for the positions after the root."""
-        self._tip: Node | None = None
+        """First position that the draft knows it must not propose."""
+        self._places: dict[int, _Place] = {}
+        self._end = Pos(0)
+        """First position for which no guess has come since the root changed."""
 
     @property
     def is_due(self) -> bool:
         """Whether the draft may propose further and so is about to."""
         return self._end < self._limit
 
-    def prime(self, slot: SeqId, prompt: tuple[Token, ...], sampling: Sampling, root: Node) -> list[Effect]:
+    def prime(self, prompt: tuple[Token, ...], sampling: Sampling, root: Node) -> list[Effect]:
         """Start the stream."""
         self._end = Pos(root.pos + 1)
-        self._tip = root
         self._limit = self._bound(root)
-        return [self._send(Prime(self._request, slot, prompt, self._limit, sampling))]
+        return [self._send(Prime(self._request, prompt, self._limit, self._width, sampling))]
 
-    def received(self, draft: Draft, tree: TokenTree) -> None:
-        """Grow the tree by the draft's guesses; a stale epoch is dropped (law 5)."""
-        if draft.epoch != self._epoch:
-            return
-        if draft.pos != self._end or self._tip is None:
-            raise ProtocolError(f"a draft for position {draft.pos} where {self._end} was due")
-        for token, prob in zip(draft.tokens, draft.probs, strict=True):
-            self._tip = tree.add(self._tip, token, prob)
-            self._guesses.append(token)
-        self._end = Pos(self._end + len(draft.tokens))
+    def received(self, draft: Draft, tree: TokenTree, accepted: Sequence[Token]) -> None:
+        """Grow the tree by the draft's guesses. `accepted` are the prompt and all accepted tokens."""
+        for index, (parent, token, prob) in enumerate(zip(draft.parents, draft.tokens, draft.probs, strict=True)):
+            place = draft.root if parent == ROOT else self._places.get(parent)
+            if isinstance(place, Node) and place.state is NodeState.DECIDED:
+                place = place.pos
+            child = _child(place, token, prob, tree, accepted)
+            if child is not None:
+                self._places[draft.first + index] = child
+                if isinstance(child, Node):
+                    self._end = max(self._end, Pos(child.pos + 1))
 
     def accepted(self, tokens: list[Token], root: Node) -> list[Effect]:
-        """Hear that `tokens` were accepted, the last of them being `root`; rewind the draft where it was wrong or late.
-
-        A late draft is rewound too: what it would guess next is already known.
-        """
+        """Hear that `tokens` were accepted, the last of them being `root`; tell the draft."""
+        self._places = {
+            number: place
+            for number, place in self._places.items()
+            if isinstance(place, Node) and place.state is not NodeState.DEAD
+        }
+        self._end = Pos(max((node.pos for node in root.subtree()), default=root.pos) + 1)
+        self._limit = self._bound(root)
         first = Pos(root.pos - len(tokens) + 1)
-        for index, token in enumerate(tokens):
-            if self._guesses and self._guesses[0] == token:
-                self._guesses.popleft()
-                continue
-            return [self._rewind(Pos(first + index), tuple(tokens[index:]), root)]
-        if not self._guesses:
-            self._tip = root
-        limit = self._bound(root)
-        if limit - self._limit < max(1, self._lead // 4) and limit != self._last:
-            return []  # fewer, larger grants: a grant a token would cost the head a message each
-        self._limit = limit
-        return [self._send(Advance(self._request, limit))]
+        return [self._send(Follow(self._request, first, tuple(tokens), self._limit))]
+
+    def check(self) -> None:
+        """Assert that no guess is remembered below what has died (laws 5 and 7)."""
+        for place in self._places.values():
+            assert not isinstance(place, Node) or place.state is not NodeState.DEAD, "a guess outlived its parent"
 
     def retire(self) -> list[Effect]:
         """End the stream."""
         return [self._send(Retire(self._request))]
 
-    def _rewind(self, pos: Pos, tokens: tuple[Token, ...], root: Node) -> Effect:
-        self._epoch = Epoch(self._epoch + 1)
-        self._guesses.clear()
-        self._tip = root
-        self._end = Pos(root.pos + 1)
-        self._limit = self._bound(root)
-        return self._send(Rewind(self._request, self._epoch, pos, tokens, self._limit))
-
     def _bound(self, root: Node) -> Pos:
         return Pos(min(root.pos + 1 + self._lead, self._last))
 
-    def _send(self, message: Prime | Rewind | Advance | Retire) -> Effect:
+    def _send(self, message: Prime | Follow | Retire) -> Effect:
         return Send(self._draft, Plane.DRAFT, message)
+
+
+def _child(
+    place: _Place | None, token: Token, prob: float, tree: TokenTree, accepted: Sequence[Token]
+) -> _Place | None:
+    """Return the place of a guess below `place`; None if it has turned out wrong."""
+    if place is None:
+        return None
+    if isinstance(place, Node):
+        return tree.add(place, token, prob) if place.state is not NodeState.DEAD else None
+    if place == tree.root.pos:
+        return tree.add(tree.root, token, prob)
+    pos = Pos(place + 1)
+    if accepted[pos] != token:
+        return None
+    return tree.root if pos == tree.root.pos else pos

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mpispec.core.events import Payload
-from mpispec.core.ids import Actor, Plane, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Edit, Message, Open, Run, Sampling
+from mpispec.core.ids import Actor, Plane, RequestId, RunId, Token
+from mpispec.core.messages import Edit, Message, Open, Run
 from mpispec.core.statistics import Statistics
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -61,22 +61,16 @@ class CloseSampler:
 
 @dataclass(frozen=True, slots=True)
 class ComputeDraft:
-    """Keep the first `keep` cells of `slot`, feed `tokens` after them; answered by one `Drafted`.
+    """Apply the run's edits, compute its rows, find each deciding row's successors; answered by one `Drafted`."""
 
-    With `decide` false the tokens are a chunk of a longer feed and no proposal is wanted.
-    """
-
-    request: RequestId
-    slot: SeqId
-    keep: int
-    tokens: tuple[Token, ...]
-    decide: bool
-    sampling: Sampling
+    run: Run
+    branch: int
+    """Most successors for one row."""
 
 
 @dataclass(frozen=True, slots=True)
 class AbortDraft:
-    """Give up the draft step that is computing if that is still possible."""
+    """Give up the draft run that is computing if that is still possible."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,15 +31,17 @@ class Computed:
     aborted: bool
 
 
+Guess = tuple[Token, float]
+"""A token and its probability."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """A draft step ended."""
+    """A draft's compute of a run ended."""
 
-    request: RequestId
-    token: Token | None
-    """The proposal; None if the step only fed a chunk, or was given up."""
-    prob: float
-    """Its probability under the draft."""
+    run_id: RunId
+    guesses: tuple[tuple[Guess, ...], ...]
+    """For each deciding row its likeliest successors, best first."""
     aborted: bool
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Event, Received, StopRequested, Submitted, Tick, Withdrawn
-from mpispec.core.ids import Actor, Plane, Pos, RequestId, RunId, Token
+from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, RunId, Token
 from mpispec.core.messages import Cancel, Close, Credit, Draft, Edit, Open, Result, Row, Run, Stop
 from mpispec.core.request import Flight, Request
 from mpispec.core.sequences import SequencePool, bury, label
@@ -140,7 +140,7 @@ class HeadCore:
         held = {request.tree.root.seq for request in self._active.values()} | self._sessions.held
         for request in self._active.values():
             held |= {node.seq for node in request.tree.root.subtree()}
-            assert all(node.state is not NodeState.DEAD for node in request.tree.root.subtree())
+            request.check()
         held.discard(None)
         assert len(held) + self._pool.num_free == self._pool.size, "a sequence id leaked"
 
@@ -192,13 +192,20 @@ class HeadCore:
 
     def _end(self, request: Request) -> None:
         """Cancel what is in flight, keep the cache of the accepted text for a successor."""
-        self._cancel([flight for flight in self._flights if flight.request is request])
         dead = request.tree.prune_children()
+        self._withdraw_all(request)
         self._edits += bury(dead, request.tree.root, self._pool)
         self._edits += self._sessions.keep(request.slot, request.seq, request.cached_tokens())
         self._out.append(Send(Actor(1), Plane.DATA, Close(request.id)))
         self._out += request.end()
         del self._active[request.id]
+
+    def _withdraw_all(self, request: Request) -> None:
+        """Cancel the runs of a request that ends, chunks of its prompt and its root's too."""
+        flights = [flight for flight in self._flights if flight.request is request]
+        for flight in flights:
+            flight.is_over = True
+        self._cancel(flights)
 
     def _stop(self) -> list[Effect]:
         actors = self.config.num_stages + (1 if self.config.draft is not None else 0)
@@ -218,28 +225,31 @@ class HeadCore:
         self._live -= 1
         request = flight.request
         request.live_runs -= 1
-        if result.void or len(result.tokens) != len(flight.nodes):
-            raise ProtocolError(f"run {result.run_id} was answered with {len(result.tokens)} tokens and not cancelled")
+        if result.void:
+            raise ProtocolError(f"run {result.run_id} was answered void and not cancelled")
         request.answered_to = max(request.answered_to, flight.last_pos + 1)
-        accepted, finish = self._verify(request, flight, result.tokens)
+        accepted, finish = self._verify(request, flight, dict(zip(result.nodes, result.tokens, strict=True)))
         if accepted:
             self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics))
         if finish:
             self._end(request)
         elif accepted:
-            self._cancel([other for other in self._flights if other.request is request and other.is_dead])
+            self._cancel([other for other in self._flights if other.request is request])
             self._out += request.accepted(accepted)
 
     def _verify(
-        self, request: Request, flight: Flight, tokens: tuple[Token, ...]
+        self, request: Request, flight: Flight, tokens: dict[NodeId, Token]
     ) -> tuple[list[Token], FinishReason | None]:
         """Walk the rows of a run: a verdict counts where its row is the root, any other row alive cannot be."""
         accepted: list[Token] = []
-        for node, token in zip(flight.nodes, tokens, strict=True):
+        for node in flight.nodes:
             if node is not request.tree.root:
                 if node.state is not NodeState.DEAD:
                     raise ProtocolError(f"node {node.id} was decided before its parent")
                 continue
+            token = tokens.get(node.id)
+            if token is None:
+                raise ProtocolError(f"run {flight.run_id} came back without living node {node.id}")
             dead = request.accept(token)
             self._edits += bury(dead, request.tree.root, self._pool)
             accepted.append(token)
@@ -249,15 +259,25 @@ class HeadCore:
         return accepted, None
 
     def _cancel(self, flights: list[Flight]) -> None:
-        """Withdraw runs from compute. Stages may ignore it: their edits are in the next run either way (law 3)."""
-        flights = [flight for flight in flights if not flight.is_cancelled]
+        """Withdraw dead rows from compute, whole runs where none is alive.
+
+        Stages may ignore it: the edits that free the cells are in the next run either way (law 3).
+        """
+        runs: list[RunId] = []
+        rows: list[tuple[RunId, NodeId]] = []
         for flight in flights:
-            flight.is_cancelled = True
-            flight.request.live_runs -= 1
-            flight.request.statistics.cancelled_runs += 1
-        self._live -= len(flights)
-        if flights:
-            cancel = Cancel(tuple(flight.run_id for flight in flights))
+            if flight.is_cancelled:
+                continue
+            if flight.is_dead:
+                flight.is_cancelled = True
+                flight.request.live_runs -= 1
+                flight.request.statistics.cancelled_runs += 1
+                self._live -= 1
+                runs.append(flight.run_id)
+            else:
+                rows += [(flight.run_id, node) for node in flight.newly_dead()]
+        if runs or rows:
+            cancel = Cancel(tuple(runs), tuple(run for run, _ in rows), tuple(node for _, node in rows))
             for stage in range(1, self.config.num_stages + 1):
                 self._out.append(Send(Actor(stage), Plane.CONTROL, cancel))
 

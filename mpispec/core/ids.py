@@ -17,8 +17,6 @@ Token = NewType("Token", int)
 """An index into the vocabulary."""
 Pos = NewType("Pos", int)
 """Absolute index of a token in its request, 0 for the first prompt token."""
-Epoch = NewType("Epoch", int)
-"""Number of rewinds of a draft stream; a draft of an older epoch is dropped (law 5)."""
 Actor = NewType("Actor", int)
 """Address of a role. 0 is the head, 1..D the stages in layer order, D+1 the draft."""
 

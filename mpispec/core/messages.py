@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from mpispec.core.ids import Epoch, NodeId, Pos, RequestId, RunId, SeqId, Token
+from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The one answer to a run (law 2): a token for each deciding row in row order, or void."""
+    """The one answer to a run (law 2): a token for each deciding row that was computed, or void."""
 
     run_id: RunId
+    nodes: tuple[NodeId, ...]
+    """The deciding rows' nodes; those that a cancel named may be missing."""
     tokens: tuple[Token, ...]
+    """The token after each of them."""
     void: bool = False
 
 
@@ -114,9 +117,17 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Head -> every stage: skip the compute of these runs. Closed under descendants (law 4)."""
+    """Head -> every stage: skip the compute of these rows. Closed under descendants (law 4).
+
+    Closed, because whoever skips a row leaves a hole in its cache that no descendant may be computed over.
+    """
 
     run_ids: tuple[RunId, ...]
+    """Runs without a living row."""
+    row_runs: tuple[RunId, ...] = ()
+    """Runs with living rows, one entry for each dead row."""
+    row_nodes: tuple[NodeId, ...] = ()
+    """The nodes of those dead rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,33 +147,24 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Prime:
-    """Head -> draft: a request begins (epoch 0); draft after these tokens, at most to position `limit`."""
+    """Head -> draft: a request begins; guess what follows these tokens, at most to position `limit`."""
 
     request: RequestId
-    slot: SeqId
-    """Which of the draft's cached sequences to use: the one that shares the longest prefix."""
     tokens: tuple[Token, ...]
     limit: Pos
     """First position the draft must not propose yet."""
+    width: int
+    """Most guesses for one position."""
     sampling: Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Rewind:
-    """Head -> draft: the accepted text differs from yours from `pos` on; take `tokens` there and go on."""
+class Follow:
+    """Head -> draft: these tokens were accepted from `pos` on; go on below the last of them, up to `limit`."""
 
     request: RequestId
-    epoch: Epoch
     pos: Pos
     tokens: tuple[Token, ...]
-    limit: Pos
-
-
-@dataclass(frozen=True, slots=True)
-class Advance:
-    """Head -> draft: you were right so far; you may propose up to `limit`."""
-
-    request: RequestId
     limit: Pos
 
 
@@ -175,13 +177,22 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Draft -> head: proposed tokens for positions pos, pos+1, ... with their probabilities under the draft."""
+    """Draft -> head: guesses, each below an accepted token or an earlier guess.
+
+    Guesses are numbered by the draft from `first` on. A parent is such a number, or `ROOT` for the accepted token at
+    position `root`. A guess whose parent has died on the way is dropped on arrival (law 5).
+    """
 
     request: RequestId
-    epoch: Epoch
-    pos: Pos
+    root: Pos
+    first: int
+    parents: tuple[int, ...]
     tokens: tuple[Token, ...]
     probs: tuple[float, ...]
+    """Probability of each guess given its parent, under the draft."""
 
 
-Message = Open | Close | Run | Result | Cancel | Credit | Stop | Prime | Rewind | Advance | Retire | Draft
+ROOT = -1
+"""Parent of a guess that follows the accepted text directly."""
+
+Message = Open | Close | Run | Result | Cancel | Credit | Stop | Prime | Follow | Retire | Draft

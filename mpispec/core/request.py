@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason
@@ -25,11 +25,21 @@ class Flight:
     """The deciding rows' nodes in row order; none for a chunk in the middle of a prompt."""
     last_pos: Pos
     is_cancelled: bool = False
+    is_over: bool = False
+    """Whether the request has ended, so that chunks of its prompt are of no use either."""
+    buried: set[NodeId] = field(default_factory=set)
+    """Dead rows that the stages have been told of."""
 
     @property
     def is_dead(self) -> bool:
         """Whether no verdict of this run can matter any more."""
-        return bool(self.nodes) and all(node.state is NodeState.DEAD for node in self.nodes)
+        return self.is_over or (bool(self.nodes) and all(node.state is NodeState.DEAD for node in self.nodes))
+
+    def newly_dead(self) -> list[NodeId]:
+        """Return the dead rows that the stages have not been told of, and count them as told."""
+        dead = [node.id for node in self.nodes if node.state is NodeState.DEAD and node.id not in self.buried]
+        self.buried.update(dead)
+        return dead
 
 
 class Request:
@@ -66,7 +76,7 @@ class Request:
         self.tree.root.seq = slot.seq
         self._proposer = proposer
         useless = Pos(self._end - 1)
-        self._link = DraftLink(draft, self.id, strategy.lead, useless) if draft is not None else None
+        self._link = DraftLink(draft, self.id, strategy.lead, strategy.width, useless) if draft is not None else None
 
     @property
     def seq(self) -> SeqId:
@@ -86,7 +96,7 @@ class Request:
             self._proposer.begin(self.tokens)
         if self._link is None:
             return []
-        return self._link.prime(SeqId(self.slot.index), self.prompt, self.sampling, self.tree.root)
+        return self._link.prime(self.prompt, self.sampling, self.tree.root)
 
     def end(self) -> list[Effect]:
         """Stop the proposers."""
@@ -95,6 +105,12 @@ class Request:
     def cached_tokens(self) -> tuple[Token, ...]:
         """Return the tokens whose cells are sure to exist on every stage."""
         return tuple(self.tokens[: min(self.tree.root.pos, self.answered_to)])
+
+    def check(self) -> None:
+        """Assert the invariants; tests call it after every event."""
+        assert all(node.state is not NodeState.DEAD for node in self.tree.root.subtree())
+        if self._link is not None:
+            self._link.check()
 
     # -- launching ------------------------------------------------------------------------------------------------
 
@@ -133,7 +149,7 @@ class Request:
         """Take guesses of the draft rank."""
         if self._link is None:
             return
-        self._link.received(draft, self.tree)
+        self._link.received(draft, self.tree, self.tokens)
 
     def count_verdict(self, token: Token) -> None:
         """Count whether a launched guess was right, before the root advances."""

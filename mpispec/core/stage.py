@@ -5,6 +5,7 @@ Life of a run on a stage:
 | state     | next      | when                                     | what leaves                      |
 |-----------|-----------|------------------------------------------|----------------------------------|
 | QUEUED    | COMPUTING | its turn, not cancelled                  | first stage: a credit            |
+| QUEUED    | COMPUTING | its turn, some rows cancelled            | the same, later without them     |
 | QUEUED    | FORWARDED | its turn, void or cancelled              | the run as void, with its edits  |
 | COMPUTING | ABORTING  | a cancel names it                        | nothing                          |
 | COMPUTING | FORWARDED | computed                                 | activations, or the result       |
@@ -27,7 +28,7 @@ from mpispec.core.effects import (
 )
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Computed, Event, Payload, Received
-from mpispec.core.ids import HEAD, Actor, Plane, RunId
+from mpispec.core.ids import HEAD, Actor, NodeId, Plane, RunId
 from mpispec.core.messages import Cancel, Close, Credit, Open, Result, Run, Stop
 
 
@@ -45,6 +46,8 @@ class StageCore:
         self._aborting = False
         self._cancelled: set[RunId] = set()
         """Cancels whose runs are queued or still to come: a cancel may overtake its run."""
+        self._dead_rows: dict[RunId, set[NodeId]] = {}
+        """Cancelled rows of runs that go on without them; kept as long as cancels are."""
         self._newest = RunId(-1)
         self._stopping = False
 
@@ -55,8 +58,8 @@ class StageCore:
             case Received(message=Open() | Close() | Run() as message, payload=payload):
                 self._enqueue(message, payload)
                 return self._work()
-            case Received(message=Cancel(run_ids)):
-                return self._cancel(run_ids)
+            case Received(message=Cancel() as cancel):
+                return self._cancel(cancel)
             case Received(message=Stop()):
                 return self._stop()
             case Computed():
@@ -67,14 +70,15 @@ class StageCore:
     def check(self) -> None:
         """Assert the invariants; tests call it after every event."""
         queued = {item.run_id for item, _ in self._queue if isinstance(item, Run)}
-        assert all(run in queued or run > self._newest for run in self._cancelled), "tombstone of a run that is gone"
+        remembered = self._cancelled | set(self._dead_rows)
+        assert all(run in queued or run > self._newest for run in remembered), "tombstone of a run that is gone"
         assert not (self._queue and self._busy is None), "a queue stands although nothing computes"
         assert len(self._queue) <= self._queue_limit, "queue above its bound (law 7)"
 
     @property
     def is_idle(self) -> bool:
         """Nothing queued, nothing computing, no cancel remembered."""
-        return not self._queue and self._busy is None and not self._cancelled
+        return not (self._queue or self._busy or self._cancelled or self._dead_rows)
 
     def _enqueue(self, message: Open | Close | Run, payload: Payload) -> None:
         if isinstance(message, Run):
@@ -85,14 +89,16 @@ class StageCore:
             raise ProtocolError(f"more than {self._queue_limit} messages wait in front of a stage")
         self._queue.append((message, payload))
 
-    def _cancel(self, run_ids: tuple[RunId, ...]) -> list[Effect]:
-        effects: list[Effect] = []
-        if self._busy is not None and self._busy.run_id in run_ids and not self._aborting:
-            self._aborting = True
-            effects.append(AbortCompute(self._busy.run_id))
+    def _cancel(self, cancel: Cancel) -> list[Effect]:
         queued = {item.run_id for item, _ in self._queue if isinstance(item, Run)}
-        self._cancelled.update(run for run in run_ids if run in queued or run > self._newest)
-        return effects
+        self._cancelled.update(run for run in cancel.run_ids if run in queued or run > self._newest)
+        for run, node in zip(cancel.row_runs, cancel.row_nodes, strict=True):
+            if run in queued or run > self._newest:
+                self._dead_rows.setdefault(run, set()).add(node)
+        if self._busy is None or self._busy.run_id not in cancel.run_ids or self._aborting:
+            return []
+        self._aborting = True
+        return [AbortCompute(self._busy.run_id)]
 
     def _computed(self, event: Computed) -> list[Effect]:
         run = self._busy
@@ -116,15 +122,29 @@ class StageCore:
                 continue
             if self.is_first:
                 effects.append(Send(HEAD, Plane.CONTROL, Credit(item.run_id)))
-            if item.void or item.run_id in self._cancelled:
-                self._cancelled.discard(item.run_id)
-                if item.edits:
-                    effects.append(EditCache(item.edits))
-                effects.append(self._void(item))
-            else:
-                self._busy = item
-                effects.append(Compute(item, payload))
+            run, payload = self._living(item, payload)
+            if run.rows:
+                self._busy = run
+                effects.append(Compute(run, payload))
+                continue
+            if run.edits:
+                effects.append(EditCache(run.edits))
+            effects.append(self._void(run))
         return effects
+
+    def _living(self, run: Run, payload: Payload) -> tuple[Run, Payload]:
+        """Return what is left of a run: without its cancelled rows, with all its edits (law 3)."""
+        dead = self._dead_rows.pop(run.run_id, set())
+        if run.void or run.run_id in self._cancelled:
+            self._cancelled.discard(run.run_id)
+            return Run(run.run_id, (), run.edits, void=True), None
+        living = [index for index, row in enumerate(run.rows) if row.node not in dead]
+        if len(living) == len(run.rows):
+            return run, payload
+        if payload is not None:
+            size = len(payload) // len(run.rows)
+            payload = b"".join(payload[index * size : (index + 1) * size] for index in living)
+        return Run(run.run_id, tuple(run.rows[index] for index in living), run.edits), payload
 
     def _pass_on(self, message: Open | Close) -> Effect:
         if not self.is_last:
@@ -135,12 +155,13 @@ class StageCore:
 
     def _answer(self, run: Run, event: Computed) -> Effect:
         if self.is_last:
-            return Send(HEAD, Plane.DATA, Result(run.run_id, event.tokens))
+            nodes = tuple(row.node for row in run.rows if row.decide)
+            return Send(HEAD, Plane.DATA, Result(run.run_id, nodes, event.tokens))
         return Send(self._next, Plane.DATA, run, event.payload)
 
     def _void(self, run: Run) -> Effect:
         if self.is_last:
-            return Send(HEAD, Plane.DATA, Result(run.run_id, (), void=True))
+            return Send(HEAD, Plane.DATA, Result(run.run_id, (), (), void=True))
         return Send(self._next, Plane.DATA, Run(run.run_id, (), run.edits, void=True))
 
     def _stop(self) -> list[Effect]:

@@ -27,6 +27,8 @@ class Strategy(Protocol):
 
     lead: int
     """How many positions beyond the root proposers may run ahead."""
+    width: int
+    """Most guesses for one position that a draft shall make."""
 
     def choose(self, view: View) -> list[Node]:
         """Return the nodes of the next run, parents before children, or [] to wait.

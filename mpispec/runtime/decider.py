@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpispec.compute.base import Floats
+from mpispec.core.events import Guess
 from mpispec.core.ids import Token
 from mpispec.core.messages import Open, Row, Sampling
-from mpispec.sampling import decide
+from mpispec.sampling import decide, successors
 
 _MOST_NODES = 1 << 16
 """Nodes remembered for the repeat penalty; far more than a window of paths can hold (law 7)."""
@@ -66,8 +67,18 @@ class Decider:
         deciding = (row for row in rows if row.decide)
         return tuple(Token(self._one(row, line)) for row, line in zip(deciding, logits, strict=True))
 
+    def successors(self, rows: Sequence[Row], logits: Floats, count: int) -> tuple[tuple[Guess, ...], ...]:
+        """Return the `count` likeliest tokens after each deciding row, best first."""
+        deciding = (row for row in rows if row.decide)
+        return tuple(self._several(row, line, count) for row, line in zip(deciding, logits, strict=True))
+
     def _one(self, row: Row, logits: Floats) -> int:
-        sampling = self._sampling[row.request]
+        return decide(logits, self._sampling[row.request], row.pos + 1, self._recent(row))
+
+    def _several(self, row: Row, logits: Floats, count: int) -> tuple[Guess, ...]:
+        found = successors(logits, self._sampling[row.request], row.pos + 1, count, self._recent(row))
+        return tuple((Token(token), prob) for token, prob in found)
+
+    def _recent(self, row: Row) -> list[int]:
         paths = self._paths.get(row.request)
-        recent = paths.recent(row.node, sampling.repeat_last_n) if paths is not None else ()
-        return decide(logits, sampling, row.pos + 1, recent)
+        return paths.recent(row.node, self._sampling[row.request].repeat_last_n) if paths is not None else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mpispec.compute.base import DraftModel, StageModel
+from mpispec.compute.base import StageModel
 from mpispec.core.ids import Actor
 from mpispec.models import cut
 from mpispec.models.errors import ModelError
@@ -22,7 +22,8 @@ class Models:
     """The models of one rank, by actor."""
 
     stages: dict[Actor, StageModel]
-    draft: DraftModel | None
+    draft: StageModel | None
+    """A whole model: first and last stage in one."""
 
     def close(self) -> None:
         """Free their memory."""
@@ -64,15 +65,18 @@ def _load_stage(options: JobOptions, setup: Setup, stage: StagePlace, progress: 
     )
 
 
-def _load_draft(options: JobOptions, setup: Setup, progress: Progress) -> DraftModel:
-    from mpispec.compute.llama_draft import LlamaDraft  # noqa: PLC0415  loads libllama: only where it computes
+def _load_draft(options: JobOptions, setup: Setup, progress: Progress) -> StageModel:
+    from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  loads libllama: only where it computes
 
     assert setup.draft is not None
     progress(f"draft {setup.draft.path.name}")
-    return LlamaDraft(
+    return LlamaStage(
         setup.draft.path,
-        context=setup.context,
-        slots=options.parallel,
+        first=True,
+        last=True,
+        n_layers=setup.draft.layers,
+        context=setup.context * options.parallel,
+        sequences=num_sequences(options.parallel),
         threads=setup.threads[setup.plan.draft_rank or 0],
         max_rows=options.chunk,
     )

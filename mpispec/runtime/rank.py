@@ -80,7 +80,7 @@ class Rank:
             )
         if models.draft is not None:
             assert plan.draft is not None
-            self._cores[plan.draft] = DraftCore(options.chunk)
+            self._cores[plan.draft] = DraftCore(options.chunk, options.parallel, num_sequences(options.parallel))
             self._workers[plan.draft] = DraftWorker("draft", group.wake, trace, models.draft)
 
     def lead(self, stops: frozenset[int], application: Callable[[Session], T]) -> T:

@@ -117,4 +117,4 @@ def _check_vocabularies(model: ModelSummary, draft: ModelSummary) -> None:
 
 def num_sequences(parallel: int) -> int:
     """Return how many sequence ids the caches get: one a request, and branches for their trees."""
-    return min(256, parallel + 32)
+    return min(256, parallel + 128)

@@ -55,8 +55,9 @@ class Trace:
             name = "aborted" if completion.aborted else "run"
             self.add(lane, name, start, end, _described(job.run))
         elif isinstance(job, ComputeDraft) and isinstance(completion, Drafted):
-            name = "aborted" if completion.aborted else "draft" if job.decide else "feed"
-            self.add(lane, name, start, end, {"pos": job.keep, "rows": len(job.tokens)})
+            rows = job.run.rows
+            name = "aborted" if completion.aborted else "draft" if completion.guesses else "feed"
+            self.add(lane, name, start, end, {"pos": [rows[0].pos, rows[-1].pos], "rows": len(rows)})
 
     def sent(self, sender: str, when: float, message: Message, num_bytes: int) -> None:
         """Record the sending of a message; no bytes if it stays on this rank."""

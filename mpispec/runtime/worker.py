@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from mpispec.compute.base import DraftModel, StageModel
+from mpispec.compute.base import Floats, StageModel
 from mpispec.core.effects import (
     AbortCompute,
     AbortDraft,
@@ -23,10 +23,9 @@ from mpispec.core.effects import (
     OpenSampler,
 )
 from mpispec.core.events import Computed, Drafted, Payload
-from mpispec.core.ids import Token
+from mpispec.core.messages import Run
 from mpispec.runtime.decider import Decider
 from mpispec.runtime.trace import Trace
-from mpispec.sampling import decide, probability
 from mpispec.wire.activations import pack, unpack
 
 Job = Compute | ComputeDraft | EditCache | OpenSampler | CloseSampler
@@ -36,12 +35,17 @@ Completion = Computed | Drafted
 class Worker(ABC):
     """One thread that owns one model. Jobs are done in order; at most one of them is answered at a time."""
 
-    def __init__(self, name: str, wake: Callable[[], None], trace: Trace) -> None:
+    def __init__(self, name: str, wake: Callable[[], None], trace: Trace, model: StageModel) -> None:
         self.name = name
         self.busy_s = 0.0
         """Seconds spent in jobs."""
         self._wake = wake
         self._trace = trace
+        self._model = model
+        self._decider = Decider()
+        self._aborted = -1
+        """The newest run that was asked to be given up; runs compute in increasing order."""
+        self._computing = -1
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._completions: deque[Completion | BaseException] = deque()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
@@ -49,11 +53,13 @@ class Worker(ABC):
 
     def put(self, job: Job) -> None:
         """Queue a job."""
+        if isinstance(job, Compute | ComputeDraft):
+            self._computing = job.run.run_id
         self._jobs.put(job)
 
-    @abstractmethod
     def abort(self, request: AbortCompute | AbortDraft) -> None:
-        """Ask for the job under way to be given up."""
+        """Ask for the run under way to be given up."""
+        self._aborted = request.run_id if isinstance(request, AbortCompute) else self._computing
 
     def poll(self) -> Completion | None:
         """Return the next completion, if any; raises what the worker's thread raised."""
@@ -70,8 +76,27 @@ class Worker(ABC):
         self._thread.join()
 
     @abstractmethod
+    def _compute(self, job: Compute | ComputeDraft) -> Completion:
+        """Do what is answered."""
+
+    def _forward(self, run: Run, activations: Floats | None) -> Floats | None:
+        """Apply a run's edits and compute its rows."""
+        if run.edits:
+            self._model.edit(run.edits)
+        self._decider.note(run.rows)
+        return self._model.forward(run.rows, activations, lambda: self._aborted == run.run_id)
+
     def _do(self, job: Job) -> Completion | None:
-        """Do one job."""
+        match job:
+            case Compute() | ComputeDraft():
+                return self._compute(job)
+            case EditCache(edits):
+                self._model.edit(edits)
+            case OpenSampler(opened):
+                self._decider.open(opened)
+            case CloseSampler(request):
+                self._decider.close(request)
+        return None
 
     def _loop(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -96,84 +121,32 @@ class StageWorker(Worker):
     def __init__(
         self, name: str, wake: Callable[[], None], trace: Trace, model: StageModel, is_last: bool, wire: str, width: int
     ) -> None:
-        self._model = model
+        self._is_last = is_last
         self._wire = wire
         self._width = width
-        self._decider = Decider() if is_last else None
-        self._aborted = -1
-        """The newest run that was asked to be given up; runs compute in increasing order."""
-        super().__init__(name, wake, trace)
+        super().__init__(name, wake, trace, model)
 
-    def abort(self, request: AbortCompute | AbortDraft) -> None:
-        """See `Worker.abort`."""
-        assert isinstance(request, AbortCompute)
-        self._aborted = request.run_id
-
-    def _do(self, job: Job) -> Completion | None:
-        match job:
-            case Compute():
-                return self._compute(job)
-            case EditCache(edits):
-                self._model.edit(edits)
-            case OpenSampler(opened):
-                assert self._decider is not None
-                self._decider.open(opened)
-            case CloseSampler(request):
-                assert self._decider is not None
-                self._decider.close(request)
-            case ComputeDraft():
-                raise TypeError("a stage does not draft")
-        return None
-
-    def _compute(self, job: Compute) -> Computed:
+    def _compute(self, job: Compute | ComputeDraft) -> Completion:
+        assert isinstance(job, Compute)
         run = job.run
-        if run.edits:
-            self._model.edit(run.edits)
-        received = self._activations(job.payload, len(run.rows))
-        output = self._model.forward(run.rows, received, lambda: self._aborted == run.run_id)
+        output = self._forward(run, self._activations(job.payload, len(run.rows)))
         if output is None:
             return Computed(run.run_id, None, (), aborted=True)
-        if self._decider is None:
+        if not self._is_last:
             return Computed(run.run_id, pack(output, self._wire), (), aborted=False)
-        self._decider.note(run.rows)
         return Computed(run.run_id, None, self._decider.decide(run.rows, output), aborted=False)
 
-    def _activations(self, payload: Payload, num_rows: int):  # type: ignore[no-untyped-def]
+    def _activations(self, payload: Payload, num_rows: int) -> Floats | None:
         return None if payload is None else unpack(payload, self._wire, num_rows, self._width)
 
 
 class DraftWorker(Worker):
     """Guesses with a whole small model, under the same noise as the target (design, Deciding)."""
 
-    def __init__(self, name: str, wake: Callable[[], None], trace: Trace, model: DraftModel) -> None:
-        self._model = model
-        self._step = 0
-        self._aborted = -1
-        self._queued = 0
-        self._texts: dict[int, list[int]] = {}
-        """Tokens fed, by slot: the history that the repeat penalty looks at."""
-        super().__init__(name, wake, trace)
-
-    def put(self, job: Job) -> None:
-        """See `Worker.put`."""
-        self._queued += 1
-        super().put(job)
-
-    def abort(self, request: AbortCompute | AbortDraft) -> None:
-        """See `Worker.abort`; the only step queued is the one under way."""
-        self._aborted = self._queued
-
-    def _do(self, job: Job) -> Completion | None:
+    def _compute(self, job: Compute | ComputeDraft) -> Completion:
         assert isinstance(job, ComputeDraft)
-        self._step += 1
-        step = self._step
-        text = self._texts.setdefault(job.slot, [])
-        text[job.keep :] = job.tokens
-        logits = self._model.forward(job.slot, job.keep, job.tokens, lambda: self._aborted == step)
+        run = job.run
+        logits = self._forward(run, None)
         if logits is None:
-            return Drafted(job.request, None, 0.0, aborted=True)
-        if not job.decide:
-            return Drafted(job.request, None, 0.0, aborted=False)
-        recent = text[-job.sampling.repeat_last_n :] if job.sampling.repeat_last_n else ()
-        token = decide(logits, job.sampling, len(text), recent)
-        return Drafted(job.request, Token(token), probability(logits, token), aborted=False)
+            return Drafted(run.run_id, (), aborted=True)
+        return Drafted(run.run_id, self._decider.successors(run.rows, logits, job.branch), aborted=False)

@@ -31,7 +31,7 @@ from mpispec.core.effects import (
 from mpispec.core.events import Computed, Drafted, Event, Received
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Plane, Token
-from mpispec.core.messages import Run
+from mpispec.core.messages import Prime, Run
 from mpispec.core.stage import StageCore
 from mpispec.sim.costs import Costs
 from mpispec.sim.target import ScriptedDraft, pack_values, run_rows
@@ -93,6 +93,8 @@ class VirtualCluster:
         self._serials = itertools.count()
         self._arrivals: defaultdict[tuple[Actor, Actor, Plane], float] = defaultdict(float)
         self._jobs: dict[Actor, _Job] = {}
+        self._primed: tuple[Token, ...] = ()
+        """Prompt of the request that the draft has heard of last."""
         self.quit: set[Actor] = set()
 
     @property
@@ -128,18 +130,13 @@ class VirtualCluster:
 
     def _tell(self, actor: Actor, event: Event) -> None:
         core = self._cores[actor]
+        if isinstance(event, Received) and isinstance(event.message, Prime):
+            self._primed = event.message.tokens
         effects = core.handle(event, self.now)
         if self._check:
             core.check()
-            if isinstance(core, DraftCore):
-                self._check_draft(core)
         for effect in effects:
             self._perform(actor, effect)
-
-    def _check_draft(self, core: DraftCore) -> None:
-        assert self._drafter is not None
-        for slot, tokens in core.cached().items():
-            assert self._drafter.holds(slot, tokens), f"draft slot {slot} holds other tokens than the core thinks"
 
     def _perform(self, actor: Actor, effect: Effect) -> None:
         match effect:
@@ -161,7 +158,11 @@ class VirtualCluster:
                 answer.finish = finish
             case Quit():
                 self.quit.add(actor)
-            case OpenSampler() | CloseSampler():
+            case OpenSampler(opened):
+                if isinstance(self._cores[actor], DraftCore):
+                    assert self._drafter is not None
+                    self._drafter.open(opened, self._primed)
+            case CloseSampler():
                 pass  # the toy decides without parameters
 
     def _send(self, src: Actor, send: Send) -> None:
@@ -193,15 +194,17 @@ class VirtualCluster:
         return Computed(run.run_id, None, tuple(decided), aborted=False)
 
     def _compute_draft(self, actor: Actor, step: ComputeDraft) -> None:
-        self._start(actor, self._costs.draft(len(step.tokens)), lambda given_up: self._drafted(step, given_up))
+        assert self._drafter is not None
+        self._drafter.edit(step.run.edits)
+        self._start(actor, self._costs.draft(len(step.run.rows)), lambda given_up: self._drafted(step, given_up))
 
     def _drafted(self, step: ComputeDraft, given_up: bool) -> Event:
         assert self._drafter is not None
+        rows = step.run.rows
         if given_up:
-            self._drafter.give_up(step.slot, step.keep, step.tokens)
-            return Drafted(step.request, None, 0.0, aborted=True)
-        token, prob = self._drafter.feed(step.slot, step.keep, step.tokens)
-        return Drafted(step.request, Token(token) if step.decide else None, prob, aborted=False)
+            self._drafter.compute(rows[: len(rows) // 2], step.branch)
+            return Drafted(step.run.run_id, (), aborted=True)
+        return Drafted(step.run.run_id, self._drafter.compute(rows, step.branch), aborted=False)
 
     def _start(self, actor: Actor, seconds: float, done: Callable[[bool], Event]) -> None:
         assert actor not in self._jobs, f"actor {actor} computes two things at once"

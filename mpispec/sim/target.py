@@ -7,8 +7,9 @@ from array import array
 from collections.abc import Sequence
 
 from mpispec.compute.toy import ToyLayer
-from mpispec.core.events import Payload
-from mpispec.core.messages import Row
+from mpispec.core.events import Guess, Payload
+from mpispec.core.ids import Token
+from mpispec.core.messages import Edit, Open, Row
 
 
 def pack_values(values: Sequence[int]) -> bytes:
@@ -28,35 +29,81 @@ def run_rows(layer: ToyLayer, rows: Sequence[Row], payload: Payload) -> list[int
 
 
 class ScriptedDraft:
-    """Knows what the target will write; guesses it with probability `hit_rate` at each position."""
+    """Knows what the target will write; guesses it with probability `hit_rate` at each position.
 
-    def __init__(self, texts: Sequence[Sequence[int]], hit_rate: float, vocabulary: int, seed: int = 0) -> None:
+    Where it misses, the right token is its second choice with probability `second_rate`, else the third, and so on.
+    Its cells are a toy layer's, so a fault of its cache does not stay hidden either.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[Sequence[int]],
+        hit_rate: float,
+        vocabulary: int,
+        seed: int = 0,
+        second_rate: float = 0.5,
+    ) -> None:
         self._texts = [list(text) for text in texts]
         self._hit_rate = hit_rate
+        self._second_rate = second_rate
         self._vocabulary = vocabulary
         self._seed = seed
-        self._slots: dict[int, list[int]] = {}
+        self._layer = ToyLayer(-1)
+        self._paths: dict[tuple[int, int], tuple[int, int]] = {}
+        """(request, node) -> (parent, token)."""
 
-    def feed(self, slot: int, keep: int, tokens: Sequence[int]) -> tuple[int, float]:
-        """Extend a slot and guess; AssertionError if the kept cells were never fed."""
-        fed = self._slots.setdefault(slot, [])
-        assert len(fed) >= keep, f"draft slot {slot} holds {len(fed)} cells, {keep} were to be kept"
-        fed[keep:] = tokens
-        return self._guess(fed), max(self._hit_rate, 0.01)
+    def edit(self, edits: Sequence[Edit]) -> None:
+        """Apply cache edits."""
+        self._layer.edit(edits)
 
-    def holds(self, slot: int, tokens: Sequence[int]) -> bool:
-        """Tell whether the slot's first cells are those of `tokens`."""
-        return self._slots.get(slot, [])[: len(tokens)] == list(tokens)
+    def open(self, opened: Open, tokens: Sequence[int]) -> None:
+        """Learn the prompt of a request, part of which may be cached already."""
+        for pos, token in enumerate(tokens):
+            self._paths[opened.request, pos] = (pos - 1, token)
 
-    def give_up(self, slot: int, keep: int, tokens: Sequence[int]) -> None:
-        """Leave a step half done."""
-        self._slots.setdefault(slot, [])[keep:] = tokens[: len(tokens) // 2]
+    def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[Guess, ...], ...]:
+        """Write the rows' cells and return the successors of the deciding ones, best first."""
+        guesses = []
+        for row in rows:
+            self._layer.compute(row.pos, row.seq, row.token)
+            self._paths[row.request, row.node] = (row.parent, row.token)
+            if row.decide:
+                guesses.append(self._guesses(self._path(row), branch))
+        return tuple(guesses)
 
-    def _guess(self, fed: list[int]) -> int:
-        pos = len(fed)
-        digest = hashlib.blake2b(f"{self._seed}:{fed[0]}:{pos}".encode(), digest_size=8).digest()
-        draw = int.from_bytes(digest, "little")
+    def _path(self, row: Row) -> list[int]:
+        path = []
+        node: int = row.node
+        while (row.request, node) in self._paths:
+            node, token = self._paths[row.request, node]
+            path.append(token)
+        path.reverse()
+        assert len(path) == row.pos + 1, "the draft's rows do not form a path"
+        return path
+
+    def _guesses(self, path: list[int], branch: int) -> tuple[Guess, ...]:
+        pos = len(path)
+        draw = int.from_bytes(
+            hashlib.blake2b(f"{self._seed}:{path[0]}:{pos}".encode(), digest_size=8).digest(), "little"
+        )
+        tokens = [(draw + step) % self._vocabulary for step in range(min(branch + 1, self._vocabulary))]
         for text in self._texts:
-            if len(text) > pos and text[:pos] == fed:
-                return text[pos] if draw / 2**64 < self._hit_rate else (text[pos] + 1) % self._vocabulary
-        return draw % self._vocabulary
+            if len(text) > pos and text[:pos] == path:
+                tokens = self._ranked(text[pos], tokens, draw / 2**64)
+                break
+        prob = max(self._hit_rate, 0.01)
+        guesses = []
+        for token in tokens[:branch]:
+            guesses.append((Token(token), prob))
+            prob = max((1.0 - prob) * self._second_rate, 0.001) if len(guesses) == 1 else prob * 0.5
+        return tuple(guesses)
+
+    def _ranked(self, right: int, others: list[int], draw: float) -> list[int]:
+        """Put the right token where the script says: first, second, ..., or nowhere within the branch."""
+        others = [token for token in others if token != right]
+        rank, edge, rest = 0, self._hit_rate, 1.0 - self._hit_rate
+        while draw >= edge and rank < len(others):
+            rank += 1
+            edge += rest * self._second_rate
+            rest *= 1.0 - self._second_rate
+        return [*others[:rank], right, *others[rank:]]

@@ -7,6 +7,13 @@ from collections.abc import Callable, Mapping
 from mpispec.core.strategy import Strategy
 from mpispec.strategies.pipeinfer import PipeInfer
 from mpispec.strategies.plain import Plain
+from mpispec.strategies.specpipe import PipeDec, SpecPipe
 from mpispec.strategies.sync import Sync
 
-PRESETS: Mapping[str, Callable[[], Strategy]] = {"plain": Plain, "sync": Sync, "pipeinfer": PipeInfer}
+PRESETS: Mapping[str, Callable[[], Strategy]] = {
+    "plain": Plain,
+    "sync": Sync,
+    "pipeinfer": PipeInfer,
+    "specpipe": SpecPipe,
+    "pipedec": PipeDec,
+}

@@ -20,6 +20,8 @@ class PipeInfer:
     launched the easier. Both reset on an acceptance.
     """
 
+    width = 1
+
     def __init__(
         self,
         lead: int = 32,

@@ -10,6 +10,7 @@ class Plain:
     """What a layer split does today; the reference for every other strategy's output."""
 
     lead = 0
+    width = 1
 
     def choose(self, view: View) -> list[Node]:
         """Launch the root, once."""

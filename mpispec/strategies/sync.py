@@ -12,6 +12,8 @@ from mpispec.core.tree import Node, NodeState
 class Sync:
     """Chains of at most `gamma` guesses; a guess below `p_min` ends the chain."""
 
+    width = 1
+
     def __init__(self, gamma: int = 4, p_min: float = 0.0) -> None:
         self.lead = gamma
         self._p_min = p_min

@@ -20,22 +20,21 @@ import msgpack
 
 from mpispec.core.ids import Actor
 from mpispec.core.messages import (
-    Advance,
     Cancel,
     Close,
     Credit,
     Draft,
+    Follow,
     Message,
     Open,
     Prime,
     Result,
     Retire,
-    Rewind,
     Run,
     Stop,
 )
 from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
-from mpispec.wire.fields import EDITS, FLAG, INT32, INT63, PROBS, ROWS, RUN_IDS, SAMPLING, TOKENS, Field
+from mpispec.wire.fields import EDITS, FLAG, INT32, INT63, PARENTS, PROBS, ROWS, RUN_IDS, SAMPLING, TOKENS, Field
 
 VERSION = 1
 """Raised whenever a frame of the old form could be misread."""
@@ -72,15 +71,14 @@ _SCHEMAS = (
     _schema(0, Open, request=INT32, sampling=SAMPLING, cached=INT32, recent=TOKENS),
     _schema(1, Close, request=INT32),
     _schema(2, Run, run_id=INT63, rows=ROWS, edits=EDITS, void=FLAG),
-    _schema(3, Result, run_id=INT63, tokens=TOKENS, void=FLAG),
-    _schema(4, Cancel, run_ids=RUN_IDS),
+    _schema(3, Result, run_id=INT63, nodes=TOKENS, tokens=TOKENS, void=FLAG),
+    _schema(4, Cancel, run_ids=RUN_IDS, row_runs=RUN_IDS, row_nodes=TOKENS),
     _schema(5, Credit, run_id=INT63),
     _schema(6, Stop),
-    _schema(7, Prime, request=INT32, slot=INT32, tokens=TOKENS, limit=INT32, sampling=SAMPLING),
-    _schema(8, Rewind, request=INT32, epoch=INT63, pos=INT32, tokens=TOKENS, limit=INT32),
-    _schema(9, Advance, request=INT32, limit=INT32),
-    _schema(10, Retire, request=INT32),
-    _schema(11, Draft, request=INT32, epoch=INT63, pos=INT32, tokens=TOKENS, probs=PROBS),
+    _schema(7, Prime, request=INT32, tokens=TOKENS, limit=INT32, width=INT32, sampling=SAMPLING),
+    _schema(8, Follow, request=INT32, pos=INT32, tokens=TOKENS, limit=INT32),
+    _schema(9, Retire, request=INT32),
+    _schema(10, Draft, request=INT32, root=INT32, first=INT63, parents=PARENTS, tokens=TOKENS, probs=PROBS),
 )
 _BY_CLASS = {schema.cls: schema for schema in _SCHEMAS}
 _BY_KIND = {schema.kind: schema for schema in _SCHEMAS}
@@ -125,8 +123,8 @@ def decode(frame: Buffer) -> tuple[Actor, Actor, Message, memoryview | None]:
     src, dst = INT32.unpack(src), INT32.unpack(dst)
     values = items[_ADDRESS_ITEMS:]
     message = schema.cls(*[field.unpack(value) for field, value in zip(schema.fields, values, strict=True)])
-    if kind == _DRAFT_KIND and len(message.tokens) != len(message.probs):
-        raise PeerProtocolError("A peer sent a Draft message with more or fewer probabilities than tokens.")
+    if kind == _DRAFT_KIND and not len(message.parents) == len(message.tokens) == len(message.probs):
+        raise PeerProtocolError("A peer sent a Draft message whose parents, tokens and probabilities differ in number.")
     return Actor(src), Actor(dst), cast(Message, message), payload
 
 

@@ -70,8 +70,8 @@ def _checked_bytes(value: Any, item_size: int, what: str) -> bytes:
     return value
 
 
-def _array(code: str, what: str) -> Field:
-    """Build the field of a tuple of integers, none negative, as an array of struct code `code`."""
+def _array(code: str, what: str, least: int = 0) -> Field:
+    """Build the field of a tuple of integers, none below `least`, as an array of struct code `code`."""
     item_size = struct.calcsize(f"<{code}")
 
     def pack(values: tuple[int, ...]) -> bytes:
@@ -80,8 +80,8 @@ def _array(code: str, what: str) -> Field:
     def unpack(value: Any) -> tuple[int, ...]:
         blob = _checked_bytes(value, item_size, what)
         numbers = struct.unpack(f"<{len(blob) // item_size}{code}", blob)
-        if numbers and min(numbers) < 0:
-            raise PeerProtocolError(f"A peer sent {what} with a negative number among them.")
+        if numbers and min(numbers) < least:
+            raise PeerProtocolError(f"A peer sent {what} with a number below {least} among them.")
         return numbers
 
     return Field(pack, unpack)
@@ -154,6 +154,7 @@ INT63 = Field(_same, _integer(0, INT63_MAX))
 FLAG = Field(bool, _boolean)
 TOKENS = _array("i", "tokens")
 RUN_IDS = _array("q", "run ids")
+PARENTS = _array("q", "parents", least=-1)
 PROBS = Field(_pack_probs, _unpack_probs)
 ROWS = Field(_pack_rows, _unpack_rows)
 EDITS = Field(_pack_edits, _unpack_edits)

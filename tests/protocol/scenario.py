@@ -33,6 +33,7 @@ class Bushy:
     """
 
     lead = 6
+    width = 3
 
     def __init__(self) -> None:
         self._random = random.Random(7)
@@ -121,7 +122,8 @@ def build(scenario: Scenario) -> VirtualCluster:
     draft = None
     if has_draft:
         scripted = ScriptedDraft(texts, scenario.hit_rate, VOCABULARY, scenario.seed)
-        draft = (DraftCore(rng.choice([1, 4, 64])), scripted)
+        sequences = scenario.parallel + rng.choice([0, 2, 8])
+        draft = (DraftCore(rng.choice([1, 4, 64]), scenario.parallel, sequences), scripted)
     cluster = VirtualCluster(
         HeadCore(config, STRATEGIES, proposers),
         [StageCore(Actor(index), num_stages, 1000) for index in range(1, num_stages + 1)],
@@ -134,9 +136,7 @@ def build(scenario: Scenario) -> VirtualCluster:
         stops = frozenset() if scenario.stop is None else frozenset([Token(scenario.stop)])
         tokens = tuple(Token(token) for token in prompt)
         request = RequestId(index)
-        cluster.at(
-            when, Submitted(request, tokens, length, stops, Sampling(), scenario.strategy, scenario.proposer)
-        )
+        cluster.at(when, Submitted(request, tokens, length, stops, Sampling(), scenario.strategy, scenario.proposer))
         if rng.random() < 0.2:
             cluster.at(when + rng.random() * 5, Withdrawn(request))
     return cluster

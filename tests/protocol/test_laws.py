@@ -10,19 +10,18 @@ from collections.abc import Callable
 import pytest
 
 from mpispec.compute.base import ComputeError
+from mpispec.core import draft as draft_module
 from mpispec.core import head as head_module
-from mpispec.core.draft import DraftCore
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import EditCache, Effect, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.head import HeadConfig, HeadCore
-from mpispec.core.ids import Epoch, Plane
-from mpispec.core.messages import Cancel, Draft, Result, Rewind, Run
+from mpispec.core.ids import Plane
+from mpispec.core.messages import Cancel, Follow, Result, Run
 from mpispec.core.request import Request
 from mpispec.core.sequences import SequencePool
 from mpispec.core.stage import StageCore
-from mpispec.core.tree import TokenTree
-from mpispec.sim.cluster import VirtualCluster
+from mpispec.core.tree import Node
 from tests.protocol.scenario import draw, play
 
 pytestmark = pytest.mark.protocol
@@ -31,9 +30,7 @@ SEEDS = range(300)
 Breach = Callable[[pytest.MonkeyPatch], None]
 
 
-def _filter_effects(
-    monkeypatch: pytest.MonkeyPatch, core: type, change: Callable[[Effect], Effect | None]
-) -> None:
+def _filter_effects(monkeypatch: pytest.MonkeyPatch, core: type, change: Callable[[Effect], Effect | None]) -> None:
     """Have a core's effects changed, or left out where `change` returns None."""
     original = core.handle
 
@@ -61,11 +58,23 @@ def law_2_runs_overtake_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def law_2_a_live_run_comes_back_void(monkeypatch: pytest.MonkeyPatch) -> None:
     original = StageCore._cancel
-    monkeypatch.setattr(
-        StageCore,
-        "_cancel",
-        lambda self, run_ids: original(self, (*run_ids, *([self._busy.run_id] if self._busy else []))),
-    )
+
+    def cancel(self: StageCore, message: Cancel) -> list[Effect]:
+        busy = [self._busy.run_id] if self._busy else []
+        return original(self, Cancel((*message.run_ids, *busy), message.row_runs, message.row_nodes))
+
+    monkeypatch.setattr(StageCore, "_cancel", cancel)
+
+
+def law_2_a_living_row_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = StageCore._living
+
+    def living(self: StageCore, run: Run, payload: bytes | None) -> tuple[Run, bytes | None]:
+        if len(run.rows) > 1:
+            self._dead_rows.setdefault(run.run_id, set()).add(run.rows[-1].node)
+        return original(self, run, payload)
+
+    monkeypatch.setattr(StageCore, "_living", living)
 
 
 def law_3_a_void_run_loses_its_edits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,38 +103,42 @@ def law_3_edits_overtake_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 def law_4_a_cancel_names_a_survivor(monkeypatch: pytest.MonkeyPatch) -> None:
     def widen(effect: Effect) -> Effect:
         if isinstance(effect, Send) and isinstance(effect.message, Cancel):
-            oldest = min(effect.message.run_ids)
+            oldest = min(effect.message.run_ids, default=1)
             return Send(effect.dst, effect.plane, Cancel((oldest - 1, *effect.message.run_ids)))
         return effect
 
     _filter_effects(monkeypatch, HeadCore, widen)
 
 
-def law_5_a_stale_draft_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = DraftLink.received
+def law_4_a_cancel_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dead rows of runs that go on are not named, though the runs of their ancestors are."""
 
-    def received(self: DraftLink, draft: Draft, tree: TokenTree) -> None:
-        fresh = Draft(draft.request, self._epoch, draft.pos, draft.tokens, draft.probs)
-        original(self, fresh, tree)
+    def narrow(effect: Effect) -> Effect:
+        if isinstance(effect, Send) and isinstance(effect.message, Cancel):
+            return Send(effect.dst, effect.plane, Cancel(effect.message.run_ids))
+        return effect
 
-    monkeypatch.setattr(DraftLink, "received", received)
+    _filter_effects(monkeypatch, HeadCore, narrow)
 
 
-def law_5_a_rewind_does_not_raise_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = DraftLink._rewind
+def law_5_a_guess_below_a_dead_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def accepted(self: DraftLink, tokens: list[int], root: Node) -> list[Effect]:
+        places = dict(self._places)
+        effects = original(self, tokens, root)
+        self._places = places
+        return effects
 
-    def rewind(self: DraftLink, *arguments: object) -> Effect:
-        send = original(self, *arguments)
-        self._epoch = Epoch(0)
-        message = send.message
-        assert isinstance(message, Rewind)
-        return Send(
-            send.dst,
-            send.plane,
-            Rewind(message.request, Epoch(0), message.pos, message.tokens, message.limit),
-        )
+    original = DraftLink.accepted
+    monkeypatch.setattr(DraftLink, "accepted", accepted)
 
-    monkeypatch.setattr(DraftLink, "_rewind", rewind)
+
+def law_5_the_draft_does_not_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(effect: Effect) -> Effect | None:
+        if isinstance(effect, Send) and isinstance(effect.message, Follow) and effect.message.pos % 2:
+            return None
+        return effect
+
+    _filter_effects(monkeypatch, HeadCore, lose)
 
 
 def law_6_a_guess_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +156,7 @@ def law_7_credits_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def law_7_the_window_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        HeadCore, "_has_room", property(lambda self: len(self._untaken) < self.config.first_queue)
-    )
+    monkeypatch.setattr(HeadCore, "_has_room", property(lambda self: len(self._untaken) < self.config.first_queue))
     monkeypatch.setattr(HeadConfig, "window", property(lambda self: 1))
 
 
@@ -156,9 +167,9 @@ def law_7_sequence_ids_leak(monkeypatch: pytest.MonkeyPatch) -> None:
 def law_7_cancels_are_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     original = StageCore._cancel
 
-    def cancel(self: StageCore, run_ids: tuple[int, ...]) -> list[Effect]:
-        effects = original(self, run_ids)
-        self._cancelled.update(run_ids)
+    def cancel(self: StageCore, message: Cancel) -> list[Effect]:
+        effects = original(self, message)
+        self._cancelled.update(message.run_ids)
         return effects
 
     monkeypatch.setattr(StageCore, "_cancel", cancel)
@@ -174,36 +185,35 @@ def tree_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_module, "bury", bury)
 
 
-def draft_a_rewound_step_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = DraftCore._rewind
+def draft_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = draft_module.bury
 
-    def rewind(self: DraftCore, message: Rewind) -> list[Effect]:
-        stop = self._step.stop if self._step else 0
-        effects = original(self, message)
-        if self._step:
-            self._step.valid = stop
-        return effects
+    def bury(*arguments: object) -> list[object]:
+        original(*arguments)
+        return []
 
-    monkeypatch.setattr(DraftCore, "_rewind", rewind)
+    monkeypatch.setattr(draft_module, "bury", bury)
 
 
 BREACHES: list[Breach] = [
     law_2_a_cancelled_run_is_not_answered,
     law_2_runs_overtake_each_other,
     law_2_a_live_run_comes_back_void,
+    law_2_a_living_row_is_dropped,
     law_3_a_void_run_loses_its_edits,
     law_3_a_void_run_does_not_pass_its_edits_on,
     law_3_edits_overtake_runs,
     law_4_a_cancel_names_a_survivor,
-    law_5_a_stale_draft_is_taken,
-    law_5_a_rewind_does_not_raise_the_epoch,
+    law_4_a_cancel_is_not_closed,
+    law_5_a_guess_below_a_dead_one_is_kept,
+    law_5_the_draft_does_not_follow,
     law_6_a_guess_is_believed,
     law_7_credits_are_ignored,
     law_7_the_window_is_ignored,
     law_7_sequence_ids_leak,
     law_7_cancels_are_remembered_for_ever,
     tree_dead_cells_are_not_dropped,
-    draft_a_rewound_step_is_believed,
+    draft_dead_cells_are_not_dropped,
 ]
 
 
@@ -213,6 +223,7 @@ def test_a_breach_is_noticed(breach: Breach, monkeypatch: pytest.MonkeyPatch) ->
     for seed in SEEDS:
         try:
             play(draw(seed))
+            play(draw(seed, strategies=["specpipe"], proposers=["draft"]))
         except (AssertionError, ProtocolError, ComputeError, KeyError, IndexError, ValueError):
             return
     pytest.fail(f"{breach.__name__} goes unnoticed in {len(SEEDS)} scenarios")

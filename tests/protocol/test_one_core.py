@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mpispec.core.effects import Compute, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Computed, Event, Received
-from mpispec.core.ids import HEAD, Actor, Epoch, NodeId, Pos, RequestId, RunId, SeqId, Token
+from mpispec.core.ids import HEAD, Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import Cancel, Close, Credit, Draft, Open, Result, Row, Run, Sampling, Stop
 from mpispec.core.stage import StageCore
 
@@ -28,8 +28,8 @@ def _events() -> st.SearchStrategy[Event]:
             Close(RequestId(0)),
             Stop(),
             Credit(RunId(0)),
-            Result(RunId(0), ()),
-            Draft(RequestId(0), Epoch(0), Pos(0), (), ()),
+            Result(RunId(0), (), ()),
+            Draft(RequestId(0), Pos(0), 0, (), (), ()),
         ]
     )
     received = st.one_of(runs, runs, cancels, strangers).map(lambda message: Received(HEAD, message))

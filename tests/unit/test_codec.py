@@ -14,19 +14,18 @@ from hypothesis import strategies as st
 
 from mpispec.core.ids import Actor
 from mpispec.core.messages import (
-    Advance,
     Cancel,
     Close,
     Credit,
     Draft,
     Edit,
     EditOp,
+    Follow,
     Message,
     Open,
     Prime,
     Result,
     Retire,
-    Rewind,
     Row,
     Run,
     Sampling,
@@ -42,6 +41,7 @@ repeatable = settings(derandomize=True, deadline=None)
 INT32 = st.integers(0, 2**31 - 1)
 INT63 = st.integers(0, 2**63 - 1)
 FLAGS = st.booleans()
+RUN_IDS = st.lists(INT63, max_size=20).map(tuple)
 TOKENS = st.lists(INT32, max_size=20).map(tuple)
 PROBABILITIES = st.floats(0.0, 1.0)
 SAMPLINGS = st.builds(
@@ -62,22 +62,19 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     Open: st.builds(Open, INT32, SAMPLINGS, INT32, TOKENS),
     Close: st.builds(Close, INT32),
     Run: st.builds(Run, INT63, st.lists(ROWS, max_size=70).map(tuple), st.lists(EDITS, max_size=9).map(tuple), FLAGS),
-    Result: st.builds(Result, INT63, TOKENS, FLAGS),
-    Cancel: st.builds(Cancel, st.lists(INT63, max_size=20).map(tuple)),
+    Result: st.builds(Result, INT63, TOKENS, TOKENS, FLAGS),
+    Cancel: st.builds(Cancel, RUN_IDS, RUN_IDS, TOKENS),
     Credit: st.builds(Credit, INT63),
     Stop: st.just(Stop()),
-    Prime: st.builds(Prime, INT32, INT32, TOKENS, INT32, SAMPLINGS),
-    Rewind: st.builds(Rewind, INT32, INT63, INT32, TOKENS, INT32),
-    Advance: st.builds(Advance, INT32, INT32),
+    Prime: st.builds(Prime, INT32, TOKENS, INT32, INT32, SAMPLINGS),
+    Follow: st.builds(Follow, INT32, INT32, TOKENS, INT32),
     Retire: st.builds(Retire, INT32),
     Draft: st.builds(
-        lambda request, epoch, pos, proposals: Draft(
-            request, epoch, pos, tuple(t for t, _ in proposals), tuple(p for _, p in proposals)
-        ),
+        lambda request, root, first, guesses: Draft(request, root, first, *zip(*guesses, strict=True)),
+        INT32,
         INT32,
         INT63,
-        INT32,
-        PROPOSALS,
+        st.lists(st.tuples(st.integers(-1, 2**62), INT32, st.floats(0, 1)), min_size=1, max_size=8),
     ),
 }
 ANY_MESSAGE = st.one_of(*MESSAGES.values())
@@ -87,15 +84,14 @@ SAMPLES: tuple[Message, ...] = (
     Open(1, Sampling(temperature=0.8, seed=2**64 - 1), 2, (8, 9)),
     Close(1),
     Run(7, (Row(0, 3, -1, 99, 0, 0, True), Row(0, 4, 3, 98, 1, 0, False)), (Edit(EditOp.DROP, 1, 0, 5, -1),)),
-    Result(7, (5, 6)),
-    Cancel((7, 8)),
+    Result(7, (1, 2), (5, 6)),
+    Cancel((7, 8), (9, 9), (3, 4)),
     Credit(7),
     Stop(),
-    Prime(1, 0, (1, 2, 3), 9, Sampling()),
-    Rewind(1, 2, 3, (4,), 9),
-    Advance(1, 9),
+    Prime(1, (1, 2, 3), 9, 4, Sampling()),
+    Follow(1, 3, (4,), 9),
     Retire(1),
-    Draft(1, 2, 3, (4, 5), (0.5, 1.0)),
+    Draft(1, 2, 3, (-1, 3), (4, 5), (0.5, 1.0)),
 )
 
 
@@ -213,11 +209,11 @@ def rows_blob(**changes: int) -> bytes:
     [
         [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, 0], 0, b""],
         [2, 0, 1, 7, rows_blob(), struct.pack("<5i", 0, 0, 0, 0, -1), False],
-        [3, 0, 1, 7, bytes(4), False],
-        [4, 0, 1, bytes(8)],
+        [3, 0, 1, 7, bytes(4), bytes(4), False],
+        [4, 0, 1, bytes(8), b"", b""],
         [5, 0, 1, 2**63 - 1],
         [6, 0, 2**31 - 1],
-        [11, 0, 1, 1, 1, 1, bytes(4), struct.pack("<d", 1.0)],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", 1.0)],
     ],
     ids=repr,
 )
@@ -246,16 +242,17 @@ def test_the_right_values_in_the_same_places_are_taken(items: object) -> None:
         [5, 0, 1, 2**63],
         [5, 0, 1, 1.0],
         [5, 0, 1, None],
-        [3, 0, 1, 7, b"\0\0\0", False],
-        [3, 0, 1, 7, b"\0\0\0\x80", False],
-        [3, 0, 1, 7, [1], False],
-        [3, 0, 1, 7, b"", 0],
-        [4, 0, 1, bytes(7)],
-        [4, 0, 1, b"\xff" * 8],
-        [11, 0, 1, 1, 1, 1, bytes(8), bytes(8)],
-        [11, 0, 1, 1, 1, 1, bytes(4), struct.pack("<d", float("nan"))],
-        [11, 0, 1, 1, 1, 1, bytes(4), struct.pack("<d", -0.5)],
-        [11, 0, 1, 1, 1, 1, bytes(4), struct.pack("<d", float("inf"))],
+        [3, 0, 1, 7, b"", b"\0\0\0", False],
+        [3, 0, 1, 7, b"", b"\0\0\0\x80", False],
+        [3, 0, 1, 7, b"", [1], False],
+        [3, 0, 1, 7, b"", b"", 0],
+        [4, 0, 1, bytes(7), b"", b""],
+        [4, 0, 1, b"\xff" * 8, b"", b""],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(8), bytes(8)],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", float("nan"))],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", -0.5)],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", float("inf"))],
+        [10, 0, 1, 1, 1, 1, struct.pack("<q", -2), bytes(4), struct.pack("<d", 1.0)],
         [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64], 0, b""],
         [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, -1], 0, b""],
         [0, 0, 1, 1, [float("nan"), 0, 1.0, 0.0, 1.0, 64, 0], 0, b""],
@@ -327,11 +324,11 @@ def test_another_version_is_told_as_such() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Result(7, (2**31,)),
+        Result(7, (0,), (2**31,)),
         Credit(2**64),
         Cancel((2**63,)),
         Run(7, (Row(0, 1, 0, 2**31, 0, 0, True),), ()),
-        Draft(0, 0, 0, (1,), ("half",)),
+        Draft(0, 0, 0, (-1,), (1,), ("half",)),
         Open(0, Sampling(seed=2**64), 0, ()),
     ],
     ids=lambda m: type(m).__name__,

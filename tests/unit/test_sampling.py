@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mpispec.core.messages import Sampling
-from mpispec.sampling import allowed, decide, gumbel, penalised, probability
+from mpispec.sampling import allowed, decide, gumbel, penalised, successors
 
 pytestmark = pytest.mark.unit
 
@@ -65,5 +65,21 @@ def test_the_penalty_divides_positive_and_multiplies_negative_logits() -> None:
     assert decide(LOGITS, Sampling(repeat_penalty=4.0), 0, [0]) == 1
 
 
-def test_confidence_is_the_softmax() -> None:
-    assert probability(LOGITS, 1) == pytest.approx(float(_softmax(LOGITS, 1.0)[1]))
+def test_the_first_successor_is_the_decision() -> None:
+    rng = np.random.default_rng(5)
+    for pos in range(100):
+        logits = (rng.standard_normal(500) * 3).astype(np.float32)
+        for sampling in (Sampling(), Sampling(temperature=0.8, seed=3), Sampling(temperature=1.2, top_k=40, top_p=0.9)):
+            found = successors(logits, sampling, pos, 4, [1, 2])
+            assert found[0][0] == decide(logits, sampling, pos, [1, 2])
+            assert [prob for _, prob in found] == sorted((prob for _, prob in found), reverse=True)
+            assert 0.0 < sum(prob for _, prob in found) <= 1.0 + 1e-9
+
+
+def test_confidence_of_a_greedy_guess_is_the_softmax() -> None:
+    found = successors(LOGITS, Sampling(), 0, 2)
+    assert found[1] == (1, pytest.approx(float(_softmax(LOGITS, 1.0)[1])))
+
+
+def test_there_are_no_more_successors_than_tokens() -> None:
+    assert len(successors(LOGITS, Sampling(temperature=1.0, top_k=2), 0, 5)) == 2

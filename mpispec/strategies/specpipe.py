@@ -1,0 +1,48 @@
+"""SpecPipe and its first version PipeDec (arXiv 2504.04104): one layer of a dynamic tree for each pipeline step.
+
+The draft expands the whole frontier in one pass and keeps the best of each layer by the probability of the path; a
+verdict keeps the subtree under the decided token, so that every rank that computed it goes on being useful. Layers are
+paced by credits, not by a global barrier, as the port that placed layers on lanes found better (papers.md 3.5).
+"""
+
+from __future__ import annotations
+
+from mpispec.core.strategy import View
+from mpispec.core.tree import Node, NodeState
+
+
+class SpecPipe:
+    """Layers of at most `width` nodes, at most `depth` layers beyond the root."""
+
+    def __init__(self, width: int = 4, depth: int = 32) -> None:
+        self.width = width
+        self.lead = depth
+
+    def choose(self, view: View) -> list[Node]:
+        """Launch the root alone, else the best of the shallowest layer that waits under computed parents."""
+        root = view.tree.root
+        if root.state is NodeState.PROPOSED:
+            return [root]
+        ready = [
+            child
+            for node in root.subtree()
+            if node.state is NodeState.LAUNCHED
+            for child in node.children
+            if child.state is NodeState.PROPOSED
+        ]
+        shallowest = min((node.pos for node in ready), default=0)
+        layer = sorted((node for node in ready if node.pos == shallowest), key=lambda node: (-node.reach, node.id))
+        return layer[: self.width]
+
+    def accepted(self, count: int) -> None:
+        """Nothing to adapt: the tree was pruned."""
+
+
+class PipeDec(SpecPipe):
+    """The first version: the draft sits at the pipeline's first position and no layer is deeper than the pipeline.
+
+    Depth and width are limits of the prediction tree; each layer is forwarded as soon as it exists.
+    """
+
+    def __init__(self, width: int = 4, depth: int = 16) -> None:
+        super().__init__(width, depth)
