@@ -73,7 +73,7 @@ def run_ranks(
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-def end_job(process: subprocess.Popen[str]) -> None:
+def end_job(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     """End a launcher and all its descendants, ranks in process groups of their own included."""
     try:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]

@@ -1,0 +1,86 @@
+"""A job in which something breaks: `mpirun -np N python -m tests.mpi.faults MODEL PLACE RANK`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+from mpispec.cluster.ranks import joined
+from mpispec.compute.base import ComputeError
+from mpispec.core.ids import Plane
+from mpispec.runtime import loading
+from mpispec.runtime.engine import Generation
+from mpispec.runtime.group import Group, JobError
+from mpispec.runtime.job import JobOptions, Session, prepare, run
+from mpispec.transport.base import Frame
+
+_FOREVER_S = 3600.0
+
+
+def fail(kind: type[Exception]) -> NoReturn:
+    """Break."""
+    raise kind("broken on purpose")
+
+
+def broken_load(place: str, bad_rank: int) -> Callable[..., loading.Models]:
+    """Return a `load` that breaks on one rank, or whose models break when they compute."""
+
+    def load(options: Any, rank: int, setup: Any, progress: Any) -> loading.Models:
+        models = loading.load(options, rank, setup, progress)
+        if rank == bad_rank and place == "load":
+            fail(RuntimeError)
+        if rank == bad_rank and place == "refusal":
+            fail(JobError)
+        if rank == bad_rank and place in ("worker", "compute"):
+            for stage in models.stages.values():
+                stage.forward = lambda *_: fail(  # type: ignore[method-assign]
+                    RuntimeError if place == "worker" else ComputeError
+                )
+        return models
+
+    return load
+
+
+def break_driver(group: Group) -> None:
+    """Let the main thread break at the third message that it takes."""
+    poll, left = group.transport.poll, [3]
+
+    def breaking(plane: Plane) -> Frame | None:
+        frame = poll(plane)
+        left[0] -= frame is not None
+        return frame if left[0] else fail(RuntimeError)
+
+    group.transport.poll = breaking  # type: ignore[method-assign]
+
+
+def application(place: str) -> Callable[[Session], None]:
+    """Return an application that asks for a long answer and breaks if it is the one to."""
+
+    def ask(session: Session) -> None:
+        session.engine.submit(Generation((1, 2, 3), 400), lambda progress: None)
+        print("running", flush=True)
+        if place == "application":
+            fail(RuntimeError)
+        if place == "thread":
+            threading.Thread(target=fail, args=(RuntimeError,)).start()
+        time.sleep(_FOREVER_S)
+
+    return ask
+
+
+def main() -> None:
+    model, place, bad_rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    options = JobOptions(model=model, threads=1)
+    with joined() as group, patch("mpispec.runtime.job.load", broken_load(place, bad_rank)):
+        setup = prepare(options, group)
+        if place == "driver" and group.rank == bad_rank:
+            break_driver(group)
+        run(options, group, setup, frozenset(), application(place), lambda what: None)
+
+
+if __name__ == "__main__":
+    main()
