@@ -292,7 +292,7 @@ def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, 
             raise JobError("--proposer oracle:H needs a recorded text, which a server does not have; use generate.")
         setup = prepare(options, group)
         door = agree(group, lambda: open_door(host, port, api_key) if group.rank == 0 else None)
-        vocabulary = agree(group, lambda: _vocabulary(setup) if group.rank == 0 else None)
+        vocabulary: Any = agree(group, lambda: _vocabulary(setup) if group.rank == 0 else None)
         _announce(group, setup, is_quiet=False)
         interrupts = Interrupts(goes_on=repl) if group.rank == 0 else None
 

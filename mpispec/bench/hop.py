@@ -37,7 +37,6 @@ from mpispec.runtime.worker import StageWorker
 from mpispec.strategies import PRESETS
 from mpispec.transport.base import Transport
 from mpispec.transport.limits import Limits
-from mpispec.transport.mpi import connect
 from mpispec.wire.activations import row_bytes
 
 ROW_WIDTH = 576
@@ -175,6 +174,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 @click.option("--requests", "num_requests", type=click.IntRange(min=BLOCKS), default=200, show_default=True)
 def main(num_requests: int) -> None:
     """Measure the fixed cost of a hop over the ranks that mpirun started."""
+    from mpispec.transport.mpi import connect  # noqa: PLC0415  the rest of this module needs no MPI
+
     group = Group(connect())
     group.open(Limits.for_rows(MOST_ROWS, row_bytes("f32", ROW_WIDTH)))
     whole = measure(group, num_requests, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 
 from mpispec.compute.base import Cancelled, Floats, StageModel
@@ -30,8 +30,8 @@ class Laps:
         self._lock = threading.Lock()
         self._end = time.monotonic()
         self._woken = self._end
-        self._trip: Counter[str] = Counter()
-        self._trips: list[Counter[str]] = []
+        self._trip: defaultdict[str, float] = defaultdict(float)
+        self._trips: list[dict[str, float]] = []
 
     def lap(self, part: str) -> None:
         """Count the time since the last lap to `part`; from any thread."""
@@ -49,7 +49,7 @@ class Laps:
         with self._lock:
             self._end = max(self._end, self._woken)
             self._trips.append(self._trip)
-            self._trip = Counter()
+            self._trip = defaultdict(float)
         self.lap("receive")
 
     def medians(self) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpispec.cluster.trace_file import KINDS, Accepted, Box, Lane, Timeline, TraceError, read
 
@@ -181,14 +181,18 @@ class _Picture:
         entries: list[Patch | Line2D] = [
             Patch(facecolor=_STYLES[kind].colour, label=_STYLES[kind].meaning) for kind in KINDS if kind in seen
         ]
-        stroke = {"linestyle": "", "marker": "|", "markersize": 12, "markeredgewidth": 1.6, "color": "#222222"}
-        entries.append(Line2D([], [], label="tokens accepted", **stroke))
+        entries.append(Line2D([], [], label="tokens accepted", **_STROKE))
         if self._timeline.cancels:
             entries.append(Line2D([], [], label="cancel sent", **_CANCEL))
         if any(lane.voids for lane in self._timeline.lanes):
             entries.append(Line2D([], [], label="run passed on void", **_VOID))
         self._figure.legend(
-            handles=entries, loc="lower center", ncols=_columns(len(entries)), frameon=False, fontsize=10, bbox_to_anchor=(0.5, 0.0)
+            handles=entries,
+            loc="lower center",
+            ncols=_columns(len(entries)),
+            frameon=False,
+            fontsize=10,
+            bbox_to_anchor=(0.5, 0.0),
         )
 
     def _draw_title(self) -> None:
@@ -198,8 +202,22 @@ class _Picture:
         self._figure.text(0.012, 1 - 0.62 / height, note, fontsize=10.5, color="#444444")
 
 
-_CANCEL = {"linestyle": "", "marker": "x", "markersize": 7, "markeredgewidth": 1.8, "color": "#d4492f"}
-_VOID = {"linestyle": "", "marker": "^", "markersize": 4.5, "markeredgewidth": 0.8, "color": "#d4492f", "mfc": "white"}
+_STROKE: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "|",
+    "markersize": 12,
+    "markeredgewidth": 1.6,
+    "color": "#222222",
+}
+_CANCEL: dict[str, Any] = {"linestyle": "", "marker": "x", "markersize": 7, "markeredgewidth": 1.8, "color": "#d4492f"}
+_VOID: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "^",
+    "markersize": 4.5,
+    "markeredgewidth": 0.8,
+    "color": "#d4492f",
+    "mfc": "white",
+}
 
 
 def _columns(entries: int) -> int:

@@ -125,11 +125,6 @@ class HeadCore:
         """No request, no run in flight."""
         return not (self._active or self._waiting or self._flights)
 
-    @property
-    def num_waiting(self) -> int:
-        """Requests that have not begun."""
-        return len(self._waiting)
-
     def check(self) -> None:
         """Assert the invariants; tests call it after every event."""
         assert self._live == sum(not flight.is_cancelled for flight in self._flights)

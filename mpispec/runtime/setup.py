@@ -41,7 +41,7 @@ class JobOptions:
     """Run architectures that are not certified."""
     is_traced: bool = False
     chunk: int = 32
-    """Rows of a prefill run: enough that a row is as cheap as it gets, few enough that short prompts fill a pipeline."""
+    """Rows of a prefill run: enough that a row is as cheap as it gets, few enough to fill a pipeline soon."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ class Trace:
         elif isinstance(message, Result):
             details |= {"run": message.run_id, "void": message.void}
         elif isinstance(message, Draft):
-            details |= {"pos": message.pos, "rows": len(message.tokens)}
+            details |= {"root": message.root, "rows": len(message.tokens)}
         self.add("driver", name, when, when, details)
 
     def emitted(self, when: float, emit: Emit) -> None:
@@ -149,8 +149,8 @@ def _chrome_events(ranks: Sequence[tuple[str, float, Sequence[Event]]]) -> Itera
                 args = {"name": lane}
                 yield {"ph": "M", "name": "thread_name", "pid": rank, "tid": lanes[lane], "args": args}
             place = {"pid": rank, "tid": lanes[lane], "ts": round((start + offset - origin) * 1e6, 1)}
-            name = kinds.get(details["run"], label) if label == "run" else label
-            event = {"name": name, "cat": lane, **place, "args": details}
+            shown = kinds.get(details["run"], label) if label == "run" else label
+            event = {"name": shown, "cat": lane, **place, "args": details}
             if end > start:
                 yield event | {"ph": "X", "dur": round((end - start) * 1e6, 1)}
             else:

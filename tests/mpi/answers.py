@@ -48,7 +48,9 @@ def answer_all(session: Session, requests: list[dict[str, Any]], at_once: int) -
     """Return the answers in order."""
     answers: list[dict[str, Any]] = []
     for start in range(0, len(requests), at_once):
-        answers += [one.result() for one in [Answer(session.engine, each) for each in requests[start : start + at_once]]]
+        answers += [
+            one.result() for one in [Answer(session.engine, each) for each in requests[start : start + at_once]]
+        ]
     return answers
 
 

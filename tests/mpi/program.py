@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import IO
 
@@ -22,6 +22,7 @@ from tests.launch import REPOSITORY, end_job, launch_command
 MPISPEC = (sys.executable, "-m", "mpispec")
 GONE_SECONDS = 5.0
 """How long any rank may outlive the end of its job."""
+_MARK = "MPISPEC_TEST_JOB"
 
 
 class Program:
@@ -30,10 +31,11 @@ class Program:
     def __init__(self, n: int, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         """Start `argv` on `n` ranks, or without mpirun if `n` is 0."""
         command = launch_command(n, argv) if n else list(argv)
+        self._mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
             command,
             cwd=REPOSITORY,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **(env or {}), _MARK: self._mark},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -54,7 +56,9 @@ class Program:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        end_job(self.process)  # type: ignore[arg-type]
+        end_job(self.process)
+        for left in self.members():
+            left.kill()
         with contextlib.suppress(OSError):
             self._stdin.close()
         for reader in self._readers:
@@ -93,10 +97,21 @@ class Program:
                     raise AssertionError(f"{pattern!r} did not come.\n{self._said['stdout']}\n{self._said['stderr']}")
         return found
 
-    def ranks(self) -> list[psutil.Process]:
-        """Return the processes of the ranks: those below the launcher that run Python."""
-        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        return [each for each in family if Path(each.exe()).name.startswith("python")]
+    def members(self) -> list[psutil.Process]:
+        """Return every process of the job, known by its environment: ranks leave the launcher's session."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(_MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:  # gone meanwhile, or another user's
+                continue
+        return found
+
+    def rank(self, number: int) -> psutil.Process:
+        """Return the process of one rank."""
+        names = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
+        return next(each for each in self.members() if str(number) in map(each.environ().get, names))
 
     def interrupt(self) -> None:
         """Press Ctrl-C: a terminal signals the launcher's process group."""
@@ -107,6 +122,13 @@ class Program:
         code = self.process.wait(seconds)
         for reader in self._readers:
             reader.join(seconds)
+        return code
+
+    def assert_ended(self) -> int:
+        """Assert that the launcher and all ranks are gone before long; return the exit code."""
+        code = self.wait(GONE_SECONDS)
+        _, alive = psutil.wait_procs(self.members(), timeout=GONE_SECONDS)
+        assert not alive, f"left behind: {alive}"
         return code
 
     @property

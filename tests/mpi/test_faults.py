@@ -40,7 +40,9 @@ def broken(model: Path, place: str, rank: int) -> tuple[int, str]:
 def test_a_bug_ends_the_job_and_is_shown_where_it_is(model: Path, place: str, rank: int) -> None:
     code, said = broken(model, place, rank)
     assert code == 1
-    sentence = f"mpispec: Rank {rank} on {socket.gethostname()} failed, so the job ends: RuntimeError: broken on purpose"
+    sentence = (
+        f"mpispec: Rank {rank} on {socket.gethostname()} failed, so the job ends: RuntimeError: broken on purpose"
+    )
     assert re.findall("^mpispec: .*$", said, re.MULTILINE) == [sentence]
     assert said.count("Traceback") == 1, "a bug is worth one, on the rank that has it"
     assert "MPI_Abort" not in said
