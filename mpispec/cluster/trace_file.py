@@ -81,7 +81,7 @@ def read(path: Path, start: float, seconds: float | None) -> Timeline:
         for number, event in _events(path):
             try:
                 reader.add(event)
-            except (KeyError, TypeError, ValueError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
                 raise _foreign(path, f"line {number} is no event of it") from error
     except OSError as error:
         raise TraceError(f"{path} cannot be read: {error.strerror}.") from error
@@ -126,10 +126,13 @@ class _Reader:
         self._last = 0.0
 
     def add(self, event: Any) -> None:
-        """Take one event; KeyError, TypeError or ValueError if it is malformed."""
+        """Take one event; one of several built-in exceptions if it is malformed."""
         phase, rank, thread = event["ph"], _whole(event["pid"]), _whole(event["tid"])
+        name = event["name"]
+        if not isinstance(name, str):
+            raise TypeError("no name")
         if phase == "M":
-            if event["name"] == "thread_name":
+            if name == "thread_name":
                 self._names[rank, thread] = str(event["args"]["name"])
             return
         when = _seconds(event["ts"])
@@ -138,10 +141,10 @@ class _Reader:
         if end < self._window.start or when > self._stop:
             return
         self._window.end = max(self._window.end, min(end, self._stop))
-        if phase == "X" and event["name"] in (*KINDS, "feed"):
+        if phase == "X" and name in (*KINDS, "feed"):
             self._add_box(rank, self._names[rank, thread], event, when, end)
         elif phase == "i":
-            self._add_mark(rank, event["name"], event["args"], when)
+            self._add_mark(rank, name, event["args"], when)
 
     def timeline(self) -> Timeline:
         """Return what has been collected; TraceError if it is nothing."""

@@ -23,3 +23,18 @@ class Statistics:
     cancelled_runs: int = 0
     void_runs: int = 0
     """Cancelled runs that came back without having been computed to the end."""
+
+    def add(self, other: Statistics) -> None:
+        """Add the counters of another request."""
+        self.proposed += other.proposed
+        self.accepted += other.accepted
+        self.verdicts += other.verdicts
+        self.hits += other.hits
+        self.runs += other.runs
+        self.cancelled_runs += other.cancelled_runs
+        self.void_runs += other.void_runs
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of the decisions with a guess in flight that the guess had right; None before the first."""
+        return self.hits / self.verdicts if self.verdicts else None

@@ -65,6 +65,8 @@ class ModelSummary:
     """The vocabulary projection's multiplications, as a multiple of one layer's."""
     vocabulary_digest: str
     """Hash of the list of tokens: equal where two models share a vocabulary."""
+    header_digest: str
+    """Hash of everything in the file but the weights."""
 
 
 def inspect(path: Path | str) -> ModelSummary:
@@ -91,6 +93,7 @@ def inspect(path: Path | str) -> ModelSummary:
         unit=unit(model),
         head_layers=_head_layers(model, head),
         vocabulary_digest=_vocabulary_digest(model),
+        header_digest=hashlib.blake2b(model.header, digest_size=16).hexdigest(),
     )
 
 

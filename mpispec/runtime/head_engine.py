@@ -10,11 +10,14 @@ from typing import Any
 from mpispec.core.effects import Emit
 from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
+from mpispec.core.statistics import Statistics
 from mpispec.runtime.engine import EngineStopped, Generation, Progress
 from mpispec.runtime.timeline import Timeline
 
 _MOST_REPORTS = 256
 """Ended requests whose report is kept (law 7)."""
+_MOST_OPEN = 1024
+"""Requests that may wait or run (law 7)."""
 
 Listener = Callable[[Progress], None]
 
@@ -47,6 +50,8 @@ class HeadEngine:
         self._stopped = False
         self._num_ended = 0
         self._num_tokens = 0
+        self._forgotten = Statistics()
+        """Counters of requests whose report is no longer kept."""
 
     def attach(self, tell: Callable[[Event], None]) -> None:
         """Connect the engine to the driver that runs the head."""
@@ -67,6 +72,8 @@ class HeadEngine:
         with self._lock:
             if self._stopped:
                 raise EngineStopped("The engine has stopped; start mpispec again.")
+            if len(self._listeners) >= _MOST_OPEN:
+                raise ValueError(f"{_MOST_OPEN} requests are open already; wait until some have ended.")
             request = self._next
             self._next += 1
             self._listeners[request] = listener
@@ -100,18 +107,21 @@ class HeadEngine:
     def stats(self) -> dict[str, Any]:
         """See `Engine.stats`."""
         with self._lock:
-            counted = [timeline.statistics for timeline in self._timelines.values() if timeline.statistics]
-            verdicts = sum(statistics.verdicts for statistics in counted)
+            total = Statistics()
+            total.add(self._forgotten)
+            for timeline in self._timelines.values():
+                if timeline.statistics is not None:
+                    total.add(timeline.statistics)
             return {
                 "requests": self._next,
                 "ended": self._num_ended,
                 "open": len(self._listeners),
                 "tokens": self._num_tokens,
-                "proposed": sum(statistics.proposed for statistics in counted),
-                "accepted": sum(statistics.accepted for statistics in counted),
-                "hit_rate": round(sum(s.hits for s in counted) / verdicts, 4) if verdicts else None,
-                "runs": sum(statistics.runs for statistics in counted),
-                "cancelled_runs": sum(statistics.cancelled_runs for statistics in counted),
+                "proposed": total.proposed,
+                "accepted": total.accepted,
+                "hit_rate": None if total.hit_rate is None else round(total.hit_rate, 4),
+                "runs": total.runs,
+                "cancelled_runs": total.cancelled_runs,
                 "strategy": self.default_strategy,
                 "proposer": self.default_proposer,
             }
@@ -169,4 +179,6 @@ class HeadEngine:
     def _forget_old(self) -> None:
         while len(self._timelines) > _MOST_REPORTS + len(self._listeners):
             oldest = next(request for request in self._timelines if request not in self._listeners)
-            del self._timelines[oldest]
+            statistics = self._timelines.pop(oldest).statistics
+            if statistics is not None:
+                self._forgotten.add(statistics)

@@ -72,6 +72,7 @@ class Setup:
 def prepare(options: JobOptions, group: Group) -> Setup:
     """Find everything that a user can get wrong; JobError on all ranks if anything is."""
     model, draft, plan = agree(group, lambda: _inspect(options, group.size))
+    _check_same_files(group, model, draft)
     context = options.context or min(DEFAULT_CONTEXT, model.context)
     computing = plan.num_computing(group.rank)
     usable = len(os.sched_getaffinity(0))
@@ -105,6 +106,18 @@ def _inspect(options: JobOptions, num_ranks: int) -> tuple[ModelSummary, ModelSu
     if options.proposer == "draft" and draft is None:
         raise JobError("--proposer draft needs a draft model; name one with --draft MODEL.")
     return model, draft, plan
+
+
+def _check_same_files(group: Group, model: ModelSummary, draft: ModelSummary | None) -> None:
+    """Raise JobError unless every rank read the same headers: each plans and cuts from its own copy."""
+    mine = repr([(each.header_digest, each.file_bytes) for each in (model, draft) if each is not None]).encode()
+    everyone = gather(group, mine)
+    for rank, theirs in enumerate(everyone):
+        if theirs != everyone[0]:
+            raise JobError(
+                f"Rank {rank} has another file of that name than rank 0; "
+                "copy the same model to the same path on every host."
+            )
 
 
 def _check_vocabularies(model: ModelSummary, draft: ModelSummary) -> None:

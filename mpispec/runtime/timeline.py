@@ -46,7 +46,7 @@ class Timeline:
             "speculation": {
                 "proposed": statistics.proposed,
                 "accepted": statistics.accepted,
-                "hit_rate": round(statistics.hits / statistics.verdicts, 4) if statistics.verdicts else None,
+                "hit_rate": None if statistics.hit_rate is None else round(statistics.hit_rate, 4),
                 "runs": statistics.runs,
                 "cancelled_runs": statistics.cancelled_runs,
                 "void_runs": statistics.void_runs,

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from mpispec.compute.base import Floats, StageModel
+from mpispec.compute.base import ComputeError, Floats, StageModel
 from mpispec.core.effects import (
     AbortCompute,
     AbortDraft,
@@ -30,6 +30,8 @@ from mpispec.wire.activations import pack, unpack
 
 Job = Compute | ComputeDraft | EditCache | OpenSampler | CloseSampler
 Completion = Computed | Drafted
+
+_CLOSE_SECONDS = 60.0
 
 
 class Worker(ABC):
@@ -71,9 +73,11 @@ class Worker(ABC):
         return completion
 
     def close(self) -> None:
-        """End the thread after the jobs it has."""
+        """End the thread after the jobs it has; ComputeError if they do not end."""
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(_CLOSE_SECONDS)
+        if self._thread.is_alive():
+            raise ComputeError(f"{self.name} is still computing {_CLOSE_SECONDS:.0f} s after the job ended.")
 
     @abstractmethod
     def _compute(self, job: Compute | ComputeDraft) -> Completion:

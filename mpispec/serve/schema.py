@@ -110,7 +110,7 @@ class CompletionRequest(BaseModel):
     top_k: int | None = Field(None, ge=0)
     min_p: float | None = Field(None, ge=0, le=1)
     repeat_penalty: float | None = Field(None, gt=0, le=10)
-    repeat_last_n: int | None = Field(None, ge=0, le=1 << 20)
+    repeat_last_n: int | None = Field(None, ge=0, le=4096)
     seed: int | None = Field(None, ge=0, lt=1 << 64)
     stop: Annotated[list[str], PlainValidator(_read_stops)] = []
     stream: bool | None = None

@@ -1,0 +1,177 @@
+"""What a user can get wrong is one sentence with the remedy on standard error, exit code 2, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mpispec.models.default import resolve
+
+pytestmark = pytest.mark.unit
+
+LAUNCHERS = ("OMPI_", "PMI_", "MPI_LOCAL", "SLURM_")
+PROMPT = ("--prompt", "Hello")
+
+
+def mpispec(*argv: str, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the program without mpirun."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
+    return subprocess.run(
+        [sys.executable, "-m", "mpispec", *argv],
+        input=stdin,
+        env={**inherited, **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def refusal(argv: Sequence[str], stdin: str = "", env: dict[str, str] | None = None) -> str:
+    """Run what cannot be; return the one sentence."""
+    done = mpispec(*argv, stdin=stdin, env=env)
+    assert done.returncode == 2, done.stderr
+    assert not done.stdout
+    found = re.fullmatch(r"mpispec: ([^\n]+)\n", done.stderr)
+    assert found, done.stderr
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with files that are no use as models or prompts."""
+    folder = tmp_path_factory.mktemp("bad")
+    whole = resolve(None).read_bytes()
+    (folder / "header-cut.gguf").write_bytes(whole[:100_000])
+    (folder / "weights-cut.gguf").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.gguf").write_text("once upon a time")
+    (folder / "empty.gguf").touch()
+    (folder / "giant.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1 << 62, 1 << 62))
+    (folder / "empty.txt").touch()
+    (folder / "latin.txt").write_bytes("größer".encode("latin-1"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("missing.gguf", "There is no model file .*; check the path"),
+        ("header-cut.gguf", "damaged or not complete: .*; download it again"),
+        ("weights-cut.gguf", "damaged or not complete: .*; download it again"),
+        ("text.gguf", "not a GGUF file; name a model in GGUF format"),
+        ("empty.gguf", "GGUF"),
+        ("giant.gguf", "download it again"),
+        ("", "There is no model file"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--model", "--draft"])
+def test_files_that_are_no_models(folder: Path, option: str, name: str, sentence: str) -> None:
+    assert re.search(sentence, refusal(["generate", *PROMPT, option, str(folder / name)]))
+
+
+@pytest.mark.parametrize(
+    ("layout", "sentence"),
+    [
+        ("0:0-9,0:11-29", "leaves out layer 10; every layer needs a place"),
+        ("0:1-29", "leaves out layer 0; "),
+        ("0:0-9", "leaves out layers 10-29; "),
+        ("0:0-9,0:9-29", "has layer 9 twice or out of order; write it as"),
+        ("0:0-30", "goes to layer 30, but the model's last layer is 29"),
+        ("7:0-29", "names rank 7, so start at least 8 ranks or name a lower one"),
+        ("garbage", "has 'garbage', which is no layer range: write it as"),
+        ("0:9-0,0:10-29", "has the empty range 9-0; "),
+        ("0:0-29,0:draft", "places a draft, but no draft model is given; add --draft"),
+        (",", "which is no layer range: write it as"),
+    ],
+)
+def test_layouts_that_do_not_fit(layout: str, sentence: str) -> None:
+    said = refusal(["generate", *PROMPT, "--layout", layout])
+    assert said.startswith("--layout ")
+    assert sentence in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--prompt", ""], "The prompt is empty; give some text"),
+        (["--file", "{folder}/empty.txt"], "The prompt is empty; give some text"),
+        ([], "The prompt is empty; give some text"),
+        (["--file", "{folder}/missing.txt"], "cannot be read from .* (No such file or directory); name a text file"),
+        (["--file", "{folder}"], "cannot be read from .* (Is a directory); name a text file"),
+        (["--file", "{folder}/latin.txt"], "is not UTF-8 text; convert it"),
+        (["--file", "{folder}/latin.txt", *PROMPT], "with --prompt or with --file, not with both"),
+        (["--prompt", "one two three four", "--ctx", "4"], "The prompt has 4 tokens and the context 4: shorten"),
+        ([*PROMPT, "--ctx", "9000"], "--ctx 9000 is more than the 8192 positions .*; use --ctx 8192 or less"),
+        ([*PROMPT, "--trace", "{folder}/missing/out.json"], "cannot be written to .* (No such file .*); name a file"),
+        ([*PROMPT, "--proposer", "oracle:2"], "needs a hit rate from 0 to 1, like oracle:0.8"),
+        ([*PROMPT, "--proposer", "oracle:often"], "needs a hit rate from 0 to 1, like oracle:0.8"),
+        ([*PROMPT, "--proposer", "oracle"], "needs a hit rate from 0 to 1, like oracle:0.8"),
+        ([*PROMPT, "--proposer", "magic"], "is none of draft, ngram, oracle:H and none"),
+        ([*PROMPT, "--proposer", "draft"], "needs a draft model; name one with --draft"),
+    ],
+)
+def test_requests_that_cannot_be(folder: Path, argv: list[str], sentence: str) -> None:
+    said = refusal(["generate", *(each.format(folder=folder) for each in argv)])
+    assert re.search(sentence.replace("(", r"\(").replace(")", r"\)"), said), said
+
+
+def test_a_draft_with_another_vocabulary(folder: Path) -> None:
+    model = resolve(None).read_bytes()
+    word = struct.pack("<Q", 4) + "Ġthe".encode()[:4]
+    changed = model.replace(word, struct.pack("<Q", 4) + "ĠTHE".encode()[:4], 1)
+    assert changed != model
+    other = folder / "other.gguf"
+    other.write_bytes(changed)
+    assert "use a draft of the same model family" in refusal(["generate", *PROMPT, "--draft", str(other)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--host", "0.0.0.0"], "needs a key: give --api-key"),
+        (["--host", "192.0.2.1", "--api-key", "k"], "not an address of this machine; choose another with --host"),
+        (["--host", "no such host", "--api-key", "k"], "cannot be found .*; choose another with --host"),
+        (["--proposer", "oracle:0.5"], "a server does not have; use generate"),
+    ],
+)
+def test_servers_that_cannot_be(argv: list[str], sentence: str) -> None:
+    assert re.search(sentence, refusal(["serve", *argv]))
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        assert f"Port {port} on 127.0.0.1 is in use; " in refusal(["serve", "--port", port])
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["cut", "--parts", "2"]])
+def test_models_to_look_at(folder: Path, command: list[str]) -> None:
+    assert "not a GGUF file" in refusal([*command, str(folder / "text.gguf")])
+
+
+def test_more_parts_than_layers(folder: Path) -> None:
+    assert "use between 1 and 30" in refusal(["cut", "--parts", "31", "--out", str(folder)])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}, {"OMPI_COMM_WORLD_RANK": "1"}),
+        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, {"PMI_RANK": "1"}),
+    ],
+    ids=["openmpi", "hydra"],
+)
+def test_ranks_that_find_no_peers(first: dict[str, str], second: dict[str, str]) -> None:
+    """Either variables are those of another MPI's launcher or of one that the process cannot reach."""
+    pytest.importorskip("mpi4py")
+    assert "does not belong to the installed MPI" in refusal(["generate", *PROMPT], env=first)
+    stray = mpispec("generate", *PROMPT, env={**first, **second})
+    assert (stray.returncode, stray.stdout, stray.stderr) == (2, "", "")
