@@ -14,7 +14,8 @@ import click
 
 from mpispec import __version__
 from mpispec.cluster.plan_table import plan_lines, report_lines, table
-from mpispec.cluster.ranks import INTERRUPTED, USAGE, Interrupts, complain, joined
+from mpispec.cluster.ranks import INTERRUPTED, USAGE, Interrupts, advise, complain, joined
+from mpispec.cluster.simulate import simulate
 from mpispec.core.messages import Sampling
 from mpispec.models.errors import ModelError
 from mpispec.runtime.engine import Generation
@@ -39,6 +40,8 @@ class _OncePerJob(click.Group):
                 sys.exit(super().main(*args, **{**extra, "standalone_mode": False}) or 0)
             except click.ClickException as error:
                 sys.exit(error.exit_code)
+            except click.Abort:
+                sys.exit(INTERRUPTED)
 
 
 @click.group(cls=_OncePerJob, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -255,6 +258,7 @@ def _check_writable(path: Path) -> None:
 def _announce(group: Group, setup: Setup, is_quiet: bool) -> None:
     if group.rank == 0 and not is_quiet:
         click.echo("\n".join(plan_lines(setup)) + "\n", err=True)
+        advise()
 
 
 def _progress(group: Group) -> Callable[[str], None]:
@@ -384,6 +388,11 @@ def trace(trace: Path, png: Path, start: float, seconds: float | None) -> None:
         complain(str(error))
         sys.exit(USAGE)
     click.echo(f"{png}")
+
+
+# -- studies ------------------------------------------------------------------------------------------------------
+
+main.add_command(simulate)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import psutil
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GRACE_SECONDS = 3.0
-_OPENMPI_OPTIONS = ("--oversubscribe", "--allow-run-as-root", "--bind-to", "none")
+_OPENMPI_OPTIONS = ("--oversubscribe", "--allow-run-as-root", "--bind-to", "none", "--stream-buffering", "0")
 
 
 @lru_cache

@@ -23,9 +23,10 @@ import numpy as np
 from mpispec.bench.laps import PARTS, LappedCore, LappedStage, LappedTransport, Laps
 from mpispec.compute.base import Cancelled, Floats, StageModel
 from mpispec.compute.toy import WIDTH, ToyStage
+from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Emit
 from mpispec.core.events import StopRequested, Submitted
-from mpispec.core.head import HeadConfig, HeadCore
+from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, RequestId, Token
 from mpispec.core.messages import Edit, Row, Sampling
 from mpispec.core.stage import StageCore

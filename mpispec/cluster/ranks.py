@@ -60,6 +60,15 @@ def complain(sentence: str) -> None:
     print(f"mpispec: {sentence}", file=sys.stderr, flush=True)
 
 
+def advise() -> None:
+    """Tell the user of a launcher that keeps words back.
+
+    Open MPI's mpirun passes the ranks' output on a line at a time (measured with 5.0.11) unless told otherwise.
+    """
+    if read_launch().family == "openmpi" and os.environ.get("OMPI_MCA_ompi_stream_buffering") != "0":
+        complain("Text appears a line at a time; start with mpirun --stream-buffering 0 to see each word as it comes.")
+
+
 _SPENT = b"""
 mpispec: mpirun ends the program at the next Ctrl-C; Ctrl-\\ stops an answer as often as you like.
 """

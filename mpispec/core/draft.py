@@ -18,6 +18,9 @@ from mpispec.core.sequences import SequencePool, bury, label
 from mpispec.core.sessions import Sessions, Slot
 from mpispec.core.tree import Node, NodeState, TokenTree
 
+_SPARES = 16
+"""Guesses kept in reserve, for each of a layer's places."""
+
 
 class _Stream:
     """One request as the draft sees it."""
@@ -66,7 +69,7 @@ class _Stream:
         return dead
 
     def frontier(self) -> list[Node]:
-        """Return the nodes to expand next: the best of the shallowest layer that waits, roots alone."""
+        """Return the nodes to expand next: the likeliest and the best of its layer; the root alone."""
         if self.root.pos + 1 >= self.limit:
             return []
         if self.root.state is NodeState.PROPOSED:
@@ -76,9 +79,8 @@ class _Stream:
             for node in self.root.subtree()
             if node.state is NodeState.PROPOSED and node.pos + 1 < self.limit and _is_computed(node.parent)
         ]
-        shallowest = min((node.pos for node in waiting), default=0)
-        layer = sorted((node for node in waiting if node.pos == shallowest), key=lambda node: -node.reach)
-        return layer[: self.width]
+        waiting.sort(key=lambda node: -node.reach)
+        return [node for node in waiting if node.pos == waiting[0].pos][: self.width]
 
     def grow(self, nodes: list[Node], guesses: tuple[tuple[Guess, ...], ...]) -> list[Node]:
         """Add the best guesses below computed nodes, at most `width` for a position; return the new nodes."""
@@ -88,11 +90,14 @@ class _Stream:
             if node.state is NodeState.LAUNCHED
             for guess in found
         ]
-        return self._take(candidates)
+        return self._take(candidates + self._living_spares())
 
     def refill(self) -> list[Node]:
         """Add spare guesses where verdicts have thinned a layer; return the new nodes."""
-        return self._take([spare for spare in self.spares if spare[1].state is NodeState.LAUNCHED])
+        return self._take(self._living_spares())
+
+    def _living_spares(self) -> list[tuple[float, Node, Guess]]:
+        return [spare for spare in self.spares if spare[1].state is NodeState.LAUNCHED]
 
     def _take(self, candidates: list[tuple[float, Node, Guess]]) -> list[Node]:
         layers: dict[int, int] = {}
@@ -111,7 +116,7 @@ class _Stream:
             if layers.get(pos, 0) < self.width:
                 layers[pos] = layers.get(pos, 0) + 1
                 added.append(self.tree.add(parent, guess[0], guess[1]))
-            elif len(self.spares) < 4 * self.width:
+            elif len(self.spares) < _SPARES * self.width:
                 self.spares.append((reach, parent, guess))
         return added
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Event, Received, StopRequested, Submitted, Tick, Withdrawn
@@ -25,37 +25,6 @@ from mpispec.core.sequences import SequencePool, bury, label
 from mpispec.core.sessions import Sessions
 from mpispec.core.strategy import Proposer, Strategy
 from mpispec.core.tree import Node, NodeState
-
-
-@dataclass(frozen=True, slots=True)
-class HeadConfig:
-    """Bounds and sizes of a head; all of them law 7."""
-
-    num_stages: int
-    draft: Actor | None
-    """Address of the draft, if there is one."""
-    context: int
-    """Positions of one request, prompt and answer together."""
-    sequences: int
-    """Sequence ids that the stages' caches have."""
-    max_active: int = 1
-    """Requests that run at once; further ones wait."""
-    chunk: int = 64
-    """Rows of a prefill run."""
-    first_queue: int = 2
-    """Launched runs that the first stage may not have begun: the credits."""
-    deadline_s: float = 600.0
-    """Longest time from the last sign of life of the pipeline to the answer of its oldest run."""
-
-    @property
-    def window(self) -> int:
-        """Live runs in flight: one computing and one waiting for each stage."""
-        return 2 * self.num_stages
-
-    @property
-    def most_in_flight(self) -> int:
-        """Runs in flight with the cancelled ones, which cost no compute but do take places in queues."""
-        return 4 * self.num_stages + 8
 
 
 class HeadCore:
@@ -154,8 +123,7 @@ class HeadCore:
                 common,
                 self._strategies[submitted.strategy](),
                 proposer() if proposer else None,
-                self.config.draft if submitted.proposer == "draft" else None,
-                self.config.context,
+                self.config,
             )
             request.statistics.began = now
             self._active[submitted.request] = request

@@ -31,4 +31,4 @@ class Plane(IntEnum):
     CONTROL = 1
     """Cancels and credits: may overtake data, and ignoring one must not change the output."""
     DRAFT = 2
-    """The draft stream and its rewinds."""
+    """Guesses, and what was accepted, for the draft to follow."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason
 from mpispec.core.events import Submitted
-from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
+from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.messages import Draft, Row
 from mpispec.core.sessions import Slot
 from mpispec.core.statistics import Statistics
@@ -52,8 +53,7 @@ class Request:
         common: int,
         strategy: Strategy,
         proposer: Proposer | None,
-        draft: Actor | None,
-        context: int,
+        config: HeadConfig,
     ) -> None:
         self.id = submitted.request
         self.prompt = submitted.prompt
@@ -69,14 +69,18 @@ class Request:
         self.live_runs = 0
         self.statistics = Statistics()
         self._stops = submitted.stops
-        self._end = min(len(submitted.prompt) + submitted.max_tokens, context)
+        self._config = config
+        self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
         last = len(submitted.prompt) - 1
         self.tree = TokenTree(NodeId(last), submitted.prompt[-1], Pos(last))
         self.tree.root.seq = slot.seq
         self._proposer = proposer
-        useless = Pos(self._end - 1)
-        self._link = DraftLink(draft, self.id, strategy.lead, strategy.width, useless) if draft is not None else None
+        strategy.begin(self)
+        self._link: DraftLink | None = None
+        if submitted.proposer == "draft" and config.draft is not None:
+            useless = Pos(self._end - 1)
+            self._link = DraftLink(config.draft, self.id, strategy.lead, strategy.width, useless)
 
     @property
     def seq(self) -> SeqId:
@@ -84,6 +88,15 @@ class Request:
         seq = self.tree.root.seq
         assert seq is not None
         return seq
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the target pipeline."""
+        return self._config.num_stages
+
+    def cost(self, num_rows: int) -> float:
+        """Return the time of a run of `num_rows` rows as a multiple of one row's."""
+        return self._config.cost(num_rows)
 
     @property
     def is_awaiting_draft(self) -> bool:
@@ -163,6 +176,7 @@ class Request:
     def accept(self, token: Token) -> list[Node]:
         """Advance the root over `token`; return the nodes that died."""
         self.count_verdict(token)
+        self.strategy.verdict(self.tree.root, token)
         seq = self.seq
         dead = self.tree.advance(token)
         if self.tree.root.seq is None:

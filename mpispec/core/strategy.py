@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
+from mpispec.core.ids import Token
 from mpispec.core.tree import Node, TokenTree
 
 
@@ -12,6 +14,13 @@ class View(Protocol):
     """What a strategy may look at when it chooses."""
 
     tree: TokenTree
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the target pipeline."""
+
+    def cost(self, num_rows: int) -> float:
+        """Return the time of a run of `num_rows` rows on the slowest stage, as a multiple of one row's."""
 
     @property
     def live_runs(self) -> int:
@@ -22,21 +31,28 @@ class View(Protocol):
         """Whether a proposer on another rank is about to extend the tree within the strategy's lead."""
 
 
-class Strategy(Protocol):
+class Strategy(ABC):
     """One instance a request. It never touches the tree, so it cannot make the text wrong, only slow."""
 
     lead: int
     """How many positions beyond the root proposers may run ahead."""
-    width: int
+    width: int = 1
     """Most guesses for one position that a draft shall make."""
 
+    def begin(self, view: View) -> None:  # noqa: B027  most strategies have nothing to prepare
+        """Look at the circumstances; the draft is told `lead` and `width` afterwards."""
+
+    @abstractmethod
     def choose(self, view: View) -> list[Node]:
         """Return the nodes of the next run, parents before children, or [] to wait.
 
         Called whenever there is room for a run. An unlaunched root is always the right first answer.
         """
 
-    def accepted(self, count: int) -> None:
+    def verdict(self, root: Node, token: Token) -> None:  # noqa: B027  most strategies do not learn
+        """Hear what was decided after `root`, before the tree advances."""
+
+    def accepted(self, count: int) -> None:  # noqa: B027  most strategies do not adapt
         """Hear that `count` tokens have become final."""
 
 

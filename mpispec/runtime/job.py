@@ -14,6 +14,7 @@ from mpispec.runtime.application import Session
 from mpispec.runtime.group import Group, agree, gather
 from mpispec.runtime.loading import Progress, load
 from mpispec.runtime.rank import Rank, RankReport, read_report
+from mpispec.runtime.row_costs import row_costs
 from mpispec.runtime.setup import JobOptions, Setup, prepare
 from mpispec.runtime.trace import Trace
 from mpispec.transport.limits import Limits
@@ -49,10 +50,11 @@ def run(
     The application runs in a thread of its own; what it raises is raised here once all ranks have ended.
     """
     models = agree(group, lambda: load(options, group.rank, setup, progress))
+    costs = row_costs(group, models, setup.model.width)
     group.open(_limits(options, setup))
     trace = Trace(options.is_traced)
     offset = group.clock_offset() if options.is_traced else 0.0
-    rank = Rank(options, group, setup, models, trace)
+    rank = Rank(options, group, setup, models, costs, trace)
     try:
         if group.rank != 0:
             rank.follow()

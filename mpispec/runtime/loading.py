@@ -53,16 +53,19 @@ def _load_stage(options: JobOptions, setup: Setup, stage: StagePlace, progress: 
     progress(f"layers {stage.first}-{stage.last} of {setup.model.path.name}")
     whole = len(setup.plan.stages) == 1
     path = setup.model.path if whole else cut.part(setup.model.path, stage.layers, insist=options.insist)
-    return LlamaStage(
-        path,
-        first=stage.first == 0,
-        last=stage.last == setup.model.layers - 1,
-        n_layers=len(stage.layers),
-        context=setup.context * options.parallel,
-        sequences=num_sequences(options.parallel),
-        threads=setup.threads[stage.rank],
-        max_rows=options.chunk,
-    )
+    try:
+        return LlamaStage(
+            path,
+            first=stage.first == 0,
+            last=stage.last == setup.model.layers - 1,
+            n_layers=len(stage.layers),
+            context=setup.context * options.parallel,
+            sequences=num_sequences(options.parallel),
+            threads=setup.threads[stage.rank],
+            max_rows=options.chunk,
+        )
+    except ModelError as error:  # the person knows the file that the part was cut from, not the part
+        raise ModelError(str(error).replace(str(path), str(setup.model.path))) from error
 
 
 def _load_draft(options: JobOptions, setup: Setup, progress: Progress) -> StageModel:

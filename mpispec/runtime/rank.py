@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import msgpack
 
+from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Emit
-from mpispec.core.head import HeadConfig, HeadCore
+from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor
 from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Proposer
@@ -58,12 +59,14 @@ class Rank:
         group: Group,
         setup: Setup,
         models: Models,
+        costs: tuple[float, ...],
         trace: Trace,
     ) -> None:
         self._options = options
         self._group = group
         self._setup = setup
         self._models = models
+        self._costs = costs
         self._trace = trace
         self._recording = Recording()
         self._wall_s = 0.0
@@ -136,6 +139,7 @@ class Rank:
             draft=self._setup.plan.draft,
             context=self._setup.context,
             sequences=num_sequences(options.parallel),
+            rows_cost=self._costs,
             max_active=options.parallel,
             chunk=options.chunk,
         )

@@ -54,7 +54,7 @@ class Answer:
             ("tokens", f"{report['tokens']} after a prompt of {report['prompt_tokens']}"),
             ("speed", _figure(timing["tokens_per_s"], "tokens/s")),
             ("first token", _figure(timing["ttft_s"], "s", 3)),
-            ("between tokens", f"{_figure(timing['itl_ms']['p50'], 'ms')} median, {timing['itl_ms']['p95']} ms p95"),
+            ("between tokens", _spread(timing["itl_ms"])),
         ]
         if speculation["hit_rate"] is not None:
             rows.append(("guesses right", f"{speculation['hit_rate']:.0%} of those decided"))
@@ -94,6 +94,12 @@ def generate(
     if not is_quiet:
         screen.end_line()
     return Answer(completion.result(), interrupted, is_synthetic)
+
+
+def _spread(itl_ms: dict[str, float | None]) -> str:
+    if itl_ms["p50"] is None:
+        return "-"
+    return f"{_figure(itl_ms['p50'], 'ms')} median, {_figure(itl_ms['p95'], 'ms')} p95"
 
 
 def _figure(value: float | None, unit: str, digits: int = 1) -> str:

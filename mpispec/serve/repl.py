@@ -241,4 +241,4 @@ def flatten(stats: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
         if isinstance(figure, Mapping):
             yield from flatten(figure, f"{prefix}{name}.")
         else:
-            yield prefix + name, f"{figure:.3f}" if isinstance(figure, float) else figure
+            yield prefix + name, f"{figure:.3f}" if isinstance(figure, float) else "-" if figure is None else figure

@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from typing import TextIO
 
+from mpispec.transport.environment import read_launch
+
 _DIM = "\x1b[2m"
 _PLAIN = "\x1b[0m"
 _CONTROLS = {code: None for code in range(0xA0) if unicodedata.category(chr(code)) == "Cc" and chr(code) not in "\n\t"}
@@ -22,7 +24,8 @@ class Screen:
     """Writes to a text stream; every call flushes, because tokens are to be seen as they come."""
 
     def __init__(self, out: TextIO) -> None:
-        self.is_terminal = out.isatty()
+        # Open MPI gives ranks a terminal of its own making, whose output may well end in a file.
+        self.is_terminal = out.isatty() and read_launch().family == "none"
         self._out = out
         self._encoding = out.encoding or "utf-8"
         self._at_line_start = True

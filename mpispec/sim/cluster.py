@@ -11,8 +11,8 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from mpispec.compute.toy import ToyLayer
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import (
     AbortCompute,
@@ -30,11 +30,13 @@ from mpispec.core.effects import (
 )
 from mpispec.core.events import Computed, Drafted, Event, Received
 from mpispec.core.head import HeadCore
-from mpispec.core.ids import HEAD, Actor, Plane, Token
-from mpispec.core.messages import Prime, Run
+from mpispec.core.ids import HEAD, Actor, Plane
 from mpispec.core.stage import StageCore
+from mpispec.core.statistics import Statistics
 from mpispec.sim.costs import Costs
-from mpispec.sim.target import ScriptedDraft, pack_values, run_rows
+from mpispec.sim.target import Drafter, Target, ToyTarget
+
+_NUM_PLANES = len(Plane)
 
 
 class Stalled(AssertionError):
@@ -49,15 +51,14 @@ class Answer:
     times: list[float] = field(default_factory=list)
     """Virtual time at which each token became final."""
     finish: FinishReason | None = None
+    statistics: Statistics | None = None
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class _Job:
     """A compute under way on an actor."""
 
-    done: Callable[[bool], Event]
-    """Makes the completion; told whether the compute was given up."""
-    serial: int
+    work: Compute | ComputeDraft
     is_aborted: bool = False
 
 
@@ -68,11 +69,13 @@ class VirtualCluster:
         self,
         head: HeadCore,
         stages: list[StageCore],
-        draft: tuple[DraftCore, ScriptedDraft] | None,
+        draft: tuple[DraftCore, Drafter] | None,
         costs: Costs,
         vocabulary: int,
         check: bool = True,
+        target: Target | None = None,
     ) -> None:
+        """`target` computes for all stages; default: the toy of `vocabulary` tokens that shows every stale cell."""
         self.now = 0.0
         self.steps = 0
         self.answers: defaultdict[int, Answer] = defaultdict(Answer)
@@ -81,20 +84,18 @@ class VirtualCluster:
         self._head = head
         self._cores: dict[Actor, HeadCore | StageCore | DraftCore] = {HEAD: head}
         self._cores.update({stage.actor: stage for stage in stages})
-        self._layers = {stage.actor: ToyLayer(stage.actor - 1) for stage in stages}
-        self._last = stages[-1].actor
-        self._drafter: ScriptedDraft | None = None
+        self._target = target or ToyTarget(len(stages), vocabulary)
+        self._draft_actor = Actor(len(stages) + 1)
+        self._drafter: Drafter | None = None
         if draft is not None:
-            self._cores[Actor(len(stages) + 1)], self._drafter = draft
+            self._cores[self._draft_actor], self._drafter = draft
         self._costs = costs
-        self._vocabulary = vocabulary
         self._check = check
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._serials = itertools.count()
-        self._arrivals: defaultdict[tuple[Actor, Actor, Plane], float] = defaultdict(float)
+        self._arrivals: defaultdict[int, float] = defaultdict(float)
+        """When the last message of each lane arrives. Lanes are numbered: tuples of enumerations hash slowly."""
         self._jobs: dict[Actor, _Job] = {}
-        self._primed: tuple[Token, ...] = ()
-        """Prompt of the request that the draft has heard of last."""
         self.quit: set[Actor] = set()
 
     @property
@@ -104,7 +105,7 @@ class VirtualCluster:
 
     def at(self, when: float, event: Event) -> None:
         """Tell the head something at a virtual time."""
-        self._schedule(when, lambda: self._tell(HEAD, event))
+        self._schedule(when, partial(self._tell, HEAD, event))
 
     def run(self, most_steps: int = 1_000_000) -> None:
         """Let everything happen. Raises Stalled, or AssertionError where an invariant breaks."""
@@ -130,8 +131,8 @@ class VirtualCluster:
 
     def _tell(self, actor: Actor, event: Event) -> None:
         core = self._cores[actor]
-        if isinstance(event, Received) and isinstance(event.message, Prime):
-            self._primed = event.message.tokens
+        if actor == self._draft_actor and self._drafter is not None and isinstance(event, Received):
+            self._drafter.hear(event.message)
         effects = core.handle(event, self.now)
         if self._check:
             core.check()
@@ -149,54 +150,52 @@ class VirtualCluster:
             case AbortCompute() | AbortDraft():
                 self._abort(actor)
             case EditCache(edits):
-                self._layers[actor].edit(edits)
-            case Emit(request, tokens, finish, _):
+                self._target.edit(actor, edits)
+            case Emit(request, tokens, finish, statistics):
                 answer = self.answers[request]
                 assert answer.finish is None, f"request {request} went on after its end"
                 answer.tokens += tokens
                 answer.times += [self.now] * len(tokens)
                 answer.finish = finish
+                answer.statistics = statistics
             case Quit():
                 self.quit.add(actor)
-            case OpenSampler(opened):
-                if isinstance(self._cores[actor], DraftCore):
-                    assert self._drafter is not None
-                    self._drafter.open(opened, self._primed)
-            case CloseSampler():
-                pass  # the toy decides without parameters
+            case OpenSampler() | CloseSampler():
+                pass  # targets here decide without parameters, and drafters hear of a request by its Prime
 
     def _send(self, src: Actor, send: Send) -> None:
-        size = len(send.payload) if send.payload is not None else 0
-        lane = (src, send.dst, send.plane)
-        arrival = max(self._arrivals[lane], self.now + self._costs.link(*lane, size))
-        self._arrivals[lane] = arrival
-        event = Received(src, send.message, send.payload)
-        self._schedule(arrival, lambda: self._tell(send.dst, event))
+        size = self._target.num_bytes(send.payload) if send.payload is not None else 0
+        dst, plane = send.dst, send.plane
+        arrival = self.now + self._costs.link(src, dst, plane, size)
+        # One message after the other occupies the wire; only their latencies overlap.
+        lane = (src * len(self._cores) + dst) * _NUM_PLANES + plane
+        free = self._arrivals[lane] + self._costs.transfer(size)
+        self._arrivals[lane] = arrival = arrival if arrival > free else free
+        self._schedule(arrival, partial(self._tell, dst, Received(src, send.message, send.payload)))
 
     def _compute(self, actor: Actor, compute: Compute) -> None:
         run = compute.run
-        self._layers[actor].edit(run.edits)
-        self._start(
-            actor, self._costs.compute(actor, len(run.rows)), lambda given_up: self._computed(actor, compute, given_up)
-        )
-
-    def _computed(self, actor: Actor, compute: Compute, given_up: bool) -> Event:
-        run: Run = compute.run
-        layer = self._layers[actor]
-        if given_up:
-            half = len(run.rows) // 2
-            run_rows(layer, run.rows[:half], compute.payload and compute.payload[: half * 8])
-            return Computed(run.run_id, None, (), aborted=True)
-        outputs = run_rows(layer, run.rows, compute.payload)
-        if actor != self._last:
-            return Computed(run.run_id, pack_values(outputs), (), aborted=False)
-        decided = [Token(value % self._vocabulary) for row, value in zip(run.rows, outputs, strict=True) if row.decide]
-        return Computed(run.run_id, None, tuple(decided), aborted=False)
+        self._target.edit(actor, run.edits)
+        self._start(actor, self._costs.compute(actor, len(run.rows)), compute)
 
     def _compute_draft(self, actor: Actor, step: ComputeDraft) -> None:
         assert self._drafter is not None
         self._drafter.edit(step.run.edits)
-        self._start(actor, self._costs.draft(len(step.run.rows)), lambda given_up: self._drafted(step, given_up))
+        self._start(actor, self._costs.draft(len(step.run.rows)), step)
+
+    def _start(self, actor: Actor, seconds: float, work: Compute | ComputeDraft) -> None:
+        assert actor not in self._jobs, f"actor {actor} computes two things at once"
+        job = self._jobs[actor] = _Job(work)
+        self.busy_s[actor] += seconds
+        self._schedule(self.now + seconds, partial(self._finish, actor, job))
+
+    def _computed(self, actor: Actor, compute: Compute, given_up: bool) -> Event:
+        run = compute.run
+        if given_up:
+            self._target.give_up(actor, run, compute.payload)
+            return Computed(run.run_id, None, (), aborted=True)
+        payload, tokens = self._target.compute(actor, run, compute.payload)
+        return Computed(run.run_id, payload, tokens, aborted=False)
 
     def _drafted(self, step: ComputeDraft, given_up: bool) -> Event:
         assert self._drafter is not None
@@ -206,22 +205,19 @@ class VirtualCluster:
             return Drafted(step.run.run_id, (), aborted=True)
         return Drafted(step.run.run_id, self._drafter.compute(rows, step.branch), aborted=False)
 
-    def _start(self, actor: Actor, seconds: float, done: Callable[[bool], Event]) -> None:
-        assert actor not in self._jobs, f"actor {actor} computes two things at once"
-        job = _Job(done, next(self._serials))
-        self._jobs[actor] = job
-        self.busy_s[actor] += seconds
-        self._schedule(self.now + seconds, lambda: self._finish(actor, job))
-
     def _abort(self, actor: Actor) -> None:
         job = self._jobs[actor]
         delay = self._costs.abort()
         if delay is not None and not job.is_aborted:
             job.is_aborted = True
-            self._schedule(self.now + delay, lambda: self._finish(actor, job))
+            self._schedule(self.now + delay, partial(self._finish, actor, job))
 
     def _finish(self, actor: Actor, job: _Job) -> None:
         if self._jobs.get(actor) is not job:
             return  # given up before its time
         del self._jobs[actor]
-        self._tell(actor, job.done(job.is_aborted))
+        work = job.work
+        if isinstance(work, Compute):
+            self._tell(actor, self._computed(actor, work, job.is_aborted))
+        else:
+            self._tell(actor, self._drafted(work, job.is_aborted))

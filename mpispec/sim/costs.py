@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,6 +16,9 @@ class Costs(Protocol):
 
     def link(self, src: Actor, dst: Actor, plane: Plane, num_bytes: int) -> float:
         """From send to arrival."""
+
+    def transfer(self, num_bytes: int) -> float:
+        """How much of that a message occupies the link, so that the next one on it has to wait."""
 
     def compute(self, stage: Actor, num_rows: int) -> float:
         """A run on a stage."""
@@ -34,6 +39,10 @@ class Chaos:
     def link(self, src: Actor, dst: Actor, plane: Plane, num_bytes: int) -> float:
         """See `Costs`."""
         return self._any()
+
+    def transfer(self, num_bytes: int) -> float:
+        """See `Costs`."""
+        return 0.0
 
     def compute(self, stage: Actor, num_rows: int) -> float:
         """See `Costs`."""
@@ -69,6 +78,10 @@ class Modelled:
         """See `Costs`."""
         return self.link_s + num_bytes / self.link_bytes_per_s
 
+    def transfer(self, num_bytes: int) -> float:
+        """See `Costs`."""
+        return num_bytes / self.link_bytes_per_s
+
     def compute(self, stage: Actor, num_rows: int) -> float:
         """See `Costs`."""
         return self.stage_s[stage - 1] * self._factor(num_rows)
@@ -87,6 +100,23 @@ class Modelled:
             return table[rows - 1]
         slope = table[-1] - table[-2] if len(table) > 1 else 0.0
         return table[-1] + slope * (rows - len(table))
+
+
+def interpolated(measured: Mapping[int, float]) -> tuple[float, ...]:
+    """Return a table for 1, 2, 3, ... rows, linear between the row counts that were measured, the first being 1."""
+    known = sorted(measured.items())
+    table = [known[0][1]]
+    for (low, before), (high, after) in itertools.pairwise(known):
+        table += [before + (after - before) * (rows - low) / (high - low) for rows in range(low + 1, high + 1)]
+    return tuple(table)
+
+
+ROWS_FACTORS: Mapping[str, tuple[float, ...]] = {
+    "flat": (1.0,),
+    "cpu": interpolated({1: 1.0, 2: 1.97, 4: 3.4, 8: 6.2, 16: 11.8, 32: 23.0}),
+    "moe": interpolated({1: 1.0, 2: 113 / 62, 4: 139 / 62, 8: 272 / 62, 16: 642 / 62}),
+}
+"""Rows for nothing; Q4_1 on one thread of a CPU (llama-layer-ranges.md); experts on weak GPUs (papers.md 3.8)."""
 
 
 def law_speedup(num_stages: int, hit_rate: float) -> float:

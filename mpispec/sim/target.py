@@ -5,11 +5,41 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Sequence
+from typing import Protocol
 
 from mpispec.compute.toy import ToyLayer
 from mpispec.core.events import Guess, Payload
-from mpispec.core.ids import Token
-from mpispec.core.messages import Edit, Open, Row
+from mpispec.core.ids import Actor, Token
+from mpispec.core.messages import Edit, Message, Prime, Row, Run
+
+
+class Target(Protocol):
+    """What computes on all stages of a virtual cluster. A row whose past is missing raises ComputeError."""
+
+    def edit(self, stage: Actor, edits: Sequence[Edit]) -> None:
+        """Apply cache edits."""
+
+    def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
+        """Compute a run; return activations, or the deciding rows' tokens on the last stage."""
+
+    def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
+        """Compute a part of a run that is given up."""
+
+    def num_bytes(self, payload: bytes | bytearray | memoryview) -> int:
+        """Return how many bytes of a link activations stand for."""
+
+
+class Drafter(Protocol):
+    """What computes on the draft rank of a virtual cluster."""
+
+    def edit(self, edits: Sequence[Edit]) -> None:
+        """Apply cache edits."""
+
+    def hear(self, message: Message) -> None:
+        """Learn what the draft rank is told, before it acts on it."""
+
+    def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[Guess, ...], ...]:
+        """Write the rows' cells and return at most `branch` successors of each deciding one, best first."""
 
 
 def pack_values(values: Sequence[int]) -> bytes:
@@ -26,6 +56,35 @@ def run_rows(layer: ToyLayer, rows: Sequence[Row], payload: Payload) -> list[int
     """Compute rows on a toy layer; return their outputs."""
     inputs = [row.token for row in rows] if payload is None else unpack_values(payload)
     return [layer.compute(row.pos, row.seq, value) for row, value in zip(rows, inputs, strict=True)]
+
+
+class ToyTarget:
+    """The toy model, one layer a stage: slow in long texts, but no fault of the cache stays hidden."""
+
+    def __init__(self, num_stages: int, vocabulary: int) -> None:
+        self._layers = [ToyLayer(layer) for layer in range(num_stages)]
+        self._vocabulary = vocabulary
+
+    def edit(self, stage: Actor, edits: Sequence[Edit]) -> None:
+        """See `Target`."""
+        self._layers[stage - 1].edit(edits)
+
+    def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
+        """See `Target`."""
+        outputs = run_rows(self._layers[stage - 1], run.rows, payload)
+        if stage != len(self._layers):
+            return pack_values(outputs), ()
+        decided = [Token(value % self._vocabulary) for row, value in zip(run.rows, outputs, strict=True) if row.decide]
+        return None, tuple(decided)
+
+    def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
+        """Compute the first half of the rows, so that cells without their activations are in the cache."""
+        half = len(run.rows) // 2
+        run_rows(self._layers[stage - 1], run.rows[:half], payload and payload[: half * 8])
+
+    def num_bytes(self, payload: bytes | bytearray | memoryview) -> int:
+        """See `Target`."""
+        return len(payload)
 
 
 class ScriptedDraft:
@@ -56,10 +115,11 @@ class ScriptedDraft:
         """Apply cache edits."""
         self._layer.edit(edits)
 
-    def open(self, opened: Open, tokens: Sequence[int]) -> None:
+    def hear(self, message: Message) -> None:
         """Learn the prompt of a request, part of which may be cached already."""
-        for pos, token in enumerate(tokens):
-            self._paths[opened.request, pos] = (pos - 1, token)
+        if isinstance(message, Prime):
+            for pos, token in enumerate(message.tokens):
+                self._paths[message.request, pos] = (pos - 1, token)
 
     def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[Guess, ...], ...]:
         """Write the rows' cells and return the successors of the deciding ones, best first."""

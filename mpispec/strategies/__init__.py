@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from mpispec.core.strategy import Strategy
+from mpispec.strategies.auto import Auto
 from mpispec.strategies.pipeinfer import PipeInfer
 from mpispec.strategies.plain import Plain
 from mpispec.strategies.specpipe import PipeDec, SpecPipe
 from mpispec.strategies.sync import Sync
 
 PRESETS: Mapping[str, Callable[[], Strategy]] = {
+    "auto": Auto,
     "plain": Plain,
     "sync": Sync,
     "pipeinfer": PipeInfer,

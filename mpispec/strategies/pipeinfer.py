@@ -8,19 +8,17 @@ speculation in micro-batches with a reactive cutoff (this file); early cancellat
 
 from __future__ import annotations
 
-from mpispec.core.strategy import View
+from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import Node, NodeState
 
 
-class PipeInfer:
+class PipeInfer(Strategy):
     """The newest token at once as a run of its own, then micro-batches while confidence stays above the cutoff.
 
     The cutoff (papers.md 1.7) is p_accept + p_recovery x speculative runs since the last acceptance - p_decay x
     refusals since then: further runs without confirmation get harder to start, and the longer nothing could be
     launched the easier. Both reset on an acceptance.
     """
-
-    width = 1
 
     def __init__(
         self,

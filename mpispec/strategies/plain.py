@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from mpispec.core.strategy import View
+from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import Node, NodeState
 
 
-class Plain:
+class Plain(Strategy):
     """What a layer split does today; the reference for every other strategy's output."""
 
     lead = 0
-    width = 1
 
     def choose(self, view: View) -> list[Node]:
         """Launch the root, once."""
         return [view.tree.root] if view.tree.root.state is NodeState.PROPOSED else []
-
-    def accepted(self, count: int) -> None:
-        """Nothing to adapt."""

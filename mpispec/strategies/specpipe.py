@@ -7,11 +7,11 @@ paced by credits, not by a global barrier, as the port that placed layers on lan
 
 from __future__ import annotations
 
-from mpispec.core.strategy import View
+from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import Node, NodeState
 
 
-class SpecPipe:
+class SpecPipe(Strategy):
     """Layers of at most `width` nodes, at most `depth` layers beyond the root."""
 
     def __init__(self, width: int = 4, depth: int = 32) -> None:
@@ -19,7 +19,7 @@ class SpecPipe:
         self.lead = depth
 
     def choose(self, view: View) -> list[Node]:
-        """Launch the root alone, else the best of the shallowest layer that waits under computed parents."""
+        """Launch the root alone, else the likeliest node under a computed parent and the best of its layer."""
         root = view.tree.root
         if root.state is NodeState.PROPOSED:
             return [root]
@@ -30,12 +30,9 @@ class SpecPipe:
             for child in node.children
             if child.state is NodeState.PROPOSED
         ]
-        shallowest = min((node.pos for node in ready), default=0)
-        layer = sorted((node for node in ready if node.pos == shallowest), key=lambda node: (-node.reach, node.id))
+        ready.sort(key=lambda node: (-node.reach, node.id))
+        layer = [node for node in ready if node.pos == ready[0].pos]
         return layer[: self.width]
-
-    def accepted(self, count: int) -> None:
-        """Nothing to adapt: the tree was pruned."""
 
 
 class PipeDec(SpecPipe):

@@ -5,14 +5,12 @@ The baseline of every pipeline paper (Leviathan et al. 2211.17192, with sample-t
 
 from __future__ import annotations
 
-from mpispec.core.strategy import View
+from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import Node, NodeState
 
 
-class Sync:
+class Sync(Strategy):
     """Chains of at most `gamma` guesses; a guess below `p_min` ends the chain."""
-
-    width = 1
 
     def __init__(self, gamma: int = 4, p_min: float = 0.0) -> None:
         self.lead = gamma
@@ -31,6 +29,3 @@ class Sync:
             chain.append(best)
         is_short = len(chain) <= self.lead
         return [] if is_short and view.is_awaiting_draft else chain
-
-    def accepted(self, count: int) -> None:
-        """Nothing to adapt."""

@@ -113,9 +113,9 @@ class Program:
         names = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
         return next(each for each in self.members() if str(number) in map(each.environ().get, names))
 
-    def interrupt(self) -> None:
-        """Press Ctrl-C: a terminal signals the launcher's process group."""
-        os.killpg(self.process.pid, signal.SIGINT)
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Press Ctrl-C, or another such key: a terminal signals the launcher's process group."""
+        os.killpg(self.process.pid, number)
 
     def wait(self, seconds: float = 60.0) -> int:
         """Wait for the launcher and everything it has written; return the exit code."""

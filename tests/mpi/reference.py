@@ -19,7 +19,7 @@ def greedy(model: Path, prompts: Sequence[Sequence[int]], max_tokens: int, stops
     )
     continuations = []
     for prompt in prompts:
-        llama.reset()
+        llama.reset()  # type: ignore[no-untyped-call]
         tokens: list[int] = []
         for token in llama.generate(prompt, temp=0.0, repeat_penalty=1.0, reset=True):
             tokens.append(token)

@@ -39,7 +39,7 @@ def way_id(way: tuple[str, str]) -> str:
 def full(n: int, way: tuple[str, str], prompts: list[list[int]], stops: frozenset[int], draft: Path) -> list[list[int]]:
     """Return the answers to all prompts in full length."""
     requests = [request(prompt, MAX_TOKENS, *way) for prompt in prompts]
-    options = {"draft": str(draft)} if way[1] == "draft" else {}
+    options: dict[str, Any] = {"draft": str(draft)} if way[1] == "draft" else {}
     return tokens_of(answers(n, requests, stops, timeout=850.0, **options))
 
 
@@ -94,7 +94,7 @@ def test_every_kind_of_answer_on_any_number_of_ranks(
     draft: Path,
     few_alone: list[list[int]],
 ) -> None:
-    options = {"draft": str(draft)} if ways is WITH_DRAFT else {}
+    options: dict[str, Any] = {"draft": str(draft)} if ways is WITH_DRAFT else {}
     found = answers(n, [each for way in ways for each in few_requests(few, way)], vocabulary.eog, **options)
     for place, way in enumerate(ways):
         assert tokens_of(found[place * len(few_alone) :][: len(few_alone)]) == few_alone, way
@@ -126,7 +126,7 @@ def test_long_prompts_and_conversations(
     for way in ways:
         # The other prompt in between takes the cache away, so that every way begins afresh.
         requests += [request(prompt, LONG_TOKENS, *way) for prompt in (first, second, other)]
-    options = {"draft": str(draft)} if ways is WITH_DRAFT else {}
+    options: dict[str, Any] = {"draft": str(draft)} if ways is WITH_DRAFT else {}
     found = answers(4, requests, **options)
     for place, way in enumerate(ways):
         assert tokens_of(found[3 * place :][:2]) == expected, way

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpispec.compute.toy import reference
+from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.events import Submitted, Withdrawn
-from mpispec.core.head import HeadConfig, HeadCore
+from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
@@ -25,7 +26,7 @@ from mpispec.strategies import PRESETS
 VOCABULARY = 5
 
 
-class Bushy:
+class Bushy(Strategy):
     """Grows and launches trees of any shape, which no strategy of today does: for the engine's sake.
 
     Unlike a real strategy it plays proposer too. Siblings are launched only under parents of earlier runs, as the
@@ -48,8 +49,6 @@ class Bushy:
         view.tree.add(parent, Token(self._random.randrange(VOCABULARY)), 0.5)
         ready = [child for child in parent.children if child.state is NodeState.PROPOSED]
         return ready[: self._random.randint(1, 3)]
-
-    def accepted(self, count: int) -> None: ...
 
 
 STRATEGIES: Mapping[str, Callable[[], Strategy]] = {**PRESETS, "bushy": Bushy}

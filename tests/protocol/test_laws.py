@@ -12,10 +12,11 @@ import pytest
 from mpispec.compute.base import ComputeError
 from mpispec.core import draft as draft_module
 from mpispec.core import head as head_module
+from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import EditCache, Effect, Send
 from mpispec.core.errors import ProtocolError
-from mpispec.core.head import HeadConfig, HeadCore
+from mpispec.core.head import HeadCore
 from mpispec.core.ids import Plane
 from mpispec.core.messages import Cancel, Follow, Result, Run
 from mpispec.core.request import Request

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from mpispec.compute.toy import reference
+from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.events import Submitted
-from mpispec.core.head import HeadConfig, HeadCore
+from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore

@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("header-cut.gguf", "damaged or not complete: .*; download it again"),
         ("weights-cut.gguf", "damaged or not complete: .*; download it again"),
         ("text.gguf", "not a GGUF file; name a model in GGUF format"),
-        ("empty.gguf", "GGUF"),
+        ("empty.gguf", "download it again"),
         ("giant.gguf", "download it again"),
         ("", "There is no model file"),
     ],

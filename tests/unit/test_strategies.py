@@ -8,8 +8,10 @@ import pytest
 
 from mpispec.core.ids import NodeId, Pos, Token
 from mpispec.core.tree import Node, NodeState, TokenTree
+from mpispec.strategies.auto import Auto
 from mpispec.strategies.pipeinfer import PipeInfer
 from mpispec.strategies.plain import Plain
+from mpispec.strategies.specpipe import SpecPipe
 from mpispec.strategies.sync import Sync
 
 pytestmark = pytest.mark.unit
@@ -22,6 +24,11 @@ class Situation:
     tree: TokenTree = field(default_factory=lambda: TokenTree(NodeId(0), Token(0), Pos(0)))
     live_runs: int = 0
     is_awaiting_draft: bool = False
+    num_stages: int = 4
+    dear_rows: bool = True
+
+    def cost(self, num_rows: int) -> float:
+        return float(num_rows) if self.dear_rows else 1.0
 
     def chain(self, *probs: float) -> list[Node]:
         nodes = [self.tree.root]
@@ -89,3 +96,39 @@ def test_pipeinfer_decay_lowers_the_cutoff_with_every_refusal() -> None:
     strategy = PipeInfer(p_accept=0.5, p_decay=0.1)
     assert [strategy.choose(situation) for _ in range(3)] == [[], [], []]
     assert strategy.choose(situation) == nodes[1:]
+
+
+def _siblings(situation: Situation, *probs: float) -> list[Node]:
+    situation.tree.root.state = NodeState.LAUNCHED
+    return [situation.tree.add(situation.tree.root, Token(index), prob) for index, prob in enumerate(probs)]
+
+
+def test_specpipe_launches_a_layer_at_a_time() -> None:
+    situation = Situation()
+    first, second, third = _siblings(situation, 0.5, 0.3, 0.1)
+    below = situation.tree.add(first, Token(9), 0.9)
+    assert SpecPipe(width=2).choose(situation) == [first, second]
+    first.state = second.state = NodeState.LAUNCHED
+    assert SpecPipe(width=2).choose(situation) == [below]
+    below.state = NodeState.LAUNCHED
+    assert SpecPipe(width=2).choose(situation) == [third]
+
+
+def test_auto_is_as_wide_as_rows_are_cheap() -> None:
+    situation = Situation(dear_rows=True)
+    nodes = _siblings(situation, 0.55, 0.25, 0.15)
+    assert Auto().choose(situation) == nodes[:1]
+    situation.dear_rows = False
+    assert Auto().choose(situation) == nodes
+
+
+def test_auto_stops_asking_a_proposer_that_is_always_wrong_and_tries_again_later() -> None:
+    situation = Situation()
+    strategy = Auto()
+    (guess,) = _siblings(situation, 0.95)
+    assert strategy.choose(situation) == [guess]
+    for _ in range(200):
+        strategy.verdict(situation.tree.root, Token(77))
+    assert strategy.choose(situation) == []
+    strategy.accepted(100)
+    assert strategy.choose(situation) == [guess]

@@ -1,0 +1,213 @@
+"""`mpispec simulate`: compare strategies on a cluster that nobody has at hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpispec.cluster.ranks import USAGE, complain
+from mpispec.cluster.simulate_files import StudyError, read_hits, read_rows
+from mpispec.core.ids import Actor
+from mpispec.sim.study import BASELINE, Outcome, Study, measure
+from mpispec.strategies import PRESETS
+
+SYNTHETIC = (
+    "Synthetic: text and hits are scripted and times are the costs above, in virtual time; only the scheduling is real."
+)
+_DEFAULT_STRATEGIES = "plain,sync,pipeinfer,specpipe"
+_BITS = 8
+_MILLI = 1e-3
+
+
+def _flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a study to a command."""
+    amount = click.FloatRange(min=0.0)
+    count = click.IntRange(min=1)
+    flags = [
+        click.option("--stages", type=count, default=4, show_default=True, help="Stages of the target's pipeline."),
+        click.option(
+            "--strategy",
+            "strategies",
+            default=_DEFAULT_STRATEGIES,
+            show_default=True,
+            metavar="A,B,...",
+            help=f"Strategies to compare, of {', '.join(PRESETS)}.",
+        ),
+        click.option(
+            "--hit",
+            default="0.8",
+            show_default=True,
+            metavar="H|FILE",
+            help="Chance that the draft's first choice is right; or a JSON list of chances by depth, or of recorded "
+            "outcomes 0 and 1 by position.",
+        ),
+        click.option(
+            "--rescue",
+            type=click.FloatRange(0.0, 1.0),
+            default=0.45,
+            show_default=True,
+            help="Chance that a miss is the draft's second choice; each further one gets half of that of the rest.",
+        ),
+        click.option(
+            "--rows",
+            default="flat",
+            show_default=True,
+            metavar="flat|cpu|moe|FILE",
+            help="What more rows cost: nothing, as measured with Q4_1 on a CPU, as on a mixture of experts; or a JSON "
+            "list of factors for 1, 2, 3, ... rows.",
+        ),
+        click.option(
+            "--stage-ms",
+            type=click.FloatRange(min=0.0, min_open=True),
+            default=10.0,
+            show_default=True,
+            help="A stage's time for one row.",
+        ),
+        click.option("--draft-ms", type=amount, default=1.0, show_default=True, help="The draft's time for one row."),
+        click.option("--link-ms", type=amount, default=0.0, show_default=True, help="Latency of a link."),
+        click.option(
+            "--link-mbit", type=amount, default=0.0, show_default=True, help="Rate of a link; 0 is without limit."
+        ),
+        click.option("--row-bytes", type=count, default=16384, show_default=True, help="Activations of one row."),
+        click.option("--width", type=count, default=4, show_default=True, help="Most guesses for one position."),
+        click.option("--chain", type=count, help="Guesses in a chain of sync; default: the best."),
+        click.option("--lead", type=count, help="How far guesses may run ahead; default: as far as it pays."),
+        click.option("--tokens", type=click.IntRange(min=2), default=400, show_default=True, help="Of each answer."),
+        click.option("--requests", type=click.IntRange(1, 64), default=1, show_default=True, help="Requests at once."),
+        click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True),
+    ]
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
+@click.command()
+@_flags
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of the table.")
+@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw speed-ups over stages and hits.")
+def simulate(is_json: bool, png: Path | None, **flags: Any) -> None:
+    """Compare strategies in virtual time, without models and machines.
+
+    The protocol is the real one; text, hits and all times are made up as you say. Beside each strategy stands the law:
+    the bound of a pipeline that is always full, for runs of one position, at the share of hits that the strategy
+    reached.
+    """
+    from mpispec.cluster.simulate_plot import check, draw  # noqa: PLC0415  matplotlib is slow to load
+
+    try:
+        names = _names(flags["strategies"])
+        study = study_of(flags)
+        if png is not None:
+            check(png)
+        outcomes = list(measured([(name, study) for name in names]))
+        if is_json:
+            click.echo(json.dumps({"results": [asdict(outcome) for outcome in outcomes], "synthetic": True}))
+        else:
+            click.echo("\n".join([*conditions(study), "", *table(outcomes), "", SYNTHETIC]))
+        if png is not None:
+            draw(png, names, study, measured)
+            click.echo(f"{png}", err=is_json)
+    except StudyError as error:
+        complain(str(error))
+        sys.exit(USAGE)
+
+
+def study_of(flags: dict[str, Any]) -> Study:
+    """Return what the flags describe. Raises StudyError."""
+    rate = flags["link_mbit"] * 1e6 / _BITS
+    return Study(
+        num_stages=flags["stages"],
+        stage_s=flags["stage_ms"] * _MILLI,
+        draft_s=flags["draft_ms"] * _MILLI,
+        link_s=flags["link_ms"] * _MILLI,
+        link_bytes_per_s=rate or float("inf"),
+        row_bytes=flags["row_bytes"],
+        rows_factor=read_rows(flags["rows"]),
+        hits=read_hits(flags["hit"], flags["rescue"]),
+        width=flags["width"],
+        lead=flags["lead"],
+        chain=flags["chain"],
+        num_tokens=flags["tokens"],
+        num_requests=flags["requests"],
+        seed=flags["seed"],
+    )
+
+
+def _names(strategies: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in strategies.split(",") if name.strip()))
+    unknown = [name for name in names if name not in PRESETS]
+    if unknown or not names:
+        what = f"knows no {' and no '.join(unknown)}" if unknown else "names no strategy"
+        raise StudyError(f"--strategy {what}; choose of {', '.join(PRESETS)}, with commas between them.")
+    return names
+
+
+def measured(points: Sequence[tuple[str, Study]]) -> Iterator[Outcome]:
+    """Measure strategies, on all cores if it takes long; outcomes come in order."""
+    from mpispec.cluster.simulate_pool import spread  # noqa: PLC0415  most studies are too short for it
+
+    return spread(_point, points, [study.num_stages * study.num_tokens for _, study in points])
+
+
+def _point(point: tuple[str, Study]) -> Outcome:
+    name, study = point
+    return measure(name, study)
+
+
+# -- the table ----------------------------------------------------------------------------------------------------
+
+
+def conditions(study: Study) -> list[str]:
+    """Return what was simulated, in words."""
+    hits = study.hits
+    if hits.outcomes:
+        chance = f"hits as recorded ({hits.mean:.0%} of {len(hits.outcomes)})"
+    else:
+        chance = f"first choice right {hits.mean:.1%}" + (" at first, less or more deeper" if hits.rates[1:] else "")
+    rate = study.link_bytes_per_s * _BITS / 1e6
+    speed = "no limit of rate" if rate == float("inf") else f"{rate:g} Mbit/s"
+    four = study.costs.compute(Actor(1), 4) / study.stage_s
+    many = f"{study.num_requests} requests at once, " if study.num_requests > 1 else ""
+    cluster = (
+        f"{study.num_stages} stages of {study.stage_s * 1e3:g} ms a row (4 rows: {four:.2g}x), "
+        f"draft {study.draft_s * 1e3:g} ms, links {study.link_s * 1e3:g} ms and {speed}"
+    )
+    work = (
+        f"{many}{study.num_tokens} tokens, {chance}, second {hits.rescue:.0%} of the misses; tree width {study.width}, "
+        f"guesses at most {study.farthest} ahead, chains of {study.chain or study.best_chain}"
+    )
+    return [cluster, work]
+
+
+def table(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return outcomes as lines: the names on the left, all numbers right-aligned."""
+    rows = [
+        ("", "tokens", "speed-up", "the", "of the", "hits", "wasted", "", "runs"),
+        ("strategy", "per s", "over plain", "law", "law", "", "rows", "runs", "cancelled"),
+    ]
+    for outcome in outcomes:
+        rows.append(
+            (
+                outcome.strategy,
+                f"{outcome.tokens_per_s:.2f}",
+                f"{outcome.speedup_over_plain:.2f}x",
+                f"{outcome.law_speedup:.2f}x",
+                f"{outcome.achieved_over_law:.1%}",
+                f"{outcome.hit_rate:.1%}" if outcome.strategy != BASELINE else "-",
+                f"{outcome.wasted_rows:,}",
+                f"{outcome.runs:,}",
+                f"{outcome.cancelled:,}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for name, *cells in rows:
+        numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([name.ljust(widths[0]), *numbers]))
+    return [*lines[:2], "-" * len(lines[0]), *lines[2:]]

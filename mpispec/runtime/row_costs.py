@@ -1,0 +1,49 @@
+"""What a run of several rows costs on these machines, measured before the first request (design, What to launch)."""
+
+from __future__ import annotations
+
+import time
+
+import msgpack
+import numpy as np
+
+from mpispec.compute.base import Floats, StageModel
+from mpispec.core.ids import NodeId, Pos, RequestId, SeqId, Token
+from mpispec.core.messages import Edit, EditOp, Row
+from mpispec.runtime.group import Group, gather
+from mpispec.runtime.loading import Models
+
+_SIZES = (1, 2, 3, 4)
+_REPEATS = 3
+_BUDGET_S = 2.0
+"""On a slow host fewer sizes are measured; the rest of the table is extended in a straight line."""
+
+
+def row_costs(group: Group, models: Models, width: int) -> tuple[float, ...]:
+    """Return the time of 1, 2, 3, ... rows on the slowest stage as multiples of one row's. Collective."""
+    mine = [_seconds(stage, actor == 1, width) for actor, stage in models.stages.items()]
+    tables = [table for theirs in gather(group, msgpack.packb(mine)) for table in msgpack.unpackb(theirs)]
+    sizes = min(len(table) for table in tables)
+    slowest = [max(table[index] for table in tables) for index in range(sizes)]
+    return tuple(max(1.0, seconds / slowest[0]) for seconds in slowest)
+
+
+def _seconds(stage: StageModel, is_first: bool, width: int) -> list[float]:
+    """Return the best of a few times for each size: what disturbs a measurement only ever makes it longer."""
+    started = time.monotonic()
+    seconds: list[float] = []
+    for size in _SIZES:
+        if seconds and time.monotonic() - started > _BUDGET_S:
+            break
+        activations = None if is_first else np.zeros((size, width), np.float32)
+        seconds.append(min(_once(stage, size, activations) for _ in range(_REPEATS)))
+    return seconds
+
+
+def _once(stage: StageModel, size: int, activations: Floats | None) -> float:
+    rows = [Row(RequestId(0), NodeId(pos), NodeId(pos - 1), Token(0), Pos(pos), SeqId(0), True) for pos in range(size)]
+    start = time.monotonic()
+    stage.forward(rows, activations, bool)
+    elapsed = time.monotonic() - start
+    stage.edit([Edit(EditOp.DROP, SeqId(0), SeqId(0), Pos(0), -1)])
+    return elapsed

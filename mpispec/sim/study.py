@@ -1,0 +1,236 @@
+"""Strategies compared on a cluster that exists only as numbers: the real cores, in virtual time, with scripted text."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from mpispec.core.config import HeadConfig
+from mpispec.core.draft import DraftCore
+from mpispec.core.events import Submitted
+from mpispec.core.head import HeadCore
+from mpispec.core.ids import HEAD, Actor, Plane
+from mpispec.core.messages import Sampling
+from mpispec.core.stage import StageCore
+from mpispec.core.strategy import Strategy
+from mpispec.sim.cluster import VirtualCluster
+from mpispec.sim.costs import Modelled
+from mpispec.sim.script import Hits, Script, ScriptedGuesser, ScriptedTarget
+from mpispec.strategies import PRESETS
+
+BASELINE = "plain"
+"""What speed-ups are relative to."""
+PROMPT_TOKENS = 8
+_BASELINE_TOKENS = 32
+"""Plain decoding repeats itself exactly, so that a few tokens measure it."""
+_LONGEST_CHAIN = 64
+_SEQUENCES = 256
+"""Sequence ids of llama.cpp's cache (llama-layer-ranges.md)."""
+_SHORTEST_LEAD = 8
+_FARTHEST = 0.005
+"""A lead beyond `_SHORTEST_LEAD` ends where a guess is less likely than this to be reached; the rest of a long pipeline
+stays empty, which costs about this share of the speed and saves most of a study's time."""
+_MOST_STEPS = 200_000_000
+
+
+@dataclass(frozen=True)
+class Study:
+    """The cluster, the draft and the work. Times in seconds."""
+
+    num_stages: int = 4
+    stage_s: float = 0.010
+    """A run of one row on a stage."""
+    draft_s: float = 0.001
+    """A step of the draft for one row."""
+    link_s: float = 0.0
+    link_bytes_per_s: float = math.inf
+    row_bytes: int = 16384
+    """Activations of one row between stages."""
+    rows_factor: tuple[float, ...] = (1.0,)
+    """See `Modelled.rows_factor`; holds for stages and draft."""
+    hits: Hits = field(default_factory=Hits)
+    width: int = 4
+    """Most guesses for one position, where a strategy grows a tree."""
+    lead: int | None = None
+    """How many positions the draft may run ahead; None for as many as can matter."""
+    chain: int | None = None
+    """Guesses of a strategy that waits for the verdicts of each chain; None for the best."""
+    num_tokens: int = 400
+    """Length of each answer."""
+    num_requests: int = 1
+    """Requests at once."""
+    seed: int = 0
+
+    @property
+    def costs(self) -> Modelled:
+        """The cost of everything."""
+        return Modelled(
+            (self.stage_s,) * self.num_stages, self.draft_s, self.link_s, self.link_bytes_per_s, self.rows_factor
+        )
+
+    @property
+    def pass_s(self) -> float:
+        """From the launch of one row to its verdict in an empty pipeline."""
+        costs = self.costs
+        ends = 2 * costs.link(HEAD, Actor(1), Plane.DATA, 0)
+        between = (self.num_stages - 1) * costs.link(Actor(1), Actor(2), Plane.DATA, self.row_bytes)
+        return self.num_stages * costs.compute(Actor(1), 1) + between + ends
+
+    @property
+    def farthest(self) -> int:
+        """The lead of the draft: what fills the pipeline, but not what is next to never reached."""
+        if self.lead is not None:
+            return self.lead
+        filling = math.ceil(self.pass_s / self.stage_s) + 4
+        hit = self.hits.mean
+        reached = math.ceil(math.log(_FARTHEST) / math.log(hit)) if 0.0 < hit < 1.0 else filling
+        return min(filling, max(_SHORTEST_LEAD, reached))
+
+    @property
+    def best_chain(self) -> int:
+        """The chain length that is best where every chain waits for its verdicts (papers.md 0.3)."""
+        costs, hit = self.costs, self.hits.mean
+
+        def seconds_a_token(length: int) -> float:
+            tokens = sum(hit**accepted for accepted in range(length + 1))
+            passing = self.pass_s - self.num_stages * self.stage_s
+            computing = self.num_stages * costs.compute(Actor(1), length + 1)
+            return (computing + passing + length * costs.draft(1)) / tokens
+
+        return min(range(1, _LONGEST_CHAIN + 1), key=seconds_a_token)
+
+    def law_speedup(self, hit_rate: float) -> float:
+        """Return the bound of a filled pipeline over a plain one (papers.md 0.1), with links and several requests.
+
+        A token takes one stage time after a hit and a whole pass after a miss; several requests share the stages, which
+        give one token for each stage time at most. With free links and one request: D / (1 + (1 - h)(D - 1)).
+        """
+        token_s = self.stage_s + (1.0 - hit_rate) * (self.pass_s - self.stage_s)
+        return self._shared(token_s) / self._shared(self.pass_s)
+
+    def _shared(self, token_s: float) -> float:
+        return min(self.num_requests / token_s, 1.0 / self.stage_s)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one strategy did."""
+
+    strategy: str
+    tokens_per_s: float
+    speedup_over_plain: float
+    hit_rate: float
+    """Decisions whose token was among the launched children of the root, of all but the last of each answer."""
+    law_speedup: float
+    """The bound at this hit rate."""
+    achieved_over_law: float
+    wasted_rows: int
+    """Guesses launched that were not accepted."""
+    runs: int
+    cancelled: int
+    """Runs given up on the way."""
+
+
+def compare(names: Sequence[str], study: Study) -> list[Outcome]:
+    """Measure strategies, each over the plain pipeline."""
+    return [measure(name, study) for name in names]
+
+
+def measure(name: str, study: Study) -> Outcome:
+    """Measure one strategy over the plain pipeline.
+
+    The prompt is not timed: the clock runs from each answer's first token to its last.
+    """
+    base = _Trial(BASELINE, replace(study, num_tokens=min(study.num_tokens, _BASELINE_TOKENS))).tokens_per_s
+    trial = _Trial(name, study)
+    speedup = trial.tokens_per_s / base
+    law = study.law_speedup(trial.hit_rate)
+    return Outcome(
+        strategy=name,
+        tokens_per_s=trial.tokens_per_s,
+        speedup_over_plain=speedup,
+        hit_rate=trial.hit_rate,
+        law_speedup=law,
+        achieved_over_law=speedup / law,
+        wasted_rows=sum(counts.proposed - counts.accepted for counts in trial.counts),
+        runs=sum(counts.runs for counts in trial.counts),
+        cancelled=sum(counts.cancelled_runs for counts in trial.counts),
+    )
+
+
+def sized(name: str, study: Study) -> Strategy:
+    """Make a strategy with what the study says of width, depth and lead, where it has such tunables."""
+    factory = PRESETS[name]
+    known = inspect.signature(factory).parameters
+    lead, chain = study.farthest, study.chain or study.best_chain
+    sizes = {"width": study.width, "depth": lead, "lead": lead, "gamma": chain}
+    return factory(**{tunable: size for tunable, size in sizes.items() if tunable in known})
+
+
+class _Trial:
+    """One strategy's run from the first token to the last."""
+
+    def __init__(self, name: str, study: Study) -> None:
+        script = Script.drawn(study.num_requests, PROMPT_TOKENS + study.num_tokens + 1, study.seed)
+        cluster = _cluster(name, study, script)
+        with _uncollected():
+            cluster.run(_MOST_STEPS)
+        cluster.check_drained()
+        self.counts = []
+        begins, ends = [], []
+        for request, text in script.texts.items():
+            answer = cluster.answers[request]
+            expected = list(text[PROMPT_TOKENS : PROMPT_TOKENS + study.num_tokens])
+            assert answer.tokens == expected, f"{name} changed the text of request {request}"
+            assert answer.statistics is not None
+            self.counts.append(answer.statistics)
+            begins.append(answer.times[0])
+            ends.append(answer.times[-1])
+        timed = study.num_requests * (study.num_tokens - 1)
+        self.tokens_per_s = timed / (max(ends) - min(begins))
+        self.hit_rate = sum(counts.hits for counts in self.counts) / timed
+
+
+def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
+    stages = study.num_stages
+    strategy = sized(name, study)
+    guesses = strategy.lead > 0
+    config = HeadConfig(
+        stages,
+        Actor(stages + 1) if guesses else None,
+        context=PROMPT_TOKENS + study.num_tokens,
+        sequences=_SEQUENCES,
+        rows_cost=study.rows_factor,
+        max_active=study.num_requests,
+    )
+    guesser = ScriptedGuesser(script, study.hits, PROMPT_TOKENS, study.seed)
+    cluster = VirtualCluster(
+        HeadCore(config, {name: lambda: sized(name, study)}, {}),
+        [StageCore(Actor(index), stages, 8 * config.most_in_flight) for index in range(1, stages + 1)],
+        (DraftCore(config.chunk, study.num_requests, _SEQUENCES), guesser) if guesses else None,
+        study.costs,
+        vocabulary=0,
+        check=False,
+        target=ScriptedTarget(script, stages, study.row_bytes),
+    )
+    for request, text in script.texts.items():
+        prompt = tuple(text[:PROMPT_TOKENS])
+        proposer = "draft" if guesses else "none"
+        cluster.at(0.0, Submitted(request, prompt, study.num_tokens, frozenset(), Sampling(), name, proposer))
+    return cluster
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep Python from searching for cycles: millions of short-lived events have none, and the search is slow."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
