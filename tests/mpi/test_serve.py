@@ -27,6 +27,8 @@ def serving(n: int, *options: str) -> Iterator[tuple[Program, httpx.Client]]:
     """Start the program on `n` ranks (0: without mpirun) and wait until it serves."""
     with Program(n, [*MPISPEC, "serve", "--port", "0", "--threads", "1", *options]) as program:
         url = program.wait_for(r"serving \S+ on (http://[\d.:]+)\n", "stderr")[1]
+        if "--no-repl" not in options:
+            program.wait_for(r"\n> $")
         with httpx.Client(base_url=url, timeout=SECONDS) as client:
             yield program, client
 

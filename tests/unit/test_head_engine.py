@@ -1,0 +1,120 @@
+"""The engine between threads and the driver: what it refuses, what it hands on, what it remembers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mpispec.core.effects import Emit
+from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
+from mpispec.core.ids import RequestId, Token
+from mpispec.core.statistics import Statistics
+from mpispec.runtime.engine import EngineStopped, Generation, Progress
+from mpispec.runtime.head_engine import HeadEngine
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def told() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def engine(told: list[Event]) -> HeadEngine:
+    engine = HeadEngine(16, 100, frozenset({2}), ("plain", "pipeinfer"), ("none", "ngram"), "pipeinfer", "ngram")
+    engine.attach(told.append)
+    return engine
+
+
+def _tokens(*tokens: int) -> tuple[Token, ...]:
+    return tuple(Token(token) for token in tokens)
+
+
+def test_a_generation_becomes_an_event_with_the_defaults(engine: HeadEngine, told: list[Event]) -> None:
+    request = engine.submit(Generation((1, 3), 5), lambda progress: None)
+    (submitted,) = told
+    assert isinstance(submitted, Submitted)
+    assert (submitted.request, submitted.prompt, submitted.strategy, submitted.proposer) == (
+        request,
+        (1, 3),
+        "pipeinfer",
+        "ngram",
+    )
+    assert submitted.stops == {2}
+
+
+def test_plain_needs_nobody_to_guess(engine: HeadEngine, told: list[Event]) -> None:
+    engine.submit(Generation((1,), 5, strategy="plain", proposer="ngram"), lambda progress: None)
+    assert isinstance(told[0], Submitted)
+    assert told[0].proposer == "none"
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"prompt": ()}, "empty"),
+        ({"prompt": (1,) * 16}, "context 16"),
+        ({"prompt": (100,)}, "vocabulary"),
+        ({"max_tokens": 0}, "at least 1"),
+        ({"strategy": "magic"}, "choose one of plain, pipeinfer"),
+        ({"proposer": "draft"}, "choose one of none, ngram"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_a_sentence(
+    engine: HeadEngine, told: list[Event], changes: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(ValueError, match=word):
+        engine.submit(Generation(**{"prompt": (1,), "max_tokens": 3, **changes}), lambda progress: None)
+    assert not told
+
+
+def test_tokens_reach_their_listener_and_the_report_adds_up(engine: HeadEngine) -> None:
+    heard: list[Progress] = []
+    request = RequestId(engine.submit(Generation((1, 3), 5), heard.append))
+    statistics = Statistics(began=1.0, proposed=4, accepted=2, verdicts=4, hits=2, runs=6, cancelled_runs=1)
+    engine.emitted(Emit(request, _tokens(7), None, statistics), 2.0)
+    engine.emitted(Emit(request, _tokens(8, 2), "stop", statistics), 2.5)
+    assert [progress.tokens for progress in heard] == [(7,), (8, 2)]
+    assert heard[-1].finish == "stop"
+    report = engine.report(request)
+    assert report["tokens"] == 3
+    assert report["timing"]["prefill_s"] == 1.0
+    assert report["timing"]["tokens_per_s"] == 4.0
+    assert report["timing"]["itl_ms"] == {"p50": 0.0, "p95": 500.0}
+    assert report["speculation"]["hit_rate"] == 0.5
+    assert engine.stats()["tokens"] == 3
+
+
+def test_withdrawing_an_ended_request_does_nothing(engine: HeadEngine, told: list[Event]) -> None:
+    request = RequestId(engine.submit(Generation((1,), 5), lambda progress: None))
+    engine.withdraw(request)
+    engine.emitted(Emit(request, (), "cancelled", None), 1.0)
+    engine.withdraw(request)
+    assert [type(event) for event in told] == [Submitted, Withdrawn]
+
+
+def test_after_a_stop_nothing_is_taken(engine: HeadEngine, told: list[Event]) -> None:
+    engine.stop()
+    engine.stop()
+    assert [type(event) for event in told] == [StopRequested]
+    assert not engine.is_running
+    with pytest.raises(EngineStopped):
+        engine.submit(Generation((1,), 5), lambda progress: None)
+
+
+def test_a_job_that_goes_down_ends_open_requests(engine: HeadEngine) -> None:
+    heard: list[Progress] = []
+    engine.submit(Generation((1,), 5), heard.append)
+    engine.fail()
+    assert [progress.finish for progress in heard] == ["cancelled"]
+
+
+def test_totals_survive_forgotten_reports(engine: HeadEngine) -> None:
+    for _ in range(400):
+        request = RequestId(engine.submit(Generation((1,), 5), lambda progress: None))
+        engine.emitted(Emit(request, _tokens(2), "stop", Statistics(runs=2)), 1.0)
+    assert engine.stats()["runs"] == 800
+    with pytest.raises(KeyError):
+        engine.report(0)

@@ -1,0 +1,61 @@
+"""What several rows cost, measured on a stage whose costs are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from mpispec.compute.base import Cancelled, Floats
+from mpispec.compute.toy import ToyStage
+from mpispec.core.calibration import Calibration
+from mpispec.core.config import HeadConfig
+from mpispec.core.ids import Actor
+from mpispec.core.messages import Row
+from mpispec.runtime import row_costs as module
+from mpispec.runtime.group import Group
+from mpispec.runtime.loading import Models
+from mpispec.runtime.row_costs import row_costs
+from mpispec.transport.loopback import LoopbackTransport
+
+pytestmark = pytest.mark.unit
+
+
+class TimedStage(ToyStage):
+    """A toy whose forward moves a clock by hand."""
+
+    now = 0.0
+
+    def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        TimedStage.now += 0.5 + 0.5 * len(rows)
+        return super().forward(rows, activations, cancelled)
+
+
+def test_costs_are_multiples_of_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "monotonic", lambda: TimedStage.now)
+    monkeypatch.setattr(module, "_BUDGET_S", 100.0)
+    models = Models({Actor(1): TimedStage(0, is_last=True, vocabulary=8)}, None)
+    assert row_costs(Group(LoopbackTransport()), models, width=4) == (1.0, 1.5, 2.0, 2.5)
+
+
+def test_a_slow_host_measures_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "monotonic", lambda: TimedStage.now)
+    monkeypatch.setattr(module, "_BUDGET_S", 1.0)
+    models = Models({Actor(1): TimedStage(0, is_last=True, vocabulary=8)}, None)
+    assert row_costs(Group(LoopbackTransport()), models, width=4) == (1.0,)
+
+
+def test_a_table_goes_on_in_a_straight_line() -> None:
+    config = HeadConfig(num_stages=2, draft=None, context=8, sequences=2, rows_cost=(1.0, 2.0, 2.5))
+    assert [config.cost(rows) for rows in (1, 3, 5)] == [1.0, 2.5, 4.0]
+    flat = HeadConfig(num_stages=2, draft=None, context=8, sequences=2)
+    assert flat.cost(9) == 1.0
+
+
+def test_calibration_starts_with_belief_and_ends_with_evidence() -> None:
+    calibration = Calibration()
+    assert calibration.chance(0.95) == pytest.approx(0.95)
+    for index in range(300):
+        calibration.learn(0.95, is_right=index % 4 == 0)
+    assert calibration.chance(0.95) == pytest.approx(0.25, abs=0.05)
+    assert calibration.chance(0.15) == pytest.approx(0.15)
