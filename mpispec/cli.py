@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mpispec import __version__
+from mpispec.cluster.once import OncePerJob
 from mpispec.cluster.plan_table import plan_lines, report_lines, table
-from mpispec.cluster.ranks import INTERRUPTED, USAGE, Interrupts, advise, complain, joined
+from mpispec.cluster.ranks import INTERRUPTED, USAGE, Interrupts, advise, complain, joined, knows_end_of_input
 from mpispec.cluster.simulate import simulate
 from mpispec.core.messages import Sampling
 from mpispec.models.errors import ModelError
@@ -23,28 +23,11 @@ from mpispec.runtime.group import Group, JobError, agree
 from mpispec.runtime.job import JobOptions, Session, Setup, prepare, run
 from mpispec.runtime.trace import write
 from mpispec.strategies import PRESETS
-from mpispec.transport.environment import launched_rank
 
 _WIRES = ("f32", "f16", "bf16", "q8")
 
 
-class _OncePerJob(click.Group):
-    """Says what it has to say about the command line on rank 0; all other ranks find the same and keep silent."""
-
-    def main(self, *args: Any, **extra: Any) -> Any:
-        """See `click.Command.main`."""
-        if launched_rank() == 0:
-            return super().main(*args, **extra)
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-            try:
-                sys.exit(super().main(*args, **{**extra, "standalone_mode": False}) or 0)
-            except click.ClickException as error:
-                sys.exit(error.exit_code)
-            except click.Abort:
-                sys.exit(INTERRUPTED)
-
-
-@click.group(cls=_OncePerJob, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=OncePerJob, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mpispec")
 def main() -> None:
     """Run one language model over several machines, made fast by guessing ahead.
@@ -173,7 +156,7 @@ def generate(
             generation = Generation(tokens, max_tokens, _sampling(flags), options.strategy, options.proposer)
             return answer(session, vocabulary, generation, interrupts.call, is_json)
 
-        outcome = run(options, group, setup, _stops(vocabulary), application, _progress(group))
+        outcome = run(options, group, setup, _stops(vocabulary), application, _progress(group, is_quiet=is_json))
         if outcome is None:
             return
         if trace is not None:
@@ -190,9 +173,13 @@ def generate(
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None and file is not None:
         raise JobError("Give the prompt with --prompt or with --file, not with both.")
+    if prompt is None and file is None and not knows_end_of_input():
+        raise JobError("Open MPI does not tell where standard input ends; give the prompt with --prompt or --file.")
     source = file or "standard input"
     try:
         text = prompt if prompt is not None else file.read_text("utf-8") if file is not None else sys.stdin.read()
+        if prompt is None:
+            text = text.removesuffix("\n")  # it ends the file's last line, and a model would go on after it
     except OSError as error:
         raise JobError(
             f"The prompt cannot be read from {source} ({error.strerror}); name a text file, or give it with --prompt."
@@ -261,9 +248,9 @@ def _announce(group: Group, setup: Setup, is_quiet: bool) -> None:
         advise()
 
 
-def _progress(group: Group) -> Callable[[str], None]:
+def _progress(group: Group, is_quiet: bool) -> Callable[[str], None]:
     def show(what: str) -> None:
-        if group.rank == 0:
+        if group.rank == 0 and not is_quiet:
             click.echo(f"loading {what}", err=True)
 
     return show
@@ -306,7 +293,7 @@ def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, 
             service = make_service(session, vocabulary, _template(vocabulary), _sampling(flags))
             serve_until_stopped(service, door, repl, interrupts.call)
 
-        run(options, group, setup, _stops(vocabulary), application, _progress(group))
+        run(options, group, setup, _stops(vocabulary), application, _progress(group, is_quiet=False))
 
 
 # -- models -------------------------------------------------------------------------------------------------------
