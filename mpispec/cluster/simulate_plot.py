@@ -70,7 +70,7 @@ def draw(png: Path, names: Sequence[str], study: Study, measured: Measure) -> No
     _panel(right, _RATES, {name: line[len(stages) :] for name, line in speedups.items()}, law)
     right.set_xlabel(f"chance that the draft's first choice is right, at {study.num_stages} stages", fontsize=11)
     left.set_ylabel("speed-up over a plain pipeline", fontsize=11)
-    left.legend(frameon=False, fontsize=11, loc="upper left")
+    left.legend(frameon=False, fontsize=11, loc="lower right", bbox_to_anchor=(1.0, 0.08))
     figure.suptitle("mpispec simulate: virtual time, scripted text and hits", x=0.06, ha="left", fontsize=14)
     figure.text(0.06, 0.015, _foot(study), fontsize=9.5, color="#555555")
     figure.subplots_adjust(left=0.06, right=0.98, top=0.9, bottom=0.16, wspace=0.12)
