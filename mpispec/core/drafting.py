@@ -58,10 +58,12 @@ class DraftLink:
 
     def accepted(self, tokens: list[Token], root: Node) -> list[Effect]:
         """Hear that `tokens` were accepted, the last of them being `root`; tell the draft."""
+        # A guess on its way may still name a token decided a moment ago, but not one of long ago (law 7).
+        oldest = root.pos - 2 * self._lead
         self._places = {
             number: place
             for number, place in self._places.items()
-            if isinstance(place, Node) and place.state is not NodeState.DEAD
+            if isinstance(place, Node) and place.state is not NodeState.DEAD and place.pos >= oldest
         }
         self._end = Pos(max((node.pos for node in root.subtree()), default=root.pos) + 1)
         self._limit = self._bound(root)
