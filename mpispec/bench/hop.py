@@ -1,9 +1,9 @@
 """The fixed cost of a hop: what a token pays at each rank beside the model's arithmetic and the cable.
 
-Everything is the real thing, driver, cores, codec, transport and compute threads, except the arithmetic, which is a
-toy with rows of the default model's width. One run is in flight, so the time between two tokens is that of one trip
-round all ranks, and a hop is its share: wake, receive, decode, core, compute thread, core, encode, send, loopback.
-Nothing is subtracted; the toy looks at all earlier positions of its request, so requests are short.
+Everything is the real thing, driver, cores, codec, transport and threads, except the arithmetic: each stage adds one
+to rows of the default model's width. One run is in flight, so the time between two tokens is that of one trip round
+all ranks, and a hop is its share: wake, receive, decode, core, compute, core, encode, send, loopback. Nothing is
+subtracted.
 
 Started by scripts/bench-hop, which runs `python -m mpispec.bench.hop` under mpirun.
 """
@@ -22,7 +22,6 @@ import numpy as np
 
 from mpispec.bench.laps import PARTS, LappedCore, LappedStage, LappedTransport, Laps
 from mpispec.compute.base import Cancelled, Floats, StageModel
-from mpispec.compute.toy import WIDTH, ToyStage
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Emit
 from mpispec.core.events import StopRequested, Submitted
@@ -53,25 +52,22 @@ BLOCKS = 20
 MOST_ROWS = 8
 
 
-class WideToy:
-    """A `StageModel`: the toy, its rows padded with zeros to `ROW_WIDTH` floats."""
+class Passing:
+    """A `StageModel` that passes its rows on, one added to each float; the last one always decides the same."""
 
-    def __init__(self, layer: int, is_last: bool) -> None:
-        self._toy = ToyStage(layer, is_last, VOCABULARY)
+    def __init__(self, is_last: bool) -> None:
         self._is_last = is_last
 
     def edit(self, edits: Sequence[Edit]) -> None:
-        """See `StageModel.edit`."""
-        self._toy.edit(edits)
+        """There is no cache."""
 
     def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """See `StageModel.forward`."""
-        output = self._toy.forward(rows, None if activations is None else activations[:, :WIDTH], cancelled)
-        if output is None or self._is_last:
-            return output
-        padded = np.zeros((len(rows), ROW_WIDTH), np.float32)
-        padded[:, :WIDTH] = output
-        return padded
+        if self._is_last:
+            return np.zeros((len(rows), VOCABULARY), np.float32)
+        if activations is None:
+            return np.zeros((len(rows), ROW_WIDTH), np.float32)
+        return activations + np.float32(1)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -130,7 +126,7 @@ def measure(group: Group, num_requests: int, laps: Laps | None) -> Measured:
     actor = Actor(group.rank + 1)
     is_last = group.rank == group.size - 1
     transport: Transport = group.transport
-    stage: StageModel = WideToy(group.rank, is_last)
+    stage: StageModel = Passing(is_last)
     cores: dict[Actor, Core] = {actor: StageCore(actor, group.size, 64)}
     if group.rank == 0:
         config = HeadConfig(num_stages=group.size, draft=None, context=64, sequences=8)
@@ -139,15 +135,12 @@ def measure(group: Group, num_requests: int, laps: Laps | None) -> Measured:
         transport, stage = LappedTransport(transport, laps), LappedStage(stage, laps)
         cores = {name: LappedCore(core, laps) for name, core in cores.items()}
     trace = Trace(is_on=False)
-    worker = StageWorker(f"stage {actor}", transport.wake, trace, stage, is_last, "f32", ROW_WIDTH)
+    worker = StageWorker(f"stage {actor}", trace, stage, is_last, "f32", ROW_WIDTH)
     requests = Requests(WARM_UP + num_requests)
     driver = Driver(plan, transport, cores, {actor: worker}, trace, requests.emitted)
     if group.rank == 0:
         requests.begin(driver)
-    try:
-        driver.run()
-    finally:
-        worker.close()
+    driver.run()
     return Measured(requests.gaps[WARM_UP * (ANSWER - 1) :], laps.medians() if laps is not None else {})
 
 

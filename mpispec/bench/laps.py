@@ -20,7 +20,7 @@ from mpispec.runtime.driver import Core
 from mpispec.transport.base import Frame, Transport
 
 PARTS = ("receive", "decode", "core", "hand over", "compute", "hand back", "encode", "send")
-"""In the order in which a run passes them. `hand over` and `hand back` are the ways to the compute thread and back."""
+"""In the order in which a run passes them. `hand over` and `hand back` are the ways from core to model and back."""
 
 
 class Laps:
@@ -66,6 +66,7 @@ class LappedTransport:
         self.size = inner.size
         self.reap = inner.reap
         self.wake = inner.wake
+        self.nudge = inner.nudge
         self.close = inner.close
         self._inner = inner
         self._laps = laps
@@ -83,9 +84,9 @@ class LappedTransport:
             self._laps.received()
         return frame
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float, guard: threading.Lock | None = None) -> None:
         """See `Transport.wait`."""
-        self._inner.wait(seconds)
+        self._inner.wait(seconds, guard)
         self._laps.woken()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mpispec.core.events import Payload
 from mpispec.core.ids import Actor, Plane, RequestId, RunId, Token
@@ -13,8 +13,7 @@ from mpispec.core.statistics import Statistics
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send a message without waiting."""
 
     dst: Actor
@@ -23,8 +22,7 @@ class Send:
     payload: Payload = None
 
 
-@dataclass(frozen=True, slots=True)
-class Compute:
+class Compute(NamedTuple):
     """Apply the run's edits, then compute its rows; answered by one `Computed`."""
 
     run: Run

@@ -1,8 +1,13 @@
-"""What a core is told. Events are facts, named in the past tense."""
+"""What a core is told. Events are facts, named in the past tense.
+
+Those on every token's way are named tuples, here as among effects and messages: a frozen dataclass takes three times
+as long to make (0.9 us against 0.3).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mpispec.core.ids import Actor, RequestId, RunId, Token
 from mpispec.core.messages import Message, Sampling
@@ -11,8 +16,7 @@ Payload = bytes | bytearray | memoryview | None
 """Activations as raw bytes: rows x width of the wire's dtype, row-major; None where a message carries none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """A message arrived."""
 
     src: Actor
@@ -20,8 +24,7 @@ class Received:
     payload: Payload = None
 
 
-@dataclass(frozen=True, slots=True)
-class Computed:
+class Computed(NamedTuple):
     """A stage's compute of a run ended; `aborted` if it was given up on request, else payload or tokens are set."""
 
     run_id: RunId

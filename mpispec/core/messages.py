@@ -90,8 +90,7 @@ class Close:
     request: RequestId
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """Some rows on their way through the stages. A void run kept its place in the order but lost its compute."""
 
     run_id: RunId
@@ -100,8 +99,7 @@ class Run:
     void: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The one answer to a run (law 2): a token for each deciding row that was computed, or void."""
 
     run_id: RunId

@@ -1,4 +1,4 @@
-"""One rank while the job runs: its cores, its compute threads, its driver."""
+"""One rank while the job runs: its cores, its models, its driver."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ class Rank:
             core = StageCore(actor, plan.num_stages, _QUEUE_LIMIT * plan.num_stages)
             self._cores[actor] = core
             self._workers[actor] = StageWorker(
-                f"stage {actor}", group.wake, trace, model, core.is_last, options.wire, setup.model.width
+                f"stage {actor}", trace, model, core.is_last, options.wire, setup.model.width
             )
         if models.draft is not None:
             assert plan.draft is not None
             self._cores[plan.draft] = DraftCore(options.chunk, options.parallel, num_sequences(options.parallel))
-            self._workers[plan.draft] = DraftWorker("draft", group.wake, trace, models.draft)
+            self._workers[plan.draft] = DraftWorker("draft", trace, models.draft)
 
     def lead(self, stops: frozenset[int], application: Callable[[Session], T]) -> T:
         """Run the application beside the driver; return what it returned."""
@@ -113,9 +113,7 @@ class Rank:
         self._drive(self._driver(None))
 
     def close(self) -> None:
-        """End the compute threads and free the models."""
-        for worker in self._workers.values():
-            worker.close()
+        """Free the models."""
         self._models.close()
 
     def report(self, offset: float) -> bytes:

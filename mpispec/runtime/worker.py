@@ -1,18 +1,15 @@
-"""The compute threads of a rank: take a job, watch the cancel flag, post one completion (design, The loop of a rank).
+"""The models of a rank and what they have to do: jobs in order, each on the thread that comes upon it.
 
-The main thread owns MPI and the cores; ctypes and numpy release the GIL while a worker computes.
+ctypes and numpy release the GIL while they compute, so the driver's other threads go on meanwhile.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
-from queue import SimpleQueue
 
-from mpispec.compute.base import ComputeError, Floats, StageModel
+from mpispec.compute.base import Floats, StageModel
 from mpispec.core.effects import (
     AbortCompute,
     AbortDraft,
@@ -31,53 +28,63 @@ from mpispec.wire.activations import pack, unpack
 Job = Compute | ComputeDraft | EditCache | OpenSampler | CloseSampler
 Completion = Computed | Drafted
 
-_CLOSE_SECONDS = 60.0
+BRIEF_S = 0.0005
+"""A job of at most so many seconds may keep its rank from hearing messages; calling another thread costs a tenth."""
 
 
 class Worker(ABC):
-    """One thread that owns one model. Jobs are done in order; at most one of them is answered at a time."""
+    """One model, used by one thread at a time: `take` and `put` under the driver's guard, `do` outside of it."""
 
-    def __init__(self, name: str, wake: Callable[[], None], trace: Trace, model: StageModel) -> None:
+    def __init__(self, name: str, trace: Trace, model: StageModel) -> None:
         self.name = name
         self.busy_s = 0.0
         """Seconds spent in jobs."""
-        self._wake = wake
         self._trace = trace
         self._model = model
         self._decider = Decider()
         self._aborted = -1
         """The newest run that was asked to be given up; runs compute in increasing order."""
         self._computing = -1
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._completions: deque[Completion | BaseException] = deque()
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-        self._thread.start()
+        self._jobs: deque[Job] = deque()
+        self._is_busy = False
+        self._row_s = BRIEF_S
+        """Seconds a row of the last run took."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a job and nobody is at one."""
+        return bool(self._jobs) and not self._is_busy
 
     def put(self, job: Job) -> None:
         """Queue a job."""
         if isinstance(job, Compute | ComputeDraft):
             self._computing = job.run.run_id
-        self._jobs.put(job)
+        self._jobs.append(job)
+
+    def take(self) -> Job:
+        """Begin the next job; the caller must `do` it."""
+        self._is_busy = True
+        return self._jobs.popleft()
+
+    def is_brief(self, job: Job) -> bool:
+        """Tell whether a job is likely to be over in `BRIEF_S`."""
+        return not isinstance(job, Compute | ComputeDraft) or len(job.run.rows) * self._row_s < BRIEF_S
 
     def abort(self, request: AbortCompute | AbortDraft) -> None:
         """Ask for the run under way to be given up."""
         self._aborted = request.run_id if isinstance(request, AbortCompute) else self._computing
 
-    def poll(self) -> Completion | None:
-        """Return the next completion, if any; raises what the worker's thread raised."""
-        if not self._completions:
-            return None
-        completion = self._completions.popleft()
-        if isinstance(completion, BaseException):
-            raise completion
+    def do(self, job: Job) -> Completion | None:
+        """Do the job that was taken; return its answer, if it has one."""
+        start = time.monotonic()
+        completion = self._answer(job)
+        end = time.monotonic()
+        self.busy_s += end - start
+        if isinstance(job, Compute | ComputeDraft) and completion is not None:
+            self._row_s = (end - start) / len(job.run.rows)
+            self._trace.computed(self.name, start, end, job, completion)
+        self._is_busy = False
         return completion
-
-    def close(self) -> None:
-        """End the thread after the jobs it has; ComputeError if they do not end."""
-        self._jobs.put(None)
-        self._thread.join(_CLOSE_SECONDS)
-        if self._thread.is_alive():
-            raise ComputeError(f"{self.name} is still computing {_CLOSE_SECONDS:.0f} s after the job ended.")
 
     @abstractmethod
     def _compute(self, job: Compute | ComputeDraft) -> Completion:
@@ -90,7 +97,7 @@ class Worker(ABC):
         self._decider.note(run.rows)
         return self._model.forward(run.rows, activations, lambda: self._aborted == run.run_id)
 
-    def _do(self, job: Job) -> Completion | None:
+    def _answer(self, job: Job) -> Completion | None:
         match job:
             case Compute() | ComputeDraft():
                 return self._compute(job)
@@ -102,33 +109,15 @@ class Worker(ABC):
                 self._decider.close(request)
         return None
 
-    def _loop(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            start = time.monotonic()
-            try:
-                completion = self._do(job)
-            except BaseException as error:  # re-raised on the main thread by poll
-                self._completions.append(error)
-                self._wake()
-                return
-            end = time.monotonic()
-            self.busy_s += end - start
-            if completion is not None:
-                self._completions.append(completion)
-                self._wake()
-                self._trace.computed(self.name, start, end, job, completion)
-
 
 class StageWorker(Worker):
     """Computes a layer range and, on the last stage, decides the tokens."""
 
-    def __init__(
-        self, name: str, wake: Callable[[], None], trace: Trace, model: StageModel, is_last: bool, wire: str, width: int
-    ) -> None:
+    def __init__(self, name: str, trace: Trace, model: StageModel, is_last: bool, wire: str, width: int) -> None:
         self._is_last = is_last
         self._wire = wire
         self._width = width
-        super().__init__(name, wake, trace, model)
+        super().__init__(name, trace, model)
 
     def _compute(self, job: Compute | ComputeDraft) -> Completion:
         assert isinstance(job, Compute)

@@ -26,10 +26,21 @@ class Alarm:
             if self._is_open:
                 os.eventfd_write(self._fd, 1)
 
-    def sleep(self, seconds: float, other_fd: int | None = None) -> tuple[bool, bool]:
-        """Sleep until woken, `other_fd` is readable, or `seconds` have passed; return which of the first two it was."""
+    def sleep(
+        self, seconds: float, other_fd: int | None = None, guard: threading.Lock | None = None
+    ) -> tuple[bool, bool]:
+        """Sleep until woken, `other_fd` is readable, or `seconds` have passed; return which of the first two it was.
+
+        `guard` is not held meanwhile.
+        """
         fds = [self._fd] if other_fd is None else [self._fd, other_fd]
-        readable, _, _ = select.select(fds, (), (), seconds)
+        if guard is not None:
+            guard.release()
+        try:
+            readable, _, _ = select.select(fds, (), (), seconds)
+        finally:
+            if guard is not None:
+                guard.acquire()
         is_woken = self._fd in readable
         if is_woken:
             os.eventfd_read(self._fd)

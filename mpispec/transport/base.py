@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 from mpispec.core.ids import Plane
@@ -21,7 +22,7 @@ class Frame(NamedTuple):
 
 
 class Transport(Protocol):
-    """FIFO for each (source, destination, plane); no order across planes. Owned by one thread, the driver's."""
+    """FIFO for each (source, destination, plane); no order across planes. Used by one thread at a time."""
 
     rank: int
     size: int
@@ -38,11 +39,17 @@ class Transport(Protocol):
     def reap(self) -> int:
         """Let go of the buffers of finished sends; return how many sends are still under way."""
 
-    def wait(self, seconds: float) -> None:
-        """Sleep until something may have arrived, `wake` is called, or `seconds` have passed, whichever is first."""
+    def wait(self, seconds: float, guard: Lock | None = None) -> None:
+        """Sleep until something may have arrived, `wake` is called, or `seconds` have passed, whichever is first.
+
+        Lets go of `guard`, which the caller holds, while it sleeps: so long another thread may use the transport.
+        """
+
+    def nudge(self) -> None:
+        """Tell the thread that is in `wait` to look again if what was sent meanwhile needs its attention."""
 
     def wake(self) -> None:
-        """End a `wait`; the only method that other threads may call."""
+        """End a `wait`; the only method that may be called at any time from any thread."""
 
     def close(self) -> None:
         """Finish outstanding sends within a deadline and free the buffers."""

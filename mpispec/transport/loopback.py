@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
+from threading import Lock
 from typing import NoReturn
 
 from mpispec.core.ids import Plane
@@ -64,10 +65,13 @@ class LoopbackTransport:
         """Return 0: a send is finished when it returns."""
         return 0
 
-    def wait(self, seconds: float) -> None:
-        """Sleep until a frame has arrived, `wake` is called, or `seconds` have passed."""
+    def wait(self, seconds: float, guard: Lock | None = None) -> None:
+        """Sleep, without `guard`, until a frame has arrived, `wake` is called, or `seconds` have passed."""
         if not any(self._own.frames):
-            self._own.alarm.sleep(seconds)
+            self._own.alarm.sleep(seconds, guard=guard)
+
+    def nudge(self) -> None:
+        """Do nothing: what was sent has arrived."""
 
     def wake(self) -> None:
         """End a `wait`, from any thread."""

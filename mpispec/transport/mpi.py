@@ -1,6 +1,6 @@
 """Ranks over MPI; the only module that imports mpi4py.
 
-One thread, the driver's, makes all MPI calls (MPI_THREAD_FUNNELED). Only upper-case calls, which move buffers: the
+One thread at a time makes MPI calls (MPI_THREAD_SERIALIZED). Only upper-case calls, which move buffers: the
 lower-case ones are pickle. Nothing here blocks inside MPI, because a blocked call spins a whole core under MPICH as
 under Open MPI and no setting stops that (measured: 1.7 to 1.95 s of CPU in 2 s of MPI_Recv); waiting is ours, with a
 sleep between two looks and a doorbell to end it.
@@ -15,6 +15,7 @@ import sys
 import time
 from array import array
 from collections import deque
+from threading import Lock
 from typing import NoReturn
 
 from mpispec.core.ids import Plane
@@ -44,6 +45,10 @@ SETUP_SECONDS = 600.0
 """How long one rank may keep the others waiting during set-up: models are loaded from slow disks."""
 CLOSE_SECONDS = 5.0
 
+_LOOKING_ORDER = (Plane.CONTROL, Plane.DRAFT, Plane.DATA)
+"""MPICH's probe looks among what it has read, and only then reads what has come: the first finds nothing, and the last
+is for what most of the traffic is.
+"""
 _TUNING = {"UCX_TCP_TX_SEG_SIZE": "512k", "UCX_TCP_RX_SEG_SIZE": "512k", "FI_TCP_MAX_SAVED": "65536"}
 """Set unless the user has. UCX moves one TCP segment a look, and sleeps lie between looks: 8 MB take 10 ms so, 86 ms
 with its default of 8k. libfabric's TCP stops reading after 64 messages of a peer that nobody has probed, on whatever
@@ -65,7 +70,10 @@ def connect(limits: Limits | None = None) -> MpiTransport:
         raise _wrong_launcher(vendor)
     for name, value in _TUNING.items():
         os.environ.setdefault(name, value)
-    MPI.Init_thread(MPI.THREAD_FUNNELED)
+    if MPI.Init_thread(MPI.THREAD_SERIALIZED) < MPI.THREAD_SERIALIZED:
+        raise TransportError(
+            f"This build of {vendor} supports no threads; install another, for instance mpispec[mpich]."
+        )
     if launch.size > 1 and MPI.COMM_WORLD.Get_size() == 1:
         MPI.Finalize()
         raise _wrong_launcher(vendor)
@@ -163,6 +171,8 @@ class MpiTransport:
         self._arrivals: tuple[_Arrivals, ...] = ()
         self._sends = _Sends()
         self._stash: tuple[deque[Frame], ...] = tuple(deque() for _ in Plane)
+        self._has_looked = False
+        """Whether `wait` has looked at all planes and found the frame in the stash, so that none need look again."""
         doorbell = open_doorbell(self.rank, self.allgather_bytes) if self.size > 1 else None
         self.has_doorbell = doorbell is not None
         """Whether idle ranks sleep until rung rather than look at MPI every few milliseconds."""
@@ -196,17 +206,18 @@ class MpiTransport:
             raise TransportError("Nothing can be sent before the planes are open.")
         frame = b"".join(parts)
         self._limits.check(plane, len(frame))
+        self._waiter.note_sending(dst)
         try:
             self._sends.start(self._planes[plane], dst, frame)
         except MPI.Exception as error:
             raise self._failure("send", error) from error
-        self._waiter.note_sent(dst)
 
     def poll(self, plane: Plane) -> Frame | None:
         """Return the next frame that has arrived on `plane`, or None."""
         if self._stash[plane]:
+            self._has_looked = False
             return self._stash[plane].popleft()
-        return self._take(plane)
+        return None if self._has_looked else self._take(plane)
 
     def reap(self) -> int:
         """Let go of the buffers of finished sends; return how many sends are still under way."""
@@ -215,18 +226,23 @@ class MpiTransport:
         except MPI.Exception as error:
             raise self._failure("send", error) from error
 
-    def wait(self, seconds: float) -> None:
-        """Sleep until a frame has arrived, `wake` is called, or `seconds` have passed, whichever is first."""
+    def wait(self, seconds: float, guard: Lock | None = None) -> None:
+        """Sleep, without `guard`, until a frame has arrived, `wake` is called, or `seconds` have passed."""
         deadline = time.monotonic() + seconds
+        self._has_looked = False
         while not self._look():
             now = time.monotonic()
             is_moving = self.reap() > 0 or any(arrivals.is_moving for arrivals in self._arrivals)
-            if now >= deadline or self._waiter.sleep(now, deadline, is_moving):
+            if now >= deadline or self._waiter.sleep(now, deadline, is_moving, guard):
                 return
         self._waiter.found()
 
+    def nudge(self) -> None:
+        """See `Transport.nudge`: a long frame moves only while both ends look."""
+        self._waiter.nudge(self.reap() > 0)
+
     def wake(self) -> None:
-        """End a `wait`; the only method that other threads may call."""
+        """End a `wait`; the only method that may be called at any time from any thread."""
         self._waiter.wake()
 
     def barrier(self, deadline: float = SETUP_SECONDS) -> None:
@@ -297,10 +313,11 @@ class MpiTransport:
         """Tell whether a frame waits to be polled, having looked for one if need be."""
         if any(self._stash):
             return True
-        for plane in Plane:
+        for plane in _LOOKING_ORDER:
             frame = self._take(plane)
             if frame is not None:
                 self._stash[plane].append(frame)
+                self._has_looked = plane is _LOOKING_ORDER[-1]
                 return True
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from threading import Lock
 
 from mpispec.transport.alarm import Alarm
 from mpispec.transport.backoff import LONGEST_BUSY, Backoff
@@ -27,12 +28,14 @@ class Waiter:
         """Messages taken from MPI so far, by source."""
         self.is_busy = False
         self._is_active = True
+        self._is_rung = False
+        """A ring has not been read yet: its message is looked for first, because that is what somebody waits for."""
         self._is_deaf = False
         self._expecting_until = 0.0
         self._was_silent = False
 
-    def note_sent(self, dst: int) -> None:
-        """A message has been handed to MPI: ring for it."""
+    def note_sending(self, dst: int) -> None:
+        """A message is about to be handed to MPI: ring for it, because waking takes longer than sending."""
         self._is_active = True
         self.sent[dst] += 1
         if self._doorbell is not None and dst != self._rank:
@@ -43,8 +46,10 @@ class Waiter:
         self._is_active = True
         self.received[src] += 1
 
-    def sleep(self, now: float, deadline: float, is_moving: bool) -> bool:
-        """Sleep once, at most until `deadline`; return whether `wake` ended it.
+    def sleep(self, now: float, deadline: float, is_moving: bool, guard: Lock | None = None) -> bool:
+        """Sleep once without `guard`, at most until `deadline`, or not at all where a ring announces a message.
+
+        Returns whether `wake` ended it.
 
         A long message moves only while both ends look at MPI, and the sender may be done when the receiver has
         read a fraction; so sleeps are short from the moment a ring announces a message until it is complete, and
@@ -53,16 +58,16 @@ class Waiter:
         if self._is_active:
             self._is_active = False
             self._backoff.activity(now)
+        if self._doorbell is not None and self._is_rung and self._answer(self._doorbell, now):
+            return False
         self.is_busy = is_moving or self._is_expecting(now)
         pause = min(self._backoff.next_pause(now, self.is_busy), deadline - now)
         if self._doorbell is None or self._is_deaf:
-            is_woken, is_rung = self._alarm.sleep(min(pause, LONGEST_BUSY) if self._is_deaf else pause)
+            is_woken, _ = self._alarm.sleep(min(pause, LONGEST_BUSY) if self._is_deaf else pause, guard=guard)
             self._is_deaf = False
         else:
-            is_woken, is_rung = self._alarm.sleep(pause, self._doorbell.fd)
-            if is_rung:
-                self._answer(self._doorbell)
-        self._was_silent = not (self.is_busy or is_rung or is_woken) and self._backoff.relies_on_rings(now)
+            is_woken, self._is_rung = self._alarm.sleep(pause, self._doorbell.fd, guard)
+        self._was_silent = not (self.is_busy or self._is_rung or is_woken) and self._backoff.relies_on_rings(now)
         return is_woken
 
     def found(self) -> None:
@@ -70,6 +75,11 @@ class Waiter:
         if self._was_silent:
             self._was_silent = False
             self._backoff.missed_ring(time.monotonic())
+
+    def nudge(self, is_moving: bool) -> None:
+        """End a sleep that has become too long because another thread has sent something meanwhile."""
+        if is_moving or not self._backoff.relies_on_rings(time.monotonic()):
+            self._alarm.wake()
 
     def wake(self) -> None:
         """End the current or the next `sleep`, from any thread."""
@@ -81,15 +91,17 @@ class Waiter:
         if self._doorbell is not None:
             self._doorbell.close()
 
-    def _answer(self, doorbell: Doorbell) -> None:
+    def _answer(self, doorbell: Doorbell, now: float) -> bool:
+        """Read what has rung; return whether it announces something that has not come."""
+        self._is_rung = False
         rings = doorbell.drain(self.received)
         # Whoever floods the socket must not keep us awake: after a stranger's ring, one sleep without the bell.
         self._is_deaf = rings.strange
         if rings.news:
-            now = time.monotonic()
             self._backoff.activity(now)
             self.is_busy = True
             self._expecting_until = now + ANNOUNCED_SECONDS
+        return rings.news
 
     def _is_expecting(self, now: float) -> bool:
         """Tell whether a ring has announced a message, not long ago, that has not come yet."""

@@ -44,7 +44,7 @@ class WireFormat:
 
 
 def _octets(array: NDArray[np.generic]) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
+    return array.data.cast("B") if array.size else memoryview(b"")
 
 
 def _pack_f32(values: Floats) -> memoryview:
@@ -52,7 +52,8 @@ def _pack_f32(values: Floats) -> memoryview:
 
 
 def _unpack_f32(octets: Octets, width: int) -> Floats:
-    return np.require(octets.view("<f4"), np.float32, "A")
+    values = octets.view("<f4")
+    return values if values.flags.aligned else values.astype(np.float32)
 
 
 def _pack_f16(values: Floats) -> memoryview:
@@ -135,7 +136,7 @@ def pack(values: Floats, name: str) -> memoryview:
     """
     if values.ndim != 2 or values.dtype != np.float32:
         raise LocalProtocolError(f"Activations must be float32 [rows, width], not {values.dtype} {values.shape}.")
-    return FORMATS[name].pack(np.ascontiguousarray(values))
+    return FORMATS[name].pack(values if values.flags.c_contiguous else np.ascontiguousarray(values))
 
 
 def unpack(buffer: Buffer, name: str, rows: int, width: int) -> Floats:

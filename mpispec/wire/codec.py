@@ -45,6 +45,7 @@ _MAGIC = b"mS"
 _PREFIX = struct.Struct("<2sBBII")
 _HAS_PAYLOAD = 1
 _ALIGNMENT = 16
+_ZEROS = bytes(_ALIGNMENT)
 _ADDRESS_ITEMS = 3
 _LENGTH_MAX = 2**32 - 1
 
@@ -54,17 +55,19 @@ class _Schema(NamedTuple):
 
     kind: int
     cls: type[Any]
-    names: tuple[str, ...]
-    fields: tuple[Field, ...]
+    packs: tuple[Callable[[Any], Any], ...]
+    unpacks: tuple[Callable[[Any], Any], ...]
     values: Callable[[Any], tuple[Any, ...]]
     """Reads all fields of a message at once."""
 
 
 def _schema(kind: int, cls: type[Any], **members: Field) -> _Schema:
     names = tuple(members)
+    packs = tuple(field.pack for field in members.values())
+    unpacks = tuple(field.unpack for field in members.values())
     if len(names) > 1:
-        return _Schema(kind, cls, names, tuple(members.values()), attrgetter(*names))
-    return _Schema(kind, cls, names, tuple(members.values()), lambda message: tuple(getattr(message, n) for n in names))
+        return _Schema(kind, cls, packs, unpacks, attrgetter(*names))
+    return _Schema(kind, cls, packs, unpacks, lambda message: tuple(getattr(message, name) for name in names))
 
 
 _SCHEMAS = (
@@ -91,11 +94,9 @@ def encode(src: Actor, dst: Actor, message: Message, payload: Buffer | None = No
     Raises LocalProtocolError if a field does not fit the wire.
     """
     schema = _BY_CLASS[type(message)]
-    items: list[Any] = [schema.kind, src, dst]
     try:
-        for field, value in zip(schema.fields, schema.values(message), strict=True):
-            items.append(field.pack(value))
-        header = msgpack.packb(items)
+        fields = [pack(value) for pack, value in zip(schema.packs, schema.values(message), strict=True)]
+        header = msgpack.packb([schema.kind, src, dst, *fields])
         if payload is None:
             return (_PREFIX.pack(_MAGIC, VERSION, 0, len(header), 0) + header,)
         size = memoryview(payload).nbytes
@@ -103,7 +104,7 @@ def encode(src: Actor, dst: Actor, message: Message, payload: Buffer | None = No
     except (struct.error, OverflowError, TypeError, ValueError) as error:
         name = type(message).__name__
         raise LocalProtocolError(f"A {name} message holds a value that the wire cannot carry: {error}.") from error
-    return (prefix + header + bytes(-(len(prefix) + len(header)) % _ALIGNMENT), payload)
+    return (prefix + header + _ZEROS[: -(len(prefix) + len(header)) % _ALIGNMENT], payload)
 
 
 def decode(frame: Buffer) -> tuple[Actor, Actor, Message, memoryview | None]:
@@ -118,11 +119,11 @@ def decode(frame: Buffer) -> tuple[Actor, Actor, Message, memoryview | None]:
     schema = _BY_KIND.get(kind) if type(kind) is int else None
     if schema is None:
         raise PeerProtocolError(f"A peer sent a message of the unknown kind {kind!r:.40}.")
-    if len(items) != _ADDRESS_ITEMS + len(schema.fields):
+    if len(items) != _ADDRESS_ITEMS + len(schema.unpacks):
         raise PeerProtocolError(f"A peer sent a {schema.cls.__name__} message with the wrong number of fields.")
     src, dst = INT32.unpack(src), INT32.unpack(dst)
     values = items[_ADDRESS_ITEMS:]
-    message = schema.cls(*[field.unpack(value) for field, value in zip(schema.fields, values, strict=True)])
+    message = schema.cls(*[unpack(value) for unpack, value in zip(schema.unpacks, values, strict=True)])
     if kind == _DRAFT_KIND and not len(message.parents) == len(message.tokens) == len(message.probs):
         raise PeerProtocolError("A peer sent a Draft message whose parents, tokens and probabilities differ in number.")
     return Actor(src), Actor(dst), cast(Message, message), payload
@@ -153,7 +154,7 @@ def _split(view: memoryview) -> tuple[int, memoryview | None]:
         raise PeerProtocolError(
             f"A peer sent a frame of {total} bytes whose lengths add up to {start + payload_length}."
         )
-    if any(view[end:start]):
+    if view[end:start] != _ZEROS[: start - end]:
         raise PeerProtocolError("A peer sent a frame whose padding is not zero.")
     return header_length, view[start:]
 

@@ -176,9 +176,11 @@ def test_ringing_somebody_who_has_left_is_harmless(pair: tuple[Doorbell, Doorbel
 
 def test_a_ring_ends_a_long_sleep_and_shortens_the_next(pair: tuple[Doorbell, Doorbell]) -> None:
     waiter, sender = Waiter(0, 2, pair[0]), Waiter(1, 2, pair[1])
-    sender.note_sent(0)
+    sender.note_sending(0)
     now = time.monotonic()
-    assert not waiter.sleep(now, now + 600, is_moving=False)
+    assert not waiter.sleep(now, now + 600, is_moving=False)  # ended by the ring
+    assert not waiter.is_busy
+    assert not waiter.sleep(now, now + 600, is_moving=False)  # not begun: nobody has looked and found its message
     assert waiter.is_busy
     waiter.note_received(1)
     waiter.wake()
@@ -196,8 +198,7 @@ def test_a_stranger_cannot_keep_a_rank_awake(pair: tuple[Doorbell, Doorbell]) ->
             stranger.sendto(b"noise", pair[0]._addresses[0])
     now = time.monotonic()
     waiter.sleep(now, now + 600, is_moving=False)
-    assert waiter._is_deaf and not waiter.is_busy
-    now = time.monotonic()
+    assert waiter._is_rung
     waiter.sleep(now, now + 600, is_moving=False)  # a short sleep that does not listen
-    assert not waiter._is_deaf
+    assert not (waiter._is_rung or waiter._is_deaf or waiter.is_busy)
     waiter.close()

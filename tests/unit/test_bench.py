@@ -8,11 +8,10 @@ import statistics
 import numpy as np
 import pytest
 
-from mpispec.bench.hop import ANSWER, ROW_WIDTH, WideToy, measure, report
+from mpispec.bench.hop import ANSWER, ROW_WIDTH, Passing, measure, report
 from mpispec.bench.idle import cpu_seconds
 from mpispec.bench.laps import PARTS, Laps
 from mpispec.bench.profile import Spent, lines
-from mpispec.compute.toy import WIDTH, ToyStage
 from mpispec.core.messages import Row
 from mpispec.runtime.group import Group
 from mpispec.transport.loopback import LoopbackTransport
@@ -22,15 +21,11 @@ pytestmark = pytest.mark.unit
 ROWS = [Row(0, pos, pos - 1, 5 + pos, pos, 0, True) for pos in range(3)]
 
 
-def test_the_padded_toy_computes_what_the_toy_computes() -> None:
-    wide, toy = WideToy(1, is_last=False), ToyStage(1, False, 64)
-    received = np.arange(3 * ROW_WIDTH, dtype=np.float32).reshape(3, ROW_WIDTH)
-    padded = wide.forward(ROWS, received, bool)
-    plain = toy.forward(ROWS, received[:, :WIDTH], bool)
-    assert padded is not None and plain is not None
-    assert padded.shape == (3, ROW_WIDTH) and padded.dtype == np.float32
-    assert np.array_equal(padded[:, :WIDTH], plain)
-    assert not padded[:, WIDTH:].any()
+def test_the_passing_stage_has_rows_of_the_stated_width() -> None:
+    embedded = Passing(is_last=False).forward(ROWS, None, bool)
+    assert embedded is not None and embedded.shape == (3, ROW_WIDTH) and embedded.dtype == np.float32
+    passed = Passing(is_last=False).forward(ROWS, embedded, bool)
+    assert passed is not None and passed.dtype == np.float32 and (passed == embedded + 1).all()
 
 
 def test_a_measurement_counts_the_gaps_inside_requests() -> None:

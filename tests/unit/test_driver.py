@@ -1,0 +1,114 @@
+"""The threads of a rank: a long compute does not keep it from listening, and every failure reaches the main thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from mpispec.compute.base import Cancelled, ComputeError, Floats
+from mpispec.core.effects import AbortCompute, Compute, Effect, Quit
+from mpispec.core.events import Computed, Event, StopRequested, Submitted, Tick
+from mpispec.core.ids import HEAD, NodeId, Pos, RequestId, RunId, SeqId, Token
+from mpispec.core.messages import Edit, Row, Run, Sampling
+from mpispec.runtime.driver import Driver
+from mpispec.runtime.plan import Plan, StagePlace
+from mpispec.runtime.trace import Trace
+from mpispec.runtime.worker import StageWorker
+from mpispec.transport.limits import Limits
+from mpispec.transport.loopback import LoopbackTransport
+
+pytestmark = pytest.mark.unit
+
+PATIENCE = 30.0
+ROW = Row(RequestId(0), NodeId(0), NodeId(-1), Token(1), Pos(0), SeqId(0), True)
+SUBMITTED = Submitted(RequestId(0), (Token(1),), 1, frozenset(), Sampling(), "plain", "none")
+
+
+class Endless:
+    """A `StageModel` that computes until it is cancelled, as long as a test has patience."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.failure: ComputeError | None = None
+
+    def edit(self, edits: Sequence[Edit]) -> None:
+        """There is no cache."""
+
+    def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        """See `StageModel.forward`."""
+        self.begun.set()
+        if self.failure is not None:
+            raise self.failure
+        while not cancelled():
+            pass
+        return None
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class Scripted:
+    """A core that starts a compute when something is submitted and gives it up when asked to stop."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event."""
+        self.events.append(event)
+        match event:
+            case Submitted():
+                return [Compute(Run(RunId(0), (ROW,), ()), np.zeros(4, np.float32).tobytes())]
+            case StopRequested():
+                return [AbortCompute(RunId(0))]
+            case Computed():
+                return [Quit()]
+        return []
+
+
+def make_driver(model: Endless, core: Scripted) -> Driver:
+    plan = Plan(1, (StagePlace(0, 0, 0),), None)
+    transport = LoopbackTransport(Limits.for_rows(1, 16))
+    trace = Trace(is_on=False)
+    worker = StageWorker("stage 1", trace, model, is_last=False, wire="f32", width=4)
+    return Driver(plan, transport, {HEAD: core}, {HEAD: worker}, trace)
+
+
+def run_beside(driver: Driver) -> tuple[threading.Thread, list[BaseException]]:
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            driver.run()
+        except ComputeError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, failures
+
+
+def test_a_rank_listens_while_it_computes() -> None:
+    model, core = Endless(), Scripted()
+    driver = make_driver(model, core)
+    thread, failures = run_beside(driver)
+    driver.submit(SUBMITTED)
+    assert model.begun.wait(PATIENCE)
+    driver.submit(StopRequested())
+    thread.join(PATIENCE)
+    assert not thread.is_alive() and not failures
+    told = [event for event in core.events if not isinstance(event, Tick)]
+    assert told == [SUBMITTED, StopRequested(), Computed(RunId(0), None, (), aborted=True)]
+
+
+def test_a_failed_compute_is_raised_where_the_driver_was_started() -> None:
+    model = Endless()
+    model.failure = ComputeError("The model is broken; try another.")
+    driver = make_driver(model, Scripted())
+    thread, failures = run_beside(driver)
+    driver.submit(SUBMITTED)
+    thread.join(PATIENCE)
+    assert failures == [model.failure]
