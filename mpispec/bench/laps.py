@@ -71,6 +71,12 @@ class LappedTransport:
         self._inner = inner
         self._laps = laps
 
+    def announce(self, dst: int) -> None:
+        """See `Transport.announce`."""
+        self._laps.lap("core")
+        self._inner.announce(dst)
+        self._laps.lap("send")
+
     def send(self, dst: int, plane: Plane, parts: tuple[bytes | bytearray | memoryview, ...]) -> None:
         """See `Transport.send`."""
         self._laps.lap("encode")

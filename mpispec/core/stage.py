@@ -55,7 +55,7 @@ class StageCore:
         """Take one event; return what to do about it."""
         del now  # a stage has no timers
         match event:
-            case Received(message=Open() | Close() | Run() as message, payload=payload):
+            case Received(message=Run() | Open() | Close() as message, payload=payload):
                 self._enqueue(message, payload)
                 return self._work()
             case Received(message=Cancel() as cancel):

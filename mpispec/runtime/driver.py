@@ -118,7 +118,10 @@ class Driver:
 
     def _waiting_job(self) -> Actor | None:
         """Return an actor whose model is idle and has something to do."""
-        return next((actor for actor, worker in self._workers.items() if worker.is_ready), None)
+        for actor, worker in self._workers.items():
+            if worker.is_ready:
+                return actor
+        return None
 
     def _work(self, actor: Actor) -> None:
         """Do the next job of an actor while the others go on."""
@@ -206,6 +209,7 @@ class Driver:
         if rank == self._transport.rank:
             self._local.append((send.dst, Received(actor, message, send.payload)))
         else:
+            self._transport.announce(rank)
             parts = encode(actor, send.dst, message, send.payload)
             self._transport.send(rank, send.plane, parts)
             num_bytes = sum(len(part) for part in parts) if self._trace.is_on else 0

@@ -27,6 +27,9 @@ class Transport(Protocol):
     rank: int
     size: int
 
+    def announce(self, dst: int) -> None:
+        """Wake `dst` while the frame that is sent to it next is still being written."""
+
     def send(self, dst: int, plane: Plane, parts: tuple[bytes | bytearray | memoryview, ...]) -> None:
         """Start sending the concatenation of `parts` as one frame; the transport owns a copy until it has left.
 

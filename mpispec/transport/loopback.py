@@ -40,6 +40,9 @@ class LoopbackTransport:
         """Set the longest frame of each plane."""
         self._limits = limits
 
+    def announce(self, dst: int) -> None:
+        """Do nothing: a frame that is written wakes at once."""
+
     def send(self, dst: int, plane: Plane, parts: tuple[bytes | bytearray | memoryview, ...]) -> None:
         """Put a copy of the concatenated parts into the mailbox of `dst`.
 

@@ -171,6 +171,8 @@ class MpiTransport:
         self._arrivals: tuple[_Arrivals, ...] = ()
         self._sends = _Sends()
         self._stash: tuple[deque[Frame], ...] = tuple(deque() for _ in Plane)
+        self._announced = -1
+        """The rank that has been rung at for the next frame."""
         self._has_looked = False
         """Whether `wait` has looked at all planes and found the frame in the stash, so that none need look again."""
         doorbell = open_doorbell(self.rank, self.allgather_bytes) if self.size > 1 else None
@@ -196,6 +198,11 @@ class MpiTransport:
         self._arrivals = tuple(_Arrivals(self._planes[plane], plane, limits) for plane in Plane)
         self.barrier()
 
+    def announce(self, dst: int) -> None:
+        """Ring at `dst`, because waking takes longer than writing a frame and sending it."""
+        self._waiter.note_sending(dst)
+        self._announced = dst
+
     def send(self, dst: int, plane: Plane, parts: tuple[bytes | bytearray | memoryview, ...]) -> None:
         """Start sending the concatenation of `parts` as one frame; a copy is kept until it has left.
 
@@ -206,7 +213,9 @@ class MpiTransport:
             raise TransportError("Nothing can be sent before the planes are open.")
         frame = b"".join(parts)
         self._limits.check(plane, len(frame))
-        self._waiter.note_sending(dst)
+        if self._announced != dst:
+            self._waiter.note_sending(dst)
+        self._announced = -1
         try:
             self._sends.start(self._planes[plane], dst, frame)
         except MPI.Exception as error:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
 
 Floats = NDArray[np.float32]
-Octets = NDArray[np.uint8]
 Buffer = bytes | bytearray | memoryview
 
 Q8_BLOCK = 32
@@ -39,8 +38,8 @@ class WireFormat:
     """Width in values -> bytes of one row."""
     pack: Callable[[Floats], memoryview]
     """float32 [rows, width], C-contiguous -> bytes; may be a view of the argument."""
-    unpack: Callable[[Octets, int], Floats]
-    """uint8 [rows, row bytes], width -> float32 [rows, width]; may be a view of the argument."""
+    unpack: Callable[[Buffer, int, int], Floats]
+    """Exactly so many bytes, rows, width -> float32 [rows, width]; may be a view of the argument."""
 
 
 def _octets(array: NDArray[np.generic]) -> memoryview:
@@ -51,8 +50,8 @@ def _pack_f32(values: Floats) -> memoryview:
     return _octets(values.astype("<f4", copy=False))
 
 
-def _unpack_f32(octets: Octets, width: int) -> Floats:
-    values = octets.view("<f4")
+def _unpack_f32(buffer: Buffer, rows: int, width: int) -> Floats:
+    values = np.frombuffer(buffer, "<f4").reshape(rows, width)
     return values if values.flags.aligned else values.astype(np.float32)
 
 
@@ -60,8 +59,8 @@ def _pack_f16(values: Floats) -> memoryview:
     return _octets(np.clip(values, -_HALF_MAX, _HALF_MAX).astype("<f2"))
 
 
-def _unpack_f16(octets: Octets, width: int) -> Floats:
-    return octets.view("<f2").astype(np.float32)
+def _unpack_f16(buffer: Buffer, rows: int, width: int) -> Floats:
+    return np.frombuffer(buffer, "<f2").reshape(rows, width).astype(np.float32)
 
 
 def _pack_bf16(values: Floats) -> memoryview:
@@ -72,8 +71,8 @@ def _pack_bf16(values: Floats) -> memoryview:
     return _octets(np.where(np.isnan(values), upper | 0x40, rounded).astype("<u2"))
 
 
-def _unpack_bf16(octets: Octets, width: int) -> Floats:
-    bits = octets.view("<u2").astype(np.uint32)
+def _unpack_bf16(buffer: Buffer, rows: int, width: int) -> Floats:
+    bits = np.frombuffer(buffer, "<u2").reshape(rows, width).astype(np.uint32)
     bits <<= 16
     return bits.view(np.float32)
 
@@ -99,7 +98,8 @@ def _pack_q8(values: Floats) -> memoryview:
     return _octets(packed)
 
 
-def _unpack_q8(octets: Octets, width: int) -> Floats:
+def _unpack_q8(buffer: Buffer, rows: int, width: int) -> Floats:
+    octets = np.frombuffer(buffer, np.uint8).reshape(rows, _q8_row_bytes(width))
     scale_bytes = 4 * _num_blocks(width)
     scales = np.ascontiguousarray(octets[:, :scale_bytes]).view("<f4").astype(np.float32, copy=False)
     steps = octets[:, scale_bytes:].view(np.int8)
@@ -146,10 +146,10 @@ def unpack(buffer: Buffer, name: str, rows: int, width: int) -> Floats:
     """
     wire_format = FORMATS[name]
     size = wire_format.row_bytes(width)
-    octets = np.frombuffer(buffer, np.uint8)
-    if octets.size != rows * size:
+    length = memoryview(buffer).nbytes
+    if length != rows * size:
         raise PeerProtocolError(
-            f"A peer sent {octets.size} bytes of activations where {rows} rows of {width} values in {name} "
+            f"A peer sent {length} bytes of activations where {rows} rows of {width} values in {name} "
             f"take {rows * size}; start every rank with the same model and the same --wire."
         )
-    return wire_format.unpack(octets.reshape(rows, size), width)
+    return wire_format.unpack(buffer, rows, width)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -126,7 +126,7 @@ def decode(frame: Buffer) -> tuple[Actor, Actor, Message, memoryview | None]:
     message = schema.cls(*[unpack(value) for unpack, value in zip(schema.unpacks, values, strict=True)])
     if kind == _DRAFT_KIND and not len(message.parents) == len(message.tokens) == len(message.probs):
         raise PeerProtocolError("A peer sent a Draft message whose parents, tokens and probabilities differ in number.")
-    return Actor(src), Actor(dst), cast(Message, message), payload
+    return src, dst, message, payload
 
 
 def _split(view: memoryview) -> tuple[int, memoryview | None]:

@@ -114,10 +114,14 @@ def _unpack_rows(value: Any) -> tuple[Row, ...]:
 
 
 def _pack_edits(edits: tuple[Edit, ...]) -> bytes:
+    if not edits:  # as in most runs
+        return b""
     return struct.pack(f"<{5 * len(edits)}i", *chain.from_iterable(edits))
 
 
 def _unpack_edits(value: Any) -> tuple[Edit, ...]:
+    if value == b"":  # as in most runs
+        return ()
     edits = []
     for op, src, dst, start, end in _EDIT.iter_unpack(_checked_bytes(value, _EDIT.size, "cache edits")):
         if (src | dst | start | (end + 1)) < 0 or not 0 <= op < len(_EDIT_OPS):
