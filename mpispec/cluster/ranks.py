@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-import stat
 import sys
-import termios
 import threading
-import time
 import traceback
-from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -23,6 +18,7 @@ from mpispec.runtime.group import Group, GroupTransport, JobError
 from mpispec.transport.base import TransportError
 from mpispec.transport.environment import hostname, launched_rank, launched_size, read_launch
 from mpispec.transport.loopback import LoopbackTransport
+from mpispec.transport.pipes import say_all
 from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
 
 USAGE = 2
@@ -32,8 +28,6 @@ FAILURE = 1
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
-_LONGEST_READ_S = 1.0
-_BETWEEN_LOOKS_S = 0.002
 _EXPECTED = (ComputeError, ProtocolError, TransportError, LocalProtocolError, PeerProtocolError)
 """Failures whose text says all there is to say; others get a traceback, because they are bugs."""
 
@@ -159,26 +153,7 @@ def _end_all(group: Group, error: BaseException) -> NoReturn:
 
 def _abort(group: Group, code: int) -> NoReturn:
     """End all ranks; all is said by now, so what MPI_Abort adds goes nowhere."""
-    with suppress(OSError):  # where nobody reads any more there is nothing to wait for
-        sys.stdout.flush()
-        _wait_until_read()
+    say_all()
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     group.abort(code)
-
-
-def _wait_until_read() -> None:
-    """Wait, not for long, until the launcher has read what this rank has said.
-
-    Hydra forgets what is still in the pipe when a rank aborts: 1 of 20 failures came without its sentence.
-    """
-    pipes = [descriptor for descriptor in (1, 2) if stat.S_ISFIFO(os.fstat(descriptor).st_mode)]
-    deadline = time.monotonic() + _LONGEST_READ_S
-    while any(_num_unread(pipe) for pipe in pipes) and time.monotonic() < deadline:
-        time.sleep(_BETWEEN_LOOKS_S)
-
-
-def _num_unread(pipe: int) -> int:
-    count = array("i", [0])
-    fcntl.ioctl(pipe, termios.FIONREAD, count)
-    return count[0]

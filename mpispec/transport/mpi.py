@@ -24,6 +24,7 @@ from mpispec.transport.base import Frame, TransportError
 from mpispec.transport.doorbell import open_doorbell
 from mpispec.transport.environment import hostname, read_launch
 from mpispec.transport.limits import Limits
+from mpispec.transport.pipes import say_all
 from mpispec.transport.waiting import Waiter
 
 try:
@@ -43,6 +44,8 @@ LOOKS_WHILE_BUSY = 10
 """Looks between two sleeps while a message is under way; Open MPI's TCP shows it after 2 to 10."""
 SETUP_SECONDS = 600.0
 """How long one rank may keep the others waiting during set-up: models are loaded from slow disks."""
+GREETING_SECONDS = 30.0
+"""How long one rank may wait to hear another before the loop begins."""
 CLOSE_SECONDS = 5.0
 
 _LOOKING_ORDER = (Plane.CONTROL, Plane.DRAFT, Plane.DATA)
@@ -181,9 +184,9 @@ class MpiTransport:
         self._waiter = Waiter(self.rank, self.size, doorbell)
 
     def open(self, limits: Limits) -> None:
-        """Make the planes ready for frames up to `limits`. Collective.
+        """Make the planes ready for frames up to `limits`, and let every rank hear every other. Collective.
 
-        Raises TransportError if the ranks' limits differ.
+        Raises TransportError if the ranks' limits differ, or if one does not hear another.
         """
         own = repr(limits).encode()
         theirs = self.allgather_bytes(own, 4096)
@@ -196,6 +199,8 @@ class MpiTransport:
         self._limits = limits
         self._planes = tuple(MPI.COMM_WORLD.Dup() for _ in Plane)
         self._arrivals = tuple(_Arrivals(self._planes[plane], plane, limits) for plane in Plane)
+        self.barrier()
+        self._greet([text.decode() for text in self.allgather_bytes(hostname().encode(), 256)])
         self.barrier()
 
     def announce(self, dst: int) -> None:
@@ -295,10 +300,32 @@ class MpiTransport:
 
     def abort(self, code: int) -> NoReturn:
         """End all ranks at once; the launcher exits with `code` (below 128)."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        say_all()
         MPI.COMM_WORLD.Abort(code)
         os._exit(code)  # MPICH's Abort returns and leaves the killing to the launcher
+
+    def _greet(self, hosts: list[str]) -> None:
+        """Exchange a frame with every other rank: a pair that cannot would hang in mid-run, at its first message.
+
+        Set-up's collectives use few of the pairs, and MPI picks a network card for each.
+        """
+        silent = set(range(self.size)) - {self.rank}
+        for dst in silent:
+            self.send(dst, Plane.CONTROL, (b"hello",))
+        deadline = time.monotonic() + GREETING_SECONDS
+        while silent:
+            if (frame := self.poll(Plane.CONTROL)) is not None:
+                silent.discard(frame.src)
+            elif time.monotonic() > deadline:
+                rank = min(silent)
+                raise TransportError(
+                    f"Nothing comes from rank {rank} ({hosts[rank]}) to rank {self.rank} ({hosts[self.rank]}), perhaps "
+                    "through the wrong network card: name the one that joins your hosts, with "
+                    "UCX_NET_DEVICES=eth0 (MPICH) or --mca btl_tcp_if_include eth0 (Open MPI)."
+                )
+            else:
+                self.reap()
+                self.wait(LONGEST_IDLE)
 
     def _take(self, plane: Plane) -> Frame | None:
         if not self._arrivals:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from mpispec.core.ids import Plane
+from mpispec.transport import mpi
 from mpispec.transport.base import TransportError
 from mpispec.transport.mpi import MpiTransport, connect
 from tests.transport.contract import LIMITS, PATIENCE, run_checks
@@ -55,6 +56,19 @@ def unequal_limits(transport: MpiTransport) -> Results:
     return {"refusal": ""}
 
 
+def unheard(transport: MpiTransport) -> Results:
+    """Lose what rank 1 sends to rank 0 before the loop."""
+    mpi.GREETING_SECONDS = 0.1
+    if transport.rank == 1:
+        transport.send = lambda dst, plane, parts: None  # type: ignore[method-assign]
+    try:
+        transport.open(LIMITS)
+    except TransportError as error:
+        print(error, file=sys.stderr)
+        transport.abort(3)
+    return {}
+
+
 def unread(transport: MpiTransport) -> Results:
     """Leave with frames that nobody has read, short and long."""
     transport.open(LIMITS)
@@ -82,7 +96,7 @@ def aborts(transport: MpiTransport) -> Results:
 
 
 SCENARIOS = {
-    function.__name__: function for function in (contract, collectives, unequal_limits, unread, raises, aborts)
+    function.__name__: function for function in (contract, collectives, unequal_limits, unheard, unread, raises, aborts)
 }
 
 

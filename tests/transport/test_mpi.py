@@ -61,6 +61,13 @@ def test_unequal_limits_are_refused_everywhere(tmp_path: Path) -> None:
         assert "same model and options" in results["refusal"]
 
 
+def test_ranks_that_do_not_hear_each_other_are_named_before_the_loop(tmp_path: Path) -> None:
+    job = run_ranks(2, [sys.executable, "-m", "tests.transport.scenario", "unheard", str(tmp_path)], TIMEOUT)
+    assert job.returncode != 0
+    assert "Nothing comes from rank 1 (" in job.stderr and "to rank 0 (" in job.stderr
+    assert "UCX_NET_DEVICES" in job.stderr
+
+
 def test_a_job_may_end_with_unread_frames(tmp_path: Path) -> None:
     assert run_scenario(3, "unread", tmp_path) == [{}, {}, {}]
 
