@@ -44,7 +44,7 @@ class Auto(Strategy):
         root = view.tree.root
         if root.state is NodeState.PROPOSED:
             return [root]
-        ready = self._ready(root)
+        ready = self._ready(view)
         fresh = [node for node in ready if not _has_launched_sibling(node)]
         if not fresh and not self._may_hedge(view):
             return []
@@ -62,15 +62,9 @@ class Auto(Strategy):
         """Count towards the next probe."""
         self._since_probe += count
 
-    def _ready(self, root: Node) -> list[Node]:
+    def _ready(self, view: View) -> list[Node]:
         """Return the unlaunched nodes under computed parents that have a chance worth a row."""
-        return [
-            child
-            for node in root.subtree()
-            if node.state is NodeState.LAUNCHED
-            for child in node.children
-            if child.state is NodeState.PROPOSED and self._is_worth_it(child)
-        ]
+        return [node for node in view.tree.ready() if self._is_worth_it(node)]
 
     @staticmethod
     def _may_hedge(view: View) -> bool:

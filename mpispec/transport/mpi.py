@@ -282,15 +282,14 @@ class MpiTransport:
         return [bytes(gathered[start : start + count]) for start, count in zip(starts, counts, strict=True)]
 
     def close(self) -> None:
-        """Finish outstanding sends, wait for the other ranks to do the same, and free the buffers. Collective.
+        """Finish outstanding sends, as all ranks do, and free the buffers; drop what still arrives. Collective.
 
-        Frames that still arrive are dropped. Raises TransportError if that takes longer than `CLOSE_SECONDS`.
+        Raises TransportError if that takes longer than `CLOSE_SECONDS`.
         """
         if self._is_closed:
             return
-        deadline = time.monotonic() + CLOSE_SECONDS
         try:
-            self._empty_planes(deadline)
+            self._empty_planes(time.monotonic() + CLOSE_SECONDS)
             for comm in (*self._planes, self._setup):
                 comm.Free()
         except MPI.Exception as error:
@@ -319,9 +318,8 @@ class MpiTransport:
             elif time.monotonic() > deadline:
                 rank = min(silent)
                 raise TransportError(
-                    f"Nothing comes from rank {rank} ({hosts[rank]}) to rank {self.rank} ({hosts[self.rank]}), perhaps "
-                    "through the wrong network card: name the one that joins your hosts, with "
-                    "UCX_NET_DEVICES=eth0 (MPICH) or --mca btl_tcp_if_include eth0 (Open MPI)."
+                    f"Nothing comes from rank {rank} ({hosts[rank]}) to rank {self.rank} ({hosts[self.rank]}); if MPI "
+                    "uses the wrong network card, name yours: UCX_NET_DEVICES=eth0 or --mca btl_tcp_if_include eth0."
                 )
             else:
                 self.reap()
@@ -339,10 +337,7 @@ class MpiTransport:
         return frame
 
     def _look(self) -> bool:
-        """Tell whether a frame waits; while one is on its way in or out, look more than once.
-
-        Every look moves only a piece of a long frame.
-        """
+        """Tell whether a frame waits; while one is on its way, look often: each look moves only a piece of it."""
         return any(self._stash_one() for _ in range(LOOKS_WHILE_BUSY if self._waiter.is_busy else 1))
 
     def _stash_one(self) -> bool:
