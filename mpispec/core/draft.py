@@ -74,12 +74,8 @@ class _Stream:
             return []
         if self.root.state is NodeState.PROPOSED:
             return [self.root]
-        waiting = [
-            node
-            for node in self.root.subtree()
-            if node.state is NodeState.PROPOSED and node.pos + 1 < self.limit and _is_computed(node.parent)
-        ]
-        waiting.sort(key=lambda node: -node.reach)
+        waiting = [node for node in self.tree.ready() if node.pos + 1 < self.limit]
+        waiting.sort(key=lambda node: (-node.reach, node.id))
         return [node for node in waiting if node.pos == waiting[0].pos][: self.width]
 
     def grow(self, nodes: list[Node], guesses: tuple[tuple[Guess, ...], ...]) -> list[Node]:
@@ -105,7 +101,7 @@ class _Stream:
             layers[node.pos] = layers.get(node.pos, 0) + 1
         added: list[Node] = []
         self.spares = []
-        # Paths compare by today's reach: it was rescaled when the root advanced.
+        # Paths compare by today's reach: it may have been rescaled when the root advanced.
         ranked = sorted(
             ((parent.reach * guess[1], index) for index, (_, parent, guess) in enumerate(candidates)),
             key=lambda pair: (-pair[0], pair[1]),
@@ -119,10 +115,6 @@ class _Stream:
             elif len(self.spares) < _SPARES * self.width:
                 self.spares.append((reach, parent, guess))
         return added
-
-
-def _is_computed(node: Node | None) -> bool:
-    return node is not None and node.state is NodeState.LAUNCHED
 
 
 class DraftCore:
@@ -258,7 +250,7 @@ class DraftCore:
             nodes = self._labelled(stream.frontier())
             rows = [self._row(stream, node) for node in nodes]
         for node in nodes:
-            node.state = NodeState.LAUNCHED
+            stream.tree.launch(node, self._next_run)
         run = Run(self._next_run, tuple(rows), tuple(self._edits))
         self._next_run = RunId(self._next_run + 1)
         self._edits = []

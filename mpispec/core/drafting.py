@@ -13,6 +13,9 @@ _Place = Node | Pos
 """Where a guess of the draft ended up: a node, or the position of the accepted token that it turned out to be."""
 
 
+_FEW_PLACES = 64
+
+
 class DraftLink:
     """Follows one request's draft stream.
 
@@ -30,17 +33,15 @@ class DraftLink:
         self._limit = Pos(0)
         """First position that the draft knows it must not propose."""
         self._places: dict[int, _Place] = {}
-        self._end = Pos(0)
-        """First position for which no guess has come since the root changed."""
+        self._most_places = _FEW_PLACES
+        """How many guesses to remember before those that are of no use any more are sought and forgotten."""
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the draft may propose further and so is about to."""
-        return self._end < self._limit
+    def is_due(self, tree: TokenTree) -> bool:
+        """Tell whether the draft may propose further and so is about to."""
+        return tree.end() < self._limit
 
     def prime(self, prompt: tuple[Token, ...], sampling: Sampling, root: Node) -> list[Effect]:
         """Start the stream."""
-        self._end = Pos(root.pos + 1)
         self._limit = self._bound(root)
         return [self._send(Prime(self._request, prompt, self._limit, self._width, sampling))]
 
@@ -53,31 +54,36 @@ class DraftLink:
             child = _child(place, token, prob, tree, accepted)
             if child is not None:
                 self._places[draft.first + index] = child
-                if isinstance(child, Node):
-                    self._end = max(self._end, Pos(child.pos + 1))
 
     def accepted(self, tokens: list[Token], root: Node) -> list[Effect]:
         """Hear that `tokens` were accepted, the last of them being `root`; tell the draft."""
-        # A guess on its way may still name a token decided a moment ago, but not one of long ago (law 7).
+        if len(self._places) > self._most_places:
+            self._forget(root)
+        self._limit = self._bound(root)
+        first = Pos(root.pos - len(tokens) + 1)
+        return [self._send(Follow(self._request, first, tuple(tokens), self._limit))]
+
+    def check(self) -> None:
+        """Assert that nothing grows below what has died (law 5) and that what is remembered stays bounded (law 7)."""
+        for place in self._places.values():
+            parent = place.parent if isinstance(place, Node) and place.state is NodeState.PROPOSED else None
+            assert parent is None or parent.state is not NodeState.DEAD, "a guess outlived its parent"
+        most_alive = 2 * max(1, self._lead * self._width) + _FEW_PLACES
+        assert self._most_places <= 2 * most_alive, "guesses of long ago are remembered"
+
+    def retire(self) -> list[Effect]:
+        """End the stream."""
+        return [self._send(Retire(self._request))]
+
+    def _forget(self, root: Node) -> None:
+        """Forget guesses that have died, and decided ones that no guess on its way can name any more."""
         oldest = root.pos - 2 * self._lead
         self._places = {
             number: place
             for number, place in self._places.items()
             if isinstance(place, Node) and place.state is not NodeState.DEAD and place.pos >= oldest
         }
-        self._end = Pos(max((node.pos for node in root.subtree()), default=root.pos) + 1)
-        self._limit = self._bound(root)
-        first = Pos(root.pos - len(tokens) + 1)
-        return [self._send(Follow(self._request, first, tuple(tokens), self._limit))]
-
-    def check(self) -> None:
-        """Assert that no guess is remembered below what has died (laws 5 and 7)."""
-        for place in self._places.values():
-            assert not isinstance(place, Node) or place.state is not NodeState.DEAD, "a guess outlived its parent"
-
-    def retire(self) -> list[Effect]:
-        """End the stream."""
-        return [self._send(Retire(self._request))]
+        self._most_places = 2 * len(self._places) + _FEW_PLACES
 
     def _bound(self, root: Node) -> Pos:
         return Pos(min(root.pos + 1 + self._lead, self._last))

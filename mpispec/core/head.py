@@ -18,8 +18,9 @@ from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Event, Received, StopRequested, Submitted, Tick, Withdrawn
-from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, RunId, Token
+from mpispec.core.ids import HEAD, Actor, NodeId, Plane, Pos, RequestId, RunId, Token
 from mpispec.core.messages import Cancel, Close, Credit, Draft, Edit, Open, Result, Row, Run, Stop
+from mpispec.core.relay import relays
 from mpispec.core.request import Flight, Request
 from mpispec.core.sequences import SequencePool, bury, label
 from mpispec.core.sessions import Sessions
@@ -41,7 +42,8 @@ class HeadCore:
         self._proposers = proposers
         self._waiting: deque[Submitted] = deque()
         self._active: dict[RequestId, Request] = {}
-        self._flights: deque[Flight] = deque()
+        self._flights: dict[RunId, Flight] = {}
+        """Launched and not answered, in launch order."""
         self._live = 0
         """Flights that are not cancelled."""
         self._untaken: set[RunId] = set()
@@ -96,11 +98,14 @@ class HeadCore:
 
     def check(self) -> None:
         """Assert the invariants; tests call it after every event."""
-        assert self._live == sum(not flight.is_cancelled for flight in self._flights)
+        flights = self._flights.values()
+        assert self._live == sum(not flight.is_cancelled for flight in flights)
+        for flight in flights:
+            assert flight.num_dead == sum(node.state is NodeState.DEAD for node in flight.nodes), "a death not counted"
         assert self._live <= self.config.window, "more live runs than the window"
         assert len(self._flights) <= self.config.most_in_flight
         assert len(self._untaken) <= self.config.first_queue, "launched without a credit"
-        assert [flight.run_id for flight in self._flights] == sorted(flight.run_id for flight in self._flights)
+        assert list(self._flights) == sorted(self._flights)
         held = {request.tree.root.seq for request in self._active.values()} | self._sessions.held
         for request in self._active.values():
             held |= {node.seq for node in request.tree.root.subtree()}
@@ -138,7 +143,7 @@ class HeadCore:
     def _check_deadline(self, now: float) -> None:
         if self._flights and now - self._last_sign > self.config.deadline_s:
             raise ProtocolError(
-                f"no stage has been heard of for {now - self._last_sign:.0f} s while run {self._flights[0].run_id} "
+                f"no stage has been heard of for {now - self._last_sign:.0f} s while run {next(iter(self._flights))} "
                 "is under way: a host hangs or its network is down"
             )
 
@@ -156,19 +161,16 @@ class HeadCore:
     def _end(self, request: Request) -> None:
         """Cancel what is in flight, keep the cache of the accepted text for a successor."""
         dead = request.tree.prune_children()
-        self._withdraw_all(request)
+        for node in dead:
+            if node.run in self._flights:
+                self._flights[node.run].num_dead += 1
+        runs = [flight for flight in self._flights.values() if flight.request is request and not flight.is_cancelled]
+        self._cancel(runs, [])
         self._edits += bury(dead, request.tree.root, self._pool)
         self._edits += self._sessions.keep(request.slot, request.seq, request.cached_tokens())
         self._out.append(Send(Actor(1), Plane.DATA, Close(request.id)))
         self._out += request.end()
         del self._active[request.id]
-
-    def _withdraw_all(self, request: Request) -> None:
-        """Cancel the runs of a request that ends, chunks of its prompt and its root's too."""
-        flights = [flight for flight in self._flights if flight.request is request]
-        for flight in flights:
-            flight.is_over = True
-        self._cancel(flights)
 
     def _stop(self) -> list[Effect]:
         actors = self.config.num_stages + (1 if self.config.draft is not None else 0)
@@ -178,9 +180,9 @@ class HeadCore:
     # -- verdicts -------------------------------------------------------------------------------------------------
 
     def _answered(self, result: Result) -> None:
-        if not self._flights or self._flights[0].run_id != result.run_id:
+        flight = self._flights.pop(next(iter(self._flights), RunId(-1)), None)
+        if flight is None or flight.run_id != result.run_id:
             raise ProtocolError(f"result of run {result.run_id} out of launch order")
-        flight = self._flights.popleft()
         self._untaken.discard(flight.run_id)
         if flight.is_cancelled:
             flight.request.statistics.void_runs += result.void
@@ -191,19 +193,24 @@ class HeadCore:
         if result.void:
             raise ProtocolError(f"run {result.run_id} was answered void and not cancelled")
         request.answered_to = max(request.answered_to, flight.last_pos + 1)
-        accepted, finish = self._verify(request, flight, dict(zip(result.nodes, result.tokens, strict=True)))
+        dead: list[Node] = []
+        tokens = dict(zip(result.nodes, result.tokens, strict=True))
+        accepted, finish = self._verify(request, flight, tokens, dead)
+        self._drop(dead)
         if accepted:
             self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics))
         if finish:
             self._end(request)
         elif accepted:
-            self._cancel([other for other in self._flights if other.request is request])
             self._out += request.accepted(accepted)
 
     def _verify(
-        self, request: Request, flight: Flight, tokens: dict[NodeId, Token]
+        self, request: Request, flight: Flight, tokens: dict[NodeId, Token], dead: list[Node]
     ) -> tuple[list[Token], FinishReason | None]:
-        """Walk the rows of a run: a verdict counts where its row is the root, any other row alive cannot be."""
+        """Walk the rows of a run: a verdict counts where its row is the root, any other row alive cannot be.
+
+        Appends to `dead` the nodes that died.
+        """
         accepted: list[Token] = []
         for node in flight.nodes:
             if node is not request.tree.root:
@@ -213,36 +220,46 @@ class HeadCore:
             token = tokens.get(node.id)
             if token is None:
                 raise ProtocolError(f"run {flight.run_id} came back without living node {node.id}")
-            dead = request.accept(token)
-            self._edits += bury(dead, request.tree.root, self._pool)
+            died = request.accept(token)
+            dead += died
+            self._edits += bury(died, request.tree.root, self._pool)
             accepted.append(token)
             finish = request.finish_after(token)
             if finish:
                 return accepted, finish
         return accepted, None
 
-    def _cancel(self, flights: list[Flight]) -> None:
-        """Withdraw dead rows from compute, whole runs where none is alive.
+    def _drop(self, dead: list[Node]) -> None:
+        """Withdraw the rows of dead nodes from compute, whole runs where none is alive."""
+        touched: dict[RunId, list[NodeId]] = {}
+        for node in dead:
+            if node.run in self._flights:
+                touched.setdefault(node.run, []).append(node.id)
+        runs: list[Flight] = []
+        rows: list[tuple[RunId, NodeId]] = []
+        for run_id, nodes in touched.items():
+            flight = self._flights[run_id]
+            flight.num_dead += len(nodes)
+            if flight.num_dead == len(flight.nodes):
+                runs.append(flight)
+            else:
+                rows += [(run_id, node) for node in nodes]
+        self._cancel(runs, rows)
+
+    def _cancel(self, runs: list[Flight], rows: list[tuple[RunId, NodeId]]) -> None:
+        """Tell the stages that runs, and single rows of others, are of no use any more.
 
         Stages may ignore it: the edits that free the cells are in the next run either way (law 3).
         """
-        runs: list[RunId] = []
-        rows: list[tuple[RunId, NodeId]] = []
-        for flight in flights:
-            if flight.is_cancelled:
-                continue
-            if flight.is_dead:
-                flight.is_cancelled = True
-                flight.request.live_runs -= 1
-                flight.request.statistics.cancelled_runs += 1
-                self._live -= 1
-                runs.append(flight.run_id)
-            else:
-                rows += [(flight.run_id, node) for node in flight.newly_dead()]
+        for flight in runs:
+            flight.is_cancelled = True
+            flight.request.live_runs -= 1
+            flight.request.statistics.cancelled_runs += 1
+            self._live -= 1
         if runs or rows:
-            cancel = Cancel(tuple(runs), tuple(run for run, _ in rows), tuple(node for _, node in rows))
-            for stage in range(1, self.config.num_stages + 1):
-                self._out.append(Send(Actor(stage), Plane.CONTROL, cancel))
+            run_ids = tuple(flight.run_id for flight in runs)
+            cancel = Cancel(run_ids, tuple(run for run, _ in rows), tuple(node for _, node in rows))
+            self._out += [Send(stage, Plane.CONTROL, cancel) for stage in relays(HEAD, self.config.num_stages)]
 
     # -- launching ------------------------------------------------------------------------------------------------
 
@@ -291,10 +308,9 @@ class HeadCore:
         self._edits = []
         deciding = [*nodes] if nodes else [request.tree.root] if rows[-1].decide else []
         for node in deciding:
-            node.state = NodeState.LAUNCHED
-            node.run = run.run_id
+            request.tree.launch(node, run.run_id)
             request.statistics.proposed += node is not request.tree.root
-        self._flights.append(Flight(run.run_id, request, deciding, rows[-1].pos))
+        self._flights[run.run_id] = Flight(run.run_id, request, deciding, rows[-1].pos)
         self._live += 1
         request.live_runs += 1
         request.statistics.runs += 1

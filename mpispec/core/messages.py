@@ -115,9 +115,10 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Head -> every stage: skip the compute of these rows. Closed under descendants (law 4).
+    """Head -> every stage, by way of others where there are many: skip the compute of these rows (law 4).
 
-    Closed, because whoever skips a row leaves a hole in its cache that no descendant may be computed over.
+    Closed under descendants, because whoever skips a row leaves a hole in its cache that no descendant may be computed
+    over.
     """
 
     run_ids: tuple[RunId, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
@@ -26,21 +26,8 @@ class Flight:
     """The deciding rows' nodes in row order; none for a chunk in the middle of a prompt."""
     last_pos: Pos
     is_cancelled: bool = False
-    is_over: bool = False
-    """Whether the request has ended, so that chunks of its prompt are of no use either."""
-    buried: set[NodeId] = field(default_factory=set)
-    """Dead rows that the stages have been told of."""
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether no verdict of this run can matter any more."""
-        return self.is_over or (bool(self.nodes) and all(node.state is NodeState.DEAD for node in self.nodes))
-
-    def newly_dead(self) -> list[NodeId]:
-        """Return the dead rows that the stages have not been told of, and count them as told."""
-        dead = [node.id for node in self.nodes if node.state is NodeState.DEAD and node.id not in self.buried]
-        self.buried.update(dead)
-        return dead
+    num_dead: int = 0
+    """How many of the nodes have died; once all have, no verdict of this run can matter any more."""
 
 
 class Request:
@@ -101,7 +88,7 @@ class Request:
     @property
     def is_awaiting_draft(self) -> bool:
         """Whether the draft rank is about to extend the tree."""
-        return self._link is not None and self._link.is_due
+        return self._link is not None and self._link.is_due(self.tree)
 
     def begin(self) -> list[Effect]:
         """Start the proposers."""

@@ -7,11 +7,12 @@ keeps llama.cpp's order of cells and with it the bits of the logits (llama-layer
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 
 from mpispec.core.ids import Pos, SeqId
 from mpispec.core.messages import Edit, EditOp
-from mpispec.core.tree import Node, NodeState
+from mpispec.core.tree import Node
 
 TO_END = -1
 
@@ -20,7 +21,8 @@ class SequencePool:
     """Ids 0 .. size-1, lowest free id first, so that equal histories give equal ids."""
 
     def __init__(self, size: int) -> None:
-        self._free = list(range(size - 1, -1, -1))
+        self._free = list(range(size))
+        self._is_free = [True] * size
         self.size = size
 
     @property
@@ -30,13 +32,17 @@ class SequencePool:
 
     def take(self) -> SeqId | None:
         """Take a free id, or None if all are in use."""
-        return SeqId(self._free.pop()) if self._free else None
+        if not self._free:
+            return None
+        seq = heapq.heappop(self._free)
+        self._is_free[seq] = False
+        return SeqId(seq)
 
     def release(self, seq: SeqId) -> None:
         """Give an id back."""
-        assert seq not in self._free, f"sequence {seq} released twice"
-        self._free.append(seq)
-        self._free.sort(reverse=True)
+        assert not self._is_free[seq], f"sequence {seq} released twice"
+        self._is_free[seq] = True
+        heapq.heappush(self._free, seq)
 
 
 def label(node: Node, pool: SequencePool) -> list[Edit] | None:
@@ -60,17 +66,16 @@ def label(node: Node, pool: SequencePool) -> list[Edit] | None:
 def bury(dead: Iterable[Node], root: Node, pool: SequencePool) -> list[Edit]:
     """Plan the edits that free the cells of dead nodes, and give their ids back.
 
-    `root` is the survivor. Ids that no living node carries are dropped whole; an id that a dead node inherited from
-    the living is truncated at the first dead position.
+    `root` is the survivor. An id that a dead node took is dropped whole: nobody inherits from beyond the root. The
+    root's own is truncated at the first dead position, where a guess that inherited it has died.
     """
     first: dict[SeqId, Pos] = {}
     for node in dead:
         if node.seq is not None:
             first[node.seq] = min(first.get(node.seq, node.pos), node.pos)
-    living = {node.seq for node in root.subtree() if node.state is not NodeState.DEAD}
     edits = []
     for seq, pos in sorted(first.items()):
-        if seq in living:
+        if seq == root.seq:
             edits.append(Edit(EditOp.DROP, seq, seq, pos, TO_END))
         else:
             edits.append(Edit(EditOp.DROP, seq, seq, Pos(0), TO_END))

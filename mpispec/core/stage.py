@@ -30,6 +30,7 @@ from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Computed, Event, Payload, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Plane, RunId
 from mpispec.core.messages import Cancel, Close, Credit, Open, Result, Run, Stop
+from mpispec.core.relay import relays
 
 
 class StageCore:
@@ -41,6 +42,7 @@ class StageCore:
         self.is_last = actor == num_stages
         self._next = HEAD if self.is_last else Actor(actor + 1)
         self._queue_limit = queue_limit
+        self._relays = relays(actor, num_stages)
         self._queue: deque[tuple[Open | Close | Run, Payload]] = deque()
         self._busy: Run | None = None
         self._aborting = False
@@ -59,7 +61,7 @@ class StageCore:
                 self._enqueue(message, payload)
                 return self._work()
             case Received(message=Cancel() as cancel):
-                return self._cancel(cancel)
+                return [Send(stage, Plane.CONTROL, cancel) for stage in self._relays] + self._cancel(cancel)
             case Received(message=Stop()):
                 return self._stop()
             case Computed():

@@ -12,11 +12,15 @@ Life of a node:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
 from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
+
+_NO_RUN = RunId(-1)
+_LEAST_REACH = 1e-200
+"""Below this, reaches are divided by the root's before they become zero."""
 
 
 class NodeState(Enum):
@@ -41,12 +45,12 @@ class Node:
     prob: float
     """Probability under the proposer, given the parent; 1 for accepted tokens."""
     reach: float
-    """Probability that all tokens from the root down to here are right: the product of `prob` on the path."""
+    """Probability that all tokens down to here are right, as a multiple of the root's: for comparing paths."""
     state: NodeState = NodeState.PROPOSED
     seq: SeqId | None = None
     """Sequence id of its cell, assigned when launched."""
-    run: RunId | None = None
-    """Run that carries it."""
+    run: RunId = _NO_RUN
+    """Run that carries it, once launched."""
     children: list[Node] = field(default_factory=list)
 
     def child(self, token: Token) -> Node | None:
@@ -68,6 +72,8 @@ class TokenTree:
     def __init__(self, root_id: NodeId, token: Token, pos: Pos) -> None:
         self.root = Node(root_id, None, NodeId(root_id - 1), token, pos, 1.0, 1.0)
         self._next_id = root_id + 1
+        self._ready: dict[NodeId, Node] = {}
+        """What can be launched next, kept up to date because walking the tree for it costs more than all else."""
 
     def add(self, parent: Node, token: Token, prob: float) -> Node:
         """Return the child of `parent` with this token, new or merged with an equal one."""
@@ -77,27 +83,39 @@ class TokenTree:
         node = Node(NodeId(self._next_id), parent, parent.id, token, Pos(parent.pos + 1), prob, parent.reach * prob)
         self._next_id += 1
         parent.children.append(node)
+        if parent.state is NodeState.LAUNCHED:
+            self._ready[node.id] = node
         return node
+
+    def launch(self, node: Node, run: RunId) -> None:
+        """Note that `run` carries `node`."""
+        node.state = NodeState.LAUNCHED
+        node.run = run
+        self._ready.pop(node.id, None)
+        for child in node.children:
+            self._ready[child.id] = child
+
+    def ready(self) -> Collection[Node]:
+        """Return the unlaunched nodes whose parents are launched."""
+        return self._ready.values()
 
     def advance(self, token: Token) -> list[Node]:
         """Accept `token` after the root: its node becomes the root; return the nodes that died, parents first."""
         winner = self.root.child(token) or self.add(self.root, token, 1.0)
-        dead = [node for child in self.root.children if child is not winner for node in child.subtree()]
-        for node in dead:
-            node.state = NodeState.DEAD
+        dead = self._kill(child for child in self.root.children if child is not winner)
         self.root.state = NodeState.DECIDED
         self.root.children = []
+        self._ready.pop(winner.id, None)
         winner.parent = None
         winner.prob = 1.0
-        self._rescale(winner)
+        if winner.reach < _LEAST_REACH:
+            self._rescale(winner)
         self.root = winner
         return dead
 
     def prune_children(self) -> list[Node]:
         """Give up every guess; return the nodes that died, parents first."""
-        dead = [node for child in self.root.children for node in child.subtree()]
-        for node in dead:
-            node.state = NodeState.DEAD
+        dead = self._kill(self.root.children)
         self.root.children = []
         return dead
 
@@ -108,6 +126,10 @@ class TokenTree:
             node = max(node.children, key=lambda child: child.prob)
         return node
 
+    def end(self) -> Pos:
+        """Return the first position below all guesses."""
+        return Pos(max(node.pos for node in self.root.subtree()) + 1)
+
     @staticmethod
     def path(node: Node) -> list[Token]:
         """Return the tokens from the child of the root down to `node`."""
@@ -117,6 +139,13 @@ class TokenTree:
             node = node.parent
         tokens.reverse()
         return tokens
+
+    def _kill(self, tops: Iterable[Node]) -> list[Node]:
+        dead = [node for top in tops for node in top.subtree()]
+        for node in dead:
+            node.state = NodeState.DEAD
+            self._ready.pop(node.id, None)
+        return dead
 
     @staticmethod
     def _rescale(root: Node) -> None:

@@ -168,6 +168,8 @@ def sized(name: str, study: Study) -> Strategy:
     known = inspect.signature(factory).parameters
     lead, chain = study.farthest, study.chain or study.best_chain
     sizes = {"width": study.width, "depth": lead, "lead": lead, "gamma": chain}
+    if name == "auto":
+        sizes["lead"] = max(lead, chain)  # it may launch chains as well as layers
     return factory(**{tunable: size for tunable, size in sizes.items() if tunable in known})
 
 

@@ -9,6 +9,8 @@ then.
 
 from __future__ import annotations
 
+import math
+
 from mpispec.core.calibration import Calibration
 from mpispec.core.ids import Token
 from mpispec.core.strategy import Strategy, View
@@ -18,11 +20,12 @@ _LEAST_CHANCE = 0.08
 """Below this a guess costs the stages more than it saves where they share a machine."""
 _PROBE_EVERY = 16
 """Accepted tokens between two guesses of a proposer that has been found worthless."""
-_FREE_ROW = 1.2
-"""Where two rows cost at most this much more than one, width is free."""
-
 _DEAR_ROW = 1.5
 """Where two rows cost more than this much of one, a second guess for a position hardly ever pays."""
+_MOST_ROWS = 16
+"""Rows of one run; with more, a verdict takes longer to come than its run is worth."""
+_BETTER = 1.02
+"""By how much a larger run must be better to be taken: the costs of rows are measured, and noisy."""
 
 
 class Auto(Strategy):
@@ -40,18 +43,20 @@ class Auto(Strategy):
             self.width = 1
 
     def choose(self, view: View) -> list[Node]:
-        """Launch the root alone, else as much of the next layer as pays, else an alternative if a stage idles."""
+        """Launch the root alone, else the likeliest guess with as much beside it or below it as pays."""
         root = view.tree.root
         if root.state is NodeState.PROPOSED:
             return [root]
-        ready = self._ready(root)
-        fresh = [node for node in ready if not _has_launched_sibling(node)]
-        if not fresh and not self._may_hedge(view):
+        reaches = {node.id: self._reach(node) for node in view.tree.ready()}
+        best = max(view.tree.ready(), key=lambda node: (reaches[node.id], -node.id), default=None)
+        if best is None or not self._is_worth_it(best):
             return []
-        best = max(fresh or ready, key=lambda node: (self._reach(node), -node.id), default=None)
-        if best is None:
-            return []
-        return self._paying([node for node in ready if node.pos == best.pos], view)
+        layer = [node for node in view.tree.ready() if node.pos == best.pos]
+        layer.sort(key=lambda node: (-reaches[node.id], node.id))
+        width, layer_s = self._best_width([reaches[node.id] for node in layer], self._reach(best.parent), view)
+        chain = self._chain(best)
+        length, chain_s = self._best_length([self._calibration.chance(node.prob) for node in chain], view)
+        return chain[:length] if chain_s * _BETTER < layer_s else layer[:width]
 
     def verdict(self, root: Node, token: Token) -> None:
         """Learn from the decision after `root` how good its guesses were."""
@@ -62,21 +67,6 @@ class Auto(Strategy):
         """Count towards the next probe."""
         self._since_probe += count
 
-    def _ready(self, root: Node) -> list[Node]:
-        """Return the unlaunched nodes under computed parents that have a chance worth a row."""
-        return [
-            child
-            for node in root.subtree()
-            if node.state is NodeState.LAUNCHED
-            for child in node.children
-            if child.state is NodeState.PROPOSED and self._is_worth_it(child)
-        ]
-
-    @staticmethod
-    def _may_hedge(view: View) -> bool:
-        """Tell whether an alternative to a launched guess costs nothing, or a stage would idle without it."""
-        return view.cost(2) <= _FREE_ROW or view.live_runs < view.num_stages // 2
-
     def _is_worth_it(self, node: Node) -> bool:
         if self._calibration.chance(node.prob) >= _LEAST_CHANCE:
             return True
@@ -85,27 +75,43 @@ class Auto(Strategy):
         self._since_probe = 0
         return True
 
-    def _paying(self, layer: list[Node], view: View) -> list[Node]:
-        """Return the likeliest nodes of a layer, as many as maximise the rate of a filled pipeline."""
-        layer = sorted(layer, key=lambda node: (-self._reach(node), node.id))[: self.width]
-        parents = {node.parent for node in layer}
-        above = sum(self._reach(parent) for parent in parents if parent is not None) or 1.0
-        best, best_rate, chance = 1, 0.0, 0.0
-        for size, node in enumerate(layer, 1):
-            chance = min(1.0, chance + self._reach(node) / above)
-            rate = 1.0 / (view.cost(size) * (1.0 + (1.0 - chance) * (view.num_stages - 1)))
-            if rate > best_rate * 1.02:
-                best, best_rate = size, rate
-        return layer[:best]
+    def _best_width(self, reaches: list[float], above: float, view: View) -> tuple[int, float]:
+        """Return how many of a layer's guesses to launch, and the time of a token in a pipeline filled with such."""
+        best, best_s, chance = 1, math.inf, 0.0
+        for size, reach in enumerate(reaches[: self.width], 1):
+            chance = min(1.0, chance + reach / above)
+            token_s = view.cost(size) * (1.0 + (1.0 - chance) * (view.num_stages - 1))
+            if token_s * _BETTER < best_s:
+                best, best_s = size, token_s
+        return best, best_s
 
-    def _reach(self, node: Node) -> float:
+    def _best_length(self, chances: list[float], view: View) -> tuple[int, float]:
+        """Return how many guesses of a chain to launch as one run, and the time of a token with such runs.
+
+        Runs of b rows bring b tokens every t(b); a miss costs the pass of the new root and makes what follows it wait
+        for runs that take longer on every stage.
+        """
+        best, best_s, total = 1, math.inf, 0.0
+        for size, chance in enumerate(chances, 1):
+            total += chance
+            hit, cost = total / size, view.cost(size)
+            token_s = hit * cost / size + (1.0 - hit) * (1.0 + (view.num_stages - 1) * cost)
+            if token_s * _BETTER < best_s:
+                best, best_s = size, token_s
+        return best, best_s
+
+    @staticmethod
+    def _chain(node: Node) -> list[Node]:
+        """Return a guess and what is likeliest below it."""
+        chain = [node]
+        while chain[-1].children and len(chain) < _MOST_ROWS:
+            chain.append(max(chain[-1].children, key=lambda child: child.prob))
+        return chain
+
+    def _reach(self, node: Node | None) -> float:
         """Return the calibrated chance that all guesses down to `node` are right."""
         chance = 1.0
-        while node.parent is not None:
+        while node is not None and node.parent is not None:
             chance *= self._calibration.chance(node.prob)
             node = node.parent
         return chance
-
-
-def _has_launched_sibling(node: Node) -> bool:
-    return node.parent is not None and any(child.state is NodeState.LAUNCHED for child in node.parent.children)

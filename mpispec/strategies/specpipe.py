@@ -23,14 +23,7 @@ class SpecPipe(Strategy):
         root = view.tree.root
         if root.state is NodeState.PROPOSED:
             return [root]
-        ready = [
-            child
-            for node in root.subtree()
-            if node.state is NodeState.LAUNCHED
-            for child in node.children
-            if child.state is NodeState.PROPOSED
-        ]
-        ready.sort(key=lambda node: (-node.reach, node.id))
+        ready = sorted(view.tree.ready(), key=lambda node: (-node.reach, node.id))
         layer = [node for node in ready if node.pos == ready[0].pos]
         return layer[: self.width]
 

@@ -11,9 +11,9 @@ import pytest
 
 from mpispec.compute.base import ComputeError
 from mpispec.core import draft as draft_module
+from mpispec.core import drafting
 from mpispec.core import head as head_module
 from mpispec.core.config import HeadConfig
-from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import EditCache, Effect, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.head import HeadCore
@@ -22,7 +22,7 @@ from mpispec.core.messages import Cancel, Follow, Result, Run
 from mpispec.core.request import Request
 from mpispec.core.sequences import SequencePool
 from mpispec.core.stage import StageCore
-from mpispec.core.tree import Node
+from mpispec.core.tree import Node, NodeState, TokenTree
 from tests.protocol.scenario import draw, play
 
 pytestmark = pytest.mark.protocol
@@ -123,14 +123,13 @@ def law_4_a_cancel_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def law_5_a_guess_below_a_dead_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def accepted(self: DraftLink, tokens: list[int], root: Node) -> list[Effect]:
-        places = dict(self._places)
-        effects = original(self, tokens, root)
-        self._places = places
-        return effects
+    def child(place: Node | int | None, token: int, prob: float, tree: TokenTree, accepted: list[int]) -> object:
+        if isinstance(place, Node) and place.state is NodeState.DEAD:
+            return tree.add(place, token, prob)
+        return original(place, token, prob, tree, accepted)
 
-    original = DraftLink.accepted
-    monkeypatch.setattr(DraftLink, "accepted", accepted)
+    original = drafting._child
+    monkeypatch.setattr(drafting, "_child", child)
 
 
 def law_5_the_draft_does_not_follow(monkeypatch: pytest.MonkeyPatch) -> None:

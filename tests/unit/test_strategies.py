@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mpispec.core.ids import NodeId, Pos, Token
-from mpispec.core.tree import Node, NodeState, TokenTree
+from mpispec.core.ids import NodeId, Pos, RunId, Token
+from mpispec.core.tree import Node, TokenTree
 from mpispec.strategies.auto import Auto
 from mpispec.strategies.pipeinfer import PipeInfer
 from mpispec.strategies.plain import Plain
@@ -40,7 +40,7 @@ class Situation:
 def test_plain_launches_the_root_once() -> None:
     situation = Situation()
     assert Plain().choose(situation) == [situation.tree.root]
-    situation.tree.root.state = NodeState.LAUNCHED
+    situation.tree.launch(situation.tree.root, RunId(0))
     assert Plain().choose(situation) == []
 
 
@@ -71,19 +71,20 @@ def test_pipeinfer_launches_the_newest_token_alone_then_micro_batches() -> None:
     nodes = situation.chain(0.9, 0.8, 0.7)
     strategy = PipeInfer(micro_batch=2)
     assert strategy.choose(situation) == nodes[:1]
-    nodes[0].state = NodeState.LAUNCHED
+    situation.tree.launch(nodes[0], RunId(0))
     assert strategy.choose(situation) == nodes[1:3]
-    nodes[1].state = nodes[2].state = NodeState.LAUNCHED
+    situation.tree.launch(nodes[1], RunId(0))
+    situation.tree.launch(nodes[2], RunId(0))
     assert strategy.choose(situation) == nodes[3:]
 
 
 def test_pipeinfer_recovery_makes_further_runs_harder_and_an_acceptance_resets_it() -> None:
     situation = Situation()
     nodes = situation.chain(0.5, 0.5)
-    nodes[0].state = NodeState.LAUNCHED
+    situation.tree.launch(nodes[0], RunId(0))
     strategy = PipeInfer(p_accept=0.3, p_recovery=0.4)
     assert strategy.choose(situation) == nodes[1:2]
-    nodes[1].state = NodeState.LAUNCHED
+    situation.tree.launch(nodes[1], RunId(0))
     assert strategy.choose(situation) == []
     strategy.accepted(1)
     assert strategy.choose(situation) == nodes[2:]
@@ -92,14 +93,14 @@ def test_pipeinfer_recovery_makes_further_runs_harder_and_an_acceptance_resets_i
 def test_pipeinfer_decay_lowers_the_cutoff_with_every_refusal() -> None:
     situation = Situation()
     nodes = situation.chain(0.25)
-    nodes[0].state = NodeState.LAUNCHED
+    situation.tree.launch(nodes[0], RunId(0))
     strategy = PipeInfer(p_accept=0.5, p_decay=0.1)
     assert [strategy.choose(situation) for _ in range(3)] == [[], [], []]
     assert strategy.choose(situation) == nodes[1:]
 
 
 def _siblings(situation: Situation, *probs: float) -> list[Node]:
-    situation.tree.root.state = NodeState.LAUNCHED
+    situation.tree.launch(situation.tree.root, RunId(0))
     return [situation.tree.add(situation.tree.root, Token(index), prob) for index, prob in enumerate(probs)]
 
 
@@ -108,9 +109,10 @@ def test_specpipe_launches_a_layer_at_a_time() -> None:
     first, second, third = _siblings(situation, 0.5, 0.3, 0.1)
     below = situation.tree.add(first, Token(9), 0.9)
     assert SpecPipe(width=2).choose(situation) == [first, second]
-    first.state = second.state = NodeState.LAUNCHED
+    situation.tree.launch(first, RunId(0))
+    situation.tree.launch(second, RunId(0))
     assert SpecPipe(width=2).choose(situation) == [below]
-    below.state = NodeState.LAUNCHED
+    situation.tree.launch(below, RunId(0))
     assert SpecPipe(width=2).choose(situation) == [third]
 
 

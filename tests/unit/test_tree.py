@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpispec.core.ids import NodeId, Pos, SeqId, Token
+from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.messages import Edit, EditOp
 from mpispec.core.sequences import SequencePool, bury, label
 from mpispec.core.tree import Node, NodeState, TokenTree
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.unit
 def _tree() -> TokenTree:
     tree = TokenTree(NodeId(9), Token(100), Pos(9))
     tree.root.seq = SeqId(0)
-    tree.root.state = NodeState.LAUNCHED
+    tree.launch(tree.root, RunId(0))
     return tree
 
 
-def _launch(node: Node, pool: SequencePool) -> list[Edit]:
+def _launch(tree: TokenTree, node: Node, pool: SequencePool) -> list[Edit]:
     edits = label(node, pool)
     assert edits is not None
-    node.state = NodeState.LAUNCHED
+    tree.launch(node, RunId(1))
     return edits
 
 
@@ -53,7 +53,7 @@ def test_a_right_guess_becomes_the_root_and_keeps_its_subtree() -> None:
     assert tree.advance(Token(1)) == [wrong]
     assert tree.root is right
     assert tree.root.children == [below]
-    assert below.reach == 0.5
+    assert below.reach == right.reach * 0.5
     assert wrong.state is NodeState.DEAD
 
 
@@ -70,7 +70,7 @@ def test_a_chain_inherits_one_id_and_truncates_it() -> None:
     tree, pool = _tree(), _pool()
     first = tree.add(tree.root, Token(1), 0.5)
     second = tree.add(first, Token(2), 0.5)
-    assert _launch(first, pool) == _launch(second, pool) == []
+    assert _launch(tree, first, pool) == _launch(tree, second, pool) == []
     dead = tree.advance(Token(7))
     tree.root.seq = SeqId(0)
     assert bury(dead, tree.root, pool) == [Edit(EditOp.DROP, SeqId(0), SeqId(0), Pos(10), -1)]
@@ -80,8 +80,8 @@ def test_a_chain_inherits_one_id_and_truncates_it() -> None:
 def test_a_second_child_shares_its_ancestors_and_survives_the_first() -> None:
     tree, pool = _tree(), _pool()
     first, second = tree.add(tree.root, Token(1), 0.5), tree.add(tree.root, Token(2), 0.4)
-    assert _launch(first, pool) == []
-    assert _launch(second, pool) == [Edit(EditOp.SHARE, SeqId(0), SeqId(1), Pos(0), 10)]
+    assert _launch(tree, first, pool) == []
+    assert _launch(tree, second, pool) == [Edit(EditOp.SHARE, SeqId(0), SeqId(1), Pos(0), 10)]
     dead = tree.advance(Token(2))
     assert tree.root.seq == 1
     assert bury(dead, tree.root, pool) == [Edit(EditOp.DROP, SeqId(0), SeqId(0), Pos(0), -1)]
@@ -91,5 +91,30 @@ def test_a_second_child_shares_its_ancestors_and_survives_the_first() -> None:
 def test_no_free_id_is_no_crash() -> None:
     tree, pool = _tree(), SequencePool(1)
     pool.take()
-    _launch(tree.add(tree.root, Token(1), 0.5), pool)
+    _launch(tree, tree.add(tree.root, Token(1), 0.5), pool)
     assert label(tree.add(tree.root, Token(2), 0.4), pool) is None
+
+
+def test_what_is_ready_follows_launches_and_deaths() -> None:
+    tree = _tree()
+    first, second = tree.add(tree.root, Token(1), 0.5), tree.add(tree.root, Token(2), 0.4)
+    below = tree.add(first, Token(3), 0.9)
+    assert list(tree.ready()) == [first, second]
+    tree.launch(first, RunId(1))
+    assert list(tree.ready()) == [second, below]
+    tree.advance(Token(1))
+    assert list(tree.ready()) == [below]
+    tree.advance(Token(7))
+    assert list(tree.ready()) == []
+    guess = tree.add(tree.root, Token(8), 0.5)
+    tree.launch(tree.root, RunId(2))
+    assert list(tree.ready()) == [guess]
+
+
+def test_reaches_stay_comparable_over_a_long_answer() -> None:
+    tree = _tree()
+    for _ in range(2000):
+        tree.add(tree.root, Token(1), 0.1)
+        tree.advance(Token(1))
+    likely, unlikely = tree.add(tree.root, Token(1), 0.6), tree.add(tree.root, Token(2), 0.2)
+    assert likely.reach > 2 * unlikely.reach > 0
