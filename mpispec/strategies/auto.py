@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from mpispec.core.calibration import Calibration
-from mpispec.core.ids import Token
+from mpispec.core.ids import NodeId, Token
 from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import Node, NodeState
 
@@ -55,16 +55,16 @@ class Auto(Strategy):
             return [root]
         if self._are_rows_cheap and view.waiting_runs:
             return []  # a run that waits may as well wait here and grow
-        reaches = {node.id: self._reach(node) for node in view.tree.ready()}
         worthy = [node for node in view.tree.ready() if self._is_worth_it(node, view)]
-        best = max(worthy, key=lambda node: (reaches[node.id], -node.id), default=None)
-        if best is None:
+        if not worthy:
             return []
+        reaches = {root.id: 1.0}
+        best = max(worthy, key=lambda node: (self._reach(node, reaches), -node.id))
         if not self._are_rows_cheap:
             return [best]
         layer = [node for node in view.tree.ready() if node.pos == best.pos]
-        layer.sort(key=lambda node: (-reaches[node.id], node.id))
-        above = sum(self._reach(parent) for parent in {node.parent for node in layer})
+        layer.sort(key=lambda node: (-self._reach(node, reaches), node.id))
+        above = sum(reaches[parent] for parent in {node.parent_id for node in layer})
         width, layer_s = self._best_width([reaches[node.id] for node in layer], above, view)
         chain = self._chain(best)
         length, chain_s = self._best_length([self._calibration.chance(node.prob) for node in chain], view)
@@ -128,13 +128,13 @@ class Auto(Strategy):
             chain.append(max(chain[-1].children, key=lambda child: child.prob))
         return chain
 
-    def _reach(self, node: Node | None) -> float:
-        """Return the calibrated chance that all guesses down to `node` are right."""
-        chance = 1.0
-        while node is not None and node.parent is not None:
-            chance *= self._calibration.chance(node.prob)
-            node = node.parent
-        return chance
+    def _reach(self, node: Node, known: dict[NodeId, float]) -> float:
+        """Return the calibrated chance that all guesses down to `node` are right; `known` are those of others."""
+        reach = known.get(node.id)
+        if reach is None:
+            assert node.parent is not None
+            reach = known[node.id] = self._reach(node.parent, known) * self._calibration.chance(node.prob)
+        return reach
 
 
 def _has_launched_sibling(node: Node) -> bool:
