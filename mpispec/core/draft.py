@@ -29,6 +29,7 @@ class _Stream:
         self.request = prime.request
         self.slot = slot
         self.width = prime.width
+        self.floor = prime.floor
         self.limit = prime.limit
         self.tokens = list(prime.tokens)
         """The accepted tokens; the last of them is the root."""
@@ -76,7 +77,8 @@ class _Stream:
             return [self.root]
         waiting = [node for node in self.tree.ready() if node.pos + 1 < self.limit]
         waiting.sort(key=lambda node: (-node.reach, node.id))
-        return [node for node in waiting if node.pos == waiting[0].pos][: self.width]
+        layer = [node for node in waiting if node.pos == waiting[0].pos][: self.width]
+        return [node for node in layer if node.reach >= self.floor * layer[0].reach]
 
     def grow(self, nodes: list[Node], guesses: tuple[tuple[Guess, ...], ...]) -> list[Node]:
         """Add the best guesses below computed nodes, at most `width` for a position; return the new nodes."""

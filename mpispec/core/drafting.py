@@ -23,11 +23,12 @@ class DraftLink:
     where its parent has died (law 5).
     """
 
-    def __init__(self, draft: Actor, request: RequestId, lead: int, width: int, last: Pos) -> None:
+    def __init__(self, draft: Actor, request: RequestId, lead: int, width: int, floor: float, last: Pos) -> None:
         self._draft = draft
         self._request = request
         self._lead = lead
         self._width = width
+        self._floor = floor
         self._last = last
         """First position that is of no use to propose: its verdict would be beyond the request's end."""
         self._limit = Pos(0)
@@ -43,7 +44,7 @@ class DraftLink:
     def prime(self, prompt: tuple[Token, ...], sampling: Sampling, root: Node) -> list[Effect]:
         """Start the stream."""
         self._limit = self._bound(root)
-        return [self._send(Prime(self._request, prompt, self._limit, self._width, sampling))]
+        return [self._send(Prime(self._request, prompt, self._limit, self._width, self._floor, sampling))]
 
     def received(self, draft: Draft, tree: TokenTree, accepted: Sequence[Token]) -> None:
         """Grow the tree by the draft's guesses. `accepted` are the prompt and all accepted tokens."""

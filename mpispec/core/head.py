@@ -66,7 +66,7 @@ class HeadCore:
             case Received(message=Result() as result):
                 self._answered(result)
             case Received(message=Credit(run_id)):
-                self._untaken.discard(run_id)
+                self._taken(run_id)
             case Received(message=Draft() as draft):
                 if (request := self._active.get(draft.request)) is not None:
                     request.drafted(draft)
@@ -177,13 +177,19 @@ class HeadCore:
         stops: list[Effect] = [Send(Actor(actor), Plane.CONTROL, Stop()) for actor in range(1, actors + 1)]
         return [*stops, Quit()]
 
+    def _taken(self, run_id: RunId) -> None:
+        """Note that the first stage has begun a run."""
+        if run_id in self._untaken:
+            self._untaken.remove(run_id)
+            self._flights[run_id].request.waiting_runs -= 1
+
     # -- verdicts -------------------------------------------------------------------------------------------------
 
     def _answered(self, result: Result) -> None:
+        self._taken(result.run_id)
         flight = self._flights.pop(next(iter(self._flights), RunId(-1)), None)
         if flight is None or flight.run_id != result.run_id:
             raise ProtocolError(f"result of run {result.run_id} out of launch order")
-        self._untaken.discard(flight.run_id)
         if flight.is_cancelled:
             flight.request.statistics.void_runs += result.void
             return
@@ -314,6 +320,7 @@ class HeadCore:
         self._live += 1
         request.live_runs += 1
         request.statistics.runs += 1
+        request.waiting_runs += 1
         self._untaken.add(run.run_id)
         self._out.append(Send(Actor(1), Plane.DATA, run))
 

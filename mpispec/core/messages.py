@@ -154,6 +154,8 @@ class Prime:
     """First position the draft must not propose yet."""
     width: int
     """Most guesses for one position."""
+    floor: float
+    """Do not guess below a guess that is less likely than this share of the likeliest of its layer."""
     sampling: Sampling
 
 

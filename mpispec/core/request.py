@@ -54,6 +54,7 @@ class Request:
         self.answered_to = common
         """Positions below this have cells on every stage."""
         self.live_runs = 0
+        self.waiting_runs = 0
         self.statistics = Statistics()
         self._stops = submitted.stops
         self._config = config
@@ -67,7 +68,7 @@ class Request:
         self._link: DraftLink | None = None
         if submitted.proposer == "draft" and config.draft is not None:
             useless = Pos(self._end - 1)
-            self._link = DraftLink(config.draft, self.id, strategy.lead, strategy.width, useless)
+            self._link = DraftLink(config.draft, self.id, strategy.lead, strategy.width, strategy.floor, useless)
 
     @property
     def seq(self) -> SeqId:

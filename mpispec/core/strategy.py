@@ -27,6 +27,10 @@ class View(Protocol):
         """Runs of this request in flight that are not cancelled."""
 
     @property
+    def waiting_runs(self) -> int:
+        """Runs of this request that the first stage has not begun, as far as the head knows."""
+
+    @property
     def is_awaiting_draft(self) -> bool:
         """Whether a proposer on another rank is about to extend the tree within the strategy's lead."""
 
@@ -38,6 +42,8 @@ class Strategy(ABC):
     """How many positions beyond the root proposers may run ahead."""
     width: int = 1
     """Most guesses for one position that a draft shall make."""
+    floor: float = 0.0
+    """A draft shall not guess below a guess that is less likely than this share of the likeliest of its layer."""
 
     def begin(self, view: View) -> None:  # noqa: B027  most strategies have nothing to prepare
         """Look at the circumstances; the draft is told `lead` and `width` afterwards."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from mpispec.core.calibration import Calibration
-from mpispec.core.ids import Token
+from mpispec.core.ids import NodeId, Token
 from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import Node, NodeState
 
@@ -22,6 +22,10 @@ _PROBE_EVERY = 16
 """Accepted tokens between two guesses of a proposer that has been found worthless."""
 _DEAR_ROW = 1.5
 """Where two rows cost more than this much of one, a second guess for a position hardly ever pays."""
+_LEAST_GAIN = 1.5
+"""Runs that an alternative must save on average; it takes one itself, and comes late."""
+_DEAR_FLOOR = 0.3
+"""There, a guess this much less likely than the best of its layer is not guessed below."""
 _MOST_ROWS = 16
 """Rows of one run; with more, a verdict takes longer to come than its run is worth."""
 _BETTER = 1.02
@@ -36,24 +40,32 @@ class Auto(Strategy):
         self.lead = lead
         self._calibration = Calibration()
         self._since_probe = 0
+        self._are_rows_cheap = False
 
     def begin(self, view: View) -> None:
-        """Ask the draft for a chain where rows are dear: a wide layer would slow down the draft itself too."""
-        if view.cost(2) > _DEAR_ROW:
-            self.width = 1
+        """Ask the draft for little beside the likeliest where rows are dear: they are so for the draft itself too."""
+        self._are_rows_cheap = view.cost(2) <= _DEAR_ROW
+        if not self._are_rows_cheap:
+            self.floor = _DEAR_FLOOR
 
     def choose(self, view: View) -> list[Node]:
         """Launch the root alone, else the likeliest guess with as much beside it or below it as pays."""
         root = view.tree.root
         if root.state is NodeState.PROPOSED:
             return [root]
-        reaches = {node.id: self._reach(node) for node in view.tree.ready()}
-        best = max(view.tree.ready(), key=lambda node: (reaches[node.id], -node.id), default=None)
-        if best is None or not self._is_worth_it(best):
+        if self._are_rows_cheap and view.waiting_runs:
+            return []  # a run that waits may as well wait here and grow
+        worthy = [node for node in view.tree.ready() if self._is_worth_it(node, view)]
+        if not worthy:
             return []
+        reaches = {root.id: 1.0}
+        best = max(worthy, key=lambda node: (self._reach(node, reaches), -node.id))
+        if not self._are_rows_cheap:
+            return [best]
         layer = [node for node in view.tree.ready() if node.pos == best.pos]
-        layer.sort(key=lambda node: (-reaches[node.id], node.id))
-        width, layer_s = self._best_width([reaches[node.id] for node in layer], self._reach(best.parent), view)
+        layer.sort(key=lambda node: (-self._reach(node, reaches), node.id))
+        above = sum(reaches[parent] for parent in {node.parent_id for node in layer})
+        width, layer_s = self._best_width([reaches[node.id] for node in layer], above, view)
         chain = self._chain(best)
         length, chain_s = self._best_length([self._calibration.chance(node.prob) for node in chain], view)
         return chain[:length] if chain_s * _BETTER < layer_s else layer[:width]
@@ -67,8 +79,16 @@ class Auto(Strategy):
         """Count towards the next probe."""
         self._since_probe += count
 
-    def _is_worth_it(self, node: Node) -> bool:
-        if self._calibration.chance(node.prob) >= _LEAST_CHANCE:
+    def _is_worth_it(self, node: Node, view: View) -> bool:
+        """Tell whether a guess shall be launched when its turn comes.
+
+        An alternative to a launched guess delays all that comes after it by one run, and saves the refilling of the
+        pipeline if it is right.
+        """
+        chance = self._calibration.chance(node.prob)
+        if _has_launched_sibling(node):
+            return chance * (view.num_stages - 1) > _LEAST_GAIN
+        if chance >= _LEAST_CHANCE:
             return True
         if self._since_probe < _PROBE_EVERY:
             return False
@@ -108,10 +128,14 @@ class Auto(Strategy):
             chain.append(max(chain[-1].children, key=lambda child: child.prob))
         return chain
 
-    def _reach(self, node: Node | None) -> float:
-        """Return the calibrated chance that all guesses down to `node` are right."""
-        chance = 1.0
-        while node is not None and node.parent is not None:
-            chance *= self._calibration.chance(node.prob)
-            node = node.parent
-        return chance
+    def _reach(self, node: Node, known: dict[NodeId, float]) -> float:
+        """Return the calibrated chance that all guesses down to `node` are right; `known` are those of others."""
+        reach = known.get(node.id)
+        if reach is None:
+            assert node.parent is not None
+            reach = known[node.id] = self._reach(node.parent, known) * self._calibration.chance(node.prob)
+        return reach
+
+
+def _has_launched_sibling(node: Node) -> bool:
+    return node.parent is not None and any(child.state is NodeState.LAUNCHED for child in node.parent.children)

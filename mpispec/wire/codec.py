@@ -34,7 +34,7 @@ from mpispec.core.messages import (
     Stop,
 )
 from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
-from mpispec.wire.fields import EDITS, FLAG, INT32, INT63, PARENTS, PROBS, ROWS, RUN_IDS, SAMPLING, TOKENS, Field
+from mpispec.wire.fields import EDITS, FLAG, INT32, INT63, PARENTS, PROB, PROBS, ROWS, RUN_IDS, SAMPLING, TOKENS, Field
 
 VERSION = 1
 """Raised whenever a frame of the old form could be misread."""
@@ -78,7 +78,7 @@ _SCHEMAS = (
     _schema(4, Cancel, run_ids=RUN_IDS, row_runs=RUN_IDS, row_nodes=TOKENS),
     _schema(5, Credit, run_id=INT63),
     _schema(6, Stop),
-    _schema(7, Prime, request=INT32, tokens=TOKENS, limit=INT32, width=INT32, sampling=SAMPLING),
+    _schema(7, Prime, request=INT32, tokens=TOKENS, limit=INT32, width=INT32, floor=PROB, sampling=SAMPLING),
     _schema(8, Follow, request=INT32, pos=INT32, tokens=TOKENS, limit=INT32),
     _schema(9, Retire, request=INT32),
     _schema(10, Draft, request=INT32, root=INT32, first=INT63, parents=PARENTS, tokens=TOKENS, probs=PROBS),

@@ -156,6 +156,7 @@ INT32 = Field(_same, _integer(0, INT32_MAX))
 INT63 = Field(_same, _integer(0, INT63_MAX))
 """A counter that only grows."""
 FLAG = Field(bool, _boolean)
+PROB = Field(float, _number(0.0, 1.0))
 TOKENS = _array("i", "tokens")
 RUN_IDS = _array("q", "run ids")
 PARENTS = _array("q", "parents", least=-1)

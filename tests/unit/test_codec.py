@@ -66,7 +66,7 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     Cancel: st.builds(Cancel, RUN_IDS, RUN_IDS, TOKENS),
     Credit: st.builds(Credit, INT63),
     Stop: st.just(Stop()),
-    Prime: st.builds(Prime, INT32, TOKENS, INT32, INT32, SAMPLINGS),
+    Prime: st.builds(Prime, INT32, TOKENS, INT32, INT32, PROBABILITIES, SAMPLINGS),
     Follow: st.builds(Follow, INT32, INT32, TOKENS, INT32),
     Retire: st.builds(Retire, INT32),
     Draft: st.builds(
@@ -88,7 +88,7 @@ SAMPLES: tuple[Message, ...] = (
     Cancel((7, 8), (9, 9), (3, 4)),
     Credit(7),
     Stop(),
-    Prime(1, (1, 2, 3), 9, 4, Sampling()),
+    Prime(1, (1, 2, 3), 9, 4, 0.25, Sampling()),
     Follow(1, 3, (4,), 9),
     Retire(1),
     Draft(1, 2, 3, (-1, 3), (4, 5), (0.5, 1.0)),

@@ -72,7 +72,7 @@ def test_the_draft_is_right_as_often_as_told() -> None:
     text = script.texts[REQUEST]
     hits = Hits((0.7,), rescue=0.5)
     guesser = ScriptedGuesser(script, hits, prompt_tokens=1)
-    guesser.hear(Prime(REQUEST, (text[0],), Pos(length), 3, Sampling()))
+    guesser.hear(Prime(REQUEST, (text[0],), Pos(length), 3, 0.0, Sampling()))
     ranks = [0, 0, 0, 0]
     for pos in range(length):
         (guesses,) = guesser.compute((_row(pos, pos - 1, pos, text[pos]),), 3)
@@ -86,7 +86,7 @@ def test_chances_by_depth_follow_what_is_accepted() -> None:
     script = _script()
     text = script.texts[REQUEST]
     guesser = ScriptedGuesser(script, Hits((0.9, 0.4)), prompt_tokens=1)
-    guesser.hear(Prime(REQUEST, (text[0],), Pos(9), 1, Sampling()))
+    guesser.hear(Prime(REQUEST, (text[0],), Pos(9), 1, 0.0, Sampling()))
 
     def announced(pos: int) -> float:
         return guesser.compute((_row(pos, pos - 1, pos, text[pos]),), 1)[0][0][1]

@@ -23,6 +23,7 @@ class Situation:
 
     tree: TokenTree = field(default_factory=lambda: TokenTree(NodeId(0), Token(0), Pos(0)))
     live_runs: int = 0
+    waiting_runs: int = 0
     is_awaiting_draft: bool = False
     num_stages: int = 4
     dear_rows: bool = True
@@ -116,12 +117,36 @@ def test_specpipe_launches_a_layer_at_a_time() -> None:
     assert SpecPipe(width=2).choose(situation) == [third]
 
 
+def _begun(situation: Situation) -> Auto:
+    strategy = Auto()
+    strategy.begin(situation)
+    return strategy
+
+
 def test_auto_is_as_wide_as_rows_are_cheap() -> None:
     situation = Situation(dear_rows=True)
     nodes = _siblings(situation, 0.55, 0.25, 0.15)
-    assert Auto().choose(situation) == nodes[:1]
+    assert _begun(situation).choose(situation) == nodes[:1]
     situation.dear_rows = False
-    assert Auto().choose(situation) == nodes
+    assert _begun(situation).choose(situation) == nodes
+
+
+def test_auto_launches_a_chain_as_one_run_where_rows_are_cheap_and_lets_it_grow_while_another_waits() -> None:
+    situation = Situation(dear_rows=False)
+    nodes = situation.chain(0.95, 0.95, 0.95)
+    situation.tree.launch(nodes[0], RunId(0))
+    situation.waiting_runs = 1
+    assert _begun(situation).choose(situation) == []
+    situation.waiting_runs = 0
+    assert _begun(situation).choose(situation) == nodes[1:]
+
+
+@pytest.mark.parametrize(("num_stages", "pays"), [(4, False), (14, True)])
+def test_auto_launches_an_alternative_where_it_saves_more_runs_than_it_takes(num_stages: int, pays: bool) -> None:
+    situation = Situation(num_stages=num_stages)
+    first, second = _siblings(situation, 0.65, 0.25)
+    situation.tree.launch(first, RunId(1))
+    assert _begun(situation).choose(situation) == ([second] if pays else [])
 
 
 def test_auto_stops_asking_a_proposer_that_is_always_wrong_and_tries_again_later() -> None:
