@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mpispec.models.gguf_file import MAGIC, GgufFile, Tensor, Value
@@ -23,6 +24,8 @@ class Piece:
     source: int
     """First byte in the source file."""
     n_bytes: int
+    change: Callable[[bytes], bytes] | None = None
+    """Applied to all its bytes at once, whose number it keeps; None: they are copied as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +53,41 @@ def plan(model: GgufFile, layers: range) -> PartPlan:
     """
     pieces = _pieces(model, layers)
     vocabulary = next(piece.dims[1] for piece in pieces if piece.name == EMBEDDING)
-    values = _values(model, layers, vocabulary)
+    return assemble(model, pieces, _values(model, layers, vocabulary))
+
+
+def assemble(model: GgufFile, pieces: Sequence[Piece], values: Mapping[str, Value]) -> PartPlan:
+    """Plan a file of these tensors of `model` and this metadata, GGUF version 3."""
     parts = [MAGIC, struct.pack("<IQQ", 3, len(pieces), len(values))]
-    parts += [_string(key) + struct.pack("<I", value.type) + value.raw for key, value in values.items()]
+    parts += [_raw_text(key) + struct.pack("<I", value.type) + value.raw for key, value in values.items()]
     offset = 0
     for piece in pieces:
         dims = struct.pack(f"<I{len(piece.dims)}Q", len(piece.dims), *piece.dims)
-        parts.append(_string(piece.name) + dims + struct.pack("<IQ", piece.type, offset))
+        parts.append(_raw_text(piece.name) + dims + struct.pack("<IQ", piece.type, offset))
         offset += padded(piece.n_bytes, model.alignment)
     header = b"".join(parts)
     return PartPlan(header.ljust(padded(len(header), model.alignment), b"\0"), tuple(pieces), model.alignment)
+
+
+def layer_values(model: GgufFile, layers: Sequence[int]) -> dict[str, Value]:
+    """Return the metadata of a model made of these layers of `model`, in this order."""
+    architecture, count = architecture_of(model), layer_count(model)
+    values = dict(model.values)
+    for key, value in model.values.items():
+        if key.startswith(f"{architecture}.") and value.element_type is not None and len(value) == count:
+            values[key] = _picked(value, layers)
+    values[f"{architecture}.block_count"] = number(len(layers))
+    return values
+
+
+def number(value: int) -> Value:
+    """Make a metadata value of an unsigned number."""
+    return Value(ValueType.UINT32, memoryview(struct.pack("<I", value)))
+
+
+def text(value: str) -> Value:
+    """Make a metadata value of a text."""
+    return Value(ValueType.STRING, memoryview(_raw_text(value)))
 
 
 def padded(n_bytes: int, alignment: int) -> int:
@@ -97,33 +125,23 @@ def _piece(name: str, tensor: Tensor) -> Piece:
 
 
 def _values(model: GgufFile, layers: range, vocabulary: int) -> dict[str, Value]:
-    architecture, count = architecture_of(model), layer_count(model)
-    values: dict[str, Value] = {}
-    for key, value in model.values.items():
-        if key.startswith("tokenizer."):
-            continue
-        of_layers = key.startswith(f"{architecture}.") and value.element_type is not None and len(value) == count
-        values[key] = _sliced(value, layers) if of_layers else value
-    values[f"{architecture}.block_count"] = _u32(len(layers))
-    values[f"{architecture}.vocab_size"] = _u32(vocabulary)
-    values["tokenizer.ggml.model"] = Value(ValueType.STRING, memoryview(_string("no_vocab")))
-    values["mpispec.layers"] = Value(ValueType.STRING, memoryview(_string(f"{layers.start}-{layers.stop}/{count}")))
+    every = layer_values(model, layers)
+    values = {key: value for key, value in every.items() if not key.startswith("tokenizer.")}
+    values[f"{architecture_of(model)}.vocab_size"] = number(vocabulary)
+    values["tokenizer.ggml.model"] = text("no_vocab")
+    values["mpispec.layers"] = text(f"{layers.start}-{layers.stop}/{layer_count(model)}")
     return values
 
 
-def _sliced(value: Value, layers: range) -> Value:
+def _picked(value: Value, layers: Sequence[int]) -> Value:
     """Keep the elements of some layers of a per-layer array of numbers."""
     if value.element_type is ValueType.STRING:
         return value
     size = (len(value.raw) - 12) // len(value)
-    kept = value.raw[12 + layers.start * size : 12 + layers.stop * size]
+    kept = b"".join(value.raw[12 + layer * size : 12 + (layer + 1) * size] for layer in layers)
     return Value(value.type, memoryview(bytes(value.raw[:4]) + struct.pack("<Q", len(layers)) + kept))
 
 
-def _u32(number: int) -> Value:
-    return Value(ValueType.UINT32, memoryview(struct.pack("<I", number)))
-
-
-def _string(text: str) -> bytes:
-    raw = text.encode()
+def _raw_text(value: str) -> bytes:
+    raw = value.encode()
     return struct.pack("<Q", len(raw)) + raw
