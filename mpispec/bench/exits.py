@@ -23,6 +23,7 @@ from mpispec.compute.base import ComputeError
 from mpispec.models import default, registry
 from mpispec.models.arrange import Layer, arrange
 from mpispec.models.errors import ModelError
+from mpispec.sim.costs import exit_speedup
 
 WORTHWHILE = 1.1
 """A bound on the speed-up below which the fixed costs of an exit eat the gain."""
@@ -40,16 +41,7 @@ class Exit:
     @property
     def bound(self) -> float:
         """Return the speed-up over plain pipelining that this exit cannot exceed."""
-        return exit_bound(self.agreement.share, self.share_of_work)
-
-
-def exit_bound(hit_rate: float, share_of_work: float) -> float:
-    """Return the law of speed-up for a proposer that is a part of the pipeline.
-
-    A guess comes every x of a plain token's time (x = `share_of_work`), a miss costs the rest of it, so a token takes
-    x + (1 - h)(1 - x) of a plain token's time.
-    """
-    return 1 / (share_of_work + (1 - hit_rate) * (1 - share_of_work))
+        return exit_speedup(self.agreement.share, self.share_of_work)
 
 
 def exits(model: Path, after: Sequence[int], texts: Sequence[Text], threads: int) -> Iterator[Exit]:

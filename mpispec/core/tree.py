@@ -47,6 +47,8 @@ class Node:
     """Sequence id of its cell, assigned when launched."""
     run: RunId | None = None
     """Run that carries it."""
+    exit: int = 0
+    """Deepest stage whose exit guessed it; 0: somebody else did."""
     children: list[Node] = field(default_factory=list)
 
     def child(self, token: Token) -> Node | None:
@@ -93,12 +95,13 @@ class TokenTree:
         self.root = winner
         return dead
 
-    def prune_children(self) -> list[Node]:
-        """Give up every guess; return the nodes that died, parents first."""
-        dead = [node for child in self.root.children for node in child.subtree()]
+    def prune_children(self, parent: Node | None = None) -> list[Node]:
+        """Give up every guess below a node, the root by default; return the nodes that died, parents first."""
+        parent = parent or self.root
+        dead = [node for child in parent.children for node in child.subtree()]
         for node in dead:
             node.state = NodeState.DEAD
-        self.root.children = []
+        parent.children = []
         return dead
 
     def tip(self) -> Node:

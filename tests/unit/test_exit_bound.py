@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from mpispec.bench.agreement import agreement
-from mpispec.bench.exits import Exit, conclusion, exit_bound, main
+from mpispec.bench.exits import Exit, conclusion, main
+from mpispec.sim.costs import exit_speedup
 from tests.models import tiny
 
 pytestmark = pytest.mark.unit
@@ -21,7 +22,7 @@ def seen(layers: int, share_of_work: float, hits: int) -> Exit:
 
 @pytest.mark.parametrize(("hit_rate", "share", "bound"), [(0.0, 0.5, 1.0), (1.0, 0.25, 4.0), (0.8, 0.25, 2.5)])
 def test_the_bound_is_the_law_with_the_exit_as_proposer(hit_rate: float, share: float, bound: float) -> None:
-    assert exit_bound(hit_rate, share) == pytest.approx(bound)
+    assert exit_speedup(hit_rate, share) == pytest.approx(bound)
 
 
 def test_the_conclusion_names_the_best_exit_or_none() -> None:
