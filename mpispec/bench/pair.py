@@ -40,13 +40,21 @@ def main() -> None:
 @main.command()
 @click.option("--factor", type=click.IntRange(min=2), required=True, metavar="K", help="Times as many layers.")
 @click.option("--noise", type=float, required=True, metavar="S", help="Size of what the added layers add; 0: nothing.")
+@click.option("--at-end", is_flag=True, help="Add them after the last layer, so that an exit there agrees.")
 @_model
 @_out
 @_tokens
 @_threads
 @_json
 def deep(
-    factor: int, noise: float, model: str | None, out: Path | None, tokens: int, threads: int, as_json: bool
+    factor: int,
+    noise: float,
+    at_end: bool,
+    model: str | None,
+    out: Path | None,
+    tokens: int,
+    threads: int,
+    as_json: bool,
 ) -> None:
     """Make a target K times as deep as MODEL, which is its draft.
 
@@ -56,18 +64,23 @@ def deep(
     if not 0 <= noise <= 1 or math.isnan(noise):
         raise BenchError(f"--noise {noise} is no share; choose 0 (the same text) to 1 (noise as large as the signal).")
     source = default.resolve(model)
-    target = _destination(out, source, f"deep{factor}-noise{noise:g}")
-    # Echoes are shuffled independently of each other, so their sizes add up like the sides of a right angle.
-    echo = noise / math.sqrt(factor - 1)
-    layers = [
-        layer
-        for index in range(registry.inspect(source).layers)
-        for layer in [Layer(index), *[Layer(index, echo)] * (factor - 1)]
-    ]
+    target = _destination(out, source, f"deep{factor}-noise{noise:g}" + ("-at-end" if at_end else ""))
+    layers = deep_layers(registry.inspect(source).layers, factor, noise, at_end)
     name = registry.inspect(source).name
     arrange(source, layers, target, f"{name}, synthetically {factor} times as deep, noise {noise:g}")
     found = measure(source, answers(target, QUESTIONS, tokens, threads), threads)
     _report(found, {"target": str(target), "draft": str(source), "factor": factor, "noise": noise}, as_json)
+
+
+def deep_layers(count: int, factor: int, noise: float, at_end: bool) -> list[Layer]:
+    """Return the layers of a deep target."""
+    # Echoes are shuffled independently of each other, so their sizes add up like the sides of a right angle.
+    echo = noise / math.sqrt(factor - 1)
+    originals = [Layer(index) for index in range(count)]
+    echoes = [[Layer(index, echo)] * (factor - 1) for index in range(count)]
+    if at_end:
+        return originals + [each for several in echoes for each in several]
+    return [each for one, several in zip(originals, echoes, strict=True) for each in (one, *several)]
 
 
 @main.command()

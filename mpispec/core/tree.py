@@ -5,9 +5,9 @@ Life of a node:
 | state    | next     | when                                                        |
 |----------|----------|-------------------------------------------------------------|
 | PROPOSED | LAUNCHED | a run carries it                                            |
-| PROPOSED | DEAD     | a verdict refused it or an ancestor                         |
+| PROPOSED | DEAD     | a verdict refused it or an ancestor, or a deeper exit did   |
 | LAUNCHED | DECIDED  | it is the root and the last stage decided the token after it|
-| LAUNCHED | DEAD     | a verdict refused it or an ancestor                         |
+| LAUNCHED | DEAD     | a verdict refused it or an ancestor, or a deeper exit did   |
 """
 
 from __future__ import annotations

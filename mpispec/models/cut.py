@@ -30,11 +30,13 @@ STALE_SECONDS = 86_400.0
 """Age at which a temporary file has lost its writer."""
 
 
-def part(source: Path, layers: range, progress: Progress | None = None, insist: bool = False) -> Path:
+def part(
+    source: Path, layers: range, progress: Progress | None = None, insist: bool = False, has_exit: bool = False
+) -> Path:
     """Return a file with the layers [start, stop) of `source`, cut now or earlier; all layers: `source` itself.
 
     Parts are kept under a hash of their content. Any number of ranks may ask for the same part at once. `insist`
-    cuts architectures that are not certified. Raises ModelError.
+    cuts architectures that are not certified, `has_exit` keeps norm and projection as well. Raises ModelError.
     """
     model = gguf_file.read(source)
     registry.check_cut(model, layers, insist)
@@ -42,12 +44,12 @@ def part(source: Path, layers: range, progress: Progress | None = None, insist: 
         return source
     folder = cache_folder()
     with _readable_errors(folder):
-        memo = _Memo(source, layers, folder)
+        memo = _Memo(source, layers, folder, has_exit)
         if (known := memo.lookup()) is not None:
             return known
         folder.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder)
-        return memo.remember(_write(model, plan(model, layers), folder, None, progress))
+        return memo.remember(_write(model, plan(model, layers, has_exit), folder, None, progress))
 
 
 def cut(source: Path, layers: range, destination: Path, progress: Progress | None = None, insist: bool = False) -> None:
@@ -151,12 +153,12 @@ def _identity(status: os.stat_result) -> dict[str, int]:
 class _Memo:
     """Remembers which part came from which source, so that an unchanged source is not read again at each start."""
 
-    def __init__(self, source: Path, layers: range, folder: Path) -> None:
+    def __init__(self, source: Path, layers: range, folder: Path, has_exit: bool) -> None:
         self._source = source.resolve()
         self._folder = folder
         self._status = {**_identity(self._source.stat()), "format": FORMAT}
-        name = hashlib.blake2b(f"{self._source}\0{layers.start}-{layers.stop}".encode(), digest_size=16).hexdigest()
-        self._file = folder / f"{name}.json"
+        what = f"{self._source}\0{layers.start}-{layers.stop}" + ("\0exit" if has_exit else "")
+        self._file = folder / f"{hashlib.blake2b(what.encode(), digest_size=16).hexdigest()}.json"
 
     def lookup(self) -> Path | None:
         """Return the part if source and part are as they were."""

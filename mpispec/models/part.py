@@ -45,13 +45,13 @@ class PartPlan:
         object.__setattr__(self, "n_bytes", size)
 
 
-def plan(model: GgufFile, layers: range) -> PartPlan:
+def plan(model: GgufFile, layers: range, has_exit: bool = False) -> PartPlan:
     """Plan the part of `model` that holds the layers [start, stop), numbered anew from 0.
 
     No part needs the tokenizer: `no_vocab` leaves a model that takes token ids or activations. The first part keeps
-    the embedding and the last the projection, both with the true vocabulary; a part between has 32 rows.
+    the embedding, the last and one with an exit the projection, all with the true vocabulary; others have 32 rows.
     """
-    pieces = _pieces(model, layers)
+    pieces = _pieces(model, layers, has_exit)
     vocabulary = next(piece.dims[1] for piece in pieces if piece.name == EMBEDDING)
     return assemble(model, pieces, _values(model, layers, vocabulary))
 
@@ -95,24 +95,25 @@ def padded(n_bytes: int, alignment: int) -> int:
     return -(-n_bytes // alignment) * alignment
 
 
-def _pieces(model: GgufFile, layers: range) -> list[Piece]:
-    pieces = [_embedding(model, layers)]
-    last = layers.stop == layer_count(model)
+def _pieces(model: GgufFile, layers: range, has_exit: bool) -> list[Piece]:
+    decides = has_exit or layers.stop == layer_count(model)
+    pieces = [_embedding(model, layers, decides)]
+    if decides and layers.start == 0 and HEAD in model.tensors:
+        pieces.append(_piece(HEAD, model.tensors[HEAD]))
     for name, tensor in model.tensors.items():
         match = BLOCK.fullmatch(name)
         if match and int(match[1]) in layers:
             pieces.append(_piece(f"blk.{int(match[1]) - layers.start}.{match[2]}", tensor))
-        elif not match and name not in (EMBEDDING, HEAD) and (last or not name.startswith("output.")):
+        elif not match and name not in (EMBEDDING, HEAD) and (decides or not name.startswith("output.")):
             pieces.append(_piece(name, tensor))
     return pieces
 
 
-def _embedding(model: GgufFile, layers: range) -> Piece:
-    first, last = layers.start == 0, layers.stop == layer_count(model)
-    if first:
+def _embedding(model: GgufFile, layers: range, decides: bool) -> Piece:
+    if layers.start == 0:
         return _piece(EMBEDDING, model.tensors[EMBEDDING])
-    if last:
-        # A last stage embeds nothing, so its projection can stand in the embedding's place: llama.cpp projects with
+    if decides:
+        # Such a stage embeds nothing, so its projection can stand in the embedding's place: llama.cpp projects with
         # the embedding where there is no separate head, and the embedding's own bytes need not be stored.
         return _piece(EMBEDDING, model.tensors.get(HEAD, model.tensors[EMBEDDING]))
     whole = model.tensors[EMBEDDING]

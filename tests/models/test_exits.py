@@ -25,11 +25,10 @@ TOKENS = tuple(range(5, 25))
 def test_an_exit_projects_the_hidden_state_of_its_stage(tmp_path: Path, part_cache: Path) -> None:
     model = tiny.llama(tmp_path / "tiny.gguf")
     arrange(model, [Layer(index) for index in range(4)], tmp_path / "exit.gguf", "exit after 4")
-    sizes = {"context": 64, "sequences": 1, "threads": 1, "max_rows": 32}
-    stage = LlamaStage(cut.part(model, range(4)), first=True, last=False, n_layers=4, **sizes)
+    stage = stage_of(cut.part(model, range(4)), range(4))
     hidden = stage.forward(pipeline.rows(TOKENS), None, bool)
     stage.close()
-    leaving = LlamaStage(tmp_path / "exit.gguf", first=True, last=True, n_layers=4, **sizes)
+    leaving = stage_of(tmp_path / "exit.gguf", range(4), last=True)
     logits = leaving.forward(pipeline.rows(TOKENS), None, bool)
     leaving.close()
     assert hidden is not None
@@ -57,3 +56,47 @@ def test_the_command_prints_every_exit_as_json(default_model: Path) -> None:
     said = json.loads(result.output)
     assert [one["layers"] for one in said["exits"]] == [20]
     assert 0 <= said["exits"][0]["share"] <= 1
+
+
+def stage_of(path: Path, layers: range, last: bool = False) -> LlamaStage:
+    """Load a stage that holds these layers."""
+    return LlamaStage(
+        path,
+        first=layers.start == 0,
+        last=last,
+        n_layers=len(layers),
+        context=64,
+        sequences=2,
+        threads=1,
+        max_rows=32,
+    )
+
+
+@pytest.mark.parametrize("layers", [range(10), range(10, 20)])
+def test_a_stage_with_an_exit_passes_on_the_same_and_chooses_as_the_exit_does(
+    default_model: Path, tmp_path: Path, part_cache: Path, layers: range
+) -> None:
+    arrange(default_model, [Layer(index) for index in range(layers.stop)], tmp_path / "exit.gguf", "exit")
+    exiting = stage_of(tmp_path / "exit.gguf", range(layers.stop), last=True)
+    plain = stage_of(cut.part(default_model, layers), layers)
+    leaving = stage_of(cut.part(default_model, layers, has_exit=True), layers)
+    before = stage_of(cut.part(default_model, range(10)), range(10))
+    deciding = [pipeline.row(token, pos, decide=pos > 12) for pos, token in enumerate(pipeline.PROMPT)]
+    silent = [pipeline.row(5, len(deciding), decide=False)]
+    for rows in (deciding, silent):
+        passed = before.forward(rows, None, bool) if layers.start else None
+        both = leaving.forward_and_exit(rows, passed, bool)
+        assert both is not None
+        assert np.array_equal(both[0], plain.forward(rows, passed, bool))
+        assert np.array_equal(both[1], exiting.forward(rows, None, bool))
+    for stage in (exiting, plain, leaving, before):
+        stage.close()
+
+
+def test_an_exit_can_be_given_up(default_model: Path, part_cache: Path) -> None:
+    stage = stage_of(cut.part(default_model, range(10), has_exit=True), range(10))
+    looks = iter([False, False, True])
+    assert stage.forward_and_exit(pipeline.rows(TOKENS), None, lambda: next(looks, True)) is None
+    stage.edit([pipeline.drop(0)])
+    assert stage.forward_and_exit(pipeline.rows(TOKENS), None, bool) is not None
+    stage.close()

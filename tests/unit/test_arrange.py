@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from mpispec.bench.agreement import agreement
-from mpispec.bench.pair import main
+from mpispec.bench.pair import deep_layers, main
 from mpispec.models.arrange import SCALES, Layer, arrange, echo
 from mpispec.models.errors import ModelError
 from mpispec.models.gguf_file import Tensor
@@ -136,6 +136,12 @@ def test_the_command_ends_with_the_sentence_alone(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("mpispec: There is no model file")
     assert ended.stderr.count("\n") == 1
+
+
+def test_echoes_follow_their_layer_or_all_layers() -> None:
+    one, two = Layer(0, noise=0.2), Layer(1, noise=0.2)
+    assert deep_layers(2, 5, 0.4, at_end=False) == [Layer(0), *[one] * 4, Layer(1), *[two] * 4]
+    assert deep_layers(2, 5, 0.4, at_end=True) == [Layer(0), Layer(1), *[one] * 4, *[two] * 4]
 
 
 def test_agreement_counts_positions_and_its_error_counts_answers() -> None:
