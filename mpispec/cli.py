@@ -48,8 +48,11 @@ def _job_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--strategy", type=click.Choice(list(PRESETS)), default="pipeinfer", show_default=True),
         click.option(
             "--proposer",
-            metavar="draft|ngram|oracle:H|none",
-            help="Who guesses; default: draft if there is one, else ngram. oracle:H is scripted, for benchmarks.",
+            metavar="draft|exit|ngram|oracle:H|none",
+            help="Who guesses; default: draft or exit if given, else ngram. oracle:H is scripted, for benchmarks.",
+        ),
+        click.option(
+            "--exit", "exits", type=int, multiple=True, metavar="STAGE", help="Let this stage guess too; repeatable."
         ),
         click.option("--ctx", "context", type=click.IntRange(min=2), help="Positions of one request. [default: 2048]"),
         click.option(
@@ -84,8 +87,8 @@ def _job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
     if proposer is not None and proposer.startswith("oracle"):
         hit_rate = _hit_rate(proposer)
         proposer = "oracle"
-    if proposer not in (None, "draft", "ngram", "oracle", "none"):
-        raise JobError(f"--proposer {proposer} is none of draft, ngram, oracle:H and none.")
+    if proposer not in (None, "draft", "exit", "ngram", "oracle", "none"):
+        raise JobError(f"--proposer {proposer} is none of draft, exit, ngram, oracle:H and none.")
     return JobOptions(
         model=flags["model"],
         draft=flags["draft"],
@@ -96,6 +99,7 @@ def _job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         strategy=flags["strategy"],
         proposer=proposer,
         oracle_hit_rate=hit_rate,
+        exits=flags["exits"],
         insist=flags["insist"],
         is_traced=is_traced,
     )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mpispec.core.messages import Edit, Row
 from mpispec.models.errors import ModelError
 
-__all__ = ["Cancelled", "ComputeError", "Floats", "ModelError", "StageModel"]
+__all__ = ["Cancelled", "ComputeError", "ExitModel", "Floats", "ModelError", "StageModel"]
 
 Floats = NDArray[np.float32]
 Cancelled = Callable[[], bool]
@@ -43,3 +43,12 @@ class StageModel(Protocol):
 
     def close(self) -> None:
         """Free the memory."""
+
+
+class ExitModel(StageModel, Protocol):
+    """A layer range that also holds the target's final norm and projection, for an early exit."""
+
+    def forward_and_exit(
+        self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled
+    ) -> tuple[Floats, Floats] | None:
+        """Compute as `forward` does; return its output and the logits of the deciding rows after these layers."""

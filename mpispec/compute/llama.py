@@ -164,6 +164,7 @@ class LayerWatch:
         self._cancelled: Cancelled = bool
         self._destination: Floats | None = None
         self._failure: BaseException | None = None
+        self._goes_on = False
         self.gave_up = False
         self.copied = False
         self.watched: Container[int] = _EVERYTHING
@@ -173,8 +174,12 @@ class LayerWatch:
         """Name the context that calls back."""
         self._context = context
 
-    def arm(self, cancelled: Cancelled, destination: Floats | None) -> None:
-        """Prepare for one decode; `destination` is float32 [rows, width], contiguous."""
+    def arm(self, cancelled: Cancelled, destination: Floats | None, goes_on: bool = False) -> None:
+        """Prepare for one decode; `destination` is float32 [rows, width], contiguous.
+
+        With `goes_on` the graph is not ended at the last layer, so that norm and projection are computed too.
+        """
+        self._goes_on = goes_on
         self._cancelled, self._destination, self._failure = cancelled, destination, None
         self.gave_up = self.copied = self._begun = False
         self.watched = _EVERYTHING
@@ -223,7 +228,7 @@ class LayerWatch:
         try:
             if tensor == self._last_address:
                 self._copy(tensor)
-                return False
+                return self._goes_on
             self.gave_up = self._cancelled()
             return not self.gave_up
         except BaseException as failure:

@@ -23,7 +23,10 @@ SPARE_CELLS = 256
 
 
 class LlamaStage:
-    """A `StageModel` over a part made by `models.cut`, or over a whole model that is both first and last stage."""
+    """A `StageModel` over a part made by `models.cut`, or over a whole model that is both first and last stage.
+
+    Over a part that was cut with an exit it is an `ExitModel`.
+    """
 
     def __init__(
         self,
@@ -74,22 +77,45 @@ class LlamaStage:
         if cancelled():
             return None
         self._fill(rows, activations)
-        output = None if self._last else np.empty((len(rows), self.width), np.float32)
-        self._watch.arm(cancelled, output)
+        if not self._last:
+            return self._layer_output(len(rows), cancelled, goes_on=False)
+        self._watch.arm(cancelled, None)
         self._context.decode(len(rows))
         if self._watch.gave_up:
             return None
+        deciding = sum(row.decide for row in rows)
+        return self._context.logits(deciding, self.vocabulary) if deciding else self._no_logits()
+
+    def forward_and_exit(
+        self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled
+    ) -> tuple[Floats, Floats] | None:
+        """See `ExitModel`. The projection is computed for all rows of a run in which any decides, else for none."""
+        if cancelled():
+            return None
+        self._fill(rows, activations)
+        deciding = [index for index, row in enumerate(rows) if row.decide]
+        output = self._layer_output(len(rows), cancelled, goes_on=bool(deciding))
         if output is None:
-            deciding = sum(row.decide for row in rows)
-            return self._context.logits(deciding, self.vocabulary) if deciding else self._no_logits()
-        if not self._watch.copied:
-            raise ComputeError("llama.cpp did not compute the output of the last layer; report this model.")
-        return output
+            return None
+        if not deciding:
+            return output, self._no_logits()
+        return output, self._context.logits(len(rows), self.vocabulary)[deciding]
 
     def close(self) -> None:
         """Free weights, cache and threads."""
         self._context.close()
         self._model.close()
+
+    def _layer_output(self, num_rows: int, cancelled: Cancelled, goes_on: bool) -> Floats | None:
+        """Compute the rows of the batch; return float32 [rows, width] of the last layer, None when given up."""
+        output = np.empty((num_rows, self.width), np.float32)
+        self._watch.arm(cancelled, output, goes_on)
+        self._context.decode(num_rows)
+        if self._watch.gave_up:
+            return None
+        if not self._watch.copied:
+            raise ComputeError("llama.cpp did not compute the output of the last layer; report this model.")
+        return output
 
     def _fill(self, rows: Sequence[Row], activations: Floats | None) -> None:
         """Write the rows into the batch, after checking what llama.cpp would not survive."""

@@ -24,6 +24,10 @@ class Received(NamedTuple):
     payload: Payload = None
 
 
+Guess = tuple[Token, float]
+"""A token and its probability."""
+
+
 class Computed(NamedTuple):
     """A stage's compute of a run ended; `aborted` if it was given up on request, else payload or tokens are set."""
 
@@ -32,10 +36,8 @@ class Computed(NamedTuple):
     tokens: tuple[Token, ...]
     """The last stage's decisions, one for each deciding row."""
     aborted: bool
-
-
-Guess = tuple[Token, float]
-"""A token and its probability."""
+    guesses: tuple[Guess, ...] = ()
+    """A stage with an exit: its guess after each deciding row."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Event, Received, StopRequested, Submitted, Tick, Withdrawn
 from mpispec.core.ids import HEAD, Actor, NodeId, Plane, Pos, RequestId, RunId, Token
-from mpispec.core.messages import Cancel, Close, Credit, Draft, Edit, Open, Result, Row, Run, Stop
+from mpispec.core.messages import Cancel, Close, Credit, Draft, EarlyGuess, Edit, Open, Result, Row, Run, Stop
 from mpispec.core.relay import relays
 from mpispec.core.request import Flight, Request
 from mpispec.core.sequences import SequencePool, bury, label
@@ -67,9 +67,8 @@ class HeadCore:
                 self._answered(result)
             case Received(message=Credit(run_id)):
                 self._taken(run_id)
-            case Received(message=Draft() as draft):
-                if (request := self._active.get(draft.request)) is not None:
-                    request.drafted(draft)
+            case Received(message=Draft() | EarlyGuess()):
+                self._guessed(event)
             case Submitted():
                 self._submit(event)
             case Withdrawn(request_id):
@@ -234,6 +233,23 @@ class HeadCore:
             if finish:
                 return accepted, finish
         return accepted, None
+
+    def _guessed(self, event: Received) -> None:
+        if isinstance(event.message, EarlyGuess):
+            self._guessed_early(event.src, event.message)
+        elif isinstance(event.message, Draft) and (request := self._active.get(event.message.request)) is not None:
+            request.drafted(event.message)
+
+    def _guessed_early(self, stage: Actor, early: EarlyGuess) -> None:
+        """Take what an exit guesses of a run that is still in flight, and cancel what it takes back."""
+        flight = self._flights.get(early.run_id)
+        if flight is None or flight.is_cancelled:
+            return
+        request = flight.request
+        dead = request.guessed_early(stage, flight, early)
+        if dead:
+            self._edits += bury(dead, request.tree.root, self._pool)
+            self._drop(dead)
 
     def _drop(self, dead: list[Node]) -> None:
         """Withdraw the rows of dead nodes from compute, whole runs where none is alive."""

@@ -193,7 +193,22 @@ class Draft:
     """Probability of each guess given its parent, under the draft."""
 
 
+class EarlyGuess(NamedTuple):
+    """Stage -> head: what an exit makes of a run's hidden states, before the deeper stages have seen them.
+
+    A guess whose row has been decided or has died meanwhile is dropped on arrival (law 5).
+    """
+
+    run_id: RunId
+    nodes: tuple[NodeId, ...]
+    """The deciding rows' nodes."""
+    tokens: tuple[Token, ...]
+    """The guessed token after each of them."""
+    probs: tuple[float, ...]
+    """Probability of each guess, under the exit."""
+
+
 ROOT = -1
 """Parent of a guess that follows the accepted text directly."""
 
-Message = Open | Close | Run | Result | Cancel | Credit | Stop | Prime | Follow | Retire | Draft
+Message = Open | Close | Run | Result | Cancel | Credit | Stop | Prime | Follow | Retire | Draft | EarlyGuess

@@ -8,12 +8,15 @@ from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason
 from mpispec.core.events import Submitted
-from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
-from mpispec.core.messages import Draft, Row
+from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
+from mpispec.core.messages import Draft, EarlyGuess, Row
 from mpispec.core.sessions import Slot
 from mpispec.core.statistics import Statistics
 from mpispec.core.strategy import Proposer, Strategy
 from mpispec.core.tree import Node, NodeState, TokenTree
+
+EXIT = "exit"
+"""Name of the proposer that is the target's own stages with an early exit."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +67,7 @@ class Request:
         self.tree = TokenTree(NodeId(last), submitted.prompt[-1], Pos(last))
         self.tree.root.seq = slot.seq
         self._proposer = proposer
+        self._listens_to_exits = submitted.proposer == EXIT
         strategy.begin(self)
         self._link: DraftLink | None = None
         if submitted.proposer == "draft" and config.draft is not None:
@@ -151,6 +155,30 @@ class Request:
         if self._link is None:
             return
         self._link.received(draft, self.tree, self.tokens)
+
+    def guessed_early(self, stage: Actor, flight: Flight, early: EarlyGuess) -> list[Node]:
+        """Take an exit's guesses after rows in flight; return the nodes that died.
+
+        A deeper exit knows better: where it disagrees with a shallower one, that one's guess and all below it die
+        (SPEED: younger tokens are dropped when a later exit changes its mind).
+        """
+        if not self._listens_to_exits:
+            return []
+        nodes = {node.id: node for node in flight.nodes if node.state is NodeState.LAUNCHED and self._is_of_use(node)}
+        dead: list[Node] = []
+        for node_id, token, prob in zip(early.nodes, early.tokens, early.probs, strict=True):
+            node = nodes.get(node_id)
+            if node is None or any(child.exit > stage for child in node.children):
+                continue
+            # Siblings that others guessed hold sequence ids of their own, so only a sole child is ever replaced.
+            if len(node.children) == 1 and node.children[0].exit and node.children[0].token != token:
+                dead += self.tree.prune_children(node)
+            self.tree.add(node, token, prob).exit = stage
+        return dead
+
+    def _is_of_use(self, node: Node) -> bool:
+        """Return whether a guess after `node` can still be decided before the request ends."""
+        return node.pos < self._end - 2 and node.token not in self._stops
 
     def count_verdict(self, token: Token) -> None:
         """Count whether a launched guess was right, before the root advances."""

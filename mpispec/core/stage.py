@@ -29,18 +29,19 @@ from mpispec.core.effects import (
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Computed, Event, Payload, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Plane, RunId
-from mpispec.core.messages import Cancel, Close, Credit, Open, Result, Run, Stop
+from mpispec.core.messages import Cancel, Close, Credit, EarlyGuess, Open, Result, Run, Stop
 from mpispec.core.relay import relays
 
 
 class StageCore:
     """The protocol of one stage; `actor` counts from 1 in layer order."""
 
-    def __init__(self, actor: Actor, num_stages: int, queue_limit: int) -> None:
+    def __init__(self, actor: Actor, num_stages: int, queue_limit: int, has_exit: bool = False) -> None:
         self.actor = actor
         self.is_first = actor == 1
         self.is_last = actor == num_stages
         self._next = HEAD if self.is_last else Actor(actor + 1)
+        self._has_exit = has_exit
         self._queue_limit = queue_limit
         self._relays = relays(actor, num_stages)
         self._queue: deque[tuple[Open | Close | Run, Payload]] = deque()
@@ -109,7 +110,7 @@ class StageCore:
         self._busy = None
         dropped = event.aborted or self._aborting
         self._aborting = False
-        effects = [self._void(run)] if dropped else [self._answer(run, event)]
+        effects = [self._void(run)] if dropped else [self._answer(run, event), *self._guess(run, event)]
         if self._stopping:
             return [*effects, Quit()]
         return effects + self._work()
@@ -120,7 +121,7 @@ class StageCore:
         while self._busy is None and self._queue:
             item, payload = self._queue.popleft()
             if not isinstance(item, Run):
-                effects.append(self._pass_on(item))
+                effects += self._pass_on(item)
                 continue
             if self.is_first:
                 effects.append(Send(HEAD, Plane.CONTROL, Credit(item.run_id)))
@@ -148,18 +149,25 @@ class StageCore:
             payload = b"".join(payload[index * size : (index + 1) * size] for index in living)
         return Run(run.run_id, tuple(run.rows[index] for index in living), run.edits), payload
 
-    def _pass_on(self, message: Open | Close) -> Effect:
-        if not self.is_last:
-            return Send(self._next, Plane.DATA, message)
-        if isinstance(message, Open):
-            return OpenSampler(message)
-        return CloseSampler(message.request)
+    def _pass_on(self, message: Open | Close) -> list[Effect]:
+        effects: list[Effect] = [] if self.is_last else [Send(self._next, Plane.DATA, message)]
+        if self.is_last or self._has_exit:
+            effects.append(OpenSampler(message) if isinstance(message, Open) else CloseSampler(message.request))
+        return effects
 
     def _answer(self, run: Run, event: Computed) -> Effect:
         if self.is_last:
             nodes = tuple(row.node for row in run.rows if row.decide)
             return Send(HEAD, Plane.DATA, Result(run.run_id, nodes, event.tokens))
         return Send(self._next, Plane.DATA, run, event.payload)
+
+    def _guess(self, run: Run, event: Computed) -> list[Effect]:
+        """Tell the head what an exit guesses; the run has gone on before."""
+        if not event.guesses:
+            return []
+        nodes = tuple(row.node for row in run.rows if row.decide)
+        tokens, probs = zip(*event.guesses, strict=True)
+        return [Send(HEAD, Plane.DRAFT, EarlyGuess(run.run_id, nodes, tokens, probs))]
 
     def _void(self, run: Run) -> Effect:
         if self.is_last:

@@ -5,9 +5,9 @@ Life of a node:
 | state    | next     | when                                                        |
 |----------|----------|-------------------------------------------------------------|
 | PROPOSED | LAUNCHED | a run carries it                                            |
-| PROPOSED | DEAD     | a verdict refused it or an ancestor                         |
+| PROPOSED | DEAD     | a verdict refused it or an ancestor, or a deeper exit did   |
 | LAUNCHED | DECIDED  | it is the root and the last stage decided the token after it|
-| LAUNCHED | DEAD     | a verdict refused it or an ancestor                         |
+| LAUNCHED | DEAD     | a verdict refused it or an ancestor, or a deeper exit did   |
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class Node:
     """Sequence id of its cell, assigned when launched."""
     run: RunId = _NO_RUN
     """Run that carries it, once launched."""
+    exit: int = 0
+    """Deepest stage whose exit guessed it; 0: somebody else did."""
     children: list[Node] = field(default_factory=list)
 
     def child(self, token: Token) -> Node | None:
@@ -113,10 +115,11 @@ class TokenTree:
         self.root = winner
         return dead
 
-    def prune_children(self) -> list[Node]:
-        """Give up every guess; return the nodes that died, parents first."""
-        dead = self._kill(self.root.children)
-        self.root.children = []
+    def prune_children(self, parent: Node | None = None) -> list[Node]:
+        """Give up every guess below a node, the root by default; return the nodes that died, parents first."""
+        parent = parent or self.root
+        dead = self._kill(parent.children)
+        parent.children = []
         return dead
 
     def tip(self) -> Node:

@@ -18,7 +18,7 @@ import platformdirs
 from mpispec.models import gguf_file, registry
 from mpispec.models.errors import ModelError
 from mpispec.models.gguf_file import GgufFile
-from mpispec.models.part import PartPlan, padded, plan
+from mpispec.models.part import PartPlan, Piece, padded, plan
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -30,11 +30,13 @@ STALE_SECONDS = 86_400.0
 """Age at which a temporary file has lost its writer."""
 
 
-def part(source: Path, layers: range, progress: Progress | None = None, insist: bool = False) -> Path:
+def part(
+    source: Path, layers: range, progress: Progress | None = None, insist: bool = False, has_exit: bool = False
+) -> Path:
     """Return a file with the layers [start, stop) of `source`, cut now or earlier; all layers: `source` itself.
 
     Parts are kept under a hash of their content. Any number of ranks may ask for the same part at once. `insist`
-    cuts architectures that are not certified. Raises ModelError.
+    cuts architectures that are not certified, `has_exit` keeps norm and projection as well. Raises ModelError.
     """
     model = gguf_file.read(source)
     registry.check_cut(model, layers, insist)
@@ -42,31 +44,36 @@ def part(source: Path, layers: range, progress: Progress | None = None, insist: 
         return source
     folder = cache_folder()
     with _readable_errors(folder):
-        memo = _Memo(source, layers, folder)
+        memo = _Memo(source, layers, folder, has_exit)
         if (known := memo.lookup()) is not None:
             return known
         folder.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder)
-        return memo.remember(_write(model, layers, folder, None, progress))
+        return memo.remember(_write(model, plan(model, layers, has_exit), folder, None, progress))
 
 
 def cut(source: Path, layers: range, destination: Path, progress: Progress | None = None, insist: bool = False) -> None:
     """Write the layers [start, stop) of `source` as a file of its own. Raises ModelError."""
     model = gguf_file.read(source)
     registry.check_cut(model, layers, insist)
+    write(model, plan(model, layers), destination, progress)
+
+
+def write(model: GgufFile, todo: PartPlan, destination: Path, progress: Progress | None = None) -> None:
+    """Write what is planned of `model`, replacing the destination in one step. Raises ModelError."""
     with _readable_errors(destination.parent):
-        _write(model, layers, destination.parent, destination, progress)
+        _write(model, todo, destination.parent, destination, progress)
 
 
-def cache_folder() -> Path:
-    """Return the folder of cut parts: `$MPISPEC_CACHE`, or `mpispec` in the user's cache folder."""
-    return Path(os.environ.get("MPISPEC_CACHE") or platformdirs.user_cache_dir("mpispec")) / "parts"
+def cache_folder(kind: str = "parts") -> Path:
+    """Return the folder of cut parts, or of another kind: in `$MPISPEC_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("MPISPEC_CACHE") or platformdirs.user_cache_dir("mpispec")) / kind
 
 
-def _write(model: GgufFile, layers: range, folder: Path, destination: Path | None, progress: Progress | None) -> Path:
-    """Write a part beside its destination and move it there in one step; without one, name it by its content."""
+def _write(model: GgufFile, todo: PartPlan, folder: Path, destination: Path | None, progress: Progress | None) -> Path:
+    """Write a file beside its destination and move it there in one step; without one, name it by its content."""
     with _temporary(folder) as file:
-        key = _copy(model, plan(model, layers), file, progress)
+        key = _copy(model, todo, file, progress)
         file.flush()
         os.fsync(file.fileno())
         destination = destination or folder / f"{key}.gguf"
@@ -106,14 +113,19 @@ def _copy(model: GgufFile, todo: PartPlan, file: IO[bytes], progress: Progress |
 
 def _chunks(descriptor: int, todo: PartPlan, model: GgufFile) -> Iterator[bytes]:
     for piece in todo.pieces:
-        done = 0
-        while done < piece.n_bytes:
-            chunk = _pread(descriptor, min(CHUNK_BYTES, piece.n_bytes - done), piece.source + done, model.path)
-            if not chunk:
-                raise ModelError(f"{model.path} became shorter while it was read; start again once it is complete.")
-            done += len(chunk)
-            yield chunk
-        yield bytes(padded(done, todo.alignment) - done)
+        source = _piece_chunks(descriptor, piece, model.path)
+        yield from source if piece.change is None else (piece.change(b"".join(source)),)
+        yield bytes(padded(piece.n_bytes, todo.alignment) - piece.n_bytes)
+
+
+def _piece_chunks(descriptor: int, piece: Piece, path: Path) -> Iterator[bytes]:
+    done = 0
+    while done < piece.n_bytes:
+        chunk = _pread(descriptor, min(CHUNK_BYTES, piece.n_bytes - done), piece.source + done, path)
+        if not chunk:
+            raise ModelError(f"{path} became shorter while it was read; start again once it is complete.")
+        done += len(chunk)
+        yield chunk
 
 
 def _source(path: Path) -> IO[bytes]:
@@ -141,12 +153,12 @@ def _identity(status: os.stat_result) -> dict[str, int]:
 class _Memo:
     """Remembers which part came from which source, so that an unchanged source is not read again at each start."""
 
-    def __init__(self, source: Path, layers: range, folder: Path) -> None:
+    def __init__(self, source: Path, layers: range, folder: Path, has_exit: bool) -> None:
         self._source = source.resolve()
         self._folder = folder
         self._status = {**_identity(self._source.stat()), "format": FORMAT}
-        name = hashlib.blake2b(f"{self._source}\0{layers.start}-{layers.stop}".encode(), digest_size=16).hexdigest()
-        self._file = folder / f"{name}.json"
+        what = f"{self._source}\0{layers.start}-{layers.stop}" + ("\0exit" if has_exit else "")
+        self._file = folder / f"{hashlib.blake2b(what.encode(), digest_size=16).hexdigest()}.json"
 
     def lookup(self) -> Path | None:
         """Return the part if source and part are as they were."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mpispec.models.gguf_file import MAGIC, GgufFile, Tensor, Value
@@ -23,6 +24,8 @@ class Piece:
     source: int
     """First byte in the source file."""
     n_bytes: int
+    change: Callable[[bytes], bytes] | None = None
+    """Applied to all its bytes at once, whose number it keeps; None: they are copied as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +45,49 @@ class PartPlan:
         object.__setattr__(self, "n_bytes", size)
 
 
-def plan(model: GgufFile, layers: range) -> PartPlan:
+def plan(model: GgufFile, layers: range, has_exit: bool = False) -> PartPlan:
     """Plan the part of `model` that holds the layers [start, stop), numbered anew from 0.
 
     No part needs the tokenizer: `no_vocab` leaves a model that takes token ids or activations. The first part keeps
-    the embedding and the last the projection, both with the true vocabulary; a part between has 32 rows.
+    the embedding, the last and one with an exit the projection, all with the true vocabulary; others have 32 rows.
     """
-    pieces = _pieces(model, layers)
+    pieces = _pieces(model, layers, has_exit)
     vocabulary = next(piece.dims[1] for piece in pieces if piece.name == EMBEDDING)
-    values = _values(model, layers, vocabulary)
+    return assemble(model, pieces, _values(model, layers, vocabulary))
+
+
+def assemble(model: GgufFile, pieces: Sequence[Piece], values: Mapping[str, Value]) -> PartPlan:
+    """Plan a file of these tensors of `model` and this metadata, GGUF version 3."""
     parts = [MAGIC, struct.pack("<IQQ", 3, len(pieces), len(values))]
-    parts += [_string(key) + struct.pack("<I", value.type) + value.raw for key, value in values.items()]
+    parts += [_raw_text(key) + struct.pack("<I", value.type) + value.raw for key, value in values.items()]
     offset = 0
     for piece in pieces:
         dims = struct.pack(f"<I{len(piece.dims)}Q", len(piece.dims), *piece.dims)
-        parts.append(_string(piece.name) + dims + struct.pack("<IQ", piece.type, offset))
+        parts.append(_raw_text(piece.name) + dims + struct.pack("<IQ", piece.type, offset))
         offset += padded(piece.n_bytes, model.alignment)
     header = b"".join(parts)
     return PartPlan(header.ljust(padded(len(header), model.alignment), b"\0"), tuple(pieces), model.alignment)
+
+
+def layer_values(model: GgufFile, layers: Sequence[int]) -> dict[str, Value]:
+    """Return the metadata of a model made of these layers of `model`, in this order."""
+    architecture, count = architecture_of(model), layer_count(model)
+    values = dict(model.values)
+    for key, value in model.values.items():
+        if key.startswith(f"{architecture}.") and value.element_type is not None and len(value) == count:
+            values[key] = _picked(value, layers)
+    values[f"{architecture}.block_count"] = number(len(layers))
+    return values
+
+
+def number(value: int) -> Value:
+    """Make a metadata value of an unsigned number."""
+    return Value(ValueType.UINT32, memoryview(struct.pack("<I", value)))
+
+
+def text(value: str) -> Value:
+    """Make a metadata value of a text."""
+    return Value(ValueType.STRING, memoryview(_raw_text(value)))
 
 
 def padded(n_bytes: int, alignment: int) -> int:
@@ -67,24 +95,25 @@ def padded(n_bytes: int, alignment: int) -> int:
     return -(-n_bytes // alignment) * alignment
 
 
-def _pieces(model: GgufFile, layers: range) -> list[Piece]:
-    pieces = [_embedding(model, layers)]
-    last = layers.stop == layer_count(model)
+def _pieces(model: GgufFile, layers: range, has_exit: bool) -> list[Piece]:
+    decides = has_exit or layers.stop == layer_count(model)
+    pieces = [_embedding(model, layers, decides)]
+    if decides and layers.start == 0 and HEAD in model.tensors:
+        pieces.append(_piece(HEAD, model.tensors[HEAD]))
     for name, tensor in model.tensors.items():
         match = BLOCK.fullmatch(name)
         if match and int(match[1]) in layers:
             pieces.append(_piece(f"blk.{int(match[1]) - layers.start}.{match[2]}", tensor))
-        elif not match and name not in (EMBEDDING, HEAD) and (last or not name.startswith("output.")):
+        elif not match and name not in (EMBEDDING, HEAD) and (decides or not name.startswith("output.")):
             pieces.append(_piece(name, tensor))
     return pieces
 
 
-def _embedding(model: GgufFile, layers: range) -> Piece:
-    first, last = layers.start == 0, layers.stop == layer_count(model)
-    if first:
+def _embedding(model: GgufFile, layers: range, decides: bool) -> Piece:
+    if layers.start == 0:
         return _piece(EMBEDDING, model.tensors[EMBEDDING])
-    if last:
-        # A last stage embeds nothing, so its projection can stand in the embedding's place: llama.cpp projects with
+    if decides:
+        # Such a stage embeds nothing, so its projection can stand in the embedding's place: llama.cpp projects with
         # the embedding where there is no separate head, and the embedding's own bytes need not be stored.
         return _piece(EMBEDDING, model.tensors.get(HEAD, model.tensors[EMBEDDING]))
     whole = model.tensors[EMBEDDING]
@@ -97,33 +126,23 @@ def _piece(name: str, tensor: Tensor) -> Piece:
 
 
 def _values(model: GgufFile, layers: range, vocabulary: int) -> dict[str, Value]:
-    architecture, count = architecture_of(model), layer_count(model)
-    values: dict[str, Value] = {}
-    for key, value in model.values.items():
-        if key.startswith("tokenizer."):
-            continue
-        of_layers = key.startswith(f"{architecture}.") and value.element_type is not None and len(value) == count
-        values[key] = _sliced(value, layers) if of_layers else value
-    values[f"{architecture}.block_count"] = _u32(len(layers))
-    values[f"{architecture}.vocab_size"] = _u32(vocabulary)
-    values["tokenizer.ggml.model"] = Value(ValueType.STRING, memoryview(_string("no_vocab")))
-    values["mpispec.layers"] = Value(ValueType.STRING, memoryview(_string(f"{layers.start}-{layers.stop}/{count}")))
+    every = layer_values(model, layers)
+    values = {key: value for key, value in every.items() if not key.startswith("tokenizer.")}
+    values[f"{architecture_of(model)}.vocab_size"] = number(vocabulary)
+    values["tokenizer.ggml.model"] = text("no_vocab")
+    values["mpispec.layers"] = text(f"{layers.start}-{layers.stop}/{layer_count(model)}")
     return values
 
 
-def _sliced(value: Value, layers: range) -> Value:
+def _picked(value: Value, layers: Sequence[int]) -> Value:
     """Keep the elements of some layers of a per-layer array of numbers."""
     if value.element_type is ValueType.STRING:
         return value
     size = (len(value.raw) - 12) // len(value)
-    kept = value.raw[12 + layers.start * size : 12 + layers.stop * size]
+    kept = b"".join(value.raw[12 + layer * size : 12 + (layer + 1) * size] for layer in layers)
     return Value(value.type, memoryview(bytes(value.raw[:4]) + struct.pack("<Q", len(layers)) + kept))
 
 
-def _u32(number: int) -> Value:
-    return Value(ValueType.UINT32, memoryview(struct.pack("<I", number)))
-
-
-def _string(text: str) -> bytes:
-    raw = text.encode()
+def _raw_text(value: str) -> bytes:
+    raw = value.encode()
     return struct.pack("<Q", len(raw)) + raw

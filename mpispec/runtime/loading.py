@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from mpispec.compute.base import StageModel
 from mpispec.core.ids import Actor
@@ -52,7 +53,7 @@ def _load_stage(options: JobOptions, setup: Setup, stage: StagePlace, progress: 
 
     progress(f"layers {stage.first}-{stage.last} of {setup.model.path.name}")
     whole = len(setup.plan.stages) == 1
-    path = setup.model.path if whole else cut.part(setup.model.path, stage.layers, insist=options.insist)
+    path = setup.model.path if whole else _part(options, setup, stage)
     try:
         return LlamaStage(
             path,
@@ -66,6 +67,10 @@ def _load_stage(options: JobOptions, setup: Setup, stage: StagePlace, progress: 
         )
     except ModelError as error:  # the person knows the file that the part was cut from, not the part
         raise ModelError(str(error).replace(str(path), str(setup.model.path))) from error
+
+
+def _part(options: JobOptions, setup: Setup, stage: StagePlace) -> Path:
+    return cut.part(setup.model.path, stage.layers, insist=options.insist, has_exit=stage.has_exit)
 
 
 def _load_draft(options: JobOptions, setup: Setup, progress: Progress) -> StageModel:

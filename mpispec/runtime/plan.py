@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from mpispec.core.ids import HEAD, Actor
 from mpispec.models.errors import ModelError
@@ -22,6 +23,8 @@ class StagePlace:
     first: int
     last: int
     """Last layer, inclusive."""
+    has_exit: bool = False
+    """Whether it also holds norm and projection, and guesses."""
 
     @property
     def layers(self) -> range:
@@ -76,7 +79,14 @@ class Plan:
     def _role(self, actor: Actor) -> str:
         if actor == HEAD:
             return "head"
-        return "draft" if actor == self.draft else f"stage {actor}"
+        if actor == self.draft:
+            return "draft"
+        return f"stage {actor}" + (" with exit" if self.stages[actor - 1].has_exit else "")
+
+    @property
+    def has_exit(self) -> bool:
+        """Whether any stage guesses."""
+        return any(stage.has_exit for stage in self.stages)
 
 
 def make_plan(num_ranks: int, model: ModelSummary, has_draft: bool, layout: str | None = None) -> Plan:
@@ -102,6 +112,20 @@ def make_plan(num_ranks: int, model: ModelSummary, has_draft: bool, layout: str 
         ) from error
     stages = tuple(StagePlace(rank, part.start, part.stop - 1) for rank, part in zip(ranks, parts, strict=True))
     return Plan(num_ranks, stages, draft_rank)
+
+
+def with_exits(plan: Plan, numbers: Sequence[int]) -> Plan:
+    """Return the plan with early exits after these stages, counted from 1; PlanError where one cannot be."""
+    for number in numbers:
+        if plan.num_stages == 1:
+            raise PlanError("--exit needs a stage before the last one, and there is one stage; start more ranks.")
+        if not 1 <= number < plan.num_stages:
+            raise PlanError(
+                f"--exit {number} names no stage before the last of {plan.num_stages}; "
+                f"choose 1 to {plan.num_stages - 1}."
+            )
+    stages = tuple(replace(stage, has_exit=number in numbers) for number, stage in enumerate(plan.stages, 1))
+    return replace(plan, stages=stages)
 
 
 _ITEM = re.compile(r"(?:(?P<rank>\d+):)?(?:(?P<first>\d+)-(?P<last>\d+)|(?P<draft>draft))")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgpack
 
+from mpispec.compute.base import ExitModel, StageModel
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Emit
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor
+from mpispec.core.request import EXIT
 from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Proposer
 from mpispec.proposers.ngram import NGram
@@ -25,7 +27,7 @@ from mpispec.runtime.loading import Models
 from mpispec.runtime.setup import JobOptions, Setup, num_sequences
 from mpispec.runtime.trace import Event as TraceEvent
 from mpispec.runtime.trace import Trace
-from mpispec.runtime.worker import DraftWorker, StageWorker, Worker
+from mpispec.runtime.worker import DraftWorker, ExitWorker, StageWorker, Worker
 from mpispec.strategies import PRESETS
 
 T = TypeVar("T")
@@ -76,15 +78,21 @@ class Rank:
         if group.rank == 0:
             self._cores[HEAD] = self._head()
         for actor, model in models.stages.items():
-            core = StageCore(actor, plan.num_stages, _QUEUE_LIMIT * plan.num_stages)
-            self._cores[actor] = core
-            self._workers[actor] = StageWorker(
-                f"stage {actor}", trace, model, core.is_last, options.wire, setup.model.width
-            )
+            self._add_stage(actor, model)
         if models.draft is not None:
             assert plan.draft is not None
             self._cores[plan.draft] = DraftCore(options.chunk, options.parallel, num_sequences(options.parallel))
             self._workers[plan.draft] = DraftWorker("draft", trace, models.draft)
+
+    def _add_stage(self, actor: Actor, model: StageModel | ExitModel) -> None:
+        plan, wire, width = self._setup.plan, self._options.wire, self._setup.model.width
+        has_exit = plan.stages[actor - 1].has_exit
+        core = StageCore(actor, plan.num_stages, _QUEUE_LIMIT * plan.num_stages, has_exit)
+        self._cores[actor] = core
+        if has_exit:
+            self._workers[actor] = ExitWorker(f"stage {actor}", self._trace, cast(ExitModel, model), wire, width)
+        else:
+            self._workers[actor] = StageWorker(f"stage {actor}", self._trace, model, core.is_last, wire, width)
 
     def lead(self, stops: frozenset[int], application: Callable[[Session], T]) -> T:
         """Run the application beside the driver; return what it returned."""
@@ -149,10 +157,15 @@ class Rank:
         return HeadCore(config, PRESETS, proposers)
 
     def _proposer_names(self) -> tuple[str, ...]:
-        return ("none", "ngram", "oracle", *(["draft"] if self._setup.draft is not None else []))
+        drafts = ["draft"] if self._setup.draft is not None else []
+        return ("none", "ngram", "oracle", *drafts, *([EXIT] if self._setup.plan.has_exit else []))
 
     def _default_proposer(self) -> str:
-        return self._options.proposer or ("draft" if self._setup.draft is not None else "ngram")
+        if self._options.proposer:
+            return self._options.proposer
+        if self._setup.draft is not None:
+            return "draft"
+        return EXIT if self._setup.plan.has_exit else "ngram"
 
 
 def read_report(report: bytes, rank: int, setup: Setup) -> RankReport:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import msgpack
 
+from mpispec.core.request import EXIT
 from mpispec.models import default, registry
 from mpispec.models.errors import ModelError
 from mpispec.models.gguf_file import read
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.group import Group, JobError, agree, gather
-from mpispec.runtime.plan import Plan, PlanError, make_plan
+from mpispec.runtime.plan import Plan, PlanError, make_plan, with_exits
 from mpispec.transport.environment import host_identity, hostname
 
 DEFAULT_CONTEXT = 2048
@@ -37,6 +38,8 @@ class JobOptions:
     proposer: str | None = None
     """None: `draft` where a draft is given, else `ngram`."""
     oracle_hit_rate: float = 0.0
+    exits: tuple[int, ...] = ()
+    """Stages, counted from 1, that also guess from their own output."""
     insist: bool = False
     """Run architectures that are not certified."""
     is_traced: bool = False
@@ -63,7 +66,8 @@ class Setup:
         for stage in self.plan.stages_of(rank):
             total += sum(self.model.layer_bytes[stage.first : stage.last + 1])
             total += self.model.embedding_bytes if stage.first == 0 else 0
-            total += self.model.head_bytes if stage.last == self.model.layers - 1 and stage.first else 0
+            decides = stage.has_exit or stage.last == self.model.layers - 1
+            total += self.model.head_bytes if decides and stage.first else 0
         if self.draft is not None and self.plan.draft_rank == rank:
             total += self.draft.file_bytes
         return total
@@ -89,7 +93,7 @@ def _inspect(options: JobOptions, num_ranks: int) -> tuple[ModelSummary, ModelSu
     try:
         model = registry.inspect(default.resolve(options.model))
         draft = registry.inspect(default.resolve(options.draft)) if options.draft else None
-        plan = make_plan(num_ranks, model, draft is not None, options.layout)
+        plan = with_exits(make_plan(num_ranks, model, draft is not None, options.layout), options.exits)
         if plan.num_stages > 1:
             source = read(model.path)
             for stage in plan.stages:
@@ -105,6 +109,8 @@ def _inspect(options: JobOptions, num_ranks: int) -> tuple[ModelSummary, ModelSu
         )
     if options.proposer == "draft" and draft is None:
         raise JobError("--proposer draft needs a draft model; name one with --draft MODEL.")
+    if options.proposer == EXIT and not plan.has_exit:
+        raise JobError("--proposer exit needs a stage that guesses; name one with --exit STAGE.")
     return model, draft, plan
 
 

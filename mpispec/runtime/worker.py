@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 
-from mpispec.compute.base import Floats, StageModel
+from mpispec.compute.base import ExitModel, Floats, StageModel
 from mpispec.core.effects import (
     AbortCompute,
     AbortDraft,
@@ -92,10 +92,13 @@ class Worker(ABC):
 
     def _forward(self, run: Run, activations: Floats | None) -> Floats | None:
         """Apply a run's edits and compute its rows."""
+        self._prepare(run)
+        return self._model.forward(run.rows, activations, lambda: self._aborted == run.run_id)
+
+    def _prepare(self, run: Run) -> None:
         if run.edits:
             self._model.edit(run.edits)
         self._decider.note(run.rows)
-        return self._model.forward(run.rows, activations, lambda: self._aborted == run.run_id)
 
     def _answer(self, job: Job) -> Completion | None:
         match job:
@@ -131,6 +134,26 @@ class StageWorker(Worker):
 
     def _activations(self, payload: Payload, num_rows: int) -> Floats | None:
         return None if payload is None else unpack(payload, self._wire, num_rows, self._width)
+
+
+class ExitWorker(StageWorker):
+    """Computes a layer range and guesses, from its output, what the last stage will decide."""
+
+    def __init__(self, name: str, trace: Trace, model: ExitModel, wire: str, width: int) -> None:
+        self._leaving = model
+        super().__init__(name, trace, model, False, wire, width)
+
+    def _compute(self, job: Compute | ComputeDraft) -> Completion:
+        assert isinstance(job, Compute)
+        run = job.run
+        self._prepare(run)
+        activations = self._activations(job.payload, len(run.rows))
+        both = self._leaving.forward_and_exit(run.rows, activations, lambda: self._aborted == run.run_id)
+        if both is None:
+            return Computed(run.run_id, None, (), aborted=True)
+        output, logits = both
+        guesses = tuple(first for first, *_ in self._decider.successors(run.rows, logits, 1))
+        return Computed(run.run_id, pack(output, self._wire), (), aborted=False, guesses=guesses)
 
 
 class DraftWorker(Worker):

@@ -195,7 +195,7 @@ class VirtualCluster:
             self._target.give_up(actor, run, compute.payload)
             return Computed(run.run_id, None, (), aborted=True)
         payload, tokens = self._target.compute(actor, run, compute.payload)
-        return Computed(run.run_id, payload, tokens, aborted=False)
+        return Computed(run.run_id, payload, tokens, aborted=False, guesses=self._target.guess(actor, run))
 
     def _drafted(self, step: ComputeDraft, given_up: bool) -> Event:
         assert self._drafter is not None

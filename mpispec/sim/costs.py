@@ -122,3 +122,12 @@ ROWS_FACTORS: Mapping[str, tuple[float, ...]] = {
 def law_speedup(num_stages: int, hit_rate: float) -> float:
     """Return the speed-up of a filled pipeline over a plain one (papers.md 0.1, design.md 5)."""
     return num_stages / (1.0 + (1.0 - hit_rate) * (num_stages - 1))
+
+
+def exit_speedup(hit_rate: float, share_of_work: float) -> float:
+    """Return the law's bound for a proposer that is a part of the pipeline: an early exit (SPEED).
+
+    Its guess comes after x of a plain token's time (`share_of_work`), a miss costs the rest of it, so a token takes
+    x + (1 - h)(1 - x) of a plain token's time.
+    """
+    return 1.0 / (share_of_work + (1.0 - hit_rate) * (1.0 - share_of_work))

@@ -100,6 +100,10 @@ class ScriptedTarget:
         pairs = zip(run.rows, are_script, strict=True)
         return None, tuple(self._after(row, is_script) for row, is_script in pairs if row.decide)
 
+    def guess(self, stage: Actor, run: Run) -> tuple[Guess, ...]:
+        """Return nothing: scripted pipelines have no exits."""
+        return ()
+
     def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
         """Leave the rows uncomputed."""
 

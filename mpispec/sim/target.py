@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from mpispec.compute.toy import ToyLayer
@@ -21,6 +21,9 @@ class Target(Protocol):
 
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
         """Compute a run; return activations, or the deciding rows' tokens on the last stage."""
+
+    def guess(self, stage: Actor, run: Run) -> tuple[Guess, ...]:
+        """Return what the stage's exit guesses after each deciding row of a run computed; nothing without an exit."""
 
     def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
         """Compute a part of a run that is given up."""
@@ -61,7 +64,8 @@ def run_rows(layer: ToyLayer, rows: Sequence[Row], payload: Payload) -> list[int
 class ToyTarget:
     """The toy model, one layer a stage: slow in long texts, but no fault of the cache stays hidden."""
 
-    def __init__(self, num_stages: int, vocabulary: int) -> None:
+    def __init__(self, num_stages: int, vocabulary: int, exits: ScriptedExits | None = None) -> None:
+        self._exits = exits
         self._layers = [ToyLayer(layer) for layer in range(num_stages)]
         self._vocabulary = vocabulary
 
@@ -77,6 +81,10 @@ class ToyTarget:
         decided = [Token(value % self._vocabulary) for row, value in zip(run.rows, outputs, strict=True) if row.decide]
         return None, tuple(decided)
 
+    def guess(self, stage: Actor, run: Run) -> tuple[Guess, ...]:
+        """See `Target`."""
+        return self._exits.guess(stage, run.rows) if self._exits is not None else ()
+
     def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
         """Compute the first half of the rows, so that cells without their activations are in the cache."""
         half = len(run.rows) // 2
@@ -85,6 +93,34 @@ class ToyTarget:
     def num_bytes(self, payload: bytes | bytearray | memoryview) -> int:
         """See `Target`."""
         return len(payload)
+
+
+class ScriptedExits:
+    """Know what the target will write; each guesses it with its hit rate at each position, and believes so."""
+
+    def __init__(
+        self, texts: Sequence[Sequence[int]], hit_rates: Mapping[Actor, float], vocabulary: int, seed: int = 0
+    ) -> None:
+        """`texts` by request, prompt included; `hit_rates` by stage with an exit."""
+        self._texts = texts
+        self._hit_rates = hit_rates
+        self._vocabulary = vocabulary
+        self._seed = seed
+
+    def guess(self, stage: Actor, rows: Sequence[Row]) -> tuple[Guess, ...]:
+        """Return the guess after each deciding row, nothing on a stage without an exit."""
+        if stage not in self._hit_rates:
+            return ()
+        return tuple(self._after(stage, row) for row in rows if row.decide)
+
+    def _after(self, stage: Actor, row: Row) -> Guess:
+        hit_rate = self._hit_rates[stage]
+        place = f"{self._seed}:{stage}:{row.request}:{row.pos}".encode()
+        draw = int.from_bytes(hashlib.blake2b(place, digest_size=8).digest(), "little")
+        text = self._texts[row.request]
+        right = text[row.pos + 1] if row.pos + 1 < len(text) else 0
+        is_hit = draw / 2**64 < hit_rate
+        return Token(right if is_hit else (right + 1 + draw % (self._vocabulary - 1)) % self._vocabulary), hit_rate
 
 
 class ScriptedDraft:

@@ -9,6 +9,7 @@ from mpispec.strategies.auto import Auto
 from mpispec.strategies.pipeinfer import PipeInfer
 from mpispec.strategies.plain import Plain
 from mpispec.strategies.specpipe import PipeDec, SpecPipe
+from mpispec.strategies.speed import Speed
 from mpispec.strategies.sync import Sync
 
 PRESETS: Mapping[str, Callable[[], Strategy]] = {
@@ -18,4 +19,5 @@ PRESETS: Mapping[str, Callable[[], Strategy]] = {
     "pipeinfer": PipeInfer,
     "specpipe": SpecPipe,
     "pipedec": PipeDec,
+    "speed": Speed,
 }

@@ -24,6 +24,7 @@ from mpispec.core.messages import (
     Close,
     Credit,
     Draft,
+    EarlyGuess,
     Follow,
     Message,
     Open,
@@ -82,10 +83,15 @@ _SCHEMAS = (
     _schema(8, Follow, request=INT32, pos=INT32, tokens=TOKENS, limit=INT32),
     _schema(9, Retire, request=INT32),
     _schema(10, Draft, request=INT32, root=INT32, first=INT63, parents=PARENTS, tokens=TOKENS, probs=PROBS),
+    _schema(11, EarlyGuess, run_id=INT63, nodes=TOKENS, tokens=TOKENS, probs=PROBS),
 )
 _BY_CLASS = {schema.cls: schema for schema in _SCHEMAS}
 _BY_KIND = {schema.kind: schema for schema in _SCHEMAS}
-_DRAFT_KIND = _BY_CLASS[Draft].kind
+_COLUMNS: dict[int, Callable[[Any], tuple[Any, ...]]] = {
+    _BY_CLASS[Draft].kind: attrgetter("parents", "tokens", "probs"),
+    _BY_CLASS[EarlyGuess].kind: attrgetter("nodes", "tokens", "probs"),
+}
+"""Fields of guesses, an entry a guess."""
 
 
 def encode(src: Actor, dst: Actor, message: Message, payload: Buffer | None = None) -> tuple[Buffer, ...]:
@@ -124,8 +130,9 @@ def decode(frame: Buffer) -> tuple[Actor, Actor, Message, memoryview | None]:
     src, dst = INT32.unpack(src), INT32.unpack(dst)
     values = items[_ADDRESS_ITEMS:]
     message = schema.cls(*[unpack(value) for unpack, value in zip(schema.unpacks, values, strict=True)])
-    if kind == _DRAFT_KIND and not len(message.parents) == len(message.tokens) == len(message.probs):
-        raise PeerProtocolError("A peer sent a Draft message whose parents, tokens and probabilities differ in number.")
+    columns = _COLUMNS.get(kind)
+    if columns is not None and len({len(column) for column in columns(message)}) != 1:
+        raise PeerProtocolError(f"A peer sent a {schema.cls.__name__} message whose columns differ in length.")
     return src, dst, message, payload
 
 

@@ -13,6 +13,7 @@ from tests.launch import run_ranks
 
 Request = dict[str, Any]
 WITHOUT_DRAFT = (("plain", "none"), ("sync", "ngram"), ("pipeinfer", "ngram"))
+WITH_EXITS = (("speed", "exit"), ("pipeinfer", "exit"))
 WITH_DRAFT = (("sync", "draft"), ("pipeinfer", "draft"))
 
 

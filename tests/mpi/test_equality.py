@@ -13,7 +13,7 @@ from mpispec.runtime.job import JobOptions
 from tests.models import tiny
 from tests.mpi.conftest import MAX_TOKENS
 from tests.mpi.crafted import thinned
-from tests.mpi.jobs import WITH_DRAFT, WITHOUT_DRAFT, Request, answers, request, tokens_of
+from tests.mpi.jobs import WITH_DRAFT, WITH_EXITS, WITHOUT_DRAFT, Request, answers, request, tokens_of
 from tests.mpi.reference import greedy
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
@@ -101,6 +101,16 @@ def test_every_kind_of_answer_on_any_number_of_ranks(
     if n > 1:
         runs = sum(answer["report"]["speculation"]["cancelled_runs"] for answer in found)
         assert runs > 0, "nothing was ever cancelled, so the test has shown little"
+
+
+def test_early_exits_change_no_answer(few: list[list[int]], vocabulary: Vocabulary, few_alone: list[list[int]]) -> None:
+    """The second exit takes back what the first guessed: neither of the default model's is often right."""
+    found = answers(4, [each for way in WITH_EXITS for each in few_requests(few, way)], vocabulary.eog, exits=[1, 3])
+    for place, way in enumerate(WITH_EXITS):
+        assert tokens_of(found[place * len(few_alone) :][: len(few_alone)]) == few_alone, way
+    proposed = sum(answer["report"]["speculation"]["proposed"] for answer in found)
+    accepted = sum(answer["report"]["speculation"]["accepted"] for answer in found)
+    assert proposed > accepted > 0
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from mpispec.proposers.ngram import NGram
 from mpispec.proposers.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Chaos
-from mpispec.sim.target import ScriptedDraft
+from mpispec.sim.target import ScriptedDraft, ScriptedExits, ToyTarget
 from mpispec.strategies import PRESETS
 
 VOCABULARY = 5
@@ -67,6 +67,8 @@ class Scenario:
     prompts: tuple[tuple[int, ...], ...]
     lengths: tuple[int, ...]
     stop: int | None
+    exits: tuple[tuple[Actor, float], ...] = ()
+    """Stages with an exit and how often each is right; only where the proposer is `exit`."""
 
     def text(self, index: int) -> list[int]:
         """Return what the target alone writes after a prompt."""
@@ -77,18 +79,26 @@ class Scenario:
 def draw(
     seed: int,
     strategies: Sequence[str] = tuple(STRATEGIES),
-    proposers: Sequence[str] = ("draft", "ngram", "oracle", "none"),
+    proposers: Sequence[str] = ("draft", "ngram", "oracle", "none", "exit"),
 ) -> Scenario:
     """Make a scenario from a seed."""
     rng = random.Random(seed)
     shared = [rng.randrange(VOCABULARY) for _ in range(8)]
     count = rng.randint(1, 4)
+    strategy, proposer = rng.choice(strategies), rng.choice(proposers)
+    rates = [0.0, 0.3, 0.7, 0.95, 1.0]
+    hit_rate, num_stages = rng.choice(rates), rng.choice([1, 2, 3, 5])
+    exits: list[tuple[Actor, float]] = []
+    if proposer == "exit":
+        stages = rng.sample(range(1, num_stages), rng.randint(0, num_stages - 1))
+        exits = [(Actor(stage), rng.choice(rates)) for stage in sorted(stages)]
     return Scenario(
         seed=seed,
-        strategy=rng.choice(strategies),
-        proposer=rng.choice(proposers),
-        hit_rate=rng.choice([0.0, 0.3, 0.7, 0.95, 1.0]),
-        num_stages=rng.choice([1, 2, 3, 5]),
+        strategy=strategy,
+        proposer=proposer,
+        hit_rate=hit_rate,
+        num_stages=num_stages,
+        exits=tuple(exits),
         parallel=rng.choice([1, 1, 2, 3]),
         prompts=tuple(
             tuple(shared[: rng.randint(1, 8)] + [rng.randrange(VOCABULARY) for _ in range(rng.randint(0, 3))])
@@ -125,10 +135,14 @@ def build(scenario: Scenario) -> VirtualCluster:
         draft = (DraftCore(rng.choice([1, 4, 64]), scenario.parallel, sequences), scripted)
     cluster = VirtualCluster(
         HeadCore(config, STRATEGIES, proposers),
-        [StageCore(Actor(index), num_stages, 1000) for index in range(1, num_stages + 1)],
+        [
+            StageCore(Actor(index), num_stages, 1000, has_exit=index in dict(scenario.exits))
+            for index in range(1, num_stages + 1)
+        ],
         draft,
         Chaos(scenario.seed),
         VOCABULARY,
+        target=ToyTarget(num_stages, VOCABULARY, ScriptedExits(texts, dict(scenario.exits), VOCABULARY, scenario.seed)),
     )
     for index, (prompt, length) in enumerate(zip(scenario.prompts, scenario.lengths, strict=True)):
         when = rng.random() * 3

@@ -22,7 +22,7 @@ def test_every_strategy_writes_the_plain_text_in_any_order(strategy: str) -> Non
     assert steps > 100 * SEEDS_EACH, "the scenarios have become too small to prove anything"
 
 
-@pytest.mark.parametrize("proposer", ["draft", "ngram", "oracle", "none"])
+@pytest.mark.parametrize("proposer", ["draft", "ngram", "oracle", "none", "exit"])
 def test_every_proposer_is_only_a_proposer(proposer: str) -> None:
     for seed in range(10_000, 10_000 + SEEDS_EACH):
         play(draw(seed, proposers=[proposer]))

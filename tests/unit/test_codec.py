@@ -18,6 +18,7 @@ from mpispec.core.messages import (
     Close,
     Credit,
     Draft,
+    EarlyGuess,
     Edit,
     EditOp,
     Follow,
@@ -76,6 +77,11 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
         INT63,
         st.lists(st.tuples(st.integers(-1, 2**62), INT32, st.floats(0, 1)), min_size=1, max_size=8),
     ),
+    EarlyGuess: st.builds(
+        lambda run, guesses: EarlyGuess(run, *zip(*guesses, strict=True)),
+        INT63,
+        st.lists(st.tuples(INT32, INT32, st.floats(0, 1)), min_size=1, max_size=8),
+    ),
 }
 ANY_MESSAGE = st.one_of(*MESSAGES.values())
 PAYLOADS = st.none() | st.binary(max_size=100)
@@ -92,6 +98,7 @@ SAMPLES: tuple[Message, ...] = (
     Follow(1, 3, (4,), 9),
     Retire(1),
     Draft(1, 2, 3, (-1, 3), (4, 5), (0.5, 1.0)),
+    EarlyGuess(7, (3, 4), (98, 97), (0.5, 1.0)),
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpispec.models.registry import ModelSummary
-from mpispec.runtime.plan import PlanError, make_plan
+from mpispec.runtime.plan import PlanError, make_plan, with_exits
 
 pytestmark = pytest.mark.unit
 
@@ -85,6 +85,22 @@ def test_a_layout_without_ranks_counts_them() -> None:
 def test_a_wrong_layout_is_refused_with_a_remedy(layout: str, has_draft: bool, word: str) -> None:
     with pytest.raises(PlanError, match=word):
         make_plan(2, _model(), has_draft, layout)
+
+
+def test_exits_belong_to_stages_before_the_last() -> None:
+    plan = with_exits(make_plan(4, _model(), False), (1, 3))
+    assert [stage.has_exit for stage in plan.stages] == [True, False, True, False]
+    assert plan.roles_of(0) == ["head", "stage 1 with exit"]
+    assert plan.has_exit
+    assert not with_exits(plan, ()).has_exit
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "number", "word"), [(4, 4, "choose 1 to 3"), (4, 0, "choose 1 to 3"), (1, 1, "start more")]
+)
+def test_an_exit_elsewhere_is_refused_with_a_remedy(num_ranks: int, number: int, word: str) -> None:
+    with pytest.raises(PlanError, match=word):
+        with_exits(make_plan(num_ranks, _model(), False), (number,))
 
 
 def test_more_ranks_than_layers_are_refused() -> None:

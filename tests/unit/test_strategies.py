@@ -12,6 +12,7 @@ from mpispec.strategies.auto import Auto
 from mpispec.strategies.pipeinfer import PipeInfer
 from mpispec.strategies.plain import Plain
 from mpispec.strategies.specpipe import SpecPipe
+from mpispec.strategies.speed import Speed
 from mpispec.strategies.sync import Sync
 
 pytestmark = pytest.mark.unit
@@ -98,6 +99,23 @@ def test_pipeinfer_decay_lowers_the_cutoff_with_every_refusal() -> None:
     strategy = PipeInfer(p_accept=0.5, p_decay=0.1)
     assert [strategy.choose(situation) for _ in range(3)] == [[], [], []]
     assert strategy.choose(situation) == nodes[1:]
+
+
+def test_speed_launches_each_guess_alone_and_at_once() -> None:
+    situation = Situation()
+    nodes = situation.chain(0.05, 0.9)
+    for node in nodes:
+        assert Speed().choose(situation) == [node]
+        situation.tree.launch(node, RunId(0))
+    assert Speed().choose(situation) == []
+
+
+def test_speed_may_be_told_to_leave_unlikely_guesses() -> None:
+    situation = Situation()
+    nodes = situation.chain(0.4)
+    situation.tree.launch(nodes[0], RunId(0))
+    assert Speed(p_accept=0.5).choose(situation) == []
+    assert Speed(p_accept=0.4).choose(situation) == nodes[1:]
 
 
 def _siblings(situation: Situation, *probs: float) -> list[Node]:

@@ -1,0 +1,102 @@
+"""An exit chooses by the model's own norm and projection of the hidden state that the next stage would get."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from mpispec.bench.exits import exits, main
+from mpispec.bench.texts import loaded
+from mpispec.compute.llama_stage import LlamaStage
+from mpispec.models import cut
+from mpispec.models.arrange import Layer, arrange
+from tests.models import pipeline, tiny
+
+pytestmark = pytest.mark.models
+
+TOKENS = tuple(range(5, 25))
+
+
+def test_an_exit_projects_the_hidden_state_of_its_stage(tmp_path: Path, part_cache: Path) -> None:
+    model = tiny.llama(tmp_path / "tiny.gguf")
+    arrange(model, [Layer(index) for index in range(4)], tmp_path / "exit.gguf", "exit after 4")
+    stage = stage_of(cut.part(model, range(4)), range(4))
+    hidden = stage.forward(pipeline.rows(TOKENS), None, bool)
+    stage.close()
+    leaving = stage_of(tmp_path / "exit.gguf", range(4), last=True)
+    logits = leaving.forward(pipeline.rows(TOKENS), None, bool)
+    leaving.close()
+    assert hidden is not None
+    assert logits is not None
+    whole = {tensor.name: tensor.data for tensor in gguf.GGUFReader(model).tensors}
+    normed = hidden / np.sqrt(np.mean(hidden**2, axis=1, keepdims=True) + 1e-6) * whole["output_norm.weight"]
+    assert np.allclose(normed @ whole["output.weight"].T, logits, atol=1e-3)
+
+
+def test_an_exit_before_layers_that_change_nothing_agrees_always(default_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "padded.gguf"
+    arrange(default_model, [Layer(0), Layer(1), Layer(2), Layer(1, noise=0.0)], model, "three layers and an echo")
+    with loaded(model, 64, 1) as sole:
+        text = sole.write(pipeline.PROMPT, 12, frozenset())
+    found = {one.layers: one for one in exits(model, (1, 3), [text], threads=1)}
+    assert found[3].agreement.share == 1.0
+    assert found[1].agreement.share < 1.0
+    assert found[1].share_of_work < found[3].share_of_work < 1.0
+    assert found[3].bound == pytest.approx(1 / found[3].share_of_work)
+
+
+def test_the_command_prints_every_exit_as_json(default_model: Path) -> None:
+    result = CliRunner().invoke(main, ["--step", "20", "--tokens", "2", "--json"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.output)
+    assert [one["layers"] for one in said["exits"]] == [20]
+    assert 0 <= said["exits"][0]["share"] <= 1
+
+
+def stage_of(path: Path, layers: range, last: bool = False) -> LlamaStage:
+    """Load a stage that holds these layers."""
+    return LlamaStage(
+        path,
+        first=layers.start == 0,
+        last=last,
+        n_layers=len(layers),
+        context=64,
+        sequences=2,
+        threads=1,
+        max_rows=32,
+    )
+
+
+@pytest.mark.parametrize("layers", [range(10), range(10, 20)])
+def test_a_stage_with_an_exit_passes_on_the_same_and_chooses_as_the_exit_does(
+    default_model: Path, tmp_path: Path, part_cache: Path, layers: range
+) -> None:
+    arrange(default_model, [Layer(index) for index in range(layers.stop)], tmp_path / "exit.gguf", "exit")
+    exiting = stage_of(tmp_path / "exit.gguf", range(layers.stop), last=True)
+    plain = stage_of(cut.part(default_model, layers), layers)
+    leaving = stage_of(cut.part(default_model, layers, has_exit=True), layers)
+    before = stage_of(cut.part(default_model, range(10)), range(10))
+    deciding = [pipeline.row(token, pos, decide=pos > 12) for pos, token in enumerate(pipeline.PROMPT)]
+    silent = [pipeline.row(5, len(deciding), decide=False)]
+    for rows in (deciding, silent):
+        passed = before.forward(rows, None, bool) if layers.start else None
+        both = leaving.forward_and_exit(rows, passed, bool)
+        assert both is not None
+        assert np.array_equal(both[0], plain.forward(rows, passed, bool))
+        assert np.array_equal(both[1], exiting.forward(rows, None, bool))
+    for stage in (exiting, plain, leaving, before):
+        stage.close()
+
+
+def test_an_exit_can_be_given_up(default_model: Path, part_cache: Path) -> None:
+    stage = stage_of(cut.part(default_model, range(10), has_exit=True), range(10))
+    looks = iter([False, False, True])
+    assert stage.forward_and_exit(pipeline.rows(TOKENS), None, lambda: next(looks, True)) is None
+    stage.edit([pipeline.drop(0)])
+    assert stage.forward_and_exit(pipeline.rows(TOKENS), None, bool) is not None
+    stage.close()
