@@ -17,7 +17,8 @@ class DraftLink:
     """Follows one request's draft stream.
 
     Guesses name their parents, so one that was made before a verdict reached the draft finds its place, or is dropped
-    where its parent has died (law 5).
+    where its parent has died (law 5). Accepted tokens can be taken back in a level only; a position then no longer says
+    which text it is of, so guesses carry the epoch too.
     """
 
     def __init__(self, draft: Actor, request: RequestId, lead: int, width: int, last: Pos) -> None:
@@ -32,6 +33,8 @@ class DraftLink:
         self._places: dict[int, _Place] = {}
         self._end = Pos(0)
         """First position for which no guess has come since the root changed."""
+        self._epoch = 0
+        """How often accepted tokens have been taken back."""
 
     @property
     def is_due(self) -> bool:
@@ -46,6 +49,8 @@ class DraftLink:
 
     def received(self, draft: Draft, tree: TokenTree, accepted: Sequence[Token]) -> None:
         """Grow the tree by the draft's guesses. `accepted` are the prompt and all accepted tokens."""
+        if draft.epoch != self._epoch:
+            return
         for index, (parent, token, prob) in enumerate(zip(draft.parents, draft.tokens, draft.probs, strict=True)):
             place = draft.root if parent == ROOT else self._places.get(parent)
             if isinstance(place, Node) and place.state is NodeState.DECIDED:
@@ -56,7 +61,12 @@ class DraftLink:
                 if isinstance(child, Node):
                     self._end = max(self._end, Pos(child.pos + 1))
 
-    def accepted(self, tokens: list[Token], root: Node) -> list[Effect]:
+    def rewound(self) -> None:
+        """Hear that accepted tokens were taken back, before others are accepted in their place."""
+        self._epoch += 1
+        self._places = {}
+
+    def accepted(self, tokens: Sequence[Token], root: Node) -> list[Effect]:
         """Hear that `tokens` were accepted, the last of them being `root`; tell the draft."""
         # A guess on its way may still name a token decided a moment ago, but not one of long ago (law 7).
         oldest = root.pos - 2 * self._lead
@@ -68,7 +78,7 @@ class DraftLink:
         self._end = Pos(max((node.pos for node in root.subtree()), default=root.pos) + 1)
         self._limit = self._bound(root)
         first = Pos(root.pos - len(tokens) + 1)
-        return [self._send(Follow(self._request, first, tuple(tokens), self._limit))]
+        return [self._send(Follow(self._request, first, tuple(tokens), self._limit, self._epoch))]
 
     def check(self) -> None:
         """Assert that no guess is remembered below what has died (laws 5 and 7)."""

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Event, Received, StopRequested, Submitted, Tick, Withdrawn
-from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, RunId, Token
-from mpispec.core.messages import Cancel, Close, Credit, Draft, Edit, Open, Result, Row, Run, Stop
+from mpispec.core.events import Corrected, Event, Received, StopRequested, Submitted, Tick, Withdrawn
+from mpispec.core.ids import NodeId, Plane, Pos, RequestId, RunId, Token
+from mpispec.core.messages import Cancel, Close, Credit, Draft, Edit, EditOp, Open, Result, Row, Run, Stop
 from mpispec.core.request import Flight, Request
-from mpispec.core.sequences import SequencePool, bury, label
+from mpispec.core.sequences import TO_END, SequencePool, bury, label
 from mpispec.core.sessions import Sessions
 from mpispec.core.strategy import Proposer, Strategy
 from mpispec.core.tree import Node, NodeState
@@ -46,6 +46,7 @@ class HeadCore:
         """Flights that are not cancelled."""
         self._untaken: set[RunId] = set()
         """Runs that the first stage has not begun, as far as we know."""
+        self._first = config.stages[0]
         self._next_run = RunId(0)
         self._edits: list[Edit] = []
         """Edits that the next run will carry."""
@@ -70,12 +71,12 @@ class HeadCore:
                     request.drafted(draft)
             case Submitted():
                 self._submit(event)
+            case Corrected():
+                self._correct(event)
             case Withdrawn(request_id):
                 self._withdraw(request_id)
             case StopRequested():
-                self._stopping = True
-                for request_id in [*self._active, *(waiting.request for waiting in self._waiting)]:
-                    self._withdraw(request_id)
+                self._withdraw_everyone()
             case Tick():
                 self._check_deadline(now)
             case _:
@@ -115,7 +116,7 @@ class HeadCore:
             submitted = self._waiting.popleft()
             slot, common, edits = self._sessions.adopt(submitted.prompt)
             self._edits += edits
-            self._out.append(Send(Actor(1), Plane.DATA, _opening(submitted, common)))
+            self._out.append(Send(self._first, Plane.DATA, _opening(submitted, common)))
             proposer = self._proposers.get(submitted.proposer)
             request = Request(
                 submitted,
@@ -153,13 +154,18 @@ class HeadCore:
             self._out.append(Emit(request_id, (), "cancelled", request.statistics))
             self._end(request)
 
+    def _withdraw_everyone(self) -> None:
+        self._stopping = True
+        for request_id in [*self._active, *(waiting.request for waiting in self._waiting)]:
+            self._withdraw(request_id)
+
     def _end(self, request: Request) -> None:
         """Cancel what is in flight, keep the cache of the accepted text for a successor."""
         dead = request.tree.prune_children()
         self._withdraw_all(request)
         self._edits += bury(dead, request.tree.root, self._pool)
         self._edits += self._sessions.keep(request.slot, request.seq, request.cached_tokens())
-        self._out.append(Send(Actor(1), Plane.DATA, Close(request.id)))
+        self._out.append(Send(self._first, Plane.DATA, Close(request.id)))
         self._out += request.end()
         del self._active[request.id]
 
@@ -171,8 +177,8 @@ class HeadCore:
         self._cancel(flights)
 
     def _stop(self) -> list[Effect]:
-        actors = self.config.num_stages + (1 if self.config.draft is not None else 0)
-        stops: list[Effect] = [Send(Actor(actor), Plane.CONTROL, Stop()) for actor in range(1, actors + 1)]
+        drafts = [self.config.draft] if self.config.draft is not None else []
+        stops: list[Effect] = [Send(actor, Plane.CONTROL, Stop()) for actor in (*self.config.stages, *drafts)]
         return [*stops, Quit()]
 
     # -- verdicts -------------------------------------------------------------------------------------------------
@@ -190,8 +196,8 @@ class HeadCore:
         request.live_runs -= 1
         if result.void:
             raise ProtocolError(f"run {result.run_id} was answered void and not cancelled")
-        request.answered_to = max(request.answered_to, flight.last_pos + 1)
         accepted, finish = self._verify(request, flight, dict(zip(result.nodes, result.tokens, strict=True)))
+        request.answered_to = max(request.answered_to, flight.num_settled)
         if accepted:
             self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics))
         if finish:
@@ -207,9 +213,9 @@ class HeadCore:
         accepted: list[Token] = []
         for node in flight.nodes:
             if node is not request.tree.root:
-                if node.state is not NodeState.DEAD:
+                if node.state is NodeState.LAUNCHED:
                     raise ProtocolError(f"node {node.id} was decided before its parent")
-                continue
+                continue  # dead, or a level was told what follows before its own verdict came
             token = tokens.get(node.id)
             if token is None:
                 raise ProtocolError(f"run {flight.run_id} came back without living node {node.id}")
@@ -220,6 +226,27 @@ class HeadCore:
             if finish:
                 return accepted, finish
         return accepted, None
+
+    def _correct(self, event: Corrected) -> None:
+        """Replace the end of a level's text by what the level above says it is; all built on the old one is dead."""
+        request = self._active.get(event.request)
+        if request is None:
+            return  # the program is ending
+        request.limit = event.limit
+        if not event.tokens:
+            return
+        flights = [flight for flight in self._flights if flight.request is request]
+        dead: list[Node] = []
+        if event.pos < len(request.tokens):
+            dead = request.rewind(event.pos)
+            self._edits.append(Edit(EditOp.DROP, request.seq, request.seq, event.pos, TO_END))
+            for flight in flights:
+                flight.last_pos = Pos(min(flight.last_pos, event.pos - 1))
+        for token in event.tokens:
+            dead += request.accept(token)
+        self._edits += bury(dead, request.tree.root, self._pool)
+        self._cancel(flights)
+        self._out += request.accepted(event.tokens)
 
     def _cancel(self, flights: list[Flight]) -> None:
         """Withdraw dead rows from compute, whole runs where none is alive.
@@ -241,8 +268,7 @@ class HeadCore:
                 rows += [(flight.run_id, node) for node in flight.newly_dead()]
         if runs or rows:
             cancel = Cancel(tuple(runs), tuple(run for run, _ in rows), tuple(node for _, node in rows))
-            for stage in range(1, self.config.num_stages + 1):
-                self._out.append(Send(Actor(stage), Plane.CONTROL, cancel))
+            self._out += [Send(stage, Plane.CONTROL, cancel) for stage in self.config.stages]
 
     # -- launching ------------------------------------------------------------------------------------------------
 
@@ -263,11 +289,12 @@ class HeadCore:
                 hungry.append(request)
 
     def _launch_one(self, request: Request) -> bool:
-        if request.filled < len(request.prompt):
+        if request.is_behind:
             self._fly(request, request.next_chunk(self.config.chunk), [])
             return True
         request.propose()
-        nodes = self._labelled(request.strategy.choose(request))
+        allowed = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]
+        nodes = self._labelled(allowed)
         if not nodes:
             return False
         rows = [request.row(node) for node in nodes]
@@ -293,13 +320,15 @@ class HeadCore:
         for node in deciding:
             node.state = NodeState.LAUNCHED
             node.run = run.run_id
+            if node is request.tree.root:
+                request.filled = node.pos + 1
             request.statistics.proposed += node is not request.tree.root
-        self._flights.append(Flight(run.run_id, request, deciding, rows[-1].pos))
+        self._flights.append(Flight(run.run_id, request, deciding, rows[-1].pos, is_chunk=not nodes))
         self._live += 1
         request.live_runs += 1
         request.statistics.runs += 1
         self._untaken.add(run.run_id)
-        self._out.append(Send(Actor(1), Plane.DATA, run))
+        self._out.append(Send(self._first, Plane.DATA, run))
 
 
 def _opening(submitted: Submitted, common: int) -> Open:

@@ -8,6 +8,8 @@ Life of a node:
 | PROPOSED | DEAD     | a verdict refused it or an ancestor                         |
 | LAUNCHED | DECIDED  | it is the root and the last stage decided the token after it|
 | LAUNCHED | DEAD     | a verdict refused it or an ancestor                         |
+
+In a level a correction from above counts as a verdict, and may make a root dead that was accepted too soon.
 """
 
 from __future__ import annotations
@@ -91,6 +93,14 @@ class TokenTree:
         winner.prob = 1.0
         self._rescale(winner)
         self.root = winner
+        return dead
+
+    def rewind(self, root: Node) -> list[Node]:
+        """Take accepted tokens back: `root`, one of them, is the newest again; return the nodes that died."""
+        dead = list(self.root.subtree())
+        for node in dead:
+            node.state = NodeState.DEAD
+        self.root = root
         return dead
 
     def prune_children(self) -> list[Node]:

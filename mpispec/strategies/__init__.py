@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from mpispec.core.strategy import Strategy
 from mpispec.strategies.auto import Auto
 from mpispec.strategies.pipeinfer import PipeInfer
+from mpispec.strategies.pipespec import PipeSpec
 from mpispec.strategies.plain import Plain
 from mpispec.strategies.specpipe import PipeDec, SpecPipe
 from mpispec.strategies.sync import Sync
@@ -18,4 +19,5 @@ PRESETS: Mapping[str, Callable[[], Strategy]] = {
     "pipeinfer": PipeInfer,
     "specpipe": SpecPipe,
     "pipedec": PipeDec,
+    "pipespec": PipeSpec,
 }
