@@ -45,7 +45,16 @@ def _job_flags(command: Callable[..., None]) -> Callable[..., None]:
             "--model", metavar="GGUF", help="Path or hf:owner/repo/file.gguf; default: SmolLM2-135M-Instruct."
         ),
         click.option("--draft", metavar="GGUF", help="A smaller model of the same vocabulary that guesses ahead."),
-        click.option("--strategy", type=click.Choice(list(PRESETS)), default="pipeinfer", show_default=True),
+        click.option(
+            "--ladder",
+            metavar="M0,M1,...",
+            help="Several such models instead, the smallest first: each verifies the one before it.",
+        ),
+        click.option(
+            "--strategy",
+            type=click.Choice(list(PRESETS)),
+            help="What is launched next. [default: pipeinfer; pipespec with --ladder]",
+        ),
         click.option(
             "--proposer",
             metavar="draft|ngram|oracle:H|none",
@@ -86,14 +95,20 @@ def _job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         proposer = "oracle"
     if proposer not in (None, "draft", "ngram", "oracle", "none"):
         raise JobError(f"--proposer {proposer} is none of draft, ngram, oracle:H and none.")
+    if flags["ladder"] is not None and flags["draft"] is not None:
+        raise JobError("Give the models that guess with --draft or with --ladder, not with both.")
+    ladder = [name.strip() for name in flags["ladder"].split(",")] if flags["ladder"] is not None else []
+    if not all(ladder):
+        raise JobError(f"--ladder {flags['ladder']!r} names no model in one place; write it as M0.gguf,M1.gguf.")
     return JobOptions(
         model=flags["model"],
-        draft=flags["draft"],
+        draft=ladder[0] if ladder else flags["draft"],
+        ladder=tuple(ladder[1:]),
         context=flags["context"],
         threads=flags["threads"],
         layout=flags["layout"],
         wire=flags["wire"],
-        strategy=flags["strategy"],
+        strategy=flags["strategy"] or ("pipespec" if ladder else "pipeinfer"),
         proposer=proposer,
         oracle_hit_rate=hit_rate,
         insist=flags["insist"],
