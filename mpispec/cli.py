@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from mpispec import __version__
+from mpispec.cluster.guessers import read_hit_rate, read_ladder
 from mpispec.cluster.once import OncePerJob
 from mpispec.cluster.plan_table import plan_lines, report_lines, table
 from mpispec.cluster.ranks import INTERRUPTED, USAGE, Interrupts, advise, complain, joined, knows_end_of_input
@@ -91,39 +92,25 @@ def _job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
     proposer = flags["proposer"]
     hit_rate = 0.0
     if proposer is not None and proposer.startswith("oracle"):
-        hit_rate = _hit_rate(proposer)
+        hit_rate = read_hit_rate(proposer)
         proposer = "oracle"
     if proposer not in (None, "draft", "ngram", "oracle", "none"):
         raise JobError(f"--proposer {proposer} is none of draft, ngram, oracle:H and none.")
-    if flags["ladder"] is not None and flags["draft"] is not None:
-        raise JobError("Give the models that guess with --draft or with --ladder, not with both.")
-    ladder = [name.strip() for name in flags["ladder"].split(",")] if flags["ladder"] is not None else []
-    if not all(ladder):
-        raise JobError(f"--ladder {flags['ladder']!r} names no model in one place; write it as M0.gguf,M1.gguf.")
+    guessers = read_ladder(flags["ladder"], flags["draft"])
     return JobOptions(
         model=flags["model"],
-        draft=ladder[0] if ladder else flags["draft"],
-        ladder=tuple(ladder[1:]),
+        draft=guessers[0] if guessers else None,
+        ladder=guessers[1:],
         context=flags["context"],
         threads=flags["threads"],
         layout=flags["layout"],
         wire=flags["wire"],
-        strategy=flags["strategy"] or ("pipespec" if ladder else "pipeinfer"),
+        strategy=flags["strategy"] or ("pipespec" if flags["ladder"] else "pipeinfer"),
         proposer=proposer,
         oracle_hit_rate=hit_rate,
         insist=flags["insist"],
         is_traced=is_traced,
     )
-
-
-def _hit_rate(proposer: str) -> float:
-    try:
-        rate = float(proposer.removeprefix("oracle:"))
-    except ValueError:
-        rate = -1.0
-    if not 0.0 <= rate <= 1.0:
-        raise JobError(f"--proposer {proposer} needs a hit rate from 0 to 1, like oracle:0.8.")
-    return rate
 
 
 def _sampling(flags: dict[str, Any]) -> Sampling:
