@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from mpispec import __version__
+from mpispec.cluster.guessers import read_hit_rate, read_ladder
 from mpispec.cluster.once import OncePerJob
 from mpispec.cluster.plan_table import plan_lines, report_lines, table
 from mpispec.cluster.ranks import INTERRUPTED, USAGE, Interrupts, advise, complain, joined, knows_end_of_input
@@ -45,7 +46,16 @@ def _job_flags(command: Callable[..., None]) -> Callable[..., None]:
             "--model", metavar="GGUF", help="Path or hf:owner/repo/file.gguf; default: SmolLM2-135M-Instruct."
         ),
         click.option("--draft", metavar="GGUF", help="A smaller model of the same vocabulary that guesses ahead."),
-        click.option("--strategy", type=click.Choice(list(PRESETS)), default="pipeinfer", show_default=True),
+        click.option(
+            "--ladder",
+            metavar="M0,M1,...",
+            help="Several such models instead, the smallest first: each verifies the one before it.",
+        ),
+        click.option(
+            "--strategy",
+            type=click.Choice(list(PRESETS)),
+            help="What is launched next. [default: pipeinfer; pipespec with --ladder]",
+        ),
         click.option(
             "--proposer",
             metavar="draft|exit|ngram|oracle:H|none",
@@ -85,34 +95,26 @@ def _job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
     proposer = flags["proposer"]
     hit_rate = 0.0
     if proposer is not None and proposer.startswith("oracle"):
-        hit_rate = _hit_rate(proposer)
+        hit_rate = read_hit_rate(proposer)
         proposer = "oracle"
     if proposer not in (None, "draft", "exit", "ngram", "oracle", "none"):
         raise JobError(f"--proposer {proposer} is none of draft, exit, ngram, oracle:H and none.")
+    guessers = read_ladder(flags["ladder"], flags["draft"])
     return JobOptions(
         model=flags["model"],
-        draft=flags["draft"],
+        draft=guessers[0] if guessers else None,
+        ladder=guessers[1:],
         context=flags["context"],
         threads=flags["threads"],
         layout=flags["layout"],
         wire=flags["wire"],
-        strategy=flags["strategy"],
+        strategy=flags["strategy"] or ("pipespec" if flags["ladder"] else "pipeinfer"),
         proposer=proposer,
         oracle_hit_rate=hit_rate,
         exits=flags["exits"],
         insist=flags["insist"],
         is_traced=is_traced,
     )
-
-
-def _hit_rate(proposer: str) -> float:
-    try:
-        rate = float(proposer.removeprefix("oracle:"))
-    except ValueError:
-        rate = -1.0
-    if not 0.0 <= rate <= 1.0:
-        raise JobError(f"--proposer {proposer} needs a hit rate from 0 to 1, like oracle:0.8.")
-    return rate
 
 
 def _sampling(flags: dict[str, Any]) -> Sampling:

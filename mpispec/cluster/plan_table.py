@@ -16,7 +16,12 @@ def plan_lines(setup: Setup) -> list[str]:
     )
     rows = [("rank", "host", "roles", "layers", "weights", "threads")]
     for rank, host in enumerate(setup.hosts):
-        layers = ",".join(f"{stage.first}-{stage.last}" for stage in plan.stages_of(rank)) or "-"
+        held = [f"{stage.first}-{stage.last}" for stage in plan.stages_of(rank)]
+        held += [
+            f"{stage.first}-{stage.last} of {setup.levels[level].path.stem}"
+            for level, stage in plan.level_stages_of(rank)
+        ]
+        layers = ",".join(held) or "-"
         threads = str(setup.threads[rank]) if plan.num_computing(rank) else "-"
         rows.append((str(rank), host, "+".join(plan.roles_of(rank)), layers, _size(setup.bytes_of(rank)), threads))
     return [title, *table(rows)]

@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from mpispec.cluster.ranks import USAGE, complain
-from mpispec.cluster.simulate_files import StudyError, read_hits, read_rows
+from mpispec.cluster.simulate_files import StudyError, read_hits, read_ladder, read_rows
 from mpispec.core.ids import Actor
+from mpispec.sim.script import Hits
 from mpispec.sim.study import BASELINE, Outcome, Study, measure
 from mpispec.strategies import PRESETS
 
@@ -63,6 +64,13 @@ def _guessing_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--chain", type=_COUNT, help="Guesses in a chain of sync; default: the best."),
         click.option("--lead", type=_COUNT, help="How far guesses may run ahead; default: as far as it pays."),
         click.option("--draft-ms", type=_AMOUNT, default=1.0, show_default=True, help="The draft's time for one row."),
+        click.option(
+            "--ladder",
+            metavar="MS:H[:STAGES],...",
+            help="Models below the target instead of the draft, the lowest first: the time of a pass, or of 1, 2, ... "
+            "rows like 22/28 (the last holds for more), how often it agrees with the model above, stages. Like "
+            "12:0.93,22/28:0.92.",
+        ),
     )
 
 
@@ -81,9 +89,9 @@ def _cluster_flags(command: Callable[..., None]) -> Callable[..., None]:
             "--rows",
             default="flat",
             show_default=True,
-            metavar="flat|cpu|moe|FILE",
-            help="What more rows cost: nothing, as measured with Q4_1 on a CPU, as on a mixture of experts; or a JSON "
-            "list of factors for 1, 2, 3, ... rows.",
+            metavar="flat|cpu|moe|gpu4|FILE",
+            help="What more rows cost: nothing, as measured with Q4_1 on a CPU, as on a mixture of experts, as with "
+            "4-bit kernels on GPUs; or a JSON list of factors for 1, 2, 3, ... rows.",
         ),
         click.option("--link-ms", type=_AMOUNT, default=0.0, show_default=True, help="Latency of a link."),
         click.option("--link-mbit", type=_AMOUNT, default=0.0, show_default=True, help="Rate of a link; 0: no limit."),
@@ -144,21 +152,25 @@ def simulate(is_json: bool, png: Path | None, **flags: Any) -> None:
 def study_of(flags: dict[str, Any]) -> Study:
     """Return what the flags describe. Raises StudyError."""
     rate = flags["link_mbit"] * 1e6 / _BITS
+    ladder = read_ladder(flags["ladder"])
+    # Under a ladder the level next to the target is its draft.
+    hits = Hits((ladder[-1].hit,)) if ladder else read_hits(flags["hit"], flags["rescue"])
     return Study(
         num_stages=flags["stages"],
         stage_s=flags["stage_ms"] * _MILLI,
-        draft_s=flags["draft_ms"] * _MILLI,
+        draft_s=ladder[-1].rows_s[0] if ladder else flags["draft_ms"] * _MILLI,
         link_s=flags["link_ms"] * _MILLI,
         link_bytes_per_s=rate or float("inf"),
         row_bytes=flags["row_bytes"],
         rows_factor=read_rows(flags["rows"]),
-        hits=read_hits(flags["hit"], flags["rescue"]),
+        hits=hits,
         width=flags["width"],
         lead=flags["lead"],
         chain=flags["chain"],
         num_tokens=flags["tokens"],
         num_requests=flags["requests"],
         seed=flags["seed"],
+        ladder=ladder,
     )
 
 
@@ -197,9 +209,13 @@ def conditions(study: Study) -> list[str]:
     speed = "no limit of rate" if rate == float("inf") else f"{rate:g} Mbit/s"
     four = study.costs.compute(Actor(1), 4) / study.stage_s
     many = f"{study.num_requests} requests at once, " if study.num_requests > 1 else ""
+    draft = f"draft {study.draft_s * 1e3:g} ms"
+    if study.ladder:
+        rungs = (f"{rung.rows_s[0] * 1e3:g} ms right {rung.hit:.1%}" for rung in study.ladder)
+        draft = f"ladder of models ({', '.join(rungs)})"
     cluster = (
         f"{study.num_stages} stages of {study.stage_s * 1e3:g} ms a row (4 rows: {four:.2g}x), "
-        f"draft {study.draft_s * 1e3:g} ms, links {study.link_s * 1e3:g} ms and {speed}"
+        f"{draft}, links {study.link_s * 1e3:g} ms and {speed}"
     )
     work = (
         f"{many}{study.num_tokens} tokens, {chance}, second {hits.rescue:.0%} of the misses; tree width {study.width}, "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mpispec.sim.costs import ROWS_FACTORS
+from mpispec.sim.rungs import Rung
 from mpispec.sim.script import Hits
 
 
@@ -42,6 +43,23 @@ def read_rows(text: str) -> tuple[float, ...]:
     if any(factor <= 0.0 for factor in factors):
         raise StudyError(f"--rows {text} has a factor that is not above 0; list the times of 1, 2, 3, ... rows.")
     return tuple(factor / factors[0] for factor in factors)
+
+
+def read_ladder(text: str | None) -> tuple[Rung, ...]:
+    """Return what `--ladder` says, the lowest model first. Raises StudyError."""
+    return tuple(_rung(item.strip()) for item in text.split(",")) if text else ()
+
+
+def _rung(item: str) -> Rung:
+    try:
+        times, hit, *stages = item.split(":")
+        rung = Rung(tuple(float(ms) * 1e-3 for ms in times.split("/")), float(hit), *map(int, stages))
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"--ladder has {item!r}; write each model as MS:AGREEMENT, like 22/28:0.92.") from error
+    is_possible = all(math.isfinite(seconds) and seconds > 0.0 for seconds in rung.rows_s)
+    if not is_possible or not 0.0 <= rung.hit <= 1.0 or rung.num_stages < 1:
+        raise StudyError(f"--ladder has {item!r}; times are above 0, agreements from 0 to 1, stages at least 1.")
+    return rung
 
 
 def _numbers(path: str, flag: str, otherwise: str) -> list[float | int]:

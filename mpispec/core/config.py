@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpispec.core.ids import Actor
+from mpispec.core.ids import HEAD, Actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,13 @@ class HeadConfig:
     """Launched runs that the first stage may not have begun: the credits."""
     deadline_s: float = 600.0
     """Longest time from the last sign of life of the pipeline to the answer of its oldest run."""
+    actor: Actor = HEAD
+    """Address of the head; its stages follow it."""
+
+    @property
+    def stages(self) -> tuple[Actor, ...]:
+        """Addresses of the stages in layer order."""
+        return tuple(Actor(self.actor + index) for index in range(1, self.num_stages + 1))
 
     def cost(self, num_rows: int) -> float:
         """Return the time of a run of `num_rows` rows as a multiple of one row's."""

@@ -12,9 +12,9 @@ from collections import deque
 from mpispec.core.effects import AbortDraft, CloseSampler, ComputeDraft, Effect, OpenSampler, Quit, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Drafted, Event, Guess, Received
-from mpispec.core.ids import HEAD, NodeId, Plane, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import ROOT, Draft, Edit, Follow, Open, Prime, Retire, Row, Run, Stop
-from mpispec.core.sequences import SequencePool, bury, label
+from mpispec.core.ids import HEAD, Actor, NodeId, Plane, Pos, RequestId, RunId, SeqId, Token
+from mpispec.core.messages import ROOT, Draft, Edit, EditOp, Follow, Open, Prime, Retire, Row, Run, Stop
+from mpispec.core.sequences import TO_END, SequencePool, bury, label
 from mpispec.core.sessions import Sessions, Slot
 from mpispec.core.tree import Node, NodeState, TokenTree
 
@@ -31,6 +31,7 @@ class _Stream:
         self.width = prime.width
         self.floor = prime.floor
         self.limit = prime.limit
+        self.epoch = 0
         self.tokens = list(prime.tokens)
         """The accepted tokens; the last of them is the root."""
         self.filled = cached
@@ -67,6 +68,22 @@ class _Stream:
             self.ids.append(self.root.id)
             if self.root.state is NodeState.LAUNCHED:
                 self.filled = len(self.tokens)
+        return dead
+
+    def rewind(self, pos: Pos, computed: int) -> list[Node]:
+        """Take back the accepted tokens from `pos` on; return the nodes that died.
+
+        `computed` is how many tokens have cells whatever becomes of the run under way.
+        """
+        if not 0 < pos <= len(self.tokens):
+            raise ProtocolError(f"tokens from position {pos} on were taken back of {len(self.tokens)}")
+        last = pos - 1
+        root = Node(self.ids[last], None, NodeId(-1), self.tokens[last], Pos(last), 1.0, 1.0)
+        root.seq = self.seq
+        dead = self.tree.rewind(root)
+        del self.tokens[pos:], self.ids[pos:]
+        self.filled = min(self.filled, pos, computed)
+        self.spares = []
         return dead
 
     def frontier(self) -> list[Node]:
@@ -122,8 +139,9 @@ class _Stream:
 class DraftCore:
     """The protocol of the draft rank. Requests take turns; one run computes at a time."""
 
-    def __init__(self, chunk: int, max_active: int = 1, sequences: int = 64) -> None:
+    def __init__(self, chunk: int, max_active: int = 1, sequences: int = 64, above: Actor = HEAD) -> None:
         self._chunk = chunk
+        self._above = above
         self._pool = SequencePool(sequences)
         self._sessions = Sessions(self._pool, max_active)
         self._streams: dict[RequestId, _Stream] = {}
@@ -179,7 +197,13 @@ class DraftCore:
     def _follow(self, follow: Follow) -> list[Effect]:
         stream = self._stream(follow.request)
         stream.limit = follow.limit
-        dead = stream.follow(follow.pos, follow.tokens)
+        dead: list[Node] = []
+        if follow.epoch != stream.epoch:
+            stream.epoch = follow.epoch
+            computed = self._busy_from if self._busy is not None and self._busy[0] is stream else len(stream.tokens)
+            dead = stream.rewind(follow.pos, computed)
+            self._edits.append(Edit(EditOp.DROP, stream.seq, stream.seq, Pos(stream.filled), TO_END))
+        dead += stream.follow(follow.pos, follow.tokens)
         self._edits += bury(dead, stream.root, self._pool)
         effects = self._announce(stream, stream.refill())
         return effects + self._abort_if_dead()
@@ -288,8 +312,9 @@ class DraftCore:
             parents,
             tuple(node.token for node in nodes),
             tuple(node.prob for node in nodes),
+            stream.epoch,
         )
-        return [Send(HEAD, Plane.DRAFT, draft)]
+        return [Send(self._above, Plane.DRAFT, draft)]
 
     def _stream(self, request: RequestId) -> _Stream:
         stream = self._streams.get(request)

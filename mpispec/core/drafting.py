@@ -20,7 +20,8 @@ class DraftLink:
     """Follows one request's draft stream.
 
     Guesses name their parents, so one that was made before a verdict reached the draft finds its place, or is dropped
-    where its parent has died (law 5).
+    where its parent has died (law 5). Accepted tokens can be taken back in a level only; a position then no longer says
+    which text it is of, so guesses carry the epoch too.
     """
 
     def __init__(self, draft: Actor, request: RequestId, lead: int, width: int, floor: float, last: Pos) -> None:
@@ -36,6 +37,8 @@ class DraftLink:
         self._places: dict[int, _Place] = {}
         self._most_places = _FEW_PLACES
         """How many guesses to remember before those that are of no use any more are sought and forgotten."""
+        self._epoch = 0
+        """How often accepted tokens have been taken back."""
 
     def is_due(self, tree: TokenTree) -> bool:
         """Tell whether the draft may propose further and so is about to."""
@@ -48,6 +51,8 @@ class DraftLink:
 
     def received(self, draft: Draft, tree: TokenTree, accepted: Sequence[Token]) -> None:
         """Grow the tree by the draft's guesses. `accepted` are the prompt and all accepted tokens."""
+        if draft.epoch != self._epoch:
+            return
         for index, (parent, token, prob) in enumerate(zip(draft.parents, draft.tokens, draft.probs, strict=True)):
             place = draft.root if parent == ROOT else self._places.get(parent)
             if isinstance(place, Node) and place.state is NodeState.DECIDED:
@@ -56,13 +61,18 @@ class DraftLink:
             if child is not None:
                 self._places[draft.first + index] = child
 
-    def accepted(self, tokens: list[Token], root: Node) -> list[Effect]:
+    def rewound(self) -> None:
+        """Hear that accepted tokens were taken back, before others are accepted in their place."""
+        self._epoch += 1
+        self._places = {}
+
+    def accepted(self, tokens: Sequence[Token], root: Node) -> list[Effect]:
         """Hear that `tokens` were accepted, the last of them being `root`; tell the draft."""
         if len(self._places) > self._most_places:
             self._forget(root)
         self._limit = self._bound(root)
         first = Pos(root.pos - len(tokens) + 1)
-        return [self._send(Follow(self._request, first, tuple(tokens), self._limit))]
+        return [self._send(Follow(self._request, first, tuple(tokens), self._limit, self._epoch))]
 
     def check(self) -> None:
         """Assert that nothing grows below what has died (law 5) and that what is remembered stays bounded (law 7)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mpispec.core.ids import Actor, RequestId, RunId, Token
+from mpispec.core.ids import Actor, Pos, RequestId, RunId, Token
 from mpispec.core.messages import Message, Sampling
 
 Payload = bytes | bytearray | memoryview | None
@@ -66,6 +66,17 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Corrected:
+    """A level hears from above: its text from `pos` on is `tokens`, and it may decide tokens before `limit`."""
+
+    request: RequestId
+    pos: Pos
+    tokens: tuple[Token, ...]
+    """Empty where only the limit has moved."""
+    limit: Pos
+
+
+@dataclass(frozen=True, slots=True)
 class Withdrawn:
     """Nobody wants the rest of this request."""
 
@@ -82,4 +93,4 @@ class Tick:
     """Nothing happened for a while; deadlines may have passed."""
 
 
-Event = Received | Computed | Drafted | Submitted | Withdrawn | StopRequested | Tick
+Event = Received | Computed | Drafted | Submitted | Corrected | Withdrawn | StopRequested | Tick

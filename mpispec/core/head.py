@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Event, Received, StopRequested, Submitted, Tick, Withdrawn
-from mpispec.core.ids import HEAD, Actor, NodeId, Plane, Pos, RequestId, RunId, Token
-from mpispec.core.messages import Cancel, Close, Credit, Draft, EarlyGuess, Edit, Open, Result, Row, Run, Stop
+from mpispec.core.events import Corrected, Event, Received, StopRequested, Submitted, Tick, Withdrawn
+from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, RunId, Token
+from mpispec.core.messages import Cancel, Close, Credit, Draft, EarlyGuess, Edit, EditOp, Open, Result, Row, Run, Stop
 from mpispec.core.relay import relays
 from mpispec.core.request import Flight, Request
-from mpispec.core.sequences import SequencePool, bury, label
+from mpispec.core.sequences import TO_END, SequencePool, bury, label
 from mpispec.core.sessions import Sessions
 from mpispec.core.strategy import Proposer, Strategy
 from mpispec.core.tree import Node, NodeState
@@ -48,6 +48,7 @@ class HeadCore:
         """Flights that are not cancelled."""
         self._untaken: set[RunId] = set()
         """Runs that the first stage has not begun, as far as we know."""
+        self._first = config.stages[0]
         self._next_run = RunId(0)
         self._edits: list[Edit] = []
         """Edits that the next run will carry."""
@@ -71,12 +72,12 @@ class HeadCore:
                 self._guessed(event)
             case Submitted():
                 self._submit(event)
+            case Corrected():
+                self._correct(event)
             case Withdrawn(request_id):
                 self._withdraw(request_id)
             case StopRequested():
-                self._stopping = True
-                for request_id in [*self._active, *(waiting.request for waiting in self._waiting)]:
-                    self._withdraw(request_id)
+                self._withdraw_everyone()
             case Tick():
                 self._check_deadline(now)
             case _:
@@ -119,7 +120,7 @@ class HeadCore:
             submitted = self._waiting.popleft()
             slot, common, edits = self._sessions.adopt(submitted.prompt)
             self._edits += edits
-            self._out.append(Send(Actor(1), Plane.DATA, _opening(submitted, common)))
+            self._out.append(Send(self._first, Plane.DATA, _opening(submitted, common)))
             proposer = self._proposers.get(submitted.proposer)
             request = Request(
                 submitted,
@@ -157,6 +158,11 @@ class HeadCore:
             self._out.append(Emit(request_id, (), "cancelled", request.statistics))
             self._end(request)
 
+    def _withdraw_everyone(self) -> None:
+        self._stopping = True
+        for request_id in [*self._active, *(waiting.request for waiting in self._waiting)]:
+            self._withdraw(request_id)
+
     def _end(self, request: Request) -> None:
         """Cancel what is in flight, keep the cache of the accepted text for a successor."""
         dead = request.tree.prune_children()
@@ -167,13 +173,13 @@ class HeadCore:
         self._cancel(runs, [])
         self._edits += bury(dead, request.tree.root, self._pool)
         self._edits += self._sessions.keep(request.slot, request.seq, request.cached_tokens())
-        self._out.append(Send(Actor(1), Plane.DATA, Close(request.id)))
+        self._out.append(Send(self._first, Plane.DATA, Close(request.id)))
         self._out += request.end()
         del self._active[request.id]
 
     def _stop(self) -> list[Effect]:
-        actors = self.config.num_stages + (1 if self.config.draft is not None else 0)
-        stops: list[Effect] = [Send(Actor(actor), Plane.CONTROL, Stop()) for actor in range(1, actors + 1)]
+        drafts = [self.config.draft] if self.config.draft is not None else []
+        stops: list[Effect] = [Send(actor, Plane.CONTROL, Stop()) for actor in (*self.config.stages, *drafts)]
         return [*stops, Quit()]
 
     def _taken(self, run_id: RunId) -> None:
@@ -197,10 +203,10 @@ class HeadCore:
         request.live_runs -= 1
         if result.void:
             raise ProtocolError(f"run {result.run_id} was answered void and not cancelled")
-        request.answered_to = max(request.answered_to, flight.last_pos + 1)
         dead: list[Node] = []
         tokens = dict(zip(result.nodes, result.tokens, strict=True))
         accepted, finish = self._verify(request, flight, tokens, dead)
+        request.answered_to = max(request.answered_to, flight.num_settled)
         self._drop(dead)
         if accepted:
             self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics))
@@ -219,9 +225,9 @@ class HeadCore:
         accepted: list[Token] = []
         for node in flight.nodes:
             if node is not request.tree.root:
-                if node.state is not NodeState.DEAD:
+                if node.state is NodeState.LAUNCHED:
                     raise ProtocolError(f"node {node.id} was decided before its parent")
-                continue
+                continue  # dead, or a level was told what follows before its own verdict came
             token = tokens.get(node.id)
             if token is None:
                 raise ProtocolError(f"run {flight.run_id} came back without living node {node.id}")
@@ -251,6 +257,27 @@ class HeadCore:
             self._edits += bury(dead, request.tree.root, self._pool)
             self._drop(dead)
 
+    def _correct(self, event: Corrected) -> None:
+        """Replace the end of a level's text by what the level above says it is; all built on the old one is dead."""
+        request = self._active.get(event.request)
+        if request is None:
+            return  # the program is ending
+        request.limit = event.limit
+        if not event.tokens:
+            return
+        dead: list[Node] = []
+        if event.pos < len(request.tokens):
+            dead = request.rewind(event.pos)
+            self._edits.append(Edit(EditOp.DROP, request.seq, request.seq, event.pos, TO_END))
+            for flight in self._flights.values():
+                if flight.request is request:
+                    flight.last_pos = Pos(min(flight.last_pos, event.pos - 1))
+        for token in event.tokens:
+            dead += request.accept(token)
+        self._edits += bury(dead, request.tree.root, self._pool)
+        self._drop(dead)
+        self._out += request.accepted(event.tokens)
+
     def _drop(self, dead: list[Node]) -> None:
         """Withdraw the rows of dead nodes from compute, whole runs where none is alive."""
         touched: dict[RunId, list[NodeId]] = {}
@@ -262,7 +289,7 @@ class HeadCore:
         for run_id, nodes in touched.items():
             flight = self._flights[run_id]
             flight.num_dead += len(nodes)
-            if flight.num_dead == len(flight.nodes):
+            if flight.is_dead:
                 runs.append(flight)
             else:
                 rows += [(run_id, node) for node in nodes]
@@ -281,7 +308,8 @@ class HeadCore:
         if runs or rows:
             run_ids = tuple(flight.run_id for flight in runs)
             cancel = Cancel(run_ids, tuple(run for run, _ in rows), tuple(node for _, node in rows))
-            self._out += [Send(stage, Plane.CONTROL, cancel) for stage in relays(HEAD, self.config.num_stages)]
+            told = relays(self.config.actor, self.config.actor, self.config.num_stages)
+            self._out += [Send(stage, Plane.CONTROL, cancel) for stage in told]
 
     # -- launching ------------------------------------------------------------------------------------------------
 
@@ -302,11 +330,12 @@ class HeadCore:
                 hungry.append(request)
 
     def _launch_one(self, request: Request) -> bool:
-        if request.filled < len(request.prompt):
+        if request.is_behind:
             self._fly(request, request.next_chunk(self.config.chunk), [])
             return True
         request.propose()
-        nodes = self._labelled(request.strategy.choose(request))
+        allowed = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]
+        nodes = self._labelled(allowed)
         if not nodes:
             return False
         rows = [request.row(node) for node in nodes]
@@ -331,14 +360,16 @@ class HeadCore:
         deciding = [*nodes] if nodes else [request.tree.root] if rows[-1].decide else []
         for node in deciding:
             request.tree.launch(node, run.run_id)
+            if node is request.tree.root:
+                request.filled = node.pos + 1
             request.statistics.proposed += node is not request.tree.root
-        self._flights[run.run_id] = Flight(run.run_id, request, deciding, rows[-1].pos)
+        self._flights[run.run_id] = Flight(run.run_id, request, deciding, rows[-1].pos, is_chunk=not nodes)
         self._live += 1
         request.live_runs += 1
         request.statistics.runs += 1
         request.waiting_runs += 1
         self._untaken.add(run.run_id)
-        self._out.append(Send(Actor(1), Plane.DATA, run))
+        self._out.append(Send(self._first, Plane.DATA, run))
 
 
 def _opening(submitted: Submitted, common: int) -> Open:

@@ -18,9 +18,13 @@ Token = NewType("Token", int)
 Pos = NewType("Pos", int)
 """Absolute index of a token in its request, 0 for the first prompt token."""
 Actor = NewType("Actor", int)
-"""Address of a role. 0 is the head, 1..D the stages in layer order, D+1 the draft."""
+"""Address of a role. 0 is the head, 1..D its stages in layer order, D+1 the draft.
+
+In a ladder D+1 is a level: the head of a pipeline of its own, followed by its stages and what guesses for it.
+"""
 
 HEAD = Actor(0)
+"""The head whose tokens are final; a level is a further head (core/level.py)."""
 
 
 class Plane(IntEnum):

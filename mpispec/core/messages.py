@@ -161,12 +161,17 @@ class Prime:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Head -> draft: these tokens were accepted from `pos` on; go on below the last of them, up to `limit`."""
+    """Head -> draft: these tokens were accepted from `pos` on; go on below the last of them, up to `limit`.
+
+    Where `pos` is not the end of what was accepted before, all from there on is taken back: a level was corrected.
+    """
 
     request: RequestId
     pos: Pos
     tokens: tuple[Token, ...]
     limit: Pos
+    epoch: int = 0
+    """How often accepted tokens have been taken back; 0 for ever at the head whose tokens are final."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +196,8 @@ class Draft:
     tokens: tuple[Token, ...]
     probs: tuple[float, ...]
     """Probability of each guess given its parent, under the draft."""
+    epoch: int = 0
+    """Epoch of the text that the guesses are about; those of an earlier one are dropped."""
 
 
 class EarlyGuess(NamedTuple):

@@ -8,7 +8,7 @@ FANOUT = 8
 """Up to so many stages the head tells each one itself."""
 
 
-def relays(actor: Actor, num_stages: int) -> list[Actor]:
+def relays(actor: Actor, head: Actor, num_stages: int) -> list[Actor]:
     """Return the stages that `actor` tells: its children where head and stages form a heap of `FANOUT` a node."""
-    first = FANOUT * actor + 1
-    return [Actor(stage) for stage in range(first, min(first + FANOUT, num_stages + 1))]
+    first = FANOUT * (actor - head) + 1
+    return [Actor(head + stage) for stage in range(first, min(first + FANOUT, num_stages + 1))]

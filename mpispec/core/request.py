@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpispec.core.config import HeadConfig
@@ -29,8 +30,23 @@ class Flight:
     """The deciding rows' nodes in row order; none for a chunk in the middle of a prompt."""
     last_pos: Pos
     is_cancelled: bool = False
+    is_chunk: bool = False
+    """Whether it computes tokens that were given, which later rows rely on even where its last row has died."""
     num_dead: int = 0
-    """How many of the nodes have died; once all have, no verdict of this run can matter any more."""
+    """How many of the nodes have died."""
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether no verdict of this run can matter any more."""
+        return not self.is_chunk and self.num_dead == len(self.nodes)
+
+    @property
+    def num_settled(self) -> int:
+        """Positions of the accepted text that surely have cells, once the run has been answered."""
+        if self.is_chunk:
+            return self.last_pos + 1
+        decided = [node.pos for node in self.nodes if node.state is NodeState.DECIDED]
+        return min(self.last_pos, max(decided, default=-1)) + 1
 
 
 class Request:
@@ -52,8 +68,10 @@ class Request:
         self.strategy = strategy
         self.tokens: list[Token] = list(submitted.prompt)
         """Prompt and accepted tokens."""
+        self.ids = [NodeId(pos) for pos in range(len(submitted.prompt))]
+        """Their nodes."""
         self.filled = common
-        """Prompt positions that are cached or launched."""
+        """How many of them are cached or launched."""
         self.answered_to = common
         """Positions below this have cells on every stage."""
         self.live_runs = 0
@@ -63,6 +81,8 @@ class Request:
         self._config = config
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
+        self.limit = self._end
+        """First position that must not be decided yet."""
         last = len(submitted.prompt) - 1
         self.tree = TokenTree(NodeId(last), submitted.prompt[-1], Pos(last))
         self.tree.root.seq = slot.seq
@@ -114,20 +134,28 @@ class Request:
     def check(self) -> None:
         """Assert the invariants; tests call it after every event."""
         assert all(node.state is not NodeState.DEAD for node in self.tree.root.subtree())
+        assert self.tree.root.pos == len(self.tokens) - 1 == len(self.ids) - 1, "root and text differ in length"
+        assert self.answered_to <= self.filled <= len(self.tokens), "cells are counted that nobody computes"
         if self._link is not None:
             self._link.check()
 
     # -- launching ------------------------------------------------------------------------------------------------
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether given tokens lack cells: of the prompt, or those that a level was told before it came to them."""
+        return self.filled < max(len(self.prompt), self.tree.root.pos)
+
     def next_chunk(self, size: int) -> list[Row]:
-        """Return the next rows of the prompt; the last row of the prompt decides the first token."""
-        start, stop = self.filled, min(self.filled + size, len(self.prompt))
+        """Return the next rows of the given tokens; the last of them decides the token after."""
+        start, stop = self.filled, min(self.filled + size, len(self.tokens))
         self.filled = stop
-        last = len(self.prompt) - 1
-        return [
-            Row(self.id, NodeId(pos), NodeId(pos - 1), self.prompt[pos], Pos(pos), self.seq, pos == last)
-            for pos in range(start, stop)
-        ]
+        last = len(self.tokens) - 1
+        return [self._given_row(Pos(pos), pos == last) for pos in range(start, stop)]
+
+    def _given_row(self, pos: Pos, decide: bool) -> Row:
+        parent = self.ids[pos - 1] if pos else NodeId(-1)
+        return Row(self.id, self.ids[pos], parent, self.tokens[pos], pos, self.seq, decide)
 
     def propose(self) -> None:
         """Let the head's own proposer lengthen the most probable path up to the strategy's lead."""
@@ -198,9 +226,25 @@ class Request:
         if self.tree.root.seq is None:
             self.tree.root.seq = seq
         self.tokens.append(token)
+        self.ids.append(self.tree.root.id)
+        if self.tree.root.state is NodeState.LAUNCHED:
+            self.filled = len(self.tokens)
         return dead
 
-    def accepted(self, tokens: list[Token]) -> list[Effect]:
+    def rewind(self, pos: Pos) -> list[Node]:
+        """Take back the accepted tokens from `pos` on; return the nodes that died. Other tokens must follow."""
+        last = pos - 1
+        root = Node(self.ids[last], None, NodeId(-1), self.tokens[last], Pos(last), 1.0, 1.0)
+        root.seq = self.seq
+        dead = self.tree.rewind(root)
+        del self.tokens[pos:], self.ids[pos:]
+        self.filled = min(self.filled, pos)
+        self.answered_to = min(self.answered_to, pos)
+        if self._link is not None:
+            self._link.rewound()
+        return dead
+
+    def accepted(self, tokens: Sequence[Token]) -> list[Effect]:
         """Tell strategy and proposers of newly accepted tokens."""
         self.strategy.accepted(len(tokens))
         if self._proposer is not None:

@@ -34,16 +34,19 @@ from mpispec.core.relay import relays
 
 
 class StageCore:
-    """The protocol of one stage; `actor` counts from 1 in layer order."""
+    """The protocol of one stage; `actor` counts from its head's address in layer order."""
 
-    def __init__(self, actor: Actor, num_stages: int, queue_limit: int, has_exit: bool = False) -> None:
+    def __init__(
+        self, actor: Actor, num_stages: int, queue_limit: int, head: Actor = HEAD, has_exit: bool = False
+    ) -> None:
         self.actor = actor
-        self.is_first = actor == 1
-        self.is_last = actor == num_stages
-        self._next = HEAD if self.is_last else Actor(actor + 1)
+        self.is_first = actor == head + 1
+        self.is_last = actor == head + num_stages
+        self._head = head
+        self._next = head if self.is_last else Actor(actor + 1)
         self._has_exit = has_exit
         self._queue_limit = queue_limit
-        self._relays = relays(actor, num_stages)
+        self._relays = relays(actor, head, num_stages)
         self._queue: deque[tuple[Open | Close | Run, Payload]] = deque()
         self._busy: Run | None = None
         self._aborting = False
@@ -124,7 +127,7 @@ class StageCore:
                 effects += self._pass_on(item)
                 continue
             if self.is_first:
-                effects.append(Send(HEAD, Plane.CONTROL, Credit(item.run_id)))
+                effects.append(Send(self._head, Plane.CONTROL, Credit(item.run_id)))
             run, payload = self._living(item, payload)
             if run.rows:
                 self._busy = run
@@ -158,7 +161,7 @@ class StageCore:
     def _answer(self, run: Run, event: Computed) -> Effect:
         if self.is_last:
             nodes = tuple(row.node for row in run.rows if row.decide)
-            return Send(HEAD, Plane.DATA, Result(run.run_id, nodes, event.tokens))
+            return Send(self._head, Plane.DATA, Result(run.run_id, nodes, event.tokens))
         return Send(self._next, Plane.DATA, run, event.payload)
 
     def _guess(self, run: Run, event: Computed) -> list[Effect]:
@@ -167,11 +170,11 @@ class StageCore:
             return []
         nodes = tuple(row.node for row in run.rows if row.decide)
         tokens, probs = zip(*event.guesses, strict=True)
-        return [Send(HEAD, Plane.DRAFT, EarlyGuess(run.run_id, nodes, tokens, probs))]
+        return [Send(self._head, Plane.DRAFT, EarlyGuess(run.run_id, nodes, tokens, probs))]
 
     def _void(self, run: Run) -> Effect:
         if self.is_last:
-            return Send(HEAD, Plane.DATA, Result(run.run_id, (), (), void=True))
+            return Send(self._head, Plane.DATA, Result(run.run_id, (), (), void=True))
         return Send(self._next, Plane.DATA, Run(run.run_id, (), run.edits, void=True))
 
     def _stop(self) -> list[Effect]:

@@ -8,6 +8,8 @@ Life of a node:
 | PROPOSED | DEAD     | a verdict refused it or an ancestor, or a deeper exit did   |
 | LAUNCHED | DECIDED  | it is the root and the last stage decided the token after it|
 | LAUNCHED | DEAD     | a verdict refused it or an ancestor, or a deeper exit did   |
+
+In a level a correction from above counts as a verdict, and may make a root dead that was accepted too soon.
 """
 
 from __future__ import annotations
@@ -113,6 +115,12 @@ class TokenTree:
         if winner.reach < _LEAST_REACH:
             self._rescale(winner)
         self.root = winner
+        return dead
+
+    def rewind(self, root: Node) -> list[Node]:
+        """Take accepted tokens back: `root`, one of them, is the newest again; return the nodes that died."""
+        dead = self._kill([self.root])
+        self.root = root
         return dead
 
     def prune_children(self, parent: Node | None = None) -> list[Node]:

@@ -59,7 +59,7 @@ class Driver:
         trace: Trace,
         emit: Callable[[Emit, float], None] | None = None,
     ) -> None:
-        self._ranks = {actor: plan.rank_of(actor) for rank in range(plan.num_ranks) for actor in plan.actors_of(rank)}
+        self._ranks = plan.ranks
         self._names = dict(zip(plan.actors_of(transport.rank), plan.roles_of(transport.rank), strict=True))
         self._transport = transport
         self._cores = dict(cores)

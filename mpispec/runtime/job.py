@@ -14,7 +14,7 @@ from mpispec.runtime.application import Session
 from mpispec.runtime.group import Group, agree, gather
 from mpispec.runtime.loading import Progress, load
 from mpispec.runtime.rank import Rank, RankReport, read_report
-from mpispec.runtime.row_costs import row_costs
+from mpispec.runtime.row_costs import all_row_costs
 from mpispec.runtime.setup import JobOptions, Setup, prepare
 from mpispec.runtime.trace import Trace
 from mpispec.transport.limits import Limits
@@ -50,7 +50,7 @@ def run(
     The application runs in a thread of its own; what it raises is raised here once all ranks have ended.
     """
     models = agree(group, lambda: load(options, group.rank, setup, progress))
-    costs = row_costs(group, models, setup.model.width)
+    costs = all_row_costs(group, models, setup)
     group.open(_limits(options, setup))
     trace = Trace(options.is_traced)
     offset = group.clock_offset() if options.is_traced else 0.0
@@ -68,4 +68,5 @@ def run(
 
 
 def _limits(options: JobOptions, setup: Setup) -> Limits:
-    return Limits.for_rows(options.chunk, row_bytes(options.wire, setup.model.width), setup.context)
+    width = max(model.width for model in (setup.model, *setup.levels))
+    return Limits.for_rows(options.chunk, row_bytes(options.wire, width), setup.context)

@@ -10,6 +10,7 @@ from mpispec.compute.base import StageModel
 from mpispec.core.ids import Actor
 from mpispec.models import cut
 from mpispec.models.errors import ModelError
+from mpispec.models.registry import ModelSummary
 from mpispec.runtime.group import JobError
 from mpispec.runtime.plan import StagePlace
 from mpispec.runtime.setup import JobOptions, Setup, num_sequences
@@ -23,6 +24,7 @@ class Models:
     """The models of one rank, by actor."""
 
     stages: dict[Actor, StageModel]
+    """Of the target and of levels."""
     draft: StageModel | None
     """A whole model: first and last stage in one."""
 
@@ -39,8 +41,9 @@ def load(options: JobOptions, rank: int, setup: Setup, progress: Progress) -> Mo
     plan = setup.plan
     try:
         stages = {
-            Actor(index + 1): _load_stage(options, setup, stage, progress)
-            for index, stage in enumerate(plan.stages)
+            pipeline.actor_of(index): _load_stage(options, setup, model, stage, progress)
+            for model, pipeline in zip((setup.model, *setup.levels), plan.pipelines, strict=True)
+            for index, stage in enumerate(pipeline.stages)
             if stage.rank == rank
         }
         return Models(stages, _load_draft(options, setup, progress) if plan.draft_rank == rank else None)
@@ -48,17 +51,19 @@ def load(options: JobOptions, rank: int, setup: Setup, progress: Progress) -> Mo
         raise JobError(str(error)) from error
 
 
-def _load_stage(options: JobOptions, setup: Setup, stage: StagePlace, progress: Progress) -> StageModel:
+def _load_stage(
+    options: JobOptions, setup: Setup, model: ModelSummary, stage: StagePlace, progress: Progress
+) -> StageModel:
     from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  loads libllama: only where it computes
 
-    progress(f"layers {stage.first}-{stage.last} of {setup.model.path.name}")
-    whole = len(setup.plan.stages) == 1
-    path = setup.model.path if whole else _part(options, setup, stage)
+    progress(f"layers {stage.first}-{stage.last} of {model.path.name}")
+    whole = len(stage.layers) == model.layers
+    path = model.path if whole else _part(options, model, stage)
     try:
         return LlamaStage(
             path,
             first=stage.first == 0,
-            last=stage.last == setup.model.layers - 1,
+            last=stage.last == model.layers - 1,
             n_layers=len(stage.layers),
             context=setup.context * options.parallel,
             sequences=num_sequences(options.parallel),
@@ -66,11 +71,11 @@ def _load_stage(options: JobOptions, setup: Setup, stage: StagePlace, progress: 
             max_rows=options.chunk,
         )
     except ModelError as error:  # the person knows the file that the part was cut from, not the part
-        raise ModelError(str(error).replace(str(path), str(setup.model.path))) from error
+        raise ModelError(str(error).replace(str(path), str(model.path))) from error
 
 
-def _part(options: JobOptions, setup: Setup, stage: StagePlace) -> Path:
-    return cut.part(setup.model.path, stage.layers, insist=options.insist, has_exit=stage.has_exit)
+def _part(options: JobOptions, model: ModelSummary, stage: StagePlace) -> Path:
+    return cut.part(model.path, stage.layers, insist=options.insist, has_exit=stage.has_exit)
 
 
 def _load_draft(options: JobOptions, setup: Setup, progress: Progress) -> StageModel:

@@ -33,12 +33,32 @@ class StagePlace:
 
 
 @dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A model that verifies, cut into stages: the target, or a level of a ladder."""
+
+    number: int
+    """The model's place in the ladder, from 0 for the lowest; the target has the highest."""
+    head: Actor
+    rank: int
+    """Where its head runs."""
+    stages: tuple[StagePlace, ...]
+    below: Actor | None
+    """What guesses for it."""
+
+    def actor_of(self, stage: int) -> Actor:
+        """Return the address of a stage, counted from 0."""
+        return Actor(self.head + 1 + stage)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Roles of all ranks. The head is always on rank 0, where people type and connect."""
 
     num_ranks: int
     stages: tuple[StagePlace, ...]
     draft_rank: int | None
+    levels: tuple[tuple[StagePlace, ...], ...] = ()
+    """Stages of each level of a ladder from the top down; a level's head shares the rank of its first stage."""
 
     @property
     def num_stages(self) -> int:
@@ -47,41 +67,70 @@ class Plan:
 
     @property
     def draft(self) -> Actor | None:
-        """Address of the draft."""
-        return Actor(self.num_stages + 1) if self.draft_rank is not None else None
+        """Address of the draft, the lowest model of a ladder: the last of all."""
+        if self.draft_rank is None:
+            return None
+        return Actor(sum(1 + len(stages) for stages in (self.stages, *self.levels)))
+
+    @property
+    def pipelines(self) -> tuple[Pipeline, ...]:
+        """The target and the levels of a ladder, from the top down."""
+        found: list[Pipeline] = []
+        head = HEAD
+        for index, stages in enumerate((self.stages, *self.levels)):
+            after = Actor(head + 1 + len(stages))
+            below = after if index < len(self.levels) else self.draft
+            rank = stages[0].rank if index else 0
+            found.append(Pipeline(len(self.levels) + 1 - index, head, rank, stages, below))
+            head = after
+        return tuple(found)
+
+    @property
+    def ranks(self) -> dict[Actor, int]:
+        """Where each actor runs, in the order of their addresses."""
+        found: dict[Actor, int] = {}
+        for pipeline in self.pipelines:
+            found[pipeline.head] = pipeline.rank
+            found.update({pipeline.actor_of(index): stage.rank for index, stage in enumerate(pipeline.stages)})
+        if self.draft is not None and self.draft_rank is not None:
+            found[self.draft] = self.draft_rank
+        return found
 
     def rank_of(self, actor: Actor) -> int:
         """Return the rank that plays an actor."""
-        if actor == HEAD:
-            return 0
-        if actor <= self.num_stages:
-            return self.stages[actor - 1].rank
-        assert self.draft_rank is not None
-        return self.draft_rank
+        return self.ranks[actor]
 
     def actors_of(self, rank: int) -> list[Actor]:
         """Return what a rank plays, head first, draft last."""
-        count = 1 + self.num_stages + (self.draft_rank is not None)
-        return [Actor(actor) for actor in range(count) if self.rank_of(Actor(actor)) == rank]
+        return [actor for actor, place in self.ranks.items() if place == rank]
 
     def roles_of(self, rank: int) -> list[str]:
         """Return names of the roles of a rank, for people."""
-        return [self._role(actor) for actor in self.actors_of(rank)]
+        return [self.role_of(actor) for actor in self.actors_of(rank)]
 
     def stages_of(self, rank: int) -> list[StagePlace]:
-        """Return the stages of a rank."""
+        """Return the stages of the target that a rank holds."""
         return [stage for stage in self.stages if stage.rank == rank]
+
+    def level_stages_of(self, rank: int) -> list[tuple[int, StagePlace]]:
+        """Return the stages of levels that a rank holds, each with its level's index from the top down."""
+        return [(index, stage) for index, level in enumerate(self.levels) for stage in level if stage.rank == rank]
 
     def num_computing(self, rank: int) -> int:
         """Return how many actors of a rank compute: stages and the draft."""
-        return len(self.stages_of(rank)) + (self.draft_rank == rank)
+        return len(self.stages_of(rank)) + len(self.level_stages_of(rank)) + (self.draft_rank == rank)
 
-    def _role(self, actor: Actor) -> str:
+    def role_of(self, actor: Actor) -> str:
+        """Return the name of an actor's role, for people."""
         if actor == HEAD:
             return "head"
         if actor == self.draft:
             return "draft"
-        return f"stage {actor}" + (" with exit" if self.stages[actor - 1].has_exit else "")
+        pipeline = next(one for one in reversed(self.pipelines) if one.head <= actor)
+        stage = f"stage {actor - pipeline.head}"
+        if pipeline.head == HEAD:
+            return stage + (" with exit" if self.stages[actor - 1].has_exit else "")
+        return f"level {pipeline.number} {stage if actor > pipeline.head else 'head'}"
 
     @property
     def has_exit(self) -> bool:
@@ -89,20 +138,24 @@ class Plan:
         return any(stage.has_exit for stage in self.stages)
 
 
-def make_plan(num_ranks: int, model: ModelSummary, has_draft: bool, layout: str | None = None) -> Plan:
-    """Return the plan for a number of ranks; PlanError where it cannot be.
+def make_plan(
+    num_ranks: int,
+    model: ModelSummary,
+    has_draft: bool,
+    layout: str | None = None,
+    levels: Sequence[ModelSummary] = (),
+) -> Plan:
+    """Return the plan for a number of ranks; PlanError where it cannot be. `levels` of a ladder from the top down.
 
     Without a layout every rank computes: the head shares its rank with the first stage (ADR 0002), the draft gets
-    rank 1 to itself as soon as there are three ranks, and the layers are split so that the last stage, which also
-    computes the vocabulary projection, has as much to do as the others.
+    rank 1 to itself as soon as there are three ranks, and so does each level while there are ranks left for all; the
+    target's layers are split so that the last stage, which also computes the vocabulary projection, has as much to do
+    as the others.
     """
     if layout is not None:
-        return _laid_out(num_ranks, model.layers, has_draft, layout)
-    draft_rank = None
-    ranks = list(range(num_ranks))
-    if has_draft:
-        draft_rank = 1 if num_ranks > 2 else 0
-        ranks = [rank for rank in ranks if rank != draft_rank] or [0]
+        return _laid_out(num_ranks, model, has_draft, layout, levels)
+    lower = _lower_ranks(num_ranks, len(levels) + has_draft)
+    ranks = [rank for rank in range(num_ranks) if rank not in lower] or [0]
     try:
         parts = ranges(model.layers, len(ranks), model.unit, model.head_layers)
     except ModelError as error:
@@ -111,7 +164,8 @@ def make_plan(num_ranks: int, model: ModelSummary, has_draft: bool, layout: str 
             f"{num_ranks} ranks are too many for the {model.layers} layers of {model.path.name}; start at most {most}."
         ) from error
     stages = tuple(StagePlace(rank, part.start, part.stop - 1) for rank, part in zip(ranks, parts, strict=True))
-    return Plan(num_ranks, stages, draft_rank)
+    below = [(StagePlace(rank, 0, level.layers - 1),) for rank, level in zip(reversed(lower), levels, strict=False)]
+    return Plan(num_ranks, stages, lower[0] if has_draft else None, tuple(below))
 
 
 def with_exits(plan: Plan, numbers: Sequence[int]) -> Plan:
@@ -128,12 +182,43 @@ def with_exits(plan: Plan, numbers: Sequence[int]) -> Plan:
     return replace(plan, stages=stages)
 
 
-_ITEM = re.compile(r"(?:(?P<rank>\d+):)?(?:(?P<first>\d+)-(?P<last>\d+)|(?P<draft>draft))")
+def _lower_ranks(num_ranks: int, count: int) -> list[int]:
+    """Return the ranks of the models below the target, the lowest first: from rank 1 on, the small ones together."""
+    if num_ranks <= 2:
+        return [0] * count
+    return [1 + max(0, index - max(0, count - num_ranks + 1)) for index in range(count)]
+
+
+_ITEM = re.compile(r"(?:(?P<rank>\d+):)?(?:(?:level(?P<level>\d+):)?(?P<first>\d+)-(?P<last>\d+)|(?P<draft>draft))")
 _FORM = "write it as RANK:FIRST-LAST items in layer order, like 0:0-9,1:draft,2:10-19,3:20-29"
 
 
-def _laid_out(num_ranks: int, num_layers: int, has_draft: bool, layout: str) -> Plan:
-    stages: list[StagePlace] = []
+def _laid_out(
+    num_ranks: int, model: ModelSummary, has_draft: bool, layout: str, levels: Sequence[ModelSummary]
+) -> Plan:
+    stages, draft_rank = _parsed(num_ranks, layout, len(levels))
+    _check_cover(stages[0], model.layers, "")
+    for number, level in enumerate(reversed(levels), 1):
+        if number not in stages:
+            raise PlanError(
+                f"--layout does not say where level {number} of the ladder runs; add RANK:level{number}:FIRST-LAST."
+            )
+        _check_cover(stages[number], level.layers, f" of level {number}")
+    if has_draft and draft_rank is None:
+        raise PlanError("--layout does not say where the draft runs; add RANK:draft to it.")
+    if draft_rank is not None and not has_draft:
+        raise PlanError("--layout places a draft, but no draft model is given; add --draft MODEL or take it out.")
+    used = {0, draft_rank, *(stage.rank for places in stages.values() for stage in places)}
+    idle = [rank for rank in range(num_ranks) if rank not in used]
+    if idle:
+        raise PlanError(f"--layout gives rank {idle[0]} nothing to do; start fewer ranks or give it layers.")
+    below = tuple(tuple(stages[number]) for number in range(len(levels), 0, -1))
+    return Plan(num_ranks, tuple(stages[0]), draft_rank, below)
+
+
+def _parsed(num_ranks: int, layout: str, num_levels: int) -> tuple[dict[int, list[StagePlace]], int | None]:
+    """Return the stages of each level, the target's under 0, and the draft's rank."""
+    stages: dict[int, list[StagePlace]] = {0: []}
     draft_rank = None
     for index, item in enumerate(layout.replace(" ", "").split(",")):
         match = _ITEM.fullmatch(item)
@@ -146,35 +231,32 @@ def _laid_out(num_ranks: int, num_layers: int, has_draft: bool, layout: str) -> 
             if draft_rank is not None:
                 raise PlanError("--layout places the draft twice; keep one of the places.")
             draft_rank = rank
-        else:
-            stages.append(StagePlace(rank, int(match["first"]), int(match["last"])))
-    _check_cover(stages, num_layers)
-    if has_draft and draft_rank is None:
-        raise PlanError("--layout does not say where the draft runs; add RANK:draft to it.")
-    if draft_rank is not None and not has_draft:
-        raise PlanError("--layout places a draft, but no draft model is given; add --draft MODEL or take it out.")
-    used = {0, draft_rank, *(stage.rank for stage in stages)}
-    idle = [rank for rank in range(num_ranks) if rank not in used]
-    if idle:
-        raise PlanError(f"--layout gives rank {idle[0]} nothing to do; start fewer ranks or give it layers.")
-    return Plan(num_ranks, tuple(stages), draft_rank)
+            continue
+        level = int(match["level"] or 0)
+        if match["level"] and not 1 <= level <= num_levels:
+            raise PlanError(f"--layout names level {level}, but the ladder has {num_levels} above its draft.")
+        stages.setdefault(level, []).append(StagePlace(rank, int(match["first"]), int(match["last"])))
+    return stages, draft_rank
 
 
-def _check_cover(stages: list[StagePlace], num_layers: int) -> None:
+def _check_cover(stages: list[StagePlace], num_layers: int, whose: str) -> None:
     """Raise PlanError unless the ranges follow one another from the first layer to the last."""
     expected = 0
     for stage in stages:
         if stage.last < stage.first:
             raise PlanError(f"--layout has the empty range {stage.first}-{stage.last}; the last layer is inclusive.")
         if stage.first > expected:
-            raise PlanError(f"--layout leaves out {_layers(expected, stage.first - 1)}; every layer needs a place.")
+            left = _layers(expected, stage.first - 1)
+            raise PlanError(f"--layout leaves out {left}{whose}; every layer needs a place.")
         if stage.first < expected:
-            raise PlanError(f"--layout has layer {stage.first} twice or out of order; {_FORM}.")
+            raise PlanError(f"--layout has layer {stage.first}{whose} twice or out of order; {_FORM}.")
         expected = stage.last + 1
     if expected < num_layers:
-        raise PlanError(f"--layout leaves out {_layers(expected, num_layers - 1)}; every layer needs a place.")
+        raise PlanError(f"--layout leaves out {_layers(expected, num_layers - 1)}{whose}; every layer needs a place.")
     if expected > num_layers:
-        raise PlanError(f"--layout goes to layer {expected - 1}, but the model's last layer is {num_layers - 1}.")
+        raise PlanError(
+            f"--layout goes to layer {expected - 1}{whose}, but the model's last layer is {num_layers - 1}."
+        )
 
 
 def _layers(first: int, last: int) -> str:

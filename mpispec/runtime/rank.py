@@ -8,12 +8,13 @@ from typing import TypeVar, cast
 
 import msgpack
 
-from mpispec.compute.base import ExitModel, StageModel
+from mpispec.compute.base import ExitModel
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Emit
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor
+from mpispec.core.level import LevelCore
 from mpispec.core.request import EXIT
 from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Proposer
@@ -24,6 +25,7 @@ from mpispec.runtime.driver import Core, Driver
 from mpispec.runtime.group import Group
 from mpispec.runtime.head_engine import HeadEngine
 from mpispec.runtime.loading import Models
+from mpispec.runtime.plan import Pipeline
 from mpispec.runtime.setup import JobOptions, Setup, num_sequences
 from mpispec.runtime.trace import Event as TraceEvent
 from mpispec.runtime.trace import Trace
@@ -34,6 +36,8 @@ T = TypeVar("T")
 
 _QUEUE_LIMIT = 64
 """Messages that may wait in front of a stage, for each stage; the head's bound of runs in flight is far below."""
+_LEVEL_STRATEGY = "pipespec"
+"""Launches the runs of every level of a ladder; what launches the target's runs is the user's choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,38 +65,32 @@ class Rank:
         group: Group,
         setup: Setup,
         models: Models,
-        costs: tuple[float, ...],
+        costs: Sequence[tuple[float, ...]],
         trace: Trace,
     ) -> None:
+        """`costs` are those of rows on the target and on each level, as `Plan.pipelines`."""
         self._options = options
         self._group = group
         self._setup = setup
         self._models = models
-        self._costs = costs
         self._trace = trace
         self._recording = Recording()
         self._wall_s = 0.0
-        plan = setup.plan
         self._cores: dict[Actor, Core] = {}
         self._workers: dict[Actor, Worker] = {}
-        if group.rank == 0:
-            self._cores[HEAD] = self._head()
-        for actor, model in models.stages.items():
-            self._add_stage(actor, model)
+        above = HEAD
+        for pipeline, model, rows_cost in zip(setup.plan.pipelines, (setup.model, *setup.levels), costs, strict=True):
+            if pipeline.rank == group.rank:
+                head = self._head(pipeline, rows_cost)
+                level = LevelCore(head, above, _LEVEL_STRATEGY)
+                self._cores[pipeline.head] = head if pipeline.head == HEAD else level
+            self._add_stages(pipeline, model.width)
+            above = pipeline.head
         if models.draft is not None:
-            assert plan.draft is not None
-            self._cores[plan.draft] = DraftCore(options.chunk, options.parallel, num_sequences(options.parallel))
-            self._workers[plan.draft] = DraftWorker("draft", trace, models.draft)
-
-    def _add_stage(self, actor: Actor, model: StageModel | ExitModel) -> None:
-        plan, wire, width = self._setup.plan, self._options.wire, self._setup.model.width
-        has_exit = plan.stages[actor - 1].has_exit
-        core = StageCore(actor, plan.num_stages, _QUEUE_LIMIT * plan.num_stages, has_exit)
-        self._cores[actor] = core
-        if has_exit:
-            self._workers[actor] = ExitWorker(f"stage {actor}", self._trace, cast(ExitModel, model), wire, width)
-        else:
-            self._workers[actor] = StageWorker(f"stage {actor}", self._trace, model, core.is_last, wire, width)
+            draft = setup.plan.draft
+            assert draft is not None
+            self._cores[draft] = DraftCore(options.chunk, options.parallel, num_sequences(options.parallel), above)
+            self._workers[draft] = DraftWorker("draft", trace, models.draft)
 
     def lead(self, stops: frozenset[int], application: Callable[[Session], T]) -> T:
         """Run the application beside the driver; return what it returned."""
@@ -138,16 +136,34 @@ class Rank:
     def _driver(self, emit: Callable[[Emit, float], None] | None) -> Driver:
         return Driver(self._setup.plan, self._group.transport, self._cores, self._workers, self._trace, emit)
 
-    def _head(self) -> HeadCore:
+    def _add_stages(self, pipeline: Pipeline, width: int) -> None:
+        """Add the stages of a pipeline that this rank holds."""
+        num_stages = len(pipeline.stages)
+        for index in range(num_stages):
+            actor = pipeline.actor_of(index)
+            model = self._models.stages.get(actor)
+            if model is None:
+                continue
+            has_exit = pipeline.stages[index].has_exit
+            core = StageCore(actor, num_stages, _QUEUE_LIMIT * num_stages, pipeline.head, has_exit)
+            self._cores[actor] = core
+            name, wire = self._setup.plan.role_of(actor), self._options.wire
+            if has_exit:
+                self._workers[actor] = ExitWorker(name, self._trace, cast(ExitModel, model), wire, width)
+            else:
+                self._workers[actor] = StageWorker(name, self._trace, model, core.is_last, wire, width)
+
+    def _head(self, pipeline: Pipeline, rows_cost: tuple[float, ...]) -> HeadCore:
         options, model = self._options, self._setup.model
         config = HeadConfig(
-            num_stages=self._setup.plan.num_stages,
-            draft=self._setup.plan.draft,
+            num_stages=len(pipeline.stages),
+            draft=pipeline.below,
             context=self._setup.context,
             sequences=num_sequences(options.parallel),
-            rows_cost=self._costs,
+            rows_cost=rows_cost,
             max_active=options.parallel,
             chunk=options.chunk,
+            actor=pipeline.head,
         )
         recording = self._recording
         proposers: dict[str, Callable[[], Proposer]] = {

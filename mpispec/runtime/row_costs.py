@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import msgpack
 import numpy as np
 
 from mpispec.compute.base import Floats, StageModel
-from mpispec.core.ids import NodeId, Pos, RequestId, SeqId, Token
+from mpispec.core.ids import Actor, NodeId, Pos, RequestId, SeqId, Token
 from mpispec.core.messages import Edit, EditOp, Row
 from mpispec.runtime.group import Group, gather
 from mpispec.runtime.loading import Models
+from mpispec.runtime.setup import Setup
 
 _SIZES = (1, 2, 3, 4)
 _REPEATS = 3
@@ -19,9 +21,22 @@ _BUDGET_S = 2.0
 """On a slow host fewer sizes are measured; the rest of the table is extended in a straight line."""
 
 
-def row_costs(group: Group, models: Models, width: int) -> tuple[float, ...]:
-    """Return the time of 1, 2, 3, ... rows on the slowest stage as multiples of one row's. Collective."""
-    mine = [_seconds(stage, actor == 1, width) for actor, stage in models.stages.items()]
+def all_row_costs(group: Group, models: Models, setup: Setup) -> list[tuple[float, ...]]:
+    """Return `row_costs` of the target and of each level of a ladder, as `Plan.pipelines`. Collective."""
+    found = []
+    for model, pipeline in zip((setup.model, *setup.levels), setup.plan.pipelines, strict=True):
+        actors = [pipeline.actor_of(index) for index in range(len(pipeline.stages))]
+        stages = {actor: models.stages[actor] for actor in actors if actor in models.stages}
+        found.append(row_costs(group, stages, actors[0], model.width))
+    return found
+
+
+def row_costs(group: Group, stages: Mapping[Actor, StageModel], first: Actor, width: int) -> tuple[float, ...]:
+    """Return the time of 1, 2, 3, ... rows on the slowest stage as multiples of one row's. Collective.
+
+    `stages` are those of this rank, `first` is the one that takes tokens instead of activations.
+    """
+    mine = [_seconds(stage, actor == first, width) for actor, stage in stages.items()]
     tables = [table for theirs in gather(group, msgpack.packb(mine)) for table in msgpack.unpackb(theirs)]
     sizes = min(len(table) for table in tables)
     slowest = [max(table[index] for table in tables) for index in range(sizes)]

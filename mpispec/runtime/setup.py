@@ -13,7 +13,7 @@ from mpispec.models.errors import ModelError
 from mpispec.models.gguf_file import read
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.group import Group, JobError, agree, gather
-from mpispec.runtime.plan import Plan, PlanError, make_plan, with_exits
+from mpispec.runtime.plan import Plan, PlanError, StagePlace, make_plan, with_exits
 from mpispec.transport.environment import host_identity, hostname
 
 DEFAULT_CONTEXT = 2048
@@ -26,6 +26,8 @@ class JobOptions:
     model: str | None = None
     """A path, `hf:owner/repo/file.gguf`, or None for the default model."""
     draft: str | None = None
+    ladder: tuple[str, ...] = ()
+    """Models between the draft and the model, the smallest first: each verifies the one below (pipespec)."""
     context: int | None = None
     """Positions of one request; None: 2048, or what the model was trained for if that is less."""
     parallel: int = 1
@@ -59,24 +61,29 @@ class Setup:
     """Threads of a compute, by rank."""
     context: int
     """Positions of one request, prompt and answer together."""
+    levels: tuple[ModelSummary, ...] = ()
+    """Models of the ladder between target and draft, from the top down, as `Plan.levels`."""
 
     def bytes_of(self, rank: int) -> int:
         """Return the bytes of weights that a rank holds."""
-        total = 0
-        for stage in self.plan.stages_of(rank):
-            total += sum(self.model.layer_bytes[stage.first : stage.last + 1])
-            total += self.model.embedding_bytes if stage.first == 0 else 0
-            decides = stage.has_exit or stage.last == self.model.layers - 1
-            total += self.model.head_bytes if decides and stage.first else 0
+        total = sum(_bytes_of(self.model, stage) for stage in self.plan.stages_of(rank))
+        total += sum(_bytes_of(self.levels[level], stage) for level, stage in self.plan.level_stages_of(rank))
         if self.draft is not None and self.plan.draft_rank == rank:
             total += self.draft.file_bytes
         return total
 
 
+def _bytes_of(model: ModelSummary, stage: StagePlace) -> int:
+    total = sum(model.layer_bytes[stage.first : stage.last + 1])
+    total += model.embedding_bytes if stage.first == 0 else 0
+    decides = stage.has_exit or stage.last == model.layers - 1
+    return total + (model.head_bytes if decides and stage.first else 0)
+
+
 def prepare(options: JobOptions, group: Group) -> Setup:
     """Find everything that a user can get wrong; JobError on all ranks if anything is."""
-    model, draft, plan = agree(group, lambda: _inspect(options, group.size))
-    _check_same_files(group, model, draft)
+    model, draft, levels, plan = agree(group, lambda: _inspect(options, group.size))
+    _check_same_files(group, [model, *levels, *([draft] if draft is not None else [])])
     context = options.context or min(DEFAULT_CONTEXT, model.context)
     computing = plan.num_computing(group.rank)
     usable = len(os.sched_getaffinity(0))
@@ -86,20 +93,21 @@ def prepare(options: JobOptions, group: Group) -> Setup:
     for _, identity, cores, _ in everyone:
         sharing = sum(count for _, other, _, count in everyone if other == identity)
         threads.append(options.threads or max(1, cores // max(1, sharing)))
-    return Setup(model, draft, plan, tuple(host for host, *_ in everyone), tuple(threads), context)
+    return Setup(model, draft, plan, tuple(host for host, *_ in everyone), tuple(threads), context, levels)
 
 
-def _inspect(options: JobOptions, num_ranks: int) -> tuple[ModelSummary, ModelSummary | None, Plan]:
+def _inspect(
+    options: JobOptions, num_ranks: int
+) -> tuple[ModelSummary, ModelSummary | None, tuple[ModelSummary, ...], Plan]:
     try:
         model = registry.inspect(default.resolve(options.model))
         draft = registry.inspect(default.resolve(options.draft)) if options.draft else None
-        plan = with_exits(make_plan(num_ranks, model, draft is not None, options.layout), options.exits)
-        if plan.num_stages > 1:
-            source = read(model.path)
-            for stage in plan.stages:
-                registry.check_cut(source, stage.layers, options.insist)
-        if draft is not None:
-            _check_vocabularies(model, draft)
+        levels = tuple(registry.inspect(default.resolve(level)) for level in reversed(options.ladder))
+        plan = with_exits(make_plan(num_ranks, model, draft is not None, options.layout, levels), options.exits)
+        for whole, stages in zip((model, *levels), (plan.stages, *plan.levels), strict=True):
+            _check_cuts(whole, stages, options.insist)
+        for lower in (*levels, *([draft] if draft is not None else [])):
+            _check_vocabularies(model, lower)
     except (ModelError, PlanError) as error:
         raise JobError(str(error)) from error
     if options.context is not None and options.context > model.context:
@@ -111,12 +119,20 @@ def _inspect(options: JobOptions, num_ranks: int) -> tuple[ModelSummary, ModelSu
         raise JobError("--proposer draft needs a draft model; name one with --draft MODEL.")
     if options.proposer == EXIT and not plan.has_exit:
         raise JobError("--proposer exit needs a stage that guesses; name one with --exit STAGE.")
-    return model, draft, plan
+    return model, draft, levels, plan
 
 
-def _check_same_files(group: Group, model: ModelSummary, draft: ModelSummary | None) -> None:
+def _check_cuts(model: ModelSummary, stages: tuple[StagePlace, ...], insist: bool) -> None:
+    """Raise ModelError unless the model may be cut into these stages."""
+    if len(stages) > 1:
+        source = read(model.path)
+        for stage in stages:
+            registry.check_cut(source, stage.layers, insist)
+
+
+def _check_same_files(group: Group, models: list[ModelSummary]) -> None:
     """Raise JobError unless every rank read the same headers: each plans and cuts from its own copy."""
-    mine = repr([(each.header_digest, each.file_bytes) for each in (model, draft) if each is not None]).encode()
+    mine = repr([(each.header_digest, each.file_bytes) for each in models]).encode()
     everyone = gather(group, mine)
     for rank, theirs in enumerate(everyone):
         if theirs != everyone[0]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -31,10 +31,12 @@ from mpispec.core.effects import (
 from mpispec.core.events import Computed, Drafted, Event, Received
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Plane
+from mpispec.core.level import LevelCore
+from mpispec.core.messages import Edit
 from mpispec.core.stage import StageCore
 from mpispec.core.statistics import Statistics
 from mpispec.sim.costs import Costs
-from mpispec.sim.target import Drafter, Target, ToyTarget
+from mpispec.sim.target import Drafter, LevelTarget, Target, ToyTarget
 
 _NUM_PLANES = len(Plane)
 
@@ -62,8 +64,17 @@ class _Job:
     is_aborted: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A pipeline of a ladder below the target's."""
+
+    core: LevelCore
+    stages: list[StageCore]
+    target: LevelTarget
+
+
 class VirtualCluster:
-    """One head, D stages, at most one draft."""
+    """One head with its D stages, levels with theirs, at most one draft."""
 
     def __init__(
         self,
@@ -74,21 +85,32 @@ class VirtualCluster:
         vocabulary: int,
         check: bool = True,
         target: Target | None = None,
+        levels: Sequence[Level] = (),
     ) -> None:
-        """`target` computes for all stages; default: the toy of `vocabulary` tokens that shows every stale cell."""
+        """`target` computes for all stages; default: the toy of `vocabulary` tokens that shows every stale cell.
+
+        `levels` stand between the target and the draft, from the top down.
+        """
         self.now = 0.0
         self.steps = 0
         self.answers: defaultdict[int, Answer] = defaultdict(Answer)
-        self.busy_s = [0.0] * (len(stages) + 2)
-        """Virtual seconds each actor has computed."""
         self._head = head
-        self._cores: dict[Actor, HeadCore | StageCore | DraftCore] = {HEAD: head}
-        self._cores.update({stage.actor: stage for stage in stages})
-        self._target = target or ToyTarget(len(stages), vocabulary)
-        self._draft_actor = Actor(len(stages) + 1)
+        self._cores: dict[Actor, HeadCore | LevelCore | StageCore | DraftCore] = {HEAD: head}
+        self._targets: dict[Actor, tuple[Target, Actor]] = {}
+        """What computes on a stage, and the stage's number in its pipeline."""
+        self._listeners: dict[Actor, LevelTarget | Drafter] = {}
+        self._add_stages(stages, target or ToyTarget(len(stages), vocabulary))
+        for level in levels:
+            self._cores[level.core.actor] = level.core
+            self._listeners[level.core.actor] = level.target
+            self._add_stages(level.stages, level.target)
         self._drafter: Drafter | None = None
         if draft is not None:
-            self._cores[self._draft_actor], self._drafter = draft
+            actor = Actor(len(self._cores))
+            self._cores[actor], self._drafter = draft
+            self._listeners[actor] = self._drafter
+        self.busy_s = [0.0] * len(self._cores)
+        """Virtual seconds each actor has computed."""
         self._costs = costs
         self._check = check
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -97,6 +119,11 @@ class VirtualCluster:
         """When the last message of each lane arrives. Lanes are numbered: tuples of enumerations hash slowly."""
         self._jobs: dict[Actor, _Job] = {}
         self.quit: set[Actor] = set()
+
+    def _add_stages(self, stages: list[StageCore], target: Target) -> None:
+        for number, stage in enumerate(stages, 1):
+            self._cores[stage.actor] = stage
+            self._targets[stage.actor] = (target, Actor(number))
 
     @property
     def actors(self) -> set[Actor]:
@@ -131,8 +158,8 @@ class VirtualCluster:
 
     def _tell(self, actor: Actor, event: Event) -> None:
         core = self._cores[actor]
-        if actor == self._draft_actor and self._drafter is not None and isinstance(event, Received):
-            self._drafter.hear(event.message)
+        if actor in self._listeners and isinstance(event, Received):
+            self._listeners[actor].hear(event.message)
         effects = core.handle(event, self.now)
         if self._check:
             core.check()
@@ -150,7 +177,7 @@ class VirtualCluster:
             case AbortCompute() | AbortDraft():
                 self._abort(actor)
             case EditCache(edits):
-                self._target.edit(actor, edits)
+                self._edit(actor, edits)
             case Emit(request, tokens, finish, statistics):
                 answer = self.answers[request]
                 assert answer.finish is None, f"request {request} went on after its end"
@@ -164,7 +191,7 @@ class VirtualCluster:
                 pass  # targets here decide without parameters, and drafters hear of a request by its Prime
 
     def _send(self, src: Actor, send: Send) -> None:
-        size = self._target.num_bytes(send.payload) if send.payload is not None else 0
+        size = self._targets[src][0].num_bytes(send.payload) if send.payload is not None else 0
         dst, plane = send.dst, send.plane
         arrival = self.now + self._costs.link(src, dst, plane, size)
         # One message after the other occupies the wire; only their latencies overlap.
@@ -175,8 +202,12 @@ class VirtualCluster:
 
     def _compute(self, actor: Actor, compute: Compute) -> None:
         run = compute.run
-        self._target.edit(actor, run.edits)
+        self._edit(actor, run.edits)
         self._start(actor, self._costs.compute(actor, len(run.rows)), compute)
+
+    def _edit(self, actor: Actor, edits: Sequence[Edit]) -> None:
+        target, stage = self._targets[actor]
+        target.edit(stage, edits)
 
     def _compute_draft(self, actor: Actor, step: ComputeDraft) -> None:
         assert self._drafter is not None
@@ -191,11 +222,12 @@ class VirtualCluster:
 
     def _computed(self, actor: Actor, compute: Compute, given_up: bool) -> Event:
         run = compute.run
+        target, stage = self._targets[actor]
         if given_up:
-            self._target.give_up(actor, run, compute.payload)
+            target.give_up(stage, run, compute.payload)
             return Computed(run.run_id, None, (), aborted=True)
-        payload, tokens = self._target.compute(actor, run, compute.payload)
-        return Computed(run.run_id, payload, tokens, aborted=False, guesses=self._target.guess(actor, run))
+        payload, tokens = target.compute(stage, run, compute.payload)
+        return Computed(run.run_id, payload, tokens, aborted=False, guesses=target.guess(stage, run))
 
     def _drafted(self, step: ComputeDraft, given_up: bool) -> Event:
         assert self._drafter is not None

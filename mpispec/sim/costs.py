@@ -102,6 +102,38 @@ class Modelled:
         return table[-1] + slope * (rows - len(table))
 
 
+@dataclass(frozen=True)
+class Laddered:
+    """The target's cluster and the models of a ladder below it, the lowest of which is the draft."""
+
+    target: Modelled
+    levels: Mapping[Actor, tuple[float, ...]]
+    """By stage of a level, the seconds of a run of 1, 2, ... rows; the last holds for more."""
+    lowest: tuple[float, ...]
+    """The same for the draft."""
+
+    def link(self, src: Actor, dst: Actor, plane: Plane, num_bytes: int) -> float:
+        """See `Costs`."""
+        return self.target.link(src, dst, plane, num_bytes)
+
+    def transfer(self, num_bytes: int) -> float:
+        """See `Costs`."""
+        return self.target.transfer(num_bytes)
+
+    def compute(self, stage: Actor, num_rows: int) -> float:
+        """See `Costs`."""
+        table = self.levels.get(stage)
+        return table[min(num_rows, len(table)) - 1] if table else self.target.compute(stage, num_rows)
+
+    def draft(self, num_tokens: int) -> float:
+        """See `Costs`."""
+        return self.lowest[min(num_tokens, len(self.lowest)) - 1]
+
+    def abort(self) -> float | None:
+        """See `Costs`."""
+        return self.target.abort()
+
+
 def interpolated(measured: Mapping[int, float]) -> tuple[float, ...]:
     """Return a table for 1, 2, 3, ... rows, linear between the row counts that were measured, the first being 1."""
     known = sorted(measured.items())
@@ -115,8 +147,10 @@ ROWS_FACTORS: Mapping[str, tuple[float, ...]] = {
     "flat": (1.0,),
     "cpu": interpolated({1: 1.0, 2: 1.97, 4: 3.4, 8: 6.2, 16: 11.8, 32: 23.0}),
     "moe": interpolated({1: 1.0, 2: 113 / 62, 4: 139 / 62, 8: 272 / 62, 16: 642 / 62}),
+    "gpu4": interpolated({1: 1.0, 2: 414 / 124, 9: 414 / 124, 31: 437 / 124, 32: 437 / 124}),
 }
-"""Rows for nothing; Q4_1 on one thread of a CPU (llama-layer-ranges.md); experts on weak GPUs (papers.md 3.8)."""
+"""Rows for nothing; Q4_1 on one thread of a CPU (llama-layer-ranges.md); experts on weak GPUs (papers.md 3.8); a 70B
+with 4-bit kernels on two GPUs (papers.md 2.8)."""
 
 
 def law_speedup(num_stages: int, hit_rate: float) -> float:

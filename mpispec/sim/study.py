@@ -17,9 +17,12 @@ from mpispec.core.ids import HEAD, Actor, Plane
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Strategy
-from mpispec.sim.cluster import VirtualCluster
-from mpispec.sim.costs import Modelled
-from mpispec.sim.script import Hits, Script, ScriptedGuesser, ScriptedTarget
+from mpispec.sim import rungs
+from mpispec.sim.cluster import Level, VirtualCluster
+from mpispec.sim.costs import Costs, Modelled
+from mpispec.sim.rungs import Rung
+from mpispec.sim.script import VOCABULARY, Hits, Script, ScriptedGuesser, ScriptedTarget
+from mpispec.sim.target import Drafter
 from mpispec.strategies import PRESETS
 
 BASELINE = "plain"
@@ -64,6 +67,8 @@ class Study:
     num_requests: int = 1
     """Requests at once."""
     seed: int = 0
+    ladder: tuple[Rung, ...] = ()
+    """Models below the target, the lowest first; where there are any they guess instead of the draft."""
 
     @property
     def costs(self) -> Modelled:
@@ -170,6 +175,8 @@ def sized(name: str, study: Study) -> Strategy:
     sizes = {"width": study.width, "depth": lead, "lead": lead, "gamma": chain}
     if name == "auto":
         sizes["lead"] = max(lead, chain)  # it may launch chains as well as layers
+    if study.lead is not None:
+        sizes["lookahead"] = study.lead
     return factory(**{tunable: size for tunable, size in sizes.items() if tunable in known})
 
 
@@ -209,21 +216,32 @@ def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
         rows_cost=study.rows_factor,
         max_active=study.num_requests,
     )
-    guesser = ScriptedGuesser(script, study.hits, PROMPT_TOKENS, study.seed)
+    levels, draft, costs = _below(config, study, script) if guesses else ([], None, study.costs)
     cluster = VirtualCluster(
         HeadCore(config, {name: lambda: sized(name, study)}, {}),
-        [StageCore(Actor(index), stages, 8 * config.most_in_flight) for index in range(1, stages + 1)],
-        (DraftCore(config.chunk, study.num_requests, _SEQUENCES), guesser) if guesses else None,
-        study.costs,
+        [StageCore(stage, stages, 8 * config.most_in_flight) for stage in config.stages],
+        draft,
+        costs,
         vocabulary=0,
         check=False,
         target=ScriptedTarget(script, stages, study.row_bytes),
+        levels=levels,
     )
     for request, text in script.texts.items():
         prompt = tuple(text[:PROMPT_TOKENS])
         proposer = "draft" if guesses else "none"
         cluster.at(0.0, Submitted(request, prompt, study.num_tokens, frozenset(), Sampling(), name, proposer))
     return cluster
+
+
+def _below(config: HeadConfig, study: Study, script: Script) -> tuple[list[Level], tuple[DraftCore, Drafter], Costs]:
+    """Return the levels under the target, the draft under them, and what all of it costs."""
+    if not study.ladder:
+        guesser = ScriptedGuesser(script, study.hits, PROMPT_TOKENS, study.seed)
+        return [], (DraftCore(config.chunk, study.num_requests, _SEQUENCES), guesser), study.costs
+    ladder = rungs.models(study.ladder, script.texts.values(), VOCABULARY, study.seed)
+    below = rungs.build(study.ladder, ladder, config, study.costs, study.lead)
+    return below.levels, below.draft, below.costs
 
 
 @contextmanager

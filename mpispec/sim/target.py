@@ -32,6 +32,13 @@ class Target(Protocol):
         """Return how many bytes of a link activations stand for."""
 
 
+class LevelTarget(Target, Protocol):
+    """What computes on the stages of a level."""
+
+    def hear(self, message: Message) -> None:
+        """Learn what the level is told from above, before it acts on it."""
+
+
 class Drafter(Protocol):
     """What computes on the draft rank of a virtual cluster."""
 

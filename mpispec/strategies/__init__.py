@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from mpispec.core.strategy import Strategy
 from mpispec.strategies.auto import Auto
 from mpispec.strategies.pipeinfer import PipeInfer
+from mpispec.strategies.pipespec import PipeSpec
 from mpispec.strategies.plain import Plain
 from mpispec.strategies.specpipe import PipeDec, SpecPipe
 from mpispec.strategies.speed import Speed
@@ -20,4 +21,5 @@ PRESETS: Mapping[str, Callable[[], Strategy]] = {
     "specpipe": SpecPipe,
     "pipedec": PipeDec,
     "speed": Speed,
+    "pipespec": PipeSpec,
 }

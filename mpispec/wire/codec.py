@@ -37,7 +37,7 @@ from mpispec.core.messages import (
 from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
 from mpispec.wire.fields import EDITS, FLAG, INT32, INT63, PARENTS, PROB, PROBS, ROWS, RUN_IDS, SAMPLING, TOKENS, Field
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a frame of the old form could be misread."""
 
 Buffer = bytes | bytearray | memoryview
@@ -80,9 +80,11 @@ _SCHEMAS = (
     _schema(5, Credit, run_id=INT63),
     _schema(6, Stop),
     _schema(7, Prime, request=INT32, tokens=TOKENS, limit=INT32, width=INT32, floor=PROB, sampling=SAMPLING),
-    _schema(8, Follow, request=INT32, pos=INT32, tokens=TOKENS, limit=INT32),
+    _schema(8, Follow, request=INT32, pos=INT32, tokens=TOKENS, limit=INT32, epoch=INT63),
     _schema(9, Retire, request=INT32),
-    _schema(10, Draft, request=INT32, root=INT32, first=INT63, parents=PARENTS, tokens=TOKENS, probs=PROBS),
+    _schema(
+        10, Draft, request=INT32, root=INT32, first=INT63, parents=PARENTS, tokens=TOKENS, probs=PROBS, epoch=INT63
+    ),
     _schema(11, EarlyGuess, run_id=INT63, nodes=TOKENS, tokens=TOKENS, probs=PROBS),
 )
 _BY_CLASS = {schema.cls: schema for schema in _SCHEMAS}

@@ -109,7 +109,7 @@ def tokens_per_s(num_stages: int, hit_rates: dict[Actor, float], strategy: str, 
     answer = reference(prompt, TOKENS, num_stages, VOCABULARY)
     cluster = VirtualCluster(
         HeadCore(HeadConfig(num_stages, None, context=1000, sequences=4), PRESETS, {}),
-        [StageCore(Actor(index), num_stages, 1000, index in hit_rates) for index in range(1, num_stages + 1)],
+        [StageCore(Actor(index), num_stages, 1000, has_exit=index in hit_rates) for index in range(1, num_stages + 1)],
         None,
         Modelled(stage_s=(0.01,) * num_stages, link_s=1e-4),
         VOCABULARY,

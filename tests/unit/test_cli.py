@@ -118,11 +118,15 @@ def test_layouts_that_do_not_fit(layout: str, sentence: str) -> None:
         ([*PROMPT, "--proposer", "exit"], "needs a stage that guesses; name one with --exit"),
         ([*PROMPT, "--exit", "1"], "needs a stage before the last one, and there is one stage; start more ranks"),
         ([*PROMPT, "--proposer", "draft"], "needs a draft model; name one with --draft"),
+        ([*PROMPT, "--ladder", "a.gguf,,b.gguf"], "names no model in one place; write it as M0.gguf,M1.gguf"),
+        ([*PROMPT, "--ladder", "a.gguf", "--draft", "b.gguf"], "with --draft or with --ladder, not with both"),
+        ([*PROMPT, "--ladder", "{folder}/missing.gguf"], "There is no model file {folder}/missing.gguf"),
     ],
 )
 def test_requests_that_cannot_be(folder: Path, argv: list[str], sentence: str) -> None:
     said = refusal(["generate", *(each.format(folder=folder) for each in argv)])
-    assert re.search(sentence.replace("(", r"\(").replace(")", r"\)"), said), said
+    expected = sentence.format(folder=folder).replace("(", r"\(").replace(")", r"\)")
+    assert re.search(expected, said), said
 
 
 def test_a_draft_with_another_vocabulary(folder: Path) -> None:

@@ -68,14 +68,15 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     Credit: st.builds(Credit, INT63),
     Stop: st.just(Stop()),
     Prime: st.builds(Prime, INT32, TOKENS, INT32, INT32, PROBABILITIES, SAMPLINGS),
-    Follow: st.builds(Follow, INT32, INT32, TOKENS, INT32),
+    Follow: st.builds(Follow, INT32, INT32, TOKENS, INT32, INT63),
     Retire: st.builds(Retire, INT32),
     Draft: st.builds(
-        lambda request, root, first, guesses: Draft(request, root, first, *zip(*guesses, strict=True)),
+        lambda request, root, first, guesses, epoch: Draft(request, root, first, *zip(*guesses, strict=True), epoch),
         INT32,
         INT32,
         INT63,
         st.lists(st.tuples(st.integers(-1, 2**62), INT32, st.floats(0, 1)), min_size=1, max_size=8),
+        INT63,
     ),
     EarlyGuess: st.builds(
         lambda run, guesses: EarlyGuess(run, *zip(*guesses, strict=True)),
@@ -95,9 +96,9 @@ SAMPLES: tuple[Message, ...] = (
     Credit(7),
     Stop(),
     Prime(1, (1, 2, 3), 9, 4, 0.25, Sampling()),
-    Follow(1, 3, (4,), 9),
+    Follow(1, 3, (4,), 9, 2),
     Retire(1),
-    Draft(1, 2, 3, (-1, 3), (4, 5), (0.5, 1.0)),
+    Draft(1, 2, 3, (-1, 3), (4, 5), (0.5, 1.0), 6),
     EarlyGuess(7, (3, 4), (98, 97), (0.5, 1.0)),
 )
 
@@ -224,7 +225,7 @@ def rows_blob(**changes: int) -> bytes:
         [4, 0, 1, bytes(8), b"", b""],
         [5, 0, 1, 2**63 - 1],
         [6, 0, 2**31 - 1],
-        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", 1.0)],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", 1.0), 0],
     ],
     ids=repr,
 )
@@ -259,11 +260,11 @@ def test_the_right_values_in_the_same_places_are_taken(items: object) -> None:
         [3, 0, 1, 7, b"", b"", 0],
         [4, 0, 1, bytes(7), b"", b""],
         [4, 0, 1, b"\xff" * 8, b"", b""],
-        [10, 0, 1, 1, 1, 1, bytes(8), bytes(8), bytes(8)],
-        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", float("nan"))],
-        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", -0.5)],
-        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", float("inf"))],
-        [10, 0, 1, 1, 1, 1, struct.pack("<q", -2), bytes(4), struct.pack("<d", 1.0)],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(8), bytes(8), 0],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", float("nan")), 0],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", -0.5), 0],
+        [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", float("inf")), 0],
+        [10, 0, 1, 1, 1, 1, struct.pack("<q", -2), bytes(4), struct.pack("<d", 1.0), 0],
         [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64], 0, b""],
         [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, -1], 0, b""],
         [0, 0, 1, 1, [float("nan"), 0, 1.0, 0.0, 1.0, 64, 0], 0, b""],
@@ -328,7 +329,7 @@ def test_prefix_lies_are_refused() -> None:
 
 
 def test_another_version_is_told_as_such() -> None:
-    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 1; install the same mpispec on every host"):
+    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 2; install the same mpispec on every host"):
         decode(forge([6, 0, 1], version=9))
 
 

@@ -106,3 +106,54 @@ def test_an_exit_elsewhere_is_refused_with_a_remedy(num_ranks: int, number: int,
 def test_more_ranks_than_layers_are_refused() -> None:
     with pytest.raises(PlanError, match="start at most 4"):
         make_plan(5, _model(layers=4), False)
+
+
+# -- ladders ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_ranks", range(1, 9))
+@pytest.mark.parametrize("num_levels", [1, 2, 3])
+def test_every_model_of_a_ladder_has_places_and_every_rank_a_role(num_ranks: int, num_levels: int) -> None:
+    levels = [_model(layers=10 * (num_levels - index)) for index in range(num_levels)]
+    plan = make_plan(num_ranks, _model(), True, levels=levels)
+    for model, pipeline in zip((_model(), *levels), plan.pipelines, strict=True):
+        assert [layer for stage in pipeline.stages for layer in stage.layers] == list(range(model.layers))
+    assert all(plan.actors_of(rank) for rank in range(num_ranks))
+    assert list(plan.ranks) == list(range(len(plan.ranks))), "addresses follow one another"
+    assert plan.draft == max(plan.ranks)
+    assert [pipeline.below for pipeline in plan.pipelines][-1] == plan.draft
+    if num_ranks >= num_levels + 2:
+        assert all(len({*plan.ranks.values()} - {stage.rank}) for level in plan.levels for stage in level)
+        assert len({plan.draft_rank, *(level[0].rank for level in plan.levels)}) == num_levels + 1
+
+
+def test_roles_of_a_ladder_have_names() -> None:
+    plan = make_plan(4, _model(), True, levels=[_model(layers=20), _model(layers=10)])
+    assert [plan.roles_of(rank) for rank in range(4)] == [
+        ["head", "stage 1"],
+        ["draft"],
+        ["level 1 head", "level 1 stage 1"],
+        ["level 2 head", "level 2 stage 1"],
+    ]
+
+
+def test_a_level_is_laid_out_over_ranks() -> None:
+    plan = make_plan(4, _model(), True, "0:0-29,1:draft,2:level1:0-4,3:level1:5-9", [_model(layers=10)])
+    assert [stage.rank for stage in plan.levels[0]] == [2, 3]
+    assert plan.roles_of(2) == ["level 1 head", "level 1 stage 1"]
+    assert plan.roles_of(3) == ["level 1 stage 2"]
+    assert plan.num_computing(3) == 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "sentence"),
+    [
+        ("0:0-29,1:draft", "does not say where level 1 of the ladder runs; add RANK:level1:FIRST-LAST"),
+        ("0:0-29,1:draft,1:level2:0-9", "names level 2, but the ladder has 1 above its draft"),
+        ("0:0-29,1:draft,1:level1:0-8", "leaves out layer 9 of level 1"),
+        ("0:0-29,1:draft,1:level1:0-12", "goes to layer 12 of level 1"),
+    ],
+)
+def test_a_layout_that_does_not_fit_a_ladder_is_a_sentence(layout: str, sentence: str) -> None:
+    with pytest.raises(PlanError, match=sentence):
+        make_plan(2, _model(), True, layout, [_model(layers=10)])

@@ -14,7 +14,6 @@ from mpispec.core.ids import Actor
 from mpispec.core.messages import Row
 from mpispec.runtime import row_costs as module
 from mpispec.runtime.group import Group
-from mpispec.runtime.loading import Models
 from mpispec.runtime.row_costs import row_costs
 from mpispec.transport.loopback import LoopbackTransport
 
@@ -34,15 +33,15 @@ class TimedStage(ToyStage):
 def test_costs_are_multiples_of_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.time, "monotonic", lambda: TimedStage.now)
     monkeypatch.setattr(module, "_BUDGET_S", 100.0)
-    models = Models({Actor(1): TimedStage(0, is_last=True, vocabulary=8)}, None)
-    assert row_costs(Group(LoopbackTransport()), models, width=4) == (1.0, 1.5, 2.0, 2.5)
+    stages = {Actor(1): TimedStage(0, is_last=True, vocabulary=8)}
+    assert row_costs(Group(LoopbackTransport()), stages, Actor(1), width=4) == (1.0, 1.5, 2.0, 2.5)
 
 
 def test_a_slow_host_measures_less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.time, "monotonic", lambda: TimedStage.now)
     monkeypatch.setattr(module, "_BUDGET_S", 1.0)
-    models = Models({Actor(1): TimedStage(0, is_last=True, vocabulary=8)}, None)
-    assert row_costs(Group(LoopbackTransport()), models, width=4) == (1.0,)
+    stages = {Actor(1): TimedStage(0, is_last=True, vocabulary=8)}
+    assert row_costs(Group(LoopbackTransport()), stages, Actor(1), width=4) == (1.0,)
 
 
 def test_a_table_goes_on_in_a_straight_line() -> None:

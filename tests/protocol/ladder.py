@@ -1,0 +1,191 @@
+"""Random ladders for the virtual cluster, each a function of its seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mpispec.compute.toy import ToyLayer, reference
+from mpispec.core.config import HeadConfig
+from mpispec.core.draft import DraftCore
+from mpispec.core.events import Payload, Submitted, Withdrawn
+from mpispec.core.head import HeadCore
+from mpispec.core.ids import Actor, RequestId, Token
+from mpispec.core.level import LevelCore
+from mpispec.core.messages import Edit, Message, Prime, Run, Sampling
+from mpispec.core.stage import StageCore
+from mpispec.sim.cluster import Level, VirtualCluster
+from mpispec.sim.costs import Chaos
+from mpispec.sim.ladder import Agreement, Ladder, LowestLevel, ScriptedLevel, drawn
+from mpispec.sim.target import pack_values, run_rows
+from mpispec.strategies import PRESETS
+from mpispec.strategies.pipespec import PipeSpec
+
+VOCABULARY = 5
+STRATEGIES = {**PRESETS, "shortsighted": lambda: PipeSpec(lookahead=3, most_rows=2)}
+CHARACTERS = ("perfect", "random", "wrong", "alternating")
+
+
+def agreement(character: str, rate: float, salt: int) -> Agreement:
+    """Return how a level agrees with the one above."""
+    if character == "random":
+        return drawn(rate, salt)
+    return {
+        "perfect": lambda pos, key: True,
+        "wrong": lambda pos, key: False,
+        "alternating": lambda pos, key: pos % 2 == 0,
+    }[character]
+
+
+class ToyLevel(ScriptedLevel):
+    """Says what a ladder says, with cells of a toy, whose values must be those of the row's own text and no other."""
+
+    def __init__(self, ladder: Ladder, level: int, num_stages: int = 1) -> None:
+        super().__init__(ladder, level, num_stages)
+        self._layers = [ToyLayer(layer) for layer in range(num_stages)]
+        self._texts: dict[tuple[int, int], tuple[Token, ...]] = {}
+        """(request, node) -> the tokens up to it."""
+        self._known: dict[tuple[Token, ...], list[int]] = {}
+
+    def hear(self, message: Message) -> None:
+        super().hear(message)
+        if isinstance(message, Prime):
+            for pos in range(len(message.tokens)):
+                self._texts[message.request, pos] = message.tokens[: pos + 1]
+
+    def edit(self, stage: Actor, edits: Sequence[Edit]) -> None:
+        self._layers[stage - 1].edit(edits)
+
+    def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
+        outputs = run_rows(self._layers[stage - 1], run.rows, payload)
+        _, tokens = super().compute(stage, run, payload)
+        for row, output in zip(run.rows, outputs, strict=True):
+            text = self._texts[row.request, row.parent] if row.pos else ()
+            text = self._texts[row.request, row.node] = (*text, row.token)
+            assert len(text) == row.pos + 1, "the rows of a level do not form a path"
+            assert output == self._expected(text)[stage - 1], f"stage {stage} of a level read cells of another text"
+        return pack_values(outputs), tokens
+
+    def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
+        half = len(run.rows) // 2
+        run_rows(self._layers[stage - 1], run.rows[:half], payload and payload[: half * 8])
+
+    def _expected(self, text: tuple[Token, ...]) -> list[int]:
+        """Return what each stage puts out for the last token of a text."""
+        if text not in self._known:
+            layers = [ToyLayer(layer) for layer in range(len(self._layers))]
+            for pos, token in enumerate(text):
+                values: list[int] = [token]
+                for layer in layers:
+                    values.append(layer.compute(pos, 0, values[-1]))
+                self._known[text[: pos + 1]] = values[1:]
+        return self._known[text]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One seed's ladder; lists run from the level below the target down."""
+
+    seed: int
+    strategy: str
+    characters: tuple[str, ...]
+    rates: tuple[float, ...]
+    stages: tuple[int, ...]
+    """Of the target and of each level but the lowest."""
+    parallel: int
+    prompts: tuple[tuple[Token, ...], ...]
+    lengths: tuple[int, ...]
+    stop: Token | None
+
+    def text(self, index: int) -> list[int]:
+        """Return what the target alone writes after a prompt."""
+        answer = reference(self.prompts[index], self.lengths[index], self.stages[0], VOCABULARY)
+        return answer[: answer.index(self.stop) + 1] if self.stop in answer else answer
+
+
+def draw(seed: int, depth: int | None = None, character: str | None = None) -> Scenario:
+    """Make a scenario from a seed, with `depth` models below the target."""
+    rng = random.Random(seed)
+    depth = depth or rng.choice([1, 2, 3])
+    shared = [Token(rng.randrange(VOCABULARY)) for _ in range(8)]
+    count = rng.randint(1, 3)
+    return Scenario(
+        seed=seed,
+        strategy=rng.choice(list(STRATEGIES)),
+        characters=tuple(character or rng.choice(CHARACTERS) for _ in range(depth)),
+        rates=tuple(rng.choice([0.3, 0.7, 0.95]) for _ in range(depth)),
+        stages=tuple(rng.choice([1, 1, 2, 3]) for _ in range(depth)),
+        parallel=rng.choice([1, 1, 2]),
+        prompts=tuple(
+            tuple(shared[: rng.randint(1, 8)] + [Token(rng.randrange(VOCABULARY)) for _ in range(rng.randint(0, 3))])
+            for _ in range(count)
+        ),
+        lengths=tuple(rng.randint(1, 16) for _ in range(count)),
+        stop=rng.choice([None, None, Token(0)]),
+    )
+
+
+def build(scenario: Scenario) -> VirtualCluster:
+    """Return the scenario's cluster with its requests, and some withdrawals, on the way."""
+    rng = random.Random(scenario.seed + 1)
+    texts = [[*prompt, *map(Token, scenario.text(index))] for index, prompt in enumerate(scenario.prompts)]
+    kinds = zip(scenario.characters, scenario.rates, strict=True)
+    ladder = Ladder(texts, [agreement(kind, rate, salt) for salt, (kind, rate) in enumerate(kinds)], VOCABULARY)
+    heads, stages = [], []
+    actor = 0
+    for num_stages in scenario.stages:
+        config = HeadConfig(
+            num_stages=num_stages,
+            draft=Actor(actor + num_stages + 1),
+            context=64,
+            sequences=scenario.parallel + rng.choice([0, 1, 4]),
+            max_active=scenario.parallel,
+            chunk=rng.choice([1, 3, 64]),
+            first_queue=rng.choice([1, 2, 3]),
+            actor=Actor(actor),
+        )
+        heads.append(HeadCore(config, STRATEGIES, {}))
+        stages.append([StageCore(stage, num_stages, 1000, Actor(actor)) for stage in config.stages])
+        actor += num_stages + 1
+    above = [head.config.actor for head in heads]
+    levels = [
+        Level(
+            LevelCore(heads[index], above[index - 1], rng.choice(list(STRATEGIES))),
+            stages[index],
+            ToyLevel(ladder, index, scenario.stages[index]),
+        )
+        for index in range(1, len(heads))
+    ]
+    sequences = scenario.parallel + rng.choice([0, 2, 8])
+    draft = DraftCore(rng.choice([1, 4, 64]), scenario.parallel, sequences, above[-1])
+    lowest = LowestLevel(ToyLevel(ladder, len(heads)), prob=0.7)
+    costs = Chaos(scenario.seed)
+    cluster = VirtualCluster(heads[0], stages[0], (draft, lowest), costs, VOCABULARY, levels=levels)
+    for index, (prompt, length) in enumerate(zip(scenario.prompts, scenario.lengths, strict=True)):
+        when = rng.random() * 3
+        stops = frozenset() if scenario.stop is None else frozenset([scenario.stop])
+        request = RequestId(index)
+        cluster.at(when, Submitted(request, prompt, length, stops, Sampling(), scenario.strategy, "draft"))
+        if rng.random() < 0.2:
+            cluster.at(when + rng.random() * 5, Withdrawn(request))
+    return cluster
+
+
+def verify(scenario: Scenario, cluster: VirtualCluster) -> None:
+    """Assert that every request got the plain text, or a beginning of it if it was withdrawn."""
+    for index in range(len(scenario.prompts)):
+        expected, answer = scenario.text(index), cluster.answers[index]
+        if answer.finish == "cancelled":
+            assert answer.tokens == expected[: len(answer.tokens)]
+        else:
+            assert answer.tokens == expected, f"seed {scenario.seed}, request {index}"
+
+
+def play(scenario: Scenario) -> int:
+    """Run a scenario to its end and verify it; return the number of steps."""
+    cluster = build(scenario)
+    cluster.run()
+    verify(scenario, cluster)
+    cluster.check_drained()
+    return cluster.steps

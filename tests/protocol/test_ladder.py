@@ -1,0 +1,140 @@
+"""A ladder of models writes the plain text, however deep it is and however its levels guess, lag and roll back.
+
+A failing seed is repeated by `play(draw(seed))` of `tests/protocol/ladder.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpispec.compute.base import ComputeError
+from mpispec.core import draft as draft_module
+from mpispec.core import head as head_module
+from mpispec.core.draft import DraftCore
+from mpispec.core.drafting import DraftLink
+from mpispec.core.effects import Effect, Send
+from mpispec.core.errors import ProtocolError
+from mpispec.core.events import StopRequested
+from mpispec.core.head import HeadCore
+from mpispec.core.messages import Edit, EditOp, Follow
+from mpispec.core.request import Flight
+from tests.protocol.ladder import CHARACTERS, build, draw, play
+
+pytestmark = pytest.mark.protocol
+
+SEEDS_EACH = 60
+Breach = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("character", [*CHARACTERS, None])
+def test_a_ladder_writes_the_plain_text_in_any_order(depth: int, character: str | None) -> None:
+    steps = sum(play(draw(seed, depth, character)) for seed in range(SEEDS_EACH))
+    assert steps > 100 * SEEDS_EACH, "the scenarios have become too small to prove anything"
+
+
+@given(seed=st.integers(min_value=20_000, max_value=2**31))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_any_seed(seed: int) -> None:
+    play(draw(seed))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_everyone_quits_whenever_the_program_ends(seed: int) -> None:
+    scenario = draw(seed)
+    cluster = build(scenario)
+    cluster.at(seed % 15 * 0.5, StopRequested())
+    cluster.run()
+    assert cluster.quit == cluster.actors
+    for index, answer in cluster.answers.items():
+        assert answer.finish is not None
+        assert answer.tokens == scenario.text(index)[: len(answer.tokens)]
+
+
+# -- breaches of what a ladder adds to the laws --------------------------------------------------------------------
+
+
+def cells_of_what_a_level_takes_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(op: EditOp, *others: int) -> Edit:
+        return Edit(EditOp.DROP, others[0], others[0], 1 << 20, -1)
+
+    monkeypatch.setattr(head_module, "Edit", kept)
+
+
+def cells_of_what_a_draft_takes_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(op: EditOp, *others: int) -> Edit:
+        return Edit(EditOp.DROP, others[0], others[0], 1 << 20, -1)
+
+    monkeypatch.setattr(draft_module, "Edit", kept)
+
+
+def a_draft_is_not_told_of_a_new_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = HeadCore.handle
+
+    def handle(self: HeadCore, event: object, now: float) -> list[Effect]:
+        effects = original(self, event, now)
+        return [
+            Send(
+                effect.dst,
+                effect.plane,
+                Follow(message.request, message.pos, message.tokens, message.limit),
+            )
+            if isinstance(effect, Send) and isinstance(message := effect.message, Follow)
+            else effect
+            for effect in effects
+        ]
+
+    monkeypatch.setattr(HeadCore, "handle", handle)
+
+
+def guesses_of_a_former_epoch_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = DraftLink.received
+
+    def received(self: DraftLink, draft: object, *others: object) -> None:
+        self._epoch, epoch = draft.epoch, self._epoch
+        original(self, draft, *others)
+        self._epoch = epoch
+
+    monkeypatch.setattr(DraftLink, "received", received)
+
+
+def a_chunk_of_given_tokens_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_dead(self: Flight) -> bool:
+        return bool(self.nodes) and self.num_dead == len(self.nodes)
+
+    monkeypatch.setattr(Flight, "is_dead", property(is_dead))
+
+
+def a_run_that_is_given_up_counts_as_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = DraftCore._follow
+
+    def follow(self: DraftCore, message: Follow) -> list[Effect]:
+        self._busy_from = 1 << 20
+        return original(self, message)
+
+    monkeypatch.setattr(DraftCore, "_follow", follow)
+
+
+BREACHES: list[Breach] = [
+    cells_of_what_a_level_takes_back_stay,
+    cells_of_what_a_draft_takes_back_stay,
+    a_draft_is_not_told_of_a_new_epoch,
+    guesses_of_a_former_epoch_are_taken,
+    a_chunk_of_given_tokens_is_cancelled,
+    a_run_that_is_given_up_counts_as_computed,
+]
+
+
+@pytest.mark.parametrize("breach", BREACHES, ids=lambda breach: breach.__name__)
+def test_a_breach_is_noticed(breach: Breach, monkeypatch: pytest.MonkeyPatch) -> None:
+    breach(monkeypatch)
+    for seed in range(300):
+        try:
+            play(draw(seed, depth=2 + seed % 2))
+        except (AssertionError, ProtocolError, ComputeError, KeyError, IndexError, ValueError):
+            return
+    pytest.fail(f"{breach.__name__} goes unnoticed in 300 scenarios")
