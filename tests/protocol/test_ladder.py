@@ -22,7 +22,6 @@ from mpispec.core.events import StopRequested
 from mpispec.core.head import HeadCore
 from mpispec.core.messages import Edit, EditOp, Follow
 from mpispec.core.request import Flight
-from mpispec.core.tree import NodeState
 from tests.protocol.ladder import CHARACTERS, build, draw, play
 
 pytestmark = pytest.mark.protocol
@@ -104,10 +103,10 @@ def guesses_of_a_former_epoch_are_taken(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def a_chunk_of_given_tokens_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    def is_dead(self: Flight) -> bool:
-        return self.is_over or (bool(self.nodes) and all(node.state is NodeState.DEAD for node in self.nodes))
+    def fly(*values: object, is_chunk: bool) -> Flight:
+        return Flight(*values, is_chunk=is_chunk and not values[2])
 
-    monkeypatch.setattr(Flight, "is_dead", property(is_dead))
+    monkeypatch.setattr(head_module, "Flight", fly)
 
 
 def a_run_that_is_given_up_counts_as_computed(monkeypatch: pytest.MonkeyPatch) -> None:
