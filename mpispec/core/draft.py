@@ -13,7 +13,7 @@ from mpispec.core.effects import AbortDraft, CloseSampler, ComputeDraft, Effect,
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Drafted, Event, Guess, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Plane, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import ROOT, Draft, Edit, EditOp, Follow, Open, Prime, Retire, Row, Run, Stop
+from mpispec.core.messages import ROOT, Draft, Edit, EditOp, Follow, Open, Prime, Retire, Row, Run, Stop, given_rows
 from mpispec.core.sequences import TO_END, SequencePool, bury, label
 from mpispec.core.sessions import Sessions, Slot
 from mpispec.core.tree import Node, NodeState, TokenTree
@@ -77,10 +77,7 @@ class _Stream:
         """
         if not 0 < pos <= len(self.tokens):
             raise ProtocolError(f"tokens from position {pos} on were taken back of {len(self.tokens)}")
-        last = pos - 1
-        root = Node(self.ids[last], None, NodeId(-1), self.tokens[last], Pos(last), 1.0, 1.0)
-        root.seq = self.seq
-        dead = self.tree.rewind(root)
+        dead = self.tree.rewind(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
         del self.tokens[pos:], self.ids[pos:]
         self.filled = min(self.filled, pos, computed)
         self.spares = []
@@ -255,19 +252,7 @@ class DraftCore:
         if stream.root.state is NodeState.PROPOSED:
             self._busy_from = stream.filled
             start, stop = stream.filled, min(stream.filled + self._chunk, len(stream.tokens))
-            last = len(stream.tokens) - 1
-            rows = [
-                Row(
-                    stream.request,
-                    stream.ids[pos],
-                    stream.ids[pos - 1] if pos else NodeId(-1),
-                    stream.tokens[pos],
-                    Pos(pos),
-                    stream.seq,
-                    pos == last,
-                )
-                for pos in range(start, stop)
-            ]
+            rows = given_rows(stream.request, stream.ids, stream.tokens, range(start, stop), stream.seq)
             stream.filled = stop
             if stop == len(stream.tokens):
                 nodes = [stream.root]

@@ -44,13 +44,10 @@ class LevelCore:
         self._strategy = strategy
         self._streams: dict[RequestId, _Stream] = {}
         self._calibration = Calibration()
-        self._is_stopping = False
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event; return what to do about it."""
         match event:
-            case Received(message=Prime() | Follow() | Retire()) if self._is_stopping:
-                return []
             case Received(message=Prime() as prime):
                 inner: Event = self._prime(prime)
             case Received(message=Follow() as follow):
@@ -59,8 +56,6 @@ class LevelCore:
                 del self._streams[request]
                 inner = Withdrawn(request)
             case Received(message=Stop()):
-                self._is_stopping = True
-                self._streams.clear()
                 inner = StopRequested()
             case _:
                 inner = event
@@ -68,11 +63,6 @@ class LevelCore:
         for effect in self._head.handle(inner, now):
             effects += self._guess(effect) if isinstance(effect, Emit) else [effect]
         return effects
-
-    @property
-    def actor(self) -> Actor:
-        """Our address, to the level above and to our own stages."""
-        return self._head.config.actor
 
     @property
     def is_idle(self) -> bool:

@@ -7,6 +7,7 @@ handlers that forget it and the codec's round-trip test the missing row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -46,6 +47,15 @@ class Row(NamedTuple):
     seq: SeqId
     decide: bool
     """Whether the last stage decides the token after this one (false for all but the end of a prompt)."""
+
+
+def given_rows(request: RequestId, ids: Sequence[NodeId], tokens: Sequence[Token], at: range, seq: SeqId) -> list[Row]:
+    """Return the rows at the positions `at` of a text, whose last token is the only one to decide."""
+    last = len(tokens) - 1
+    return [
+        Row(request, ids[pos], ids[pos - 1] if pos else NodeId(-1), tokens[pos], Pos(pos), seq, pos == last)
+        for pos in at
+    ]
 
 
 class EditOp(IntEnum):

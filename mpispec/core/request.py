@@ -10,7 +10,7 @@ from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason
 from mpispec.core.events import Submitted
 from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
-from mpispec.core.messages import Draft, EarlyGuess, Row
+from mpispec.core.messages import Draft, EarlyGuess, Row, given_rows
 from mpispec.core.sessions import Slot
 from mpispec.core.statistics import Statistics
 from mpispec.core.strategy import Proposer, Strategy
@@ -150,12 +150,7 @@ class Request:
         """Return the next rows of the given tokens; the last of them decides the token after."""
         start, stop = self.filled, min(self.filled + size, len(self.tokens))
         self.filled = stop
-        last = len(self.tokens) - 1
-        return [self._given_row(Pos(pos), pos == last) for pos in range(start, stop)]
-
-    def _given_row(self, pos: Pos, decide: bool) -> Row:
-        parent = self.ids[pos - 1] if pos else NodeId(-1)
-        return Row(self.id, self.ids[pos], parent, self.tokens[pos], pos, self.seq, decide)
+        return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
 
     def propose(self) -> None:
         """Let the head's own proposer lengthen the most probable path up to the strategy's lead."""
@@ -233,10 +228,7 @@ class Request:
 
     def rewind(self, pos: Pos) -> list[Node]:
         """Take back the accepted tokens from `pos` on; return the nodes that died. Other tokens must follow."""
-        last = pos - 1
-        root = Node(self.ids[last], None, NodeId(-1), self.tokens[last], Pos(last), 1.0, 1.0)
-        root.seq = self.seq
-        dead = self.tree.rewind(root)
+        dead = self.tree.rewind(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
         del self.tokens[pos:], self.ids[pos:]
         self.filled = min(self.filled, pos)
         self.answered_to = min(self.answered_to, pos)

@@ -117,10 +117,10 @@ class TokenTree:
         self.root = winner
         return dead
 
-    def rewind(self, root: Node) -> list[Node]:
-        """Take accepted tokens back: `root`, one of them, is the newest again; return the nodes that died."""
+    def rewind(self, root_id: NodeId, token: Token, pos: Pos) -> list[Node]:
+        """Take accepted tokens back to the one that is named here; return the nodes that died."""
         dead = self._kill([self.root])
-        self.root = root
+        self.root = Node(root_id, None, NodeId(root_id - 1), token, pos, 1.0, 1.0, seq=self.root.seq)
         return dead
 
     def prune_children(self, parent: Node | None = None) -> list[Node]:

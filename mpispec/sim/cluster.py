@@ -101,8 +101,9 @@ class VirtualCluster:
         self._listeners: dict[Actor, LevelTarget | Drafter] = {}
         self._add_stages(stages, target or ToyTarget(len(stages), vocabulary))
         for level in levels:
-            self._cores[level.core.actor] = level.core
-            self._listeners[level.core.actor] = level.target
+            actor = Actor(len(self._cores))
+            self._cores[actor] = level.core
+            self._listeners[actor] = level.target
             self._add_stages(level.stages, level.target)
         self._drafter: Drafter | None = None
         if draft is not None:

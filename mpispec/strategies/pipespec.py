@@ -37,8 +37,9 @@ class PipeSpec(Strategy):
     def _paying(path: list[Node], view: View) -> list[Node]:
         """Return the beginning of `path` that brings the most tokens in the time of its run."""
         best, best_rate, tokens = 0, 0.0, 0.0
+        certain = view.tree.root.reach
         for rows, node in enumerate(path, 1):
-            tokens += node.reach
+            tokens += node.reach / certain
             rate = tokens / view.cost(rows)
             if rate >= best_rate:
                 best, best_rate = rows, rate
