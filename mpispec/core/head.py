@@ -232,11 +232,11 @@ class HeadCore:
         flight = self._flights[index] if 0 <= index < len(self._flights) else None
         if flight is None or flight.is_cancelled:
             return
-        request = flight.request
-        dead = request.guessed_early(stage, flight, early)
-        if dead:
-            self._edits += bury(dead, request.tree.root, self._pool)
-            self._cancel([other for other in self._flights if other.request is request])
+        taken_back = flight.request.guessed_early(stage, flight, early)
+        for survivor, dead in taken_back:
+            self._edits += bury(dead, survivor, self._pool)
+        if taken_back:
+            self._cancel([other for other in self._flights if other.request is flight.request])
 
     def _cancel(self, flights: list[Flight]) -> None:
         """Withdraw dead rows from compute, whole runs where none is alive.
