@@ -251,10 +251,8 @@ class HeadCore:
         flight = self._flights.get(early.run_id)
         if flight is None or flight.is_cancelled:
             return
-        request = flight.request
-        dead = request.guessed_early(stage, flight, early)
-        if dead:
-            self._edits += bury(dead, request.tree.root, self._pool)
+        for survivor, dead in flight.request.guessed_early(stage, flight, early):
+            self._edits += bury(dead, survivor, self._pool)
             self._drop(dead)
 
     def _correct(self, event: Corrected) -> None:

@@ -179,29 +179,29 @@ class Request:
             return
         self._link.received(draft, self.tree, self.tokens)
 
-    def guessed_early(self, stage: Actor, flight: Flight, early: EarlyGuess) -> list[Node]:
-        """Take an exit's guesses after rows in flight; return the nodes that died.
+    def guessed_early(self, stage: Actor, flight: Flight, early: EarlyGuess) -> list[tuple[Node, list[Node]]]:
+        """Take an exit's guesses after rows in flight; return nodes below which others died, with these.
 
         A deeper exit knows better: where it disagrees with a shallower one, that one's guess and all below it die
         (SPEED: younger tokens are dropped when a later exit changes its mind).
         """
         if not self._listens_to_exits:
             return []
-        nodes = {node.id: node for node in flight.nodes if node.state is NodeState.LAUNCHED and self._is_of_use(node)}
-        dead: list[Node] = []
+        nodes = {node.id: node for node in flight.nodes}
+        taken_back = []
         for node_id, token, prob in zip(early.nodes, early.tokens, early.probs, strict=True):
             node = nodes.get(node_id)
-            if node is None or any(child.exit > stage for child in node.children):
+            if node is None or not self._is_of_use(node) or any(child.exit > stage for child in node.children):
                 continue
             # Siblings that others guessed hold sequence ids of their own, so only a sole child is ever replaced.
             if len(node.children) == 1 and node.children[0].exit and node.children[0].token != token:
-                dead += self.tree.prune_children(node)
+                taken_back.append((node, self.tree.prune_children(node)))
             self.tree.add(node, token, prob).exit = stage
-        return dead
+        return taken_back
 
     def _is_of_use(self, node: Node) -> bool:
-        """Return whether a guess after `node` can still be decided before the request ends."""
-        return node.pos < self._end - 2 and node.token not in self._stops
+        """Return whether a guess after `node` can be decided, and before the request ends."""
+        return node.state is NodeState.LAUNCHED and node.pos < self._end - 2 and node.token not in self._stops
 
     def count_verdict(self, token: Token) -> None:
         """Count whether a launched guess was right, before the root advances."""

@@ -8,11 +8,11 @@ keeps llama.cpp's order of cells and with it the bits of the logits (llama-layer
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from mpispec.core.ids import Pos, SeqId
 from mpispec.core.messages import Edit, EditOp
-from mpispec.core.tree import Node, NodeState
+from mpispec.core.tree import Node
 
 TO_END = -1
 
@@ -63,21 +63,19 @@ def label(node: Node, pool: SequencePool) -> list[Edit] | None:
     return [Edit(EditOp.SHARE, parent.seq, seq, Pos(0), node.pos)]
 
 
-def bury(dead: Collection[Node], root: Node, pool: SequencePool) -> list[Edit]:
+def bury(dead: Iterable[Node], root: Node, pool: SequencePool) -> list[Edit]:
     """Plan the edits that free the cells of dead nodes, and give their ids back.
 
-    `root` is the survivor. An id that a dead node took is dropped whole: only what is below inherits it. One that it
-    inherited, from the root or from a node that lives on, is truncated at the first dead position.
+    `root` is the survivor: the new root, or the living node below which they died. Its own id, where a dead node
+    inherited it, is truncated at the first dead position; any other was taken among the dead and is dropped whole.
     """
-    living = {root.seq}
-    living.update(node.parent.seq for node in dead if node.parent and node.parent.state is NodeState.LAUNCHED)
     first: dict[SeqId, Pos] = {}
     for node in dead:
         if node.seq is not None:
             first[node.seq] = min(first.get(node.seq, node.pos), node.pos)
     edits = []
     for seq, pos in sorted(first.items()):
-        if seq in living:
+        if seq == root.seq:
             edits.append(Edit(EditOp.DROP, seq, seq, pos, TO_END))
         else:
             edits.append(Edit(EditOp.DROP, seq, seq, Pos(0), TO_END))
