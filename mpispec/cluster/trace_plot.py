@@ -45,6 +45,7 @@ _STYLES = {
     "speculative": _Style("#2e9e6b", "white", "speculative run: a guess that held"),
     "superfluous": _Style("#f0a63a", "black", "guess refused in the end: computed in vain"),
     "aborted": _Style("#d4492f", "white", "aborted while computing"),
+    "level": _Style("#17a2b8", "white", "level of a ladder verifying"),
     "draft": _Style("#9467bd", "white", "draft model guessing"),
 }
 """Told apart by lightness too, for eyes and printers that see no colours."""
