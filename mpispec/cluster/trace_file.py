@@ -15,7 +15,7 @@ _LONGEST_LINE = 1 << 20
 _HEADER = '{"displayTimeUnit": "ms", "traceEvents": ['
 _FOOTER = "]}"
 
-KINDS = ("prefill", "base", "speculative", "superfluous", "aborted", "draft")
+KINDS = ("prefill", "base", "speculative", "superfluous", "aborted", "level", "draft")
 """What a compute may have been for, in the order in which people should hear of it."""
 
 
@@ -46,10 +46,13 @@ class Lane:
     """When it passed a run on as void."""
 
     @property
-    def order(self) -> tuple[int, int]:
-        """Where people look for it: the draft guesses first, then the stages in the order of the pipeline."""
-        number = self.role.rpartition(" ")[2]
-        return (1, int(number)) if number.isdecimal() else (0, self.rank)
+    def order(self) -> tuple[int, int, int]:
+        """Where people look for it: the draft guesses first, then levels, then the stages in the pipeline's order."""
+        above, _, number = self.role.rpartition("stage ")
+        if not number.isdecimal():
+            return (0, 0, self.rank)
+        level = above.removeprefix("level ").rstrip()
+        return (1, int(level), int(number)) if level.isdecimal() else (2, 0, int(number))
 
 
 class Accepted(NamedTuple):
@@ -165,7 +168,8 @@ class _Reader:
             )
         self._num_boxes += 1
         kind = "draft" if event["name"] == "feed" else event["name"]
-        run = _whole(details["run"]) if "run" in details else None
+        # Lines follow the target's runs; a level numbers its own from 0 too.
+        run = _whole(details["run"]) if "run" in details and not role.startswith("level ") else None
         span = details.get("pos")
         pos = (_whole(span[0]), _whole(span[1])) if isinstance(span, list) else None
         self._lane(rank, role).boxes.append(Box(when, end, kind, run, pos))
@@ -173,7 +177,7 @@ class _Reader:
     def _add_mark(self, rank: int, name: str, details: dict[str, Any], when: float) -> None:
         if name == "accept":
             self._window.accepted.append(Accepted(when, _whole(details["request"]), _whole(details["tokens"])))
-        elif name == "send Cancel":
+        elif name == "send Cancel" and details.get("from", "head") == "head":
             self._window.cancels.append(when)
         elif name == "send void" or (name == "send Result" and details["void"]):
             self._lane(rank, str(details["from"])).voids.append(when)

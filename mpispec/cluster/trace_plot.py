@@ -19,6 +19,8 @@ WIDTH_PX = 1600
 _DPI = 100
 _LANE_INCHES = 0.62
 _MARGIN_INCHES = 1.85
+_RIGHT_EDGE = 0.914
+"""Where the lanes end, as a share of the picture's width; figures of each lane stand behind."""
 _FOOT_INCHES = 1.05
 _BOX = 0.62
 """Height of a box, where the distance between lanes is 1."""
@@ -45,6 +47,7 @@ _STYLES = {
     "speculative": _Style("#2e9e6b", "white", "speculative run: a guess that held"),
     "superfluous": _Style("#f0a63a", "black", "guess refused in the end: computed in vain"),
     "aborted": _Style("#d4492f", "white", "aborted while computing"),
+    "level": _Style("#17a2b8", "white", "level of a ladder verifying"),
     "draft": _Style("#9467bd", "white", "draft model guessing"),
 }
 """Told apart by lightness too, for eyes and printers that see no colours."""
@@ -79,10 +82,13 @@ class _Picture:
         self._timeline = timeline
         self._name = name
         height = figure.get_size_inches()[1]
-        self._axes: Axes = figure.add_axes((0.092, _FOOT_INCHES / height, 0.822, 1 - _MARGIN_INCHES / height))
+        # Names of a ladder's lanes need more room than those of stages.
+        edge = 0.125 if any(lane.role.startswith("level ") for lane in timeline.lanes) else 0.092
+        width = _RIGHT_EDGE - edge
+        self._axes: Axes = figure.add_axes((edge, _FOOT_INCHES / height, width, 1 - _MARGIN_INCHES / height))
         self._rows = {id(lane): row for row, lane in enumerate(timeline.lanes, start=1)}
         left, right = timeline.start * 1e3, timeline.end * 1e3
-        self._px_per_ms = 0.822 * WIDTH_PX / max(right - left, 1e-6)
+        self._px_per_ms = width * WIDTH_PX / max(right - left, 1e-6)
         self._axes.set_xlim(left, right)
         self._axes.set_ylim(len(timeline.lanes) + 0.55, -0.55)
 

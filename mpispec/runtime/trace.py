@@ -119,7 +119,7 @@ def kinds_of_runs(events: Sequence[Event]) -> dict[int, str]:
                 kinds[details["run"]] = "base" if first < known[request] else "speculative"
         elif name == "accept" and details["request"] in known:
             known[details["request"]] += details["tokens"]
-        elif name == "send Cancel":
+        elif name == "send Cancel" and details["from"] == "head":  # a level counts its own runs from 0 too
             kinds |= {run: "superfluous" for run in details["runs"] if kinds.get(run) == "speculative"}
     return kinds
 
@@ -139,7 +139,7 @@ def write(path: Path, ranks: Sequence[tuple[str, float, Sequence[Event]]]) -> No
 def _chrome_events(ranks: Sequence[tuple[str, float, Sequence[Event]]]) -> Iterator[dict[str, Any]]:
     origin = min((event[2] + offset for _, offset, events in ranks for event in events), default=0.0)
     kinds = kinds_of_runs(ranks[0][2])
-    computes: dict[int, list[dict[str, Any]]] = {}
+    computes: dict[int | str, list[dict[str, Any]]] = {}
     for rank, (name, offset, events) in enumerate(ranks):
         yield {"ph": "M", "name": "process_name", "pid": rank, "tid": 0, "args": {"name": name}}
         lanes: dict[str, int] = {}
@@ -149,18 +149,20 @@ def _chrome_events(ranks: Sequence[tuple[str, float, Sequence[Event]]]) -> Itera
                 args = {"name": lane}
                 yield {"ph": "M", "name": "thread_name", "pid": rank, "tid": lanes[lane], "args": args}
             place = {"pid": rank, "tid": lanes[lane], "ts": round((start + offset - origin) * 1e6, 1)}
-            shown = kinds.get(details["run"], label) if label == "run" else label
+            level = lane.rpartition(" stage ")[0]
+            shown = label if label != "run" else "level" if level else kinds.get(details["run"], label)
             event = {"name": shown, "cat": lane, **place, "args": details}
             if end > start:
                 yield event | {"ph": "X", "dur": round((end - start) * 1e6, 1)}
             else:
                 yield event | {"ph": "i", "s": "t"}
             if label == "run":
-                computes.setdefault(details["run"], []).append(place)
+                run = details["run"]
+                computes.setdefault(f"{level} run {run}" if level else run, []).append(place)
     yield from _flows(computes)
 
 
-def _flows(computes: Mapping[int, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+def _flows(computes: Mapping[int | str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     """Yield arrows that join the computes of each run; each binds to the compute that begins at its time."""
     for run, places in computes.items():
         ordered = sorted(places, key=lambda place: float(place["ts"]))

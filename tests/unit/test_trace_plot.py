@@ -59,6 +59,25 @@ def test_reads_lanes_in_the_order_of_the_pipeline(timeline: Path) -> None:
     assert found.lanes[2].voids == [0.05]
 
 
+def test_runs_of_a_level_are_not_taken_for_the_targets(tmp_path: Path) -> None:
+    """A level numbers its runs from 0 too, and cancels them by those numbers."""
+    rank = Trace(is_on=True)
+    rank.sent("head", 0.0, run_of(0, 0), 0)
+    rank.emitted(0.001, Emit(0, (1,), None, None))
+    rank.sent("head", 0.002, run_of(1, 2), 0)
+    for run_id in range(2):
+        compute(rank, "stage 1", 0.01 * run_id, run_of(run_id, run_id))
+        compute(rank, "level 1 stage 1", 0.01 * run_id, run_of(run_id, run_id), aborted=run_id == 1)
+    rank.sent("level 1 head", 0.02, Cancel((1,)), 0)
+    path = tmp_path / "trace.json"
+    write(path, [("rank 0 (a)", 0.0, rank.events)])
+    found = read(path, 0.0, None)
+    assert [lane.role for lane in found.lanes] == ["level 1 stage 1", "stage 1"]
+    assert [(box.kind, box.run) for box in found.lanes[0].boxes] == [("level", None), ("aborted", None)]
+    assert [(box.kind, box.run) for box in found.lanes[1].boxes] == [("prefill", 0), ("speculative", 1)]
+    assert found.cancels == []
+
+
 def test_reads_no_more_than_the_window(timeline: Path) -> None:
     found = read(timeline, 0.0215, 0.005)
     assert [box.run for lane in found.lanes for box in lane.boxes] == [2, 1]
