@@ -14,7 +14,7 @@ from tests.mpi.jobs import answers, request, tokens_of
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
 
 PROMPTS = (5, 11)
-TOKENS = 20
+TOKENS = 16
 STRATEGIES = ("pipespec", "sync", "pipeinfer")
 SAMPLED: dict[str, Any] = {"temperature": 0.8, "seed": 7, "repeat_penalty": 1.2}
 MIDDLE_BLOCKS = tuple(block for block in range(30) if block not in (10, 16))
@@ -36,8 +36,12 @@ def alone(prompts: list[list[int]], vocabulary: Vocabulary, reference: list[list
 
 @pytest.mark.parametrize(
     ("n", "layout"),
-    [(1, None), (3, None), (4, None), (4, "0:0-29,1:draft,2:level1:0-13,3:level1:14-27")],
-    ids=["1", "3", "4", "4-a-level-of-two"],
+    [
+        pytest.param(1, None, id="1", marks=pytest.mark.slow),
+        pytest.param(3, None, id="3", marks=pytest.mark.slow),
+        pytest.param(4, None, id="4", marks=pytest.mark.slow),
+        pytest.param(4, "0:0-29,1:draft,2:level1:0-13,3:level1:14-27", id="4-a-level-of-two"),
+    ],
 )
 def test_a_ladder_writes_the_plain_text(
     n: int,
@@ -63,6 +67,7 @@ def test_a_ladder_writes_the_plain_text(
     assert sum(count["proposed"] - count["accepted"] for count in counts) > 0, "no guess was ever wrong"
 
 
+@pytest.mark.slow
 def test_a_ladder_of_three_whose_lowest_is_the_target_itself(
     prompts: list[list[int]],
     vocabulary: Vocabulary,
