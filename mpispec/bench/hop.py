@@ -1,7 +1,7 @@
 """The fixed cost of a hop: what a token pays at each rank beside the model's arithmetic and the cable.
 
-Everything is the real thing, driver, cores, codec, transport and threads, except the arithmetic: each stage adds one
-to rows of the default model's width. One run is in flight, so the time between two tokens is that of one trip round
+Everything is the real thing, driver, cores, codec, transport and threads, except the arithmetic: each stage passes
+on rows of the default model's width. One run is in flight, so the time between two tokens is that of one trip round
 all ranks, and a hop is its share: wake, receive, decode, core, compute, core, encode, send, loopback. Nothing is
 subtracted.
 
@@ -53,7 +53,7 @@ MOST_ROWS = 8
 
 
 class Passing:
-    """A `StageModel` that passes its rows on, one added to each float; the last one always decides the same."""
+    """A `StageModel` that passes its rows on as they are; the last one always decides the same."""
 
     def __init__(self, is_last: bool) -> None:
         self._is_last = is_last
@@ -67,7 +67,7 @@ class Passing:
             return np.zeros((len(rows), VOCABULARY), np.float32)
         if activations is None:
             return np.zeros((len(rows), ROW_WIDTH), np.float32)
-        return activations + np.float32(1)
+        return activations
 
     def close(self) -> None:
         """Nothing to free."""

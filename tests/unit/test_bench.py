@@ -25,7 +25,7 @@ def test_the_passing_stage_has_rows_of_the_stated_width() -> None:
     embedded = Passing(is_last=False).forward(ROWS, None, bool)
     assert embedded is not None and embedded.shape == (3, ROW_WIDTH) and embedded.dtype == np.float32
     passed = Passing(is_last=False).forward(ROWS, embedded, bool)
-    assert passed is not None and passed.dtype == np.float32 and (passed == embedded + 1).all()
+    assert passed is embedded
 
 
 def test_a_measurement_counts_the_gaps_inside_requests() -> None:

@@ -132,6 +132,15 @@ def test_round_trip(message: Message, payload: bytes | None, src: int, dst: int)
     assert all(type(getattr(read, name)) is type(getattr(message, name)) for name in names_of(message))
 
 
+@pytest.mark.parametrize(("src", "dst"), [(3, 4), (127, 4), (128, 4), (3, 200), (0, 0)])
+@pytest.mark.parametrize("came_from", [2, 500])
+def test_a_run_that_is_passed_on_is_written_as_if_it_were_new(src: int, dst: int, came_from: int) -> None:
+    run, payload = SAMPLES[2], b"rows"
+    _, _, read, _ = decode(frame_of(run, payload, came_from, 3))
+    assert frame_of(read, payload, src, dst) == frame_of(run, payload, src, dst)
+    assert decode(frame_of(read, None, src, dst)) == (src, dst, run, None)
+
+
 def test_round_trip_keeps_types_inside_rows_and_edits() -> None:
     _, _, run, _ = decode(frame_of(SAMPLES[2]))
     assert isinstance(run, Run)
