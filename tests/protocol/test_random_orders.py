@@ -14,6 +14,8 @@ from tests.protocol.scenario import STRATEGIES, draw, play
 pytestmark = pytest.mark.protocol
 
 SEEDS_EACH = 400
+NIGHT_SEED = 1_000_000
+"""First of the seeds that the long run plays."""
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
@@ -32,6 +34,15 @@ def test_every_proposer_is_only_a_proposer(proposer: str) -> None:
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_seed(seed: int) -> None:
     play(draw(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_million_steps() -> None:
+    steps, seed = 0, NIGHT_SEED
+    while steps < 1_000_000:
+        steps += play(draw(seed))
+        seed += 1
 
 
 def test_a_seed_repeats_itself() -> None:
