@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from mpispec.compute.toy import ToyLayer, reference
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
-from mpispec.core.events import Payload, Submitted, Withdrawn
+from mpispec.core.events import Payload
 from mpispec.core.head import HeadCore
-from mpispec.core.ids import Actor, RequestId, Token
+from mpispec.core.ids import Actor, Token
 from mpispec.core.level import LevelCore
-from mpispec.core.messages import Edit, Message, Prime, Run, Sampling
+from mpispec.core.messages import Edit, Message, Prime, Run
 from mpispec.core.stage import StageCore
 from mpispec.sim.cluster import Level, VirtualCluster
 from mpispec.sim.costs import Chaos
@@ -21,6 +21,7 @@ from mpispec.sim.ladder import Agreement, Ladder, LowestLevel, ScriptedLevel, dr
 from mpispec.sim.target import pack_values, run_rows
 from mpispec.strategies import PRESETS
 from mpispec.strategies.pipespec import PipeSpec
+from tests.protocol.playing import finish, submit
 
 VOCABULARY = 5
 STRATEGIES = {**PRESETS, "shortsighted": lambda: PipeSpec(lookahead=3, most_rows=2)}
@@ -162,30 +163,10 @@ def build(scenario: Scenario) -> VirtualCluster:
     lowest = LowestLevel(ToyLevel(ladder, len(heads)), prob=0.7)
     costs = Chaos(scenario.seed)
     cluster = VirtualCluster(heads[0], stages[0], (draft, lowest), costs, VOCABULARY, levels=levels)
-    for index, (prompt, length) in enumerate(zip(scenario.prompts, scenario.lengths, strict=True)):
-        when = rng.random() * 3
-        stops = frozenset() if scenario.stop is None else frozenset([scenario.stop])
-        request = RequestId(index)
-        cluster.at(when, Submitted(request, prompt, length, stops, Sampling(), scenario.strategy, "draft"))
-        if rng.random() < 0.2:
-            cluster.at(when + rng.random() * 5, Withdrawn(request))
+    submit(scenario, cluster, "draft", rng)
     return cluster
-
-
-def verify(scenario: Scenario, cluster: VirtualCluster) -> None:
-    """Assert that every request got the plain text, or a beginning of it if it was withdrawn."""
-    for index in range(len(scenario.prompts)):
-        expected, answer = scenario.text(index), cluster.answers[index]
-        if answer.finish == "cancelled":
-            assert answer.tokens == expected[: len(answer.tokens)]
-        else:
-            assert answer.tokens == expected, f"seed {scenario.seed}, request {index}"
 
 
 def play(scenario: Scenario) -> int:
     """Run a scenario to its end and verify it; return the number of steps."""
-    cluster = build(scenario)
-    cluster.run()
-    verify(scenario, cluster)
-    cluster.check_drained()
-    return cluster.steps
+    return finish(scenario, build(scenario))

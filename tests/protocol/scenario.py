@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from mpispec.compute.toy import reference
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
-from mpispec.core.events import Submitted, Withdrawn
 from mpispec.core.head import HeadCore
-from mpispec.core.ids import Actor, RequestId, Token
-from mpispec.core.messages import Sampling
+from mpispec.core.ids import Actor, Token
 from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Proposer, Strategy, View
 from mpispec.core.tree import Node, NodeState
@@ -22,6 +20,7 @@ from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Chaos
 from mpispec.sim.target import ScriptedDraft, ScriptedExits, ToyTarget
 from mpispec.strategies import PRESETS
+from tests.protocol.playing import finish, submit
 
 VOCABULARY = 5
 
@@ -144,31 +143,10 @@ def build(scenario: Scenario) -> VirtualCluster:
         VOCABULARY,
         target=ToyTarget(num_stages, VOCABULARY, ScriptedExits(texts, dict(scenario.exits), VOCABULARY, scenario.seed)),
     )
-    for index, (prompt, length) in enumerate(zip(scenario.prompts, scenario.lengths, strict=True)):
-        when = rng.random() * 3
-        stops = frozenset() if scenario.stop is None else frozenset([Token(scenario.stop)])
-        tokens = tuple(Token(token) for token in prompt)
-        request = RequestId(index)
-        cluster.at(when, Submitted(request, tokens, length, stops, Sampling(), scenario.strategy, scenario.proposer))
-        if rng.random() < 0.2:
-            cluster.at(when + rng.random() * 5, Withdrawn(request))
+    submit(scenario, cluster, scenario.proposer, rng)
     return cluster
-
-
-def verify(scenario: Scenario, cluster: VirtualCluster) -> None:
-    """Assert that every request got the plain text, or a beginning of it if it was withdrawn."""
-    for index in range(len(scenario.prompts)):
-        expected, answer = scenario.text(index), cluster.answers[index]
-        if answer.finish == "cancelled":
-            assert answer.tokens == expected[: len(answer.tokens)]
-        else:
-            assert answer.tokens == expected, f"seed {scenario.seed}, request {index}"
 
 
 def play(scenario: Scenario) -> int:
     """Run a scenario to its end and verify it; return the number of steps."""
-    cluster = build(scenario)
-    cluster.run()
-    verify(scenario, cluster)
-    cluster.check_drained()
-    return cluster.steps
+    return finish(scenario, build(scenario))

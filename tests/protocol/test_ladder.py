@@ -5,29 +5,24 @@ A failing seed is repeated by `play(draw(seed))` of `tests/protocol/ladder.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpispec.compute.base import ComputeError
 from mpispec.core import draft as draft_module
 from mpispec.core import head as head_module
 from mpispec.core.draft import DraftCore
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, Send
-from mpispec.core.errors import ProtocolError
-from mpispec.core.events import StopRequested
 from mpispec.core.head import HeadCore
 from mpispec.core.messages import Edit, EditOp, Follow
 from mpispec.core.request import Flight
 from tests.protocol.ladder import CHARACTERS, build, draw, play
+from tests.protocol.playing import Breach, assert_everyone_quits, assert_noticed
 
 pytestmark = pytest.mark.protocol
 
 SEEDS_EACH = 60
-Breach = Callable[[pytest.MonkeyPatch], None]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -46,13 +41,7 @@ def test_any_seed(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_everyone_quits_whenever_the_program_ends(seed: int) -> None:
     scenario = draw(seed)
-    cluster = build(scenario)
-    cluster.at(seed % 15 * 0.5, StopRequested())
-    cluster.run()
-    assert cluster.quit == cluster.actors
-    for index, answer in cluster.answers.items():
-        assert answer.finish is not None
-        assert answer.tokens == scenario.text(index)[: len(answer.tokens)]
+    assert_everyone_quits(scenario, build(scenario))
 
 
 # -- breaches of what a ladder adds to the laws --------------------------------------------------------------------
@@ -132,9 +121,4 @@ BREACHES: list[Breach] = [
 @pytest.mark.parametrize("breach", BREACHES, ids=lambda breach: breach.__name__)
 def test_a_breach_is_noticed(breach: Breach, monkeypatch: pytest.MonkeyPatch) -> None:
     breach(monkeypatch)
-    for seed in range(300):
-        try:
-            play(draw(seed, depth=2 + seed % 2))
-        except (AssertionError, ProtocolError, ComputeError, KeyError, IndexError, ValueError):
-            return
-    pytest.fail(f"{breach.__name__} goes unnoticed in 300 scenarios")
+    assert_noticed(breach, range(300), lambda seed: [play(draw(seed, depth=2 + seed % 2))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpispec.core.events import StopRequested
+from tests.protocol.playing import assert_everyone_quits
 from tests.protocol.scenario import build, draw
 
 pytestmark = pytest.mark.protocol
@@ -13,10 +13,4 @@ pytestmark = pytest.mark.protocol
 @pytest.mark.parametrize("seed", range(150))
 def test_everyone_quits_whenever_the_program_ends(seed: int) -> None:
     scenario = draw(seed)
-    cluster = build(scenario)
-    cluster.at(seed % 15 * 0.5, StopRequested())
-    cluster.run()
-    assert cluster.quit == cluster.actors
-    for index, answer in cluster.answers.items():
-        assert answer.finish is not None
-        assert answer.tokens == scenario.text(index)[: len(answer.tokens)]
+    assert_everyone_quits(scenario, build(scenario))
