@@ -8,7 +8,6 @@ Started by scripts/exit-agreement.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,11 @@ from tempfile import TemporaryDirectory
 import click
 
 from mpispec.bench.agreement import Agreement, measure
+from mpispec.bench.command import run
 from mpispec.bench.errors import BenchError
 from mpispec.bench.texts import QUESTIONS, Text, answers
-from mpispec.compute.base import ComputeError
 from mpispec.models import default, registry
 from mpispec.models.arrange import Layer, arrange
-from mpispec.models.errors import ModelError
 from mpispec.sim.costs import exit_speedup
 
 WORTHWHILE = 1.1
@@ -102,13 +100,5 @@ def main(model: str | None, step: int, tokens: int, threads: int, as_json: bool)
         click.echo(conclusion(found))
 
 
-def run() -> None:
-    """Run the command line; what is wrong with the input becomes one sentence."""
-    try:
-        main()
-    except (BenchError, ComputeError, ModelError) as error:
-        sys.exit(f"mpispec: {error}")
-
-
 if __name__ == "__main__":
-    run()
+    run(main)

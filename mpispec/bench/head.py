@@ -77,7 +77,7 @@ def measure(load: Load) -> dict[str, object]:
     guesser = ScriptedGuesser(script, Hits((load.hit_rate,)), prompt_tokens)
     cluster = VirtualCluster(
         head,
-        [StageCore(Actor(stage), load.stages, 8 * config.most_in_flight) for stage in range(1, load.stages + 1)],
+        [StageCore(stage, load.stages, 8 * config.most_in_flight) for stage in config.stages],
         (DraftCore(prompt_tokens, sequences=_SEQUENCES), guesser),
         Modelled((_STAGE_S,) * load.stages, draft_s=_STAGE_S / 10),
         vocabulary=0,

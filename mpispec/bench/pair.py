@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mpispec.bench.agreement import Agreement, measure
+from mpispec.bench.command import run
 from mpispec.bench.errors import BenchError
 from mpispec.bench.skipping import kept_layers
 from mpispec.bench.texts import CALIBRATION, QUESTIONS, answers
-from mpispec.compute.base import ComputeError
 from mpispec.models import cut, default, registry
 from mpispec.models.arrange import Layer, arrange
-from mpispec.models.errors import ModelError
 
 CALIBRATION_TOKENS = 40
 
@@ -144,13 +142,5 @@ def _report(found: Agreement, pair: dict[str, Any], as_json: bool) -> None:
     click.echo(found.sentence("The draft", "the target"))
 
 
-def run() -> None:
-    """Run the command line; what is wrong with the input becomes one sentence."""
-    try:
-        main()
-    except (BenchError, ComputeError, ModelError) as error:
-        sys.exit(f"mpispec: {error}")
-
-
 if __name__ == "__main__":
-    run()
+    run(main)

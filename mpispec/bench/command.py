@@ -1,0 +1,19 @@
+"""How a benchmark's command line tells what is wrong with its input."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from mpispec.bench.errors import BenchError
+from mpispec.compute.base import ComputeError
+from mpispec.models.errors import ModelError
+
+
+def run(command: click.Command) -> None:
+    """Run a command line; what is wrong with the input becomes one sentence."""
+    try:
+        command()
+    except (BenchError, ComputeError, ModelError) as error:
+        sys.exit(f"mpispec: {error}")
