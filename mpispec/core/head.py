@@ -166,9 +166,7 @@ class HeadCore:
     def _end(self, request: Request) -> None:
         """Cancel what is in flight, keep the cache of the accepted text for a successor."""
         dead = request.tree.prune_children()
-        for node in dead:
-            if node.run in self._flights:
-                self._flights[node.run].num_dead += 1
+        self._count(dead)
         runs = [flight for flight in self._flights.values() if flight.request is request and not flight.is_cancelled]
         self._cancel(runs, [])
         self._edits += bury(dead, request.tree.root, self._pool)
@@ -278,20 +276,24 @@ class HeadCore:
 
     def _drop(self, dead: list[Node]) -> None:
         """Withdraw the rows of dead nodes from compute, whole runs where none is alive."""
-        touched: dict[RunId, list[NodeId]] = {}
-        for node in dead:
-            if node.run in self._flights:
-                touched.setdefault(node.run, []).append(node.id)
         runs: list[Flight] = []
         rows: list[tuple[RunId, NodeId]] = []
-        for run_id, nodes in touched.items():
+        for run_id, nodes in self._count(dead).items():
             flight = self._flights[run_id]
-            flight.num_dead += len(nodes)
             if flight.is_dead:
                 runs.append(flight)
             else:
                 rows += [(run_id, node) for node in nodes]
         self._cancel(runs, rows)
+
+    def _count(self, dead: list[Node]) -> dict[RunId, list[NodeId]]:
+        """Count dead nodes in the runs in flight that carry them; return them by run."""
+        touched: dict[RunId, list[NodeId]] = {}
+        for node in dead:
+            if node.run in self._flights:
+                self._flights[node.run].num_dead += 1
+                touched.setdefault(node.run, []).append(node.id)
+        return touched
 
     def _cancel(self, runs: list[Flight], rows: list[tuple[RunId, NodeId]]) -> None:
         """Tell the stages that runs, and single rows of others, are of no use any more.

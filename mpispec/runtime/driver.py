@@ -86,7 +86,8 @@ class Driver:
 
     def run(self) -> None:
         """Return when every core of this rank has quit; raises what a core, a worker or the transport raises."""
-        crew = [threading.Thread(target=self._serve, name=f"crew {index}", daemon=True) for index in range(self._size)]
+        size = len(self._workers) + 1
+        crew = [threading.Thread(target=self._serve, name=f"crew {index}", daemon=True) for index in range(size)]
         for member in crew:
             member.start()
         self._ended.wait()
@@ -94,10 +95,6 @@ class Driver:
             raise self._failure
         for member in crew:
             member.join()
-
-    @property
-    def _size(self) -> int:
-        return len(self._workers) + 1
 
     def _serve(self) -> None:
         """Work, lead or follow, whichever is needed, until the end."""

@@ -96,10 +96,6 @@ class Plan:
             found[self.draft] = self.draft_rank
         return found
 
-    def rank_of(self, actor: Actor) -> int:
-        """Return the rank that plays an actor."""
-        return self.ranks[actor]
-
     def actors_of(self, rank: int) -> list[Actor]:
         """Return what a rank plays, head first, draft last."""
         return [actor for actor, place in self.ranks.items() if place == rank]
