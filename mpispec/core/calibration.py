@@ -11,9 +11,9 @@ _FORGET = 0.995
 class Calibration:
     """Maps a confidence to a chance; starts by believing it and ends by believing what happened."""
 
-    def __init__(self) -> None:
-        centres = [(index + 0.5) / _BUCKETS for index in range(_BUCKETS)]
-        self._tries = [_PRIOR_TRIES] * _BUCKETS
+    def __init__(self, num_buckets: int = _BUCKETS) -> None:
+        centres = [(index + 0.5) / num_buckets for index in range(num_buckets)]
+        self._tries = [_PRIOR_TRIES] * num_buckets
         self._hits = [_PRIOR_TRIES * centre for centre in centres]
 
     def chance(self, confidence: float) -> float:
@@ -27,6 +27,5 @@ class Calibration:
         self._tries[bucket] = self._tries[bucket] * _FORGET + 1.0
         self._hits[bucket] = self._hits[bucket] * _FORGET + is_right
 
-    @staticmethod
-    def _bucket(confidence: float) -> int:
-        return min(_BUCKETS - 1, int(confidence * _BUCKETS))
+    def _bucket(self, confidence: float) -> int:
+        return min(len(self._tries) - 1, int(confidence * len(self._tries)))

@@ -20,6 +20,10 @@ class HeadConfig:
     """Sequence ids that the stages' caches have."""
     rows_cost: tuple[float, ...] = (1.0,)
     """Time of a run of 1, 2, 3, ... rows on the slowest stage as multiples of one row's; linear beyond the table."""
+    link_delay: float = 0.0
+    """Time from the sending of an empty message to its arrival on the next rank, as a multiple of a run of one row."""
+    link_row: float = 0.0
+    """Time for which the activations of one row occupy a link between stages, in the same unit."""
     max_active: int = 1
     """Requests that run at once; further ones wait."""
     chunk: int = 32
@@ -37,7 +41,22 @@ class HeadConfig:
         return tuple(Actor(self.actor + index) for index in range(1, self.num_stages + 1))
 
     def cost(self, num_rows: int) -> float:
-        """Return the time of a run of `num_rows` rows as a multiple of one row's."""
+        """Return for how long a run of `num_rows` rows occupies the busiest stage or link, in times of one row."""
+        return max(self._compute(num_rows), num_rows * self.link_row)
+
+    def passing(self, num_rows: int) -> float:
+        """Return the time from the launch of a run into an empty pipeline to its verdicts, in times of one row.
+
+        The head is on the first stage's rank (ADR 0002), so that as many links as stages are passed, the last of them
+        without activations.
+        """
+        hops = self.num_stages - 1
+        if not hops:
+            return self._compute(num_rows)
+        links = hops * (self.link_delay + num_rows * self.link_row) + self.link_delay
+        return self.num_stages * self._compute(num_rows) + links
+
+    def _compute(self, num_rows: int) -> float:
         table = self.rows_cost
         if num_rows <= len(table):
             return table[num_rows - 1]

@@ -19,7 +19,8 @@ from mpispec.core.sessions import Sessions, Slot
 from mpispec.core.tree import Node, NodeState, TokenTree
 
 _SPARES = 16
-"""Guesses kept in reserve, for each of a layer's places."""
+"""Guesses kept in reserve, for each of a layer's places; beyond that one for each node that has no other left, because
+what has been computed is not expanded again, should it become the root."""
 
 
 class _Stream:
@@ -116,6 +117,7 @@ class _Stream:
         for node in self.root.subtree():
             layers[node.pos] = layers.get(node.pos, 0) + 1
         added: list[Node] = []
+        kept: set[NodeId] = set()
         self.spares = []
         # Paths compare by today's reach: it may have been rescaled when the root advanced.
         ranked = sorted(
@@ -128,7 +130,8 @@ class _Stream:
             if layers.get(pos, 0) < self.width:
                 layers[pos] = layers.get(pos, 0) + 1
                 added.append(self.tree.add(parent, guess[0], guess[1]))
-            elif len(self.spares) < _SPARES * self.width:
+            elif len(self.spares) < _SPARES * self.width or not (parent.children or parent.id in kept):
+                kept.add(parent.id)
                 self.spares.append((reach, parent, guess))
         return added
 

@@ -18,8 +18,23 @@ from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Corrected, Event, Received, StopRequested, Submitted, Tick, Withdrawn
+from mpispec.core.first_stage import FirstStage
 from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, RunId, Token
-from mpispec.core.messages import Cancel, Close, Credit, Draft, EarlyGuess, Edit, EditOp, Open, Result, Row, Run, Stop
+from mpispec.core.messages import (
+    Cancel,
+    Close,
+    Credit,
+    Draft,
+    EarlyGuess,
+    Edit,
+    EditOp,
+    Idle,
+    Open,
+    Result,
+    Row,
+    Run,
+    Stop,
+)
 from mpispec.core.relay import relays
 from mpispec.core.request import Flight, Request
 from mpispec.core.sequences import TO_END, SequencePool, bury, label
@@ -46,9 +61,8 @@ class HeadCore:
         """Launched and not answered, in launch order."""
         self._live = 0
         """Flights that are not cancelled."""
-        self._untaken: set[RunId] = set()
-        """Runs that the first stage has not begun, as far as we know."""
         self._first = config.stages[0]
+        self._first_stage = FirstStage()
         self._next_run = RunId(0)
         self._edits: list[Edit] = []
         """Edits that the next run will carry."""
@@ -67,7 +81,9 @@ class HeadCore:
             case Received(message=Result() as result):
                 self._answered(result)
             case Received(message=Credit(run_id)):
-                self._taken(run_id)
+                self._first_stage.taken(run_id)
+            case Received(message=Idle(run_id)):
+                self._first_stage.emptied(run_id)
             case Received(message=Draft() | EarlyGuess()):
                 self._guessed(event)
             case Submitted():
@@ -104,7 +120,7 @@ class HeadCore:
             assert flight.num_dead == sum(node.state is NodeState.DEAD for node in flight.nodes), "a death not counted"
         assert self._live <= self.config.window, "more live runs than the window"
         assert len(self._flights) <= self.config.most_in_flight
-        assert len(self._untaken) <= self.config.first_queue, "launched without a credit"
+        assert self._first_stage.num_waiting <= self.config.first_queue, "launched without a credit"
         assert list(self._flights) == sorted(self._flights)
         held = {request.tree.root.seq for request in self._active.values()} | self._sessions.held
         for request in self._active.values():
@@ -129,6 +145,7 @@ class HeadCore:
                 self._strategies[submitted.strategy](),
                 proposer() if proposer else None,
                 self.config,
+                self._first_stage,
             )
             request.statistics.began = now
             self._active[submitted.request] = request
@@ -180,16 +197,10 @@ class HeadCore:
         stops: list[Effect] = [Send(actor, Plane.CONTROL, Stop()) for actor in (*self.config.stages, *drafts)]
         return [*stops, Quit()]
 
-    def _taken(self, run_id: RunId) -> None:
-        """Note that the first stage has begun a run."""
-        if run_id in self._untaken:
-            self._untaken.remove(run_id)
-            self._flights[run_id].request.waiting_runs -= 1
-
     # -- verdicts -------------------------------------------------------------------------------------------------
 
     def _answered(self, result: Result) -> None:
-        self._taken(result.run_id)
+        self._first_stage.emptied(result.run_id)
         flight = self._flights.pop(next(iter(self._flights), RunId(-1)), None)
         if flight is None or flight.run_id != result.run_id:
             raise ProtocolError(f"result of run {result.run_id} out of launch order")
@@ -316,7 +327,7 @@ class HeadCore:
     @property
     def _has_room(self) -> bool:
         return (
-            len(self._untaken) < self.config.first_queue
+            self._first_stage.num_waiting < self.config.first_queue
             and self._live < self.config.window
             and len(self._flights) < self.config.most_in_flight
         )
@@ -367,8 +378,7 @@ class HeadCore:
         self._live += 1
         request.live_runs += 1
         request.statistics.runs += 1
-        request.waiting_runs += 1
-        self._untaken.add(run.run_id)
+        self._first_stage.launched(run.run_id)
         self._out.append(Send(self._first, Plane.DATA, run))
 
 

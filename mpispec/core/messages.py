@@ -147,6 +147,13 @@ class Credit:
 
 
 @dataclass(frozen=True, slots=True)
+class Idle:
+    """Stage 1 -> head: it has nothing left to compute, this run being the newest it has had."""
+
+    run_id: RunId
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Head -> everyone: finish what is computing, then leave the loop."""
 
@@ -228,4 +235,4 @@ class EarlyGuess(NamedTuple):
 ROOT = -1
 """Parent of a guess that follows the accepted text directly."""
 
-Message = Open | Close | Run | Result | Cancel | Credit | Stop | Prime | Follow | Retire | Draft | EarlyGuess
+Message = Open | Close | Run | Result | Cancel | Credit | Idle | Stop | Prime | Follow | Retire | Draft | EarlyGuess

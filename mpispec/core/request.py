@@ -9,6 +9,7 @@ from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason
 from mpispec.core.events import Submitted
+from mpispec.core.first_stage import FirstStage
 from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.messages import Draft, EarlyGuess, Row, given_rows
 from mpispec.core.sessions import Slot
@@ -60,6 +61,7 @@ class Request:
         strategy: Strategy,
         proposer: Proposer | None,
         config: HeadConfig,
+        first: FirstStage,
     ) -> None:
         self.id = submitted.request
         self.prompt = submitted.prompt
@@ -75,10 +77,10 @@ class Request:
         self.answered_to = common
         """Positions below this have cells on every stage."""
         self.live_runs = 0
-        self.waiting_runs = 0
         self.statistics = Statistics()
         self._stops = submitted.stops
         self._config = config
+        self._first = first
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
         self.limit = self._end
@@ -107,8 +109,17 @@ class Request:
         return self._config.num_stages
 
     def cost(self, num_rows: int) -> float:
-        """Return the time of a run of `num_rows` rows as a multiple of one row's."""
+        """See `View`."""
         return self._config.cost(num_rows)
+
+    def passing(self, num_rows: int) -> float:
+        """See `View`."""
+        return self._config.passing(num_rows)
+
+    @property
+    def is_first_idle(self) -> bool:
+        """Whether the first stage has nothing to compute, as far as the head knows."""
+        return self._first.is_idle
 
     @property
     def is_awaiting_draft(self) -> bool:

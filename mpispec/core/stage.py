@@ -29,7 +29,7 @@ from mpispec.core.effects import (
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Computed, Event, Payload, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Plane, RunId
-from mpispec.core.messages import Cancel, Close, Credit, EarlyGuess, Open, Result, Run, Stop
+from mpispec.core.messages import Cancel, Close, Credit, EarlyGuess, Idle, Open, Result, Run, Stop
 from mpispec.core.relay import relays
 
 
@@ -55,6 +55,8 @@ class StageCore:
         self._dead_rows: dict[RunId, set[NodeId]] = {}
         """Cancelled rows of runs that go on without them; kept as long as cancels are."""
         self._newest = RunId(-1)
+        self._idle_after = RunId(-1)
+        """The newest run when the head was last told that nothing was left to compute."""
         self._stopping = False
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -136,6 +138,9 @@ class StageCore:
             if run.edits:
                 effects.append(EditCache(run.edits))
             effects.append(self._void(run))
+        if self.is_first and self._busy is None and self._idle_after != self._newest:
+            self._idle_after = self._newest
+            effects.append(Send(self._head, Plane.CONTROL, Idle(self._newest)))
         return effects
 
     def _living(self, run: Run, payload: Payload) -> tuple[Run, Payload]:

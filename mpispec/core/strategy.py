@@ -20,15 +20,18 @@ class View(Protocol):
         """Stages of the target pipeline."""
 
     def cost(self, num_rows: int) -> float:
-        """Return the time of a run of `num_rows` rows on the slowest stage, as a multiple of one row's."""
+        """Return for how long a run of `num_rows` rows occupies the busiest stage or link, in times of one row."""
+
+    def passing(self, num_rows: int) -> float:
+        """Return the time from the launch of a run into an empty pipeline to its verdicts, in times of one row."""
+
+    @property
+    def is_first_idle(self) -> bool:
+        """Whether the first stage has nothing to compute, as far as the head knows."""
 
     @property
     def live_runs(self) -> int:
         """Runs of this request in flight that are not cancelled."""
-
-    @property
-    def waiting_runs(self) -> int:
-        """Runs of this request that the first stage has not begun, as far as the head knows."""
 
     @property
     def is_awaiting_draft(self) -> bool:

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mpispec.core.ids import Actor, Plane
+from mpispec.core.ids import HEAD, Actor, Plane
+
+_FIRST = Actor(HEAD + 1)
 
 
 class Costs(Protocol):
@@ -75,7 +77,9 @@ class Modelled:
     """Cost of 1, 2, 3, ... rows as multiples of one row; beyond the table it grows by the last difference."""
 
     def link(self, src: Actor, dst: Actor, plane: Plane, num_bytes: int) -> float:
-        """See `Costs`."""
+        """See `Costs`; the head is on the first stage's rank (ADR 0002)."""
+        if src + dst == _FIRST + HEAD:
+            return 0.0
         return self.link_s + num_bytes / self.link_bytes_per_s
 
     def transfer(self, num_bytes: int) -> float:

@@ -34,6 +34,8 @@ _LONGEST_CHAIN = 64
 _SEQUENCES = 256
 """Sequence ids of llama.cpp's cache (llama-layer-ranges.md)."""
 _SHORTEST_LEAD = 8
+_CHAINS = 32
+"""The least lead of a strategy that may fill a pipeline with runs of several layers each."""
 _FARTHEST = 0.005
 """A lead beyond `_SHORTEST_LEAD` ends where a guess is less likely than this to be reached; the rest of a long pipeline
 stays empty, which costs about this share of the speed and saves most of a study's time."""
@@ -81,9 +83,9 @@ class Study:
     def pass_s(self) -> float:
         """From the launch of one row to its verdict in an empty pipeline."""
         costs = self.costs
-        ends = 2 * costs.link(HEAD, Actor(1), Plane.DATA, 0)
+        back = costs.link(Actor(self.num_stages), HEAD, Plane.DATA, 0)
         between = (self.num_stages - 1) * costs.link(Actor(1), Actor(2), Plane.DATA, self.row_bytes)
-        return self.num_stages * costs.compute(Actor(1), 1) + between + ends
+        return self.num_stages * costs.compute(Actor(1), 1) + between + back
 
     @property
     def farthest(self) -> int:
@@ -174,7 +176,7 @@ def sized(name: str, study: Study) -> Strategy:
     lead, chain = study.farthest, study.chain or study.best_chain
     sizes = {"width": study.width, "depth": lead, "lead": lead, "gamma": chain}
     if name == "auto":
-        sizes["lead"] = max(lead, chain)  # it may launch chains as well as layers
+        sizes["lead"] = study.lead or max(lead, chain, _CHAINS)
     if study.lead is not None:
         sizes["lookahead"] = study.lead
     return factory(**{tunable: size for tunable, size in sizes.items() if tunable in known})
@@ -214,6 +216,8 @@ def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
         context=PROMPT_TOKENS + study.num_tokens,
         sequences=_SEQUENCES,
         rows_cost=study.rows_factor,
+        link_delay=study.link_s / study.stage_s,
+        link_row=study.row_bytes / study.link_bytes_per_s / study.stage_s,
         max_active=study.num_requests,
     )
     levels, draft, costs = _below(config, study, script) if guesses else ([], None, study.costs)

@@ -1,10 +1,14 @@
-"""Launch what is worth it: calibrated chances against the measured cost of rows (design, What to launch).
+"""Launch what is worth it: calibrated chances against the measured cost of rows and links (design, What to launch).
 
-A run of m rows occupies the slowest stage for t(m). A filled pipeline of D stages with chance h that a layer holds the
-right token commits 1 / (t(m) (1 + (1 - h)(D - 1))) tokens a second, so a layer is as wide as maximises that: one row
-where a second row costs a second run (llama.cpp on a CPU), several where rows are free (a GPU, a memory-bound host).
-A stage that would idle takes the next best guess for nothing; a proposer that is always wrong is asked only now and
-then.
+A run is a comb: a layer of w guesses for one position and, below the likeliest of them, a chain of b - 1 more. One row
+is best where a second costs a second run (llama.cpp on a CPU), a layer where rows are cheap and misses dear (many
+stages), a chain where rows are free (a GPU, a memory-bound host, few stages). From the launch of a root to the next
+miss there are 1 / (1 - q) runs, q being the chance that all of a run's chain is right (of a layer: any of it), and
+each brings e tokens on average, so a token takes
+
+    (pass(m) - t(m) + 1 + t(m) / (1 - q)) / (1 + e / (1 - q))
+
+where a run of m = w + b - 1 rows occupies the busiest stage for t(m) and passes an empty pipeline in pass(m).
 """
 
 from __future__ import annotations
@@ -21,63 +25,80 @@ _LEAST_CHANCE = 0.08
 _PROBE_EVERY = 16
 """Accepted tokens between two guesses of a proposer that has been found worthless."""
 _DEAR_ROW = 1.5
-"""Where two rows cost more than this much of one, a second guess for a position hardly ever pays."""
-_LEAST_GAIN = 1.5
-"""Runs that an alternative must save on average; it takes one itself, and comes late."""
+"""Where two rows cost more than this much of one, the draft shall not guess much beside the likeliest."""
 _DEAR_FLOOR = 0.3
 """There, a guess this much less likely than the best of its layer is not guessed below."""
-_MOST_ROWS = 16
-"""Rows of one run; with more, a verdict takes longer to come than its run is worth."""
+_LEAST_GAIN = 2.5
+"""Runs that an alternative must save on average; it takes one itself, and comes late."""
+_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Lengths of chains to weigh; runs of up to 63 rows have the bits of single ones (llama-layer-ranges)."""
 _BETTER = 1.02
-"""By how much a larger run must be better to be taken: the costs of rows are measured, and noisy."""
+"""By how much more rows must be better to be taken: the costs of rows are measured, and noisy."""
+_CERTAIN = 0.995
+"""A run is never taken to be surer than this."""
 
 
 class Auto(Strategy):
-    """Chooses width, depth and whether to speculate at every launch, from what has been seen of this request."""
+    """Chooses width, length and whether to speculate at every launch, from what has been seen of this request."""
 
     def __init__(self, width: int = 4, lead: int = 32) -> None:
         self.width = width
         self.lead = lead
         self._calibration = Calibration()
         self._since_probe = 0
-        self._are_rows_cheap = False
+        self._likeliest = Calibration(1)
+        """Of the likeliest guess for each position, whatever its confidence."""
+        self._news = True
+        self._is_batching = False
+        """Whether it pays to wait until the first stage is free, so that runs grow."""
+        self._times = [(1.0, 1.0)]
+        """By rows, how long a run occupies the busiest stage and how long it takes through an empty pipeline."""
 
     def begin(self, view: View) -> None:
         """Ask the draft for little beside the likeliest where rows are dear: they are so for the draft itself too."""
-        self._are_rows_cheap = view.cost(2) <= _DEAR_ROW
-        if not self._are_rows_cheap:
+        if view.cost(2) > _DEAR_ROW:
             self.floor = _DEAR_FLOOR
+        sizes = range(1, self.width + _LENGTHS[-1])
+        self._times = [(view.cost(rows), view.passing(rows)) for rows in sizes]
 
     def choose(self, view: View) -> list[Node]:
-        """Launch the root alone, else the likeliest guess with as much beside it or below it as pays."""
+        """Launch the root alone, else the likeliest guess with as much beside it and below it as pays."""
         root = view.tree.root
         if root.state is NodeState.PROPOSED:
             return [root]
-        if self._are_rows_cheap and view.waiting_runs:
-            return []  # a run that waits may as well wait here and grow
+        if self._news:
+            self._is_batching = self._pays_to_batch(view)
+            self._news = False
+        if self._is_batching and not view.is_first_idle:
+            return []
         worthy = [node for node in view.tree.ready() if self._is_worth_it(node, view)]
         if not worthy:
             return []
         reaches = {root.id: 1.0}
         best = max(worthy, key=lambda node: (self._reach(node, reaches), -node.id))
-        if not self._are_rows_cheap:
+        if not self._is_batching:
             return [best]
         layer = [node for node in view.tree.ready() if node.pos == best.pos]
         layer.sort(key=lambda node: (-self._reach(node, reaches), node.id))
         above = sum(reaches[parent] for parent in {node.parent_id for node in layer})
-        width, layer_s = self._best_width([reaches[node.id] for node in layer], above, view)
-        chain = self._chain(best)
-        length, chain_s = self._best_length([self._calibration.chance(node.prob) for node in chain], view)
-        return chain[:length] if chain_s * _BETTER < layer_s else layer[:width]
+        beside = [reaches[node.id] / above for node in layer[: self.width]]
+        chain = self._chain(layer[0])
+        below = [self._calibration.chance(node.prob) for node in chain]
+        width, length = self._best_comb(beside, below)
+        return layer[:width] + chain[1:length]
 
     def verdict(self, root: Node, token: Token) -> None:
         """Learn from the decision after `root` how good its guesses were."""
         for child in root.children:
             self._calibration.learn(child.prob, child.token == token)
+        if root.children:
+            likeliest = max(root.children, key=lambda child: child.prob)
+            self._likeliest.learn(0.0, likeliest.token == token)
 
     def accepted(self, count: int) -> None:
         """Count towards the next probe."""
         self._since_probe += count
+        self._news = True
 
     def _is_worth_it(self, node: Node, view: View) -> bool:
         """Tell whether a guess shall be launched when its turn comes.
@@ -87,7 +108,7 @@ class Auto(Strategy):
         """
         chance = self._calibration.chance(node.prob)
         if _has_launched_sibling(node):
-            return chance * (view.num_stages - 1) > _LEAST_GAIN
+            return chance * (view.passing(1) - 1.0) > _LEAST_GAIN
         if chance >= _LEAST_CHANCE:
             return True
         if self._since_probe < _PROBE_EVERY:
@@ -95,36 +116,48 @@ class Auto(Strategy):
         self._since_probe = 0
         return True
 
-    def _best_width(self, reaches: list[float], above: float, view: View) -> tuple[int, float]:
-        """Return how many of a layer's guesses to launch, and the time of a token in a pipeline filled with such."""
-        best, best_s, chance = 1, math.inf, 0.0
-        for size, reach in enumerate(reaches[: self.width], 1):
-            chance = min(1.0, chance + reach / above)
-            token_s = view.cost(size) * (1.0 + (1.0 - chance) * (view.num_stages - 1))
-            if token_s * _BETTER < best_s:
-                best, best_s = size, token_s
-        return best, best_s
+    def _pays_to_batch(self, view: View) -> bool:
+        """Tell whether runs of several rows are better than runs of one."""
+        if view.cost(2) <= _DEAR_ROW:
+            return True
+        chances = [self._likeliest.chance(0.0)] * min(self.lead, _LENGTHS[-1])
+        return self._best_comb(chances[:1], chances) != (1, 1)
 
-    def _best_length(self, chances: list[float], view: View) -> tuple[int, float]:
-        """Return how many guesses of a chain to launch as one run, and the time of a token with such runs.
+    def _best_comb(self, beside: list[float], below: list[float]) -> tuple[int, int]:
+        """Return the width and the length of the comb that takes least time a token.
 
-        Runs of b rows bring b tokens every t(b); a miss costs the pass of the new root and makes what follows it wait
-        for runs that take longer on every stage.
+        `beside` are the chances of a layer's guesses, `below` those of the chain, each given the one before it. Weighed
+        are all layers, and chains with nothing or the whole layer beside them.
         """
-        best, best_s, total = 1, math.inf, 0.0
-        for size, chance in enumerate(chances, 1):
-            total += chance
-            hit, cost = total / size, view.cost(size)
-            token_s = hit * cost / size + (1.0 - hit) * (1.0 + (view.num_stages - 1) * cost)
+        best, best_s = (1, 1), math.inf
+        any_right = 0.0
+        for width, chance in enumerate(beside, 1):
+            any_right += chance
+            token_s = self._token_s(width, any_right, any_right)
             if token_s * _BETTER < best_s:
-                best, best_s = size, token_s
-        return best, best_s
+                best, best_s = (width, 1), token_s
+        for width, others in {1: 0.0, len(beside): any_right - beside[0]}.items():
+            reach, expected = 1.0, others
+            for length, chance in enumerate(below, 1):
+                reach *= chance
+                expected += reach
+                if length > 1 and (length in _LENGTHS or length == len(below)):
+                    token_s = self._token_s(width + length - 1, reach, expected)
+                    if token_s * _BETTER < best_s:
+                        best, best_s = (width, length), token_s
+        return best
+
+    def _token_s(self, num_rows: int, goes_on: float, expected: float) -> float:
+        """Return the time of a token with such runs; the formula at the top of the module."""
+        cost, passing = self._times[num_rows - 1]
+        runs = 1.0 / (1.0 - min(_CERTAIN, goes_on))
+        return (passing - cost + 1.0 + cost * runs) / (1.0 + expected * runs)
 
     @staticmethod
     def _chain(node: Node) -> list[Node]:
         """Return a guess and what is likeliest below it."""
         chain = [node]
-        while chain[-1].children and len(chain) < _MOST_ROWS:
+        while chain[-1].children and len(chain) < _LENGTHS[-1]:
             chain.append(max(chain[-1].children, key=lambda child: child.prob))
         return chain
 

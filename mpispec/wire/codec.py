@@ -26,6 +26,7 @@ from mpispec.core.messages import (
     Draft,
     EarlyGuess,
     Follow,
+    Idle,
     Message,
     Open,
     Prime,
@@ -87,6 +88,7 @@ _SCHEMAS = (
         10, Draft, request=INT32, root=INT32, first=INT63, parents=PARENTS, tokens=TOKENS, probs=PROBS, epoch=INT63
     ),
     _schema(11, EarlyGuess, run_id=INT63, nodes=TOKENS, tokens=TOKENS, probs=PROBS),
+    _schema(12, Idle, run_id=INT63),
 )
 _BY_CLASS = {schema.cls: schema for schema in _SCHEMAS}
 _BY_KIND = {schema.kind: schema for schema in _SCHEMAS}

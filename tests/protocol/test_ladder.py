@@ -121,4 +121,4 @@ BREACHES: list[Breach] = [
 @pytest.mark.parametrize("breach", BREACHES, ids=lambda breach: breach.__name__)
 def test_a_breach_is_noticed(breach: Breach, monkeypatch: pytest.MonkeyPatch) -> None:
     breach(monkeypatch)
-    assert_noticed(breach, range(300), lambda seed: [play(draw(seed, depth=2 + seed % 2))])
+    assert_noticed(breach, range(1500), lambda seed: [play(draw(seed, depth=2 + seed % 2))])

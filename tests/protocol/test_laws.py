@@ -154,7 +154,7 @@ def law_7_credits_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def law_7_the_window_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HeadCore, "_has_room", property(lambda self: len(self._untaken) < self.config.first_queue))
+    monkeypatch.setattr(HeadCore, "_has_room", property(lambda self: self._first_stage.num_waiting < 2))
     monkeypatch.setattr(HeadConfig, "window", property(lambda self: 1))
 
 

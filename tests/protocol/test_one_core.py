@@ -10,7 +10,7 @@ from mpispec.core.effects import Compute, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Computed, Event, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Cancel, Close, Credit, Draft, Open, Result, Row, Run, Sampling, Stop
+from mpispec.core.messages import Cancel, Close, Credit, Draft, Idle, Open, Result, Row, Run, Sampling, Stop
 from mpispec.core.stage import StageCore
 
 pytestmark = pytest.mark.protocol
@@ -28,6 +28,7 @@ def _events() -> st.SearchStrategy[Event]:
             Close(RequestId(0)),
             Stop(),
             Credit(RunId(0)),
+            Idle(RunId(0)),
             Result(RunId(0), (), ()),
             Draft(RequestId(0), Pos(0), 0, (), (), ()),
         ]

@@ -24,13 +24,16 @@ class Situation:
 
     tree: TokenTree = field(default_factory=lambda: TokenTree(NodeId(0), Token(0), Pos(0)))
     live_runs: int = 0
-    waiting_runs: int = 0
+    is_first_idle: bool = True
     is_awaiting_draft: bool = False
     num_stages: int = 4
     dear_rows: bool = True
 
     def cost(self, num_rows: int) -> float:
         return float(num_rows) if self.dear_rows else 1.0
+
+    def passing(self, num_rows: int) -> float:
+        return self.num_stages * self.cost(num_rows)
 
     def chain(self, *probs: float) -> list[Node]:
         nodes = [self.tree.root]
@@ -149,13 +152,33 @@ def test_auto_is_as_wide_as_rows_are_cheap() -> None:
     assert _begun(situation).choose(situation) == nodes
 
 
-def test_auto_launches_a_chain_as_one_run_where_rows_are_cheap_and_lets_it_grow_while_another_waits() -> None:
+def test_auto_hangs_a_chain_below_the_likeliest_of_a_layer() -> None:
+    situation = Situation(dear_rows=False, num_stages=2)
+    nodes = _siblings(situation, 0.75, 0.2)
+    below = situation.tree.add(nodes[0], Token(9), 0.95)
+    assert _begun(situation).choose(situation) == [*nodes, below]
+
+
+def test_auto_gathers_runs_once_guesses_have_been_right_where_many_rows_cost_little_more_than_two() -> None:
+    situation = Situation(dear_rows=True, num_stages=2)
+    situation.cost = lambda num_rows: 1.0 if num_rows == 1 else 3.5  # type: ignore[method-assign]
+    nodes = situation.chain(*[0.95] * 32)
+    situation.tree.launch(nodes[0], RunId(0))
+    strategy = _begun(situation)
+    assert strategy.choose(situation) == nodes[1:2]
+    for _ in range(100):
+        strategy.verdict(situation.tree.root, nodes[1].token)
+    strategy.accepted(1)
+    assert strategy.choose(situation) == nodes[1:]
+
+
+def test_auto_launches_a_chain_as_one_run_where_rows_are_cheap_and_lets_it_grow_while_the_first_stage_works() -> None:
     situation = Situation(dear_rows=False)
     nodes = situation.chain(0.95, 0.95, 0.95)
     situation.tree.launch(nodes[0], RunId(0))
-    situation.waiting_runs = 1
+    situation.is_first_idle = False
     assert _begun(situation).choose(situation) == []
-    situation.waiting_runs = 0
+    situation.is_first_idle = True
     assert _begun(situation).choose(situation) == nodes[1:]
 
 
@@ -169,7 +192,7 @@ def test_auto_launches_an_alternative_where_it_saves_more_runs_than_it_takes(num
 
 def test_auto_stops_asking_a_proposer_that_is_always_wrong_and_tries_again_later() -> None:
     situation = Situation()
-    strategy = Auto()
+    strategy = _begun(situation)
     (guess,) = _siblings(situation, 0.95)
     assert strategy.choose(situation) == [guess]
     for _ in range(200):
