@@ -9,7 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgpack
+
 from mpispec import __version__
+from mpispec.runtime.group import Group, gather
 from mpispec.transport.environment import hostname, read_launch
 
 
@@ -33,6 +36,15 @@ def host_facts() -> dict[str, Any]:
         "llama_cpp_python": _installed("llama-cpp-python"),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def facts_of_hosts(group: Group) -> list[dict[str, Any]]:
+    """Return the facts of every host of a job, each once, in the order of its lowest rank. Collective."""
+    everyone = [msgpack.unpackb(theirs) for theirs in gather(group, msgpack.packb(host_facts()))]
+    found: dict[str, dict[str, Any]] = {}
+    for rank, facts in enumerate(everyone):
+        found.setdefault(facts["host"], {**facts, "ranks": []})["ranks"].append(rank)
+    return list(found.values())
 
 
 def _cpu_model() -> str:
