@@ -142,7 +142,7 @@ def _guard(group: Group, job: Job, old: Path, new: Path | None, is_json: bool) -
     entries = agree(group, lambda: baseline.read(old) if group.rank == 0 else [])
     kept = agree(group, lambda: baseline.read(new) if group.rank == 0 and new is not None else [])
 
-    def application(session: Session) -> quick.Speeds:
+    def application(session: Session) -> quick.Timings:
         return quick.in_turns(session, job.vocabulary, job.generation)
 
     around = partial(quick.skippable, setup=job.setup)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mpispec.bench.baseline import ratios
+from mpispec.bench.baseline import OVERHEAD, SPEED, ratios
 from mpispec.bench.skippable import Skippable
 from mpispec.cluster.plan_table import table
 from mpispec.core.ids import RequestId
@@ -20,13 +20,14 @@ PROMPT = "The capital of France is"
 """Continued where the command line names no prompt."""
 MOST_TOKENS = 48
 """Tokens of a turn's answer."""
-TURNS = 7
+TURNS = 6
 """The first of them is a warm-up and, for the oracle, the recording."""
 HIT_RATE = 0.8
 """Of the oracle, which guesses where the command line names no guesser: the same on every machine."""
 NULL, PLAIN, FAST = "null", "plain", "speculation"
 _ORDER = (NULL, PLAIN, FAST)
-Speeds = dict[str, list[float | None]]
+Timings = dict[str, list[dict[str, Any]]]
+"""By kind of request `timing` of its report, turn by turn."""
 
 
 def is_null(request: RequestId) -> bool:
@@ -59,12 +60,12 @@ def shortened(generation: Generation) -> Generation:
     return replace(generation, max_tokens=min(MOST_TOKENS, generation.max_tokens))
 
 
-def in_turns(session: Session, vocabulary: Vocabulary, generation: Generation) -> Speeds:
-    """Return the tokens/s of each kind of request, turn by turn; `generation` says how the speculating ones guess."""
+def in_turns(session: Session, vocabulary: Vocabulary, generation: Generation) -> Timings:
+    """Run every kind of request in each turn; `generation` says how the speculating ones guess."""
     plain = replace(generation, strategy="plain", proposer="none")
     other = next(token for token in range(vocabulary.size) if token not in {*vocabulary.eog, generation.prompt[0]})
     wanted = {NULL: replace(plain, prompt=(other,)), PLAIN: plain, FAST: generation}
-    speeds: Speeds = {kind: [] for kind in _ORDER}
+    found: Timings = {kind: [] for kind in _ORDER}
     for turn in range(TURNS):
         for kind in _ORDER:
             completion = Completion(session.engine, vocabulary, wanted[kind])
@@ -73,17 +74,18 @@ def in_turns(session: Session, vocabulary: Vocabulary, generation: Generation) -
             if kind == PLAIN:
                 session.recording.tokens = (*generation.prompt, *completion.tokens)
             if turn:
-                speeds[kind].append(completion.result().report["timing"]["tokens_per_s"])
-    return speeds
+                found[kind].append(completion.result().report["timing"])
+    return found
 
 
-def figures(setting: dict[str, Any], speeds: Speeds, hosts: list[dict[str, Any]]) -> dict[str, Any]:
+def figures(setting: dict[str, Any], timings: Timings, hosts: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what is printed, and kept as a baseline. Raises JobError where an answer was too short to have a speed."""
-    known = {kind: [speed for speed in found if speed] for kind, found in speeds.items()}
-    if known != speeds:
+    speeds = {kind: [timing["tokens_per_s"] for timing in each] for kind, each in timings.items()}
+    gaps = {kind: [timing["itl_ms"]["p50"] for timing in timings[kind]] for kind in (NULL, PLAIN)}
+    if not all(all(each) for each in (*speeds.values(), *gaps.values())):
         raise JobError("An answer had one token and so no speed; give another --prompt, or a larger -n.")
-    found = ratios(known[PLAIN], known[FAST], known[NULL])
-    return {"setting": setting, "ratios": found, "tokens_per_s": known, "hosts": hosts}
+    found = {SPEED: ratios(speeds[FAST], speeds[PLAIN]), OVERHEAD: ratios(gaps[NULL], gaps[PLAIN])}
+    return {"setting": setting, "ratios": found, "tokens_per_s": speeds, "itl_ms_p50": gaps, "hosts": hosts}
 
 
 def setting(setup: Setup, options: JobOptions, generation: Generation, hosts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def setting(setup: Setup, options: JobOptions, generation: Generation, hosts: li
 
 def lines(found: dict[str, Any]) -> list[str]:
     """Return the figures for people."""
-    rows = [("ratio of tokens/s", "median", "spread")]
+    rows = [("ratio", "median", "spread")]
     for name, ratio in found["ratios"].items():
         rows.append((name.replace("_", " "), f"{ratio['p50']:.3f}", f"{ratio['least']:.3f} to {ratio['most']:.3f}"))
     return table(rows)
