@@ -194,9 +194,12 @@ def _prepared(group: Group, is_quick: bool, flags: dict[str, Any]) -> Job:
 )
 @json_flag
 def generate(is_quick: bool, old: Path, new: Path | None, is_json: bool, **flags: Any) -> None:
-    """One generation: its speed, how busy each rank was, how near the law of speed-up it came.
+    """One generation beside the law of speed-up.
 
-    Takes the options of `mpispec generate` and prints its figures and more. --quick instead compares three kinds of
+    Takes the options of `mpispec generate` and prints its figures, how busy each rank was while decoding, and how near
+    the law for its hit rate and the slowest stage's pace it came.
+
+    --quick instead compares three kinds of
     request in turns, among them one without arithmetic, with a baseline, and warns if a ratio has become worse; it
     never fails for that.
     """

@@ -200,11 +200,11 @@ def lines(found: dict[str, Any]) -> list[str]:
 )
 @json_flag
 def hop(num_requests: int, is_json: bool) -> None:
-    """The fixed cost of a hop between two ranks, and its parts; needs no model.
+    """The fixed cost of a hop and its parts.
 
-    All is real but the arithmetic: rows of the default model's width are passed on as they are, one run in flight.
-    Start it under mpirun on two ranks or more. Ranks of one host talk through shared memory: scripts/bench-hop makes
-    them use TCP.
+    Needs no model: all is real but the arithmetic. Rows of the default model's width are passed on as they are, one
+    run in flight. Start it under mpirun on two ranks or more. Ranks of one host talk through shared memory:
+    scripts/bench-hop makes them use TCP.
     """
     with joined() as group:
         if group.size == 1:

@@ -182,9 +182,10 @@ def _cell(value: Any) -> str:
 )
 @json_flag
 def link(count: int, row_bytes: int, is_json: bool) -> None:
-    """Latency and rate between every two ranks, through the program's own transport.
+    """Latency and rate between every two ranks.
 
-    Start it under mpirun on two ranks or more. Waking a rank that sleeps is part of a latency, as it is of a hop.
+    Start it under mpirun on two ranks or more. Frames go through the program's own transport: waking a rank that
+    sleeps is part of a latency, as it is of a hop.
     """
     with joined() as group:
         if group.size == 1:

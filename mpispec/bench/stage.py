@@ -169,10 +169,10 @@ def stage(
     insist: bool,
     is_json: bool,
 ) -> None:
-    """What a run of several rows costs on a range of layers; one process, no mpirun.
+    """What runs of several rows cost on some layers.
 
-    The layers are cut out of the model as `generate` would cut them. The sizes are measured in turns, and every run is
-    compared with the one-row run of its own turn.
+    One process, no mpirun. The layers are cut out of the model as `generate` would cut them. The sizes are measured in
+    turns, and every run is compared with the one-row run of its own turn.
     """
     try:
         summary = registry.inspect(default.resolve(model))
