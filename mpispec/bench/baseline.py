@@ -67,7 +67,7 @@ def complaints(found: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
     known = next((entry for entry in entries if entry["setting"] == found["setting"]), None)
     if known is None:
         setting = found["setting"]
-        told = f"No baseline was made with {setting['ranks']} ranks on {setting['cores']} cores and these options"
+        told = f"No baseline was made with these options, ranks ({setting['ranks']}) and cores ({setting['cores']})"
         return [f"{told}, so the ratios are held against nothing; --write-baseline FILE keeps them for the next time."]
     said = []
     for name, meaning in _MEANING.items():

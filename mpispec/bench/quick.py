@@ -36,8 +36,12 @@ def is_null(request: RequestId) -> bool:
 
 
 def quick_options(options: JobOptions, strategy: str | None) -> JobOptions:
-    """Return the options with the defaults of a quick run: `auto`, and the oracle if nobody else guesses."""
-    chosen = replace(options, strategy=strategy or ("pipespec" if options.ladder else "auto"))
+    """Return the options with a quick run's defaults: `auto`, one thread, the oracle if nobody else guesses.
+
+    With more threads those of ggml spin on each other wherever a core is shared, and nothing repeats.
+    """
+    strategy = strategy or ("pipespec" if options.ladder else "auto")
+    chosen = replace(options, strategy=strategy, threads=options.threads or 1)
     if options.proposer is None and options.draft is None and not options.exits:
         return replace(chosen, proposer="oracle", oracle_hit_rate=HIT_RATE)
     return chosen

@@ -203,7 +203,7 @@ def test_only_what_is_worse_than_the_spread_is_told(tmp_path: Path) -> None:
     slower, costlier = baseline.complaints(quick_run(30.0, 2.0), entries)
     assert "speculation_over_plain is 1.5" in slower and "null_over_plain is 0.04" in costlier
     (unknown,) = baseline.complaints(quick_run(30.0, 2.0) | {"setting": {"ranks": 9, "cores": 2}}, entries)
-    assert "9 ranks" in unknown
+    assert "ranks (9)" in unknown
     baseline.write(file, entries, quick_run(50.0, 1.0))
     assert len(baseline.read(file)) == 1
 
