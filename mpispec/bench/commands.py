@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import click
 
-from mpispec.bench.generate import generate
-from mpispec.bench.hop import hop
-from mpispec.bench.link import link
-from mpispec.bench.stage import stage
+_COMMANDS = ("generate", "hop", "link", "stage")
+"""Each is a module of this package that holds a command of the same name."""
 
 
-@click.group()
+class _OnDemand(click.Group):
+    """Imports a benchmark when it is asked for: every rank of every job imports this module, and 6 MB count there."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See `click.Group`."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """See `click.Group`."""
+        if name not in _COMMANDS:
+            return None
+        command: Any = getattr(import_module(f"mpispec.bench.{name}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_OnDemand)
 def bench() -> None:
     """Measure: a hop, a stage, the links, a whole generation.
 
     Figures are defined in docs/methodology.md. Every JSON object names the hosts it was measured on.
     """
-
-
-for command in (hop, stage, link, generate):
-    bench.add_command(command)
