@@ -129,9 +129,9 @@ def _measure(group: Group, job: Job, is_json: bool) -> None:
     def application(session: Session) -> Answer:
         return measured(session, job.vocabulary, job.generation)
 
+    hosts = facts_of_hosts(group)
     options = replace(job.options, is_timed=True)
     outcome = run(options, group, job.setup, stops_of(job.vocabulary), application, _silent)
-    hosts = facts_of_hosts(group)
     if outcome is not None:
         found = figures(outcome, job.setup) | {"hosts": hosts}
         show(found, lines(found, outcome.value), is_json)
@@ -145,9 +145,9 @@ def _guard(group: Group, job: Job, old: Path, new: Path | None, is_json: bool) -
     def application(session: Session) -> quick.Timings:
         return quick.in_turns(session, job.vocabulary, job.generation)
 
+    hosts = facts_of_hosts(group)
     around = partial(quick.skippable, setup=job.setup)
     outcome = run(job.options, group, job.setup, stops_of(job.vocabulary), application, _silent, around)
-    hosts = facts_of_hosts(group)
     if outcome is None:
         return
     setting = quick.setting(job.setup, job.options, job.generation, hosts)

@@ -209,7 +209,7 @@ def hop(num_requests: int, is_json: bool) -> None:
     with joined() as group:
         if group.size == 1:
             raise JobError("A hop needs two ranks; start more: mpirun -np 4 mpispec bench hop.")
-        found = figures(group, num_requests)
         hosts = facts_of_hosts(group)
+        found = figures(group, num_requests)
         if group.rank == 0:
             show({**found, "hosts": hosts}, lines(found), is_json)

@@ -190,8 +190,8 @@ def link(count: int, row_bytes: int, is_json: bool) -> None:
     with joined() as group:
         if group.size == 1:
             raise JobError("A link needs two ranks; start more: mpirun -np 2 mpispec bench link.")
-        links = measure(group, row_bytes, count)
         hosts = facts_of_hosts(group)
+        links = measure(group, row_bytes, count)
         if group.rank == 0:
             found = {"ranks": group.size, "row_bytes": row_bytes, "links": links, "hosts": hosts}
             show(found, lines(found), is_json)

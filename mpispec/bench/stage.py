@@ -174,6 +174,7 @@ def stage(
     One process, no mpirun. The layers are cut out of the model as `generate` would cut them. The sizes are measured in
     turns, and every run is compared with the one-row run of its own turn.
     """
+    hosts = [host_facts()]
     try:
         summary = registry.inspect(default.resolve(model))
         layers = read_layers(layer_range, summary)
@@ -188,6 +189,6 @@ def stage(
         "threads": threads,
         "repeats": repeats,
         "runs": report(seconds),
-        "hosts": [host_facts()],
+        "hosts": hosts,
     }
     show(found, lines(found), is_json)
