@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import click
 import msgpack
 
 from mpispec.bench.facts import facts_of_hosts
+from mpispec.bench.hop import percentile
 from mpispec.bench.printing import json_flag, show
 from mpispec.cluster.plan_table import table
 from mpispec.cluster.ranks import joined
@@ -142,9 +142,8 @@ def _merged(found: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _spread(halves: Sequence[float]) -> dict[str, float]:
-    ordered = sorted(halves)
-    p95 = ordered[max(0, -(-len(ordered) * 95 // 100) - 1)]
-    return {"p50": round(statistics.median(ordered) * 1e6, 1), "p95": round(p95 * 1e6, 1)}
+    microseconds = [half * 1e6 for half in halves]
+    return {"p50": percentile(microseconds, 0.5), "p95": percentile(microseconds, 0.95)}
 
 
 def lines(found: dict[str, Any]) -> list[str]:
