@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from mpispec import __version__
-from mpispec.bench.commands import bench
+from mpispec.bench.group import bench
 from mpispec.cluster.flags import job_flags, job_options, prompt_flags, read_sampling, sampling_flags
 from mpispec.cluster.once import OncePerJob
 from mpispec.cluster.plan_table import plan_lines, report_lines, table

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from mpispec.bench.facts import facts_sentence
+
 json_flag = click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of a table.")
 
 
@@ -17,6 +19,4 @@ def show(found: dict[str, Any], lines: Sequence[str], is_json: bool) -> None:
         click.echo(json.dumps(found))
         return
     click.echo("\n".join(lines))
-    facts = found["hosts"][0]
-    load = facts["load"][0]
-    click.echo(f"{facts['cpu']}, {facts['cores_usable']} cores, load {load}, {facts['date']}", err=True)
+    click.echo(facts_sentence(found["hosts"][0]), err=True)

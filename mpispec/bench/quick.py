@@ -97,7 +97,7 @@ def setting(setup: Setup, options: JobOptions, generation: Generation, hosts: li
     return {
         "ranks": setup.plan.num_ranks,
         "hosts": len(hosts),
-        "cores": sum(facts["cores_usable"] for facts in hosts),
+        "cores": sum(facts["usable_cores"] for facts in hosts),
         "threads": list(setup.threads),
         "model": setup.model.path.name,
         "draft": setup.draft.path.name if setup.draft is not None else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,7 @@ import numpy as np
 from mpispec.bench.facts import host_facts
 from mpispec.bench.printing import json_flag, show
 from mpispec.cluster.plan_table import table
-from mpispec.cluster.ranks import USAGE, complain
-from mpispec.compute.base import ComputeError, Floats, StageModel
+from mpispec.compute.base import Floats, StageModel
 from mpispec.models import cut, default, registry
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
@@ -175,13 +173,9 @@ def stage(
     turns, and every run is compared with the one-row run of its own turn.
     """
     hosts = [host_facts()]
-    try:
-        summary = registry.inspect(default.resolve(model))
-        layers = read_layers(layer_range, summary)
-        seconds = measure(summary, layers, Load(read_rows(rows), past, repeats, threads), insist)
-    except (ModelError, ComputeError) as error:
-        complain(str(error))
-        sys.exit(USAGE)
+    summary = registry.inspect(default.resolve(model))
+    layers = read_layers(layer_range, summary)
+    seconds = measure(summary, layers, Load(read_rows(rows), past, repeats, threads), insist)
     found = {
         "model": summary.path.name,
         "layers": [layers.start, layers.stop - 1],

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from mpispec.bench import baseline, link, stage
-from mpispec.bench.commands import bench
-from mpispec.bench.facts import facts_of_hosts, host_facts
+from mpispec.bench.group import bench
+from mpispec.bench.facts import facts_of_hosts, facts_sentence, host_facts
 from mpispec.bench.law import Lap, Span, beside_the_law, busy_share, decoding, laps, step_s
 from mpispec.bench.quick import FAST, NULL, PLAIN, figures, is_null
 from mpispec.bench.skippable import Skippable
@@ -29,7 +29,7 @@ from mpispec.transport.loopback import LoopbackTransport
 
 pytestmark = pytest.mark.unit
 
-FACTS = {
+FACTS = {"host", "cpu", "cores", "load", "kernel", "versions", "commit", "date"}
     "host",
     "cpu",
     "cores",
@@ -47,7 +47,9 @@ FACTS = {
 def test_facts_say_what_a_figure_was_measured_on() -> None:
     facts = host_facts()
     assert set(facts) >= FACTS
-    assert facts["cores"] >= facts["cores_usable"] >= 1 and facts["cpu"] and facts["llama_cpp_python"]
+    assert facts["cores"] >= facts["usable_cores"] >= 1 and facts["memory_bytes"] > 0
+    assert {"python", "mpispec", "llama-cpp-python"} <= set(facts["versions"])
+    assert facts["cpu"] in facts_sentence(facts) and facts["date"] in facts_sentence(facts)
     json.dumps(facts)
     (alone,) = facts_of_hosts(Group(LoopbackTransport()))
     assert alone["ranks"] == [0] and alone["host"] == facts["host"]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
 import click
+
+from mpispec.bench.errors import BenchError
+from mpispec.cluster.ranks import USAGE, complain
+from mpispec.compute.base import ComputeError
+from mpispec.models.errors import ModelError
 
 _COMMANDS = ("generate", "hop", "link", "stage")
 """Each is a module of this package that holds a command of the same name."""
@@ -25,6 +31,14 @@ class _OnDemand(click.Group):
         command: Any = getattr(import_module(f"mpispec.bench.{name}"), name)
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See `click.Group`; says in one sentence why something could not be measured."""
+        try:
+            return super().invoke(ctx)
+        except (BenchError, ComputeError, ModelError) as error:
+            complain(str(error))
+            sys.exit(USAGE)
 
 
 @click.group(cls=_OnDemand)
