@@ -30,18 +30,6 @@ from mpispec.transport.loopback import LoopbackTransport
 pytestmark = pytest.mark.unit
 
 FACTS = {"host", "cpu", "cores", "load", "kernel", "versions", "commit", "date"}
-    "host",
-    "cpu",
-    "cores",
-    "cores_usable",
-    "load",
-    "kernel",
-    "python",
-    "mpispec",
-    "mpi",
-    "llama_cpp_python",
-    "date",
-}
 
 
 def test_facts_say_what_a_figure_was_measured_on() -> None:
