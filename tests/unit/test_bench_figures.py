@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from mpispec.bench import baseline, link, stage
-from mpispec.bench.group import bench
 from mpispec.bench.facts import facts_of_hosts, facts_sentence, host_facts
+from mpispec.bench.group import bench
 from mpispec.bench.law import Lap, Span, beside_the_law, busy_share, decoding, laps, step_s
 from mpispec.bench.quick import FAST, NULL, PLAIN, figures, is_null
 from mpispec.bench.skippable import Skippable
