@@ -4,13 +4,10 @@ Everything is the real thing, driver, cores, codec, transport and threads, excep
 on rows of the default model's width. One run is in flight, so the time between two tokens is that of one trip round
 all ranks, and a hop is its share: wake, receive, decode, core, compute, core, encode, send, loopback. Nothing is
 subtracted.
-
-Started by scripts/bench-hop, which runs `python -m mpispec.bench.hop` under mpirun.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +17,11 @@ import click
 import msgpack
 import numpy as np
 
+from mpispec.bench.facts import facts_of_hosts
 from mpispec.bench.laps import PARTS, LappedCore, LappedStage, LappedTransport, Laps
+from mpispec.bench.printing import json_flag, show
+from mpispec.cluster.plan_table import table
+from mpispec.cluster.ranks import joined
 from mpispec.compute.base import Cancelled, Floats, StageModel
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Emit
@@ -30,7 +31,7 @@ from mpispec.core.ids import HEAD, Actor, RequestId, Token
 from mpispec.core.messages import Edit, Row, Sampling
 from mpispec.core.stage import StageCore
 from mpispec.runtime.driver import Core, Driver
-from mpispec.runtime.group import Group, gather
+from mpispec.runtime.group import Group, JobError, gather
 from mpispec.runtime.plan import Plan, StagePlace
 from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import StageWorker
@@ -164,35 +165,51 @@ def percentile(values: Sequence[float], share: float) -> float:
     return round(sorted(values)[max(0, math.ceil(share * len(values)) - 1)], 1)
 
 
-@click.command()
-@click.option("--requests", "num_requests", type=click.IntRange(min=BLOCKS), default=200, show_default=True)
-def main(num_requests: int) -> None:
-    """Measure the fixed cost of a hop over the ranks that mpirun started."""
-    from mpispec.transport.mpi import connect  # noqa: PLC0415  the rest of this module needs no MPI
-
-    group = Group(connect())
+def figures(group: Group, num_requests: int) -> dict[str, Any]:
+    """Measure without laps, then with them; return the figures of `report` and what splitting cost. Collective."""
     group.open(Limits.for_rows(MOST_ROWS, row_bytes("f32", ROW_WIDTH)))
     whole = measure(group, num_requests, None)
     gather(group, b"")
     lapped = measure(group, num_requests, Laps())
-    everyone = gather(group, msgpack.packb([lapped.parts, lapped.gaps]))
-    group.close()
+    parts = [msgpack.unpackb(theirs) for theirs in gather(group, msgpack.packb(lapped.parts))]
     if group.rank != 0:
-        return
-    parts = [msgpack.unpackb(theirs)[0] for theirs in everyone]
-    figures = report(group.size, whole.gaps, parts)
+        return {}
+    found = report(group.size, whole.gaps, parts)
     lapped_hop = percentile([gap / group.size * 1e6 for gap in lapped.gaps], 0.5)
-    figures["parts_us"]["between ranks"] = round(lapped_hop - sum(figures["parts_us"].values()), 1)
-    figures["hop_us"]["p50_while_split"] = lapped_hop
-    click.echo(json.dumps(figures))
-    pieces = ", ".join(f"{part} {share:.0f}" for part, share in figures["parts_us"].items())
-    hop = figures["hop_us"]
-    click.echo(
-        f"A hop costs {hop['p50']:.0f} us at the median ({min(hop['p50_of_blocks']):.0f} to "
-        f"{max(hop['p50_of_blocks']):.0f} over {BLOCKS} blocks), {hop['p95']:.0f} us at p95; split up: {pieces}.",
-        err=True,
+    found["parts_us"]["between ranks"] = round(lapped_hop - sum(found["parts_us"].values()), 1)
+    found["hop_us"]["p50_while_split"] = lapped_hop
+    return found
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Return the figures for people."""
+    hop = found["hop_us"]
+    low, high = min(hop["p50_of_blocks"]), max(hop["p50_of_blocks"])
+    return table(
+        [
+            ("a hop", f"{hop['p50']:.0f} us median, {hop['p95']:.0f} us p95, over {found['ranks']} ranks"),
+            ("", f"{low:.0f} to {high:.0f} us in {BLOCKS} blocks, {hop['p50_while_split']:.0f} us while split up"),
+            *((part, f"{share:.0f} us") for part, share in found["parts_us"].items()),
+        ]
     )
 
 
-if __name__ == "__main__":
-    main()
+@click.command()
+@click.option(
+    "--requests", "num_requests", type=click.IntRange(min=BLOCKS), default=200, show_default=True, help="Short answers."
+)
+@json_flag
+def hop(num_requests: int, is_json: bool) -> None:
+    """The fixed cost of a hop and its parts.
+
+    Needs no model: all is real but the arithmetic. Rows of the default model's width are passed on as they are, one
+    run in flight. Start it under mpirun on two ranks or more. Ranks of one host talk through shared memory:
+    scripts/bench-hop makes them use TCP.
+    """
+    with joined() as group:
+        if group.size == 1:
+            raise JobError("A hop needs two ranks; start more: mpirun -np 4 mpispec bench hop.")
+        hosts = facts_of_hosts(group)
+        found = figures(group, num_requests)
+        if group.rank == 0:
+            show({**found, "hosts": hosts}, lines(found), is_json)

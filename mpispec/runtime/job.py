@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from mpispec.runtime.application import Session
 from mpispec.runtime.group import Group, agree, gather
-from mpispec.runtime.loading import Progress, load
+from mpispec.runtime.loading import Models, Progress, load
 from mpispec.runtime.rank import Rank, RankReport, read_report
 from mpispec.runtime.row_costs import all_row_costs
 from mpispec.runtime.setup import JobOptions, Setup, prepare
@@ -44,16 +44,18 @@ def run(
     stops: frozenset[int],
     application: Callable[[Session], T],
     progress: Progress,
+    prepare_models: Callable[[Models], Models] = lambda models: models,
 ) -> Outcome[T] | None:
     """Load, run until the application on rank 0 has returned, gather the reports; None on other ranks.
 
-    The application runs in a thread of its own; what it raises is raised here once all ranks have ended.
+    The application runs in a thread of its own; what it raises is raised here once all ranks have ended. A benchmark
+    puts something around the loaded models with `prepare_models`.
     """
-    models = agree(group, lambda: load(options, group.rank, setup, progress))
+    models = prepare_models(agree(group, lambda: load(options, group.rank, setup, progress)))
     costs = all_row_costs(group, models, setup)
     group.open(_limits(options, setup))
-    trace = Trace(options.is_traced)
-    offset = group.clock_offset() if options.is_traced else 0.0
+    trace = Trace(options.is_traced, options.is_timed)
+    offset = group.clock_offset() if trace.is_timed else 0.0
     rank = Rank(options, group, setup, models, costs, trace)
     try:
         if group.rank != 0:

@@ -51,14 +51,22 @@ def _seconds(stage: StageModel, is_first: bool, width: int) -> list[float]:
         if seconds and time.monotonic() - started > _BUDGET_S:
             break
         activations = None if is_first else np.zeros((size, width), np.float32)
-        seconds.append(min(_once(stage, size, activations) for _ in range(_REPEATS)))
+        seconds.append(min(seconds_of_run(stage, size, activations) for _ in range(_REPEATS)))
     return seconds
 
 
-def _once(stage: StageModel, size: int, activations: Floats | None) -> float:
-    rows = [Row(RequestId(0), NodeId(pos), NodeId(pos - 1), Token(0), Pos(pos), SeqId(0), True) for pos in range(size)]
+def seconds_of_run(
+    stage: StageModel, size: int, activations: Floats | None, past: int = 0, is_kept: bool = False
+) -> float:
+    """Return the time of a run of `size` rows that follow `past` cached positions of sequence 0.
+
+    Its cells are dropped unless it `is_kept`. `activations` is float32 [size, width], None on the first stage.
+    """
+    positions = range(past, past + size)
+    rows = [Row(RequestId(0), NodeId(pos), NodeId(pos - 1), Token(0), Pos(pos), SeqId(0), True) for pos in positions]
     start = time.monotonic()
     stage.forward(rows, activations, bool)
     elapsed = time.monotonic() - start
-    stage.edit([Edit(EditOp.DROP, SeqId(0), SeqId(0), Pos(0), -1)])
+    if not is_kept:
+        stage.edit([Edit(EditOp.DROP, SeqId(0), SeqId(0), Pos(past), -1)])
     return elapsed

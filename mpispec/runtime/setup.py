@@ -45,6 +45,8 @@ class JobOptions:
     insist: bool = False
     """Run architectures that are not certified."""
     is_traced: bool = False
+    is_timed: bool = False
+    """Record computes and accepted tokens alone: cheap enough to measure with, where a whole trace is not."""
     chunk: int = 32
     """Rows of a prefill run: enough that a row is as cheap as it gets, few enough to fill a pipeline soon."""
 

@@ -25,8 +25,10 @@ Event = tuple[str, str, float, float, dict[str, Any]]
 class Trace:
     """Collects the events of one rank; costs one comparison where it is off."""
 
-    def __init__(self, is_on: bool) -> None:
+    def __init__(self, is_on: bool, is_timed: bool = False) -> None:
+        """Record everything if it `is_on`, computes and accepted tokens alone if it `is_timed`."""
         self.is_on = is_on
+        self.is_timed = is_on or is_timed
         self._events: list[Event] = []
         self._num_left_out = 0
 
@@ -40,7 +42,7 @@ class Trace:
 
     def add(self, lane: str, name: str, start: float, end: float, details: dict[str, Any]) -> None:
         """Record something that took from `start` to `end`; an instant if they are equal."""
-        if not self.is_on:
+        if not self.is_timed:
             return
         if len(self._events) < MOST_EVENTS:
             self._events.append((lane, name, start, end, details))
@@ -49,7 +51,7 @@ class Trace:
 
     def computed(self, lane: str, start: float, end: float, job: Any, completion: Computed | Drafted) -> None:
         """Record a finished job of a worker."""
-        if not self.is_on:
+        if not self.is_timed:
             return
         if isinstance(job, Compute) and isinstance(completion, Computed):
             name = "aborted" if completion.aborted else "run"
@@ -78,7 +80,7 @@ class Trace:
 
     def emitted(self, when: float, emit: Emit) -> None:
         """Record the acceptance of tokens."""
-        if self.is_on:
+        if self.is_timed:
             details = {"request": emit.request, "tokens": len(emit.tokens), "finish": emit.finish}
             self.add("driver", "accept", when, when, details)
 

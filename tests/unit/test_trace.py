@@ -123,3 +123,11 @@ def test_nothing_is_recorded_while_off() -> None:
     trace.emitted(0.0, Emit(0, (1,), None, None))
     computed(trace, "stage 1", 0.0, run_of(0, 0))
     assert trace.events == []
+
+
+def test_while_timed_only_computes_and_accepted_tokens_are_recorded() -> None:
+    trace = Trace(is_on=False, is_timed=True)
+    trace.sent("head", 0.0, Cancel((1,)), 10)
+    computed(trace, "stage 1", 0.0, run_of(0, 0))
+    trace.emitted(1.0, Emit(0, (1,), None, None))
+    assert [(lane, name) for lane, name, *_ in trace.events] == [("stage 1", "run"), ("driver", "accept")]

@@ -1,0 +1,119 @@
+"""Plain, speculation and no arithmetic at all in turns inside one job: ratios that a busy machine blurs least."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from mpispec.bench.baseline import OVERHEAD, SPEED, ratios
+from mpispec.bench.skippable import Skippable
+from mpispec.cluster.plan_table import table
+from mpispec.core.ids import RequestId
+from mpispec.runtime.engine import Generation
+from mpispec.runtime.group import JobError
+from mpispec.runtime.job import JobOptions, Session, Setup
+from mpispec.runtime.loading import Models
+from mpispec.serve.completion import Completion
+from mpispec.serve.service import Vocabulary
+
+PROMPT = "The capital of France is"
+"""Continued where the command line names no prompt."""
+MOST_TOKENS = 48
+"""Tokens of a turn's answer."""
+TURNS = 6
+"""The first of them is a warm-up and, for the oracle, the recording."""
+HIT_RATE = 0.8
+"""Of the oracle, which guesses where the command line names no guesser: the same on every machine."""
+NULL, PLAIN, FAST = "null", "plain", "speculation"
+_ORDER = (NULL, PLAIN, FAST)
+Timings = dict[str, list[dict[str, Any]]]
+"""By kind of request `timing` of its report, turn by turn."""
+
+
+def is_null(request: RequestId) -> bool:
+    """Tell whether a request goes without arithmetic; every rank knows it from the order of the requests."""
+    return _ORDER[request % len(_ORDER)] == NULL
+
+
+def quick_options(options: JobOptions, strategy: str | None) -> JobOptions:
+    """Return the options with a quick run's defaults: `auto`, one thread, the oracle if nobody else guesses.
+
+    With more threads those of ggml spin on each other wherever a core is shared, and nothing repeats.
+    """
+    strategy = strategy or ("pipespec" if options.ladder else "auto")
+    chosen = replace(options, strategy=strategy, threads=options.threads or 1)
+    if options.proposer is None and options.draft is None and not options.exits:
+        return replace(chosen, proposer="oracle", oracle_hit_rate=HIT_RATE)
+    return chosen
+
+
+def skippable(models: Models, setup: Setup) -> Models:
+    """Return the models with the target's stages made to skip null requests."""
+    target = setup.plan.pipelines[0]
+    last = target.actor_of(len(target.stages) - 1)
+    own = {target.actor_of(index) for index in range(len(target.stages))}
+    stages = {
+        actor: Skippable(stage, setup.model, actor == last, is_null) if actor in own else stage
+        for actor, stage in models.stages.items()
+    }
+    return replace(models, stages=dict(stages))
+
+
+def shortened(generation: Generation) -> Generation:
+    """Return what the speculating requests of a quick run generate."""
+    return replace(generation, max_tokens=min(MOST_TOKENS, generation.max_tokens))
+
+
+def in_turns(session: Session, vocabulary: Vocabulary, generation: Generation) -> Timings:
+    """Run every kind of request in each turn; `generation` says how the speculating ones guess."""
+    plain = replace(generation, strategy="plain", proposer="none")
+    other = next(token for token in range(vocabulary.size) if token not in {*vocabulary.eog, generation.prompt[0]})
+    wanted = {NULL: replace(plain, prompt=(other,)), PLAIN: plain, FAST: generation}
+    found: Timings = {kind: [] for kind in _ORDER}
+    for turn in range(TURNS):
+        for kind in _ORDER:
+            completion = Completion(session.engine, vocabulary, wanted[kind])
+            for _ in completion:
+                pass
+            if kind == PLAIN:
+                session.recording.tokens = (*generation.prompt, *completion.tokens)
+            if turn:
+                found[kind].append(completion.result().report["timing"])
+    return found
+
+
+def figures(setting: dict[str, Any], timings: Timings, hosts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what is printed, and kept as a baseline. Raises JobError where an answer was too short to have a speed."""
+    speeds = {kind: [timing["tokens_per_s"] for timing in each] for kind, each in timings.items()}
+    gaps = {kind: [timing["itl_ms"]["p50"] for timing in timings[kind]] for kind in (NULL, PLAIN)}
+    if not all(all(each) for each in (*speeds.values(), *gaps.values())):
+        raise JobError("An answer had one token and so no speed; give another --prompt, or a larger -n.")
+    found = {SPEED: ratios(speeds[FAST], speeds[PLAIN]), OVERHEAD: ratios(gaps[NULL], gaps[PLAIN])}
+    return {"setting": setting, "ratios": found, "tokens_per_s": speeds, "itl_ms_p50": gaps, "hosts": hosts}
+
+
+def setting(setup: Setup, options: JobOptions, generation: Generation, hosts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what two runs must have in common for their ratios to be compared."""
+    return {
+        "ranks": setup.plan.num_ranks,
+        "hosts": len(hosts),
+        "cores": sum(facts["usable_cores"] for facts in hosts),
+        "threads": list(setup.threads),
+        "model": setup.model.path.name,
+        "draft": setup.draft.path.name if setup.draft is not None else None,
+        "layers": [[stage.rank, stage.first, stage.last] for stage in setup.plan.stages],
+        "wire": options.wire,
+        "strategy": options.strategy,
+        "proposer": options.proposer,
+        "oracle_hit_rate": options.oracle_hit_rate,
+        "prompt_tokens": len(generation.prompt),
+        "tokens": generation.max_tokens,
+    }
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Return the figures for people."""
+    rows = [("ratio", "median", "spread")]
+    for name, ratio in found["ratios"].items():
+        rows.append((name.replace("_", " "), f"{ratio['p50']:.3f}", f"{ratio['least']:.3f} to {ratio['most']:.3f}"))
+    return table(rows)

@@ -1,0 +1,188 @@
+"""What a run of several rows costs on a real range of layers: t(rows), which decides whether width pays."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import numpy as np
+
+from mpispec.bench.facts import host_facts
+from mpispec.bench.printing import json_flag, show
+from mpispec.cluster.plan_table import table
+from mpispec.compute.base import Floats, StageModel
+from mpispec.models import cut, default, registry
+from mpispec.models.errors import ModelError
+from mpispec.models.registry import ModelSummary
+from mpispec.runtime.row_costs import seconds_of_run
+
+MOST_ROWS = 512
+_WARM_UP = 2
+"""Turns that are not counted."""
+_CHUNK = 32
+"""Rows of the runs that fill the cache."""
+_STAGES = 4
+"""Without --layers the second of so many ranges is taken: one that neither embeds nor decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is measured."""
+
+    rows: tuple[int, ...]
+    past: int
+    """Cached positions that every row attends to."""
+    repeats: int
+    threads: int
+
+
+def read_rows(text: str) -> tuple[int, ...]:
+    """Return the row counts of `1,2,4`, 1 always among them. Raises ModelError."""
+    if not re.fullmatch(r"\d{1,3}(,\d{1,3})*", text):
+        raise ModelError(f"--rows {text!r} is no list of numbers of rows; write it as 1,2,4,8.")
+    rows = sorted({1, *map(int, text.split(","))})
+    if not 1 <= rows[0] <= rows[-1] <= MOST_ROWS:
+        raise ModelError(f"--rows goes from {rows[0]} to {rows[-1]}; choose numbers from 1 to {MOST_ROWS}.")
+    return tuple(rows)
+
+
+def read_layers(text: str | None, model: ModelSummary) -> range:
+    """Return the layers of `A-B`, both inclusive; without a text a quarter from the middle. Raises ModelError."""
+    if text is None:
+        pieces = min(_STAGES, -(-model.layers // model.unit))
+        return registry.ranges(model.layers, pieces, model.unit, model.head_layers)[min(1, pieces - 1)]
+    found = re.fullmatch(r"(\d{1,3})-(\d{1,3})", text)
+    if found is None or not int(found[1]) <= int(found[2]) < model.layers:
+        last = model.layers - 1
+        raise ModelError(f"--layers {text!r} is no range of layers; write the first and the last, within 0-{last}.")
+    return range(int(found[1]), int(found[2]) + 1)
+
+
+def measure(model: ModelSummary, layers: range, load: Load, insist: bool) -> dict[int, list[float]]:
+    """Return the seconds of every run, by rows, the sizes measured in turns. Raises ModelError, ComputeError."""
+    from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  loads libllama: not for `--help`
+
+    is_first = layers.start == 0
+    stage = LlamaStage(
+        cut.part(model.path, layers, insist=insist),
+        first=is_first,
+        last=layers.stop == model.layers,
+        n_layers=len(layers),
+        context=load.past + load.rows[-1],
+        sequences=1,
+        threads=load.threads,
+        max_rows=max(load.rows[-1], _CHUNK),
+    )
+    try:
+        return _in_turns(stage, None if is_first else model.width, load)
+    finally:
+        stage.close()
+
+
+def _in_turns(stage: StageModel, width: int | None, load: Load) -> dict[int, list[float]]:
+    """Return the seconds by rows; `width` is None for a stage that takes tokens."""
+    noise = np.random.default_rng(0)
+
+    def activations(size: int) -> Floats | None:
+        return None if width is None else noise.standard_normal((size, width), np.float32)
+
+    for start in range(0, load.past, _CHUNK):
+        size = min(_CHUNK, load.past - start)
+        seconds_of_run(stage, size, activations(size), start, is_kept=True)
+    found: dict[int, list[float]] = {size: [] for size in load.rows}
+    for turn in range(_WARM_UP + load.repeats):
+        for size, seconds in found.items():
+            spent = seconds_of_run(stage, size, activations(size), load.past)
+            if turn >= _WARM_UP:
+                seconds.append(spent)
+    return found
+
+
+def report(seconds: Mapping[int, Sequence[float]]) -> list[dict[str, Any]]:
+    """Return for each number of rows the median, the spread and the ratio to one row, pair by pair.
+
+    `of_least` is the ratio of the shortest times: what disturbs a run only ever makes it longer.
+    """
+    found = []
+    for size, times in seconds.items():
+        ratios = [time / one for time, one in zip(times, seconds[1], strict=True)]
+        found.append(
+            {
+                "rows": size,
+                "ms": {"p50": _ms(statistics.median(times)), "least": _ms(min(times)), "most": _ms(max(times))},
+                "ratio": {
+                    "p50": round(statistics.median(ratios), 3),
+                    "least": round(min(ratios), 3),
+                    "most": round(max(ratios), 3),
+                    "of_least": round(min(times) / min(seconds[1]), 3),
+                },
+            }
+        )
+    return found
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 4)
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Return the figures for people."""
+    first, last = found["layers"]
+    title = f"{found['model']}: layers {first}-{last} after {found['past']} positions, {found['threads']} threads"
+    rows = [("rows", "median", "spread", "t(rows)/t(1)", "of the least")]
+    for each in found["runs"]:
+        ms, ratio = each["ms"], each["ratio"]
+        rows.append(
+            (
+                str(each["rows"]),
+                f"{ms['p50']:.2f} ms",
+                f"{ms['least']:.2f} to {ms['most']:.2f}",
+                f"{ratio['p50']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})",
+                f"{ratio['of_least']:.2f}",
+            )
+        )
+    return [title, *table(rows)]
+
+
+@click.command()
+@click.option("--model", metavar="GGUF", help="Path or hf:owner/repo/file.gguf; default: SmolLM2-135M-Instruct.")
+@click.option("--layers", "layer_range", metavar="A-B", help="First and last layer; default: a quarter in the middle.")
+@click.option("--rows", default="1,2,3,4,6,8,16,32", show_default=True, metavar="1,2,...", help="Sizes of a run.")
+@click.option("--past", type=click.IntRange(0, 65536), default=0, show_default=True, help="Cached positions.")
+@click.option("--repeats", type=click.IntRange(min=3), default=15, show_default=True, help="Runs of each size.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--insist", is_flag=True, help="Cut a model whose layer ranges are not certified.")
+@json_flag
+def stage(
+    model: str | None,
+    layer_range: str | None,
+    rows: str,
+    past: int,
+    repeats: int,
+    threads: int,
+    insist: bool,
+    is_json: bool,
+) -> None:
+    """What runs of several rows cost on some layers.
+
+    One process, no mpirun. The layers are cut out of the model as `generate` would cut them. The sizes are measured in
+    turns, and every run is compared with the one-row run of its own turn.
+    """
+    hosts = [host_facts()]
+    summary = registry.inspect(default.resolve(model))
+    layers = read_layers(layer_range, summary)
+    seconds = measure(summary, layers, Load(read_rows(rows), past, repeats, threads), insist)
+    found = {
+        "model": summary.path.name,
+        "layers": [layers.start, layers.stop - 1],
+        "past": past,
+        "threads": threads,
+        "repeats": repeats,
+        "runs": report(seconds),
+        "hosts": hosts,
+    }
+    show(found, lines(found), is_json)

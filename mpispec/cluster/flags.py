@@ -1,0 +1,125 @@
+"""The options of a job and of sampling, the same for every command that runs one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpispec.cluster.guessers import read_hit_rate, read_ladder
+from mpispec.core.messages import Sampling
+from mpispec.runtime.group import JobError
+from mpispec.runtime.job import JobOptions
+from mpispec.strategies import PRESETS
+
+_WIRES = ("f32", "f16", "bf16", "q8")
+Flag = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def prompt_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what is continued and how far: `prompt`, `file`, `chat` and `max_tokens`."""
+    flags = [
+        click.option("--prompt", help="The text to continue; without it and --file, standard input is read."),
+        click.option("--file", "file", type=click.Path(path_type=Path), help="Read the prompt from a file."),
+        click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template."),
+        click.option(
+            "-n", "max_tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Most tokens."
+        ),
+    ]
+    return _with(flags, command)
+
+
+def job_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that `job_options` reads."""
+    flags = [
+        click.option(
+            "--model", metavar="GGUF", help="Path or hf:owner/repo/file.gguf; default: SmolLM2-135M-Instruct."
+        ),
+        click.option("--draft", metavar="GGUF", help="A smaller model of the same vocabulary that guesses ahead."),
+        click.option(
+            "--ladder",
+            metavar="M0,M1,...",
+            help="Several such models instead, the smallest first: each verifies the one before it.",
+        ),
+        click.option(
+            "--strategy",
+            type=click.Choice(list(PRESETS)),
+            help="What is launched next. [default: pipeinfer; pipespec with --ladder]",
+        ),
+        click.option(
+            "--proposer",
+            metavar="draft|exit|ngram|oracle:H|none",
+            help="Who guesses; default: draft or exit if given, else ngram. oracle:H is scripted, for benchmarks.",
+        ),
+        click.option(
+            "--exit", "exits", type=int, multiple=True, metavar="STAGE", help="Let this stage guess too; repeatable."
+        ),
+        click.option("--ctx", "context", type=click.IntRange(min=2), help="Positions of one request. [default: 2048]"),
+        click.option(
+            "--threads", type=click.IntRange(min=1), help="Threads of each compute; default: the host's share."
+        ),
+        click.option("--layout", help="Who holds what, like 0:0-9,1:draft,2:10-19,3:20-29."),
+        click.option("--wire", type=click.Choice(_WIRES), default="f32", show_default=True, help="Activation format."),
+        click.option("--insist", is_flag=True, help="Run a model whose layer ranges are not certified."),
+    ]
+    return _with(flags, command)
+
+
+def sampling_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that `read_sampling` reads."""
+    flags = [
+        click.option("--temperature", type=click.FloatRange(0.0, 100.0), default=0.0, show_default=True),
+        click.option("--top-k", type=click.IntRange(min=0), default=0, help="0 keeps all."),
+        click.option("--top-p", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.0),
+        click.option("--min-p", type=click.FloatRange(0.0, 1.0), default=0.0),
+        click.option("--repeat-penalty", type=click.FloatRange(0.0, 10.0, min_open=True), default=1.0),
+        click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True),
+    ]
+    return _with(flags, command)
+
+
+def _with(flags: Sequence[Flag], command: Callable[..., None]) -> Callable[..., None]:
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
+def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
+    """Return what the job flags say; JobError where they make no sense."""
+    proposer = flags["proposer"]
+    hit_rate = 0.0
+    if proposer is not None and proposer.startswith("oracle"):
+        hit_rate = read_hit_rate(proposer)
+        proposer = "oracle"
+    if proposer not in (None, "draft", "exit", "ngram", "oracle", "none"):
+        raise JobError(f"--proposer {proposer} is none of draft, exit, ngram, oracle:H and none.")
+    guessers = read_ladder(flags["ladder"], flags["draft"])
+    return JobOptions(
+        model=flags["model"],
+        draft=guessers[0] if guessers else None,
+        ladder=guessers[1:],
+        context=flags["context"],
+        threads=flags["threads"],
+        layout=flags["layout"],
+        wire=flags["wire"],
+        strategy=flags["strategy"] or ("pipespec" if flags["ladder"] else "pipeinfer"),
+        proposer=proposer,
+        oracle_hit_rate=hit_rate,
+        exits=flags["exits"],
+        insist=flags["insist"],
+        is_traced=is_traced,
+    )
+
+
+def read_sampling(flags: dict[str, Any]) -> Sampling:
+    """Return what the sampling flags say."""
+    return Sampling(
+        temperature=flags["temperature"],
+        top_k=flags["top_k"],
+        top_p=flags["top_p"],
+        min_p=flags["min_p"],
+        repeat_penalty=flags["repeat_penalty"],
+        seed=flags["seed"],
+    )

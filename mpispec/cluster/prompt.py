@@ -1,0 +1,78 @@
+"""What is to be continued: from the command line to the model's tokens."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from mpispec.cluster.ranks import knows_end_of_input
+from mpispec.models.errors import ModelError
+from mpispec.runtime.group import Group, JobError
+from mpispec.runtime.job import Setup
+
+
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    """Return the text to continue, from the option, the file or standard input. Raises JobError."""
+    if prompt is not None and file is not None:
+        raise JobError("Give the prompt with --prompt or with --file, not with both.")
+    if prompt is None and file is None and not knows_end_of_input():
+        raise JobError("Open MPI does not tell where standard input ends; give the prompt with --prompt or --file.")
+    source = file or "standard input"
+    try:
+        text = prompt if prompt is not None else file.read_text("utf-8") if file is not None else sys.stdin.read()
+        if prompt is None:
+            text = text.removesuffix("\n")  # it ends the file's last line, and a model would go on after it
+    except OSError as error:
+        raise JobError(
+            f"The prompt cannot be read from {source} ({error.strerror}); name a text file, or give it with --prompt."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise JobError(f"The prompt in {source} is not UTF-8 text; convert it, or give it with --prompt.") from error
+    if not text.strip():
+        raise JobError("The prompt is empty; give some text with --prompt, --file or on standard input.")
+    return text
+
+
+def tokenised(group: Group, setup: Setup, text: str, chat: bool) -> tuple[Any, tuple[int, ...]]:
+    """Return the vocabulary and the prompt's tokens on rank 0, nothing elsewhere. Raises JobError."""
+    if group.rank != 0:
+        return None, ()
+    vocabulary = open_vocabulary(setup)
+    try:
+        if chat:
+            text = chat_template(vocabulary).render([{"role": "user", "content": text}])
+    except ModelError as error:
+        raise JobError(str(error)) from error
+    tokens = tuple(vocabulary.tokenize(text, special=chat))
+    if len(tokens) >= setup.context:
+        raise JobError(
+            f"The prompt has {len(tokens)} tokens and the context {setup.context}: shorten the prompt or start "
+            f"with a larger --ctx (this model was trained for {setup.model.context})."
+        )
+    return vocabulary, tokens
+
+
+def open_vocabulary(setup: Setup) -> Any:
+    """Return the target's vocabulary. Raises JobError."""
+    from mpispec.compute.llama_vocabulary import Vocabulary  # noqa: PLC0415  loads libllama: only on rank 0
+
+    try:
+        return Vocabulary(setup.model.path)
+    except ModelError as error:
+        raise JobError(str(error)) from error
+
+
+def chat_template(vocabulary: Any) -> Any:
+    """Return the chat template that the target's file holds. Raises ModelError."""
+    from mpispec.models.template import ChatTemplate  # noqa: PLC0415
+
+    def text(token: int | None) -> str:
+        return "" if token is None else vocabulary.piece(token, special=True).decode("utf-8", "replace")
+
+    return ChatTemplate(vocabulary.chat_template, text(vocabulary.bos), text(vocabulary.eos))
+
+
+def stops_of(vocabulary: Any) -> frozenset[int]:
+    """Return the tokens that end an answer; none on ranks without a vocabulary."""
+    return vocabulary.eog if vocabulary is not None else frozenset()
