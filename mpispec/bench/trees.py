@@ -116,14 +116,11 @@ def main(draft: str, model: str | None, strategies: str, tokens: int, prompts: i
     """Compare the texts of strategies with what the model writes alone, and tell how close its decisions were."""
     from mpispec.transport.mpi import connect  # noqa: PLC0415  the rest of this module needs no MPI
 
-    chosen = tuple(strategies.split(","))
-    if unknown := [name for name in chosen if name not in PRESETS]:
-        raise click.BadParameter(f"there is no {unknown[0]!r}; choose of {', '.join(PRESETS)}", param_hint="--strategy")
     group = Group(connect())
     # One thread a compute: with more, attention is summed in as many pieces (docs: Exactness).
     options = JobOptions(model=model, draft=draft, threads=1)
     try:
-        task, stops = _task(options, chosen, tokens, prompts)
+        task, stops = _task(options, tuple(strategies.split(",")), tokens, prompts)
         texts = texts_of_job(group, options, task, stops)
     except (JobError, ModelError) as error:
         group.close()
@@ -140,7 +137,9 @@ def main(draft: str, model: str | None, strategies: str, tokens: int, prompts: i
 def _task(
     options: JobOptions, strategies: tuple[str, ...], num_tokens: int, num_prompts: int
 ) -> tuple[Task, frozenset[int]]:
-    """Return what is to be written, and the tokens that end an answer. Raises ModelError."""
+    """Return what is to be written, and the tokens that end an answer. Raises JobError, ModelError."""
+    if unknown := [name for name in strategies if name not in PRESETS]:
+        raise JobError(f"There is no strategy {unknown[0]!r}; choose of {', '.join(PRESETS)}.")
     vocabulary = Vocabulary(default.resolve(options.model))
     try:
         prompts = tuple(tuple(vocabulary.tokenize(text, special=True)) for text in PROMPTS[:num_prompts])
