@@ -20,6 +20,7 @@ from mpispec.bench.skipping import kept_layers
 from mpispec.bench.texts import CALIBRATION, QUESTIONS, answers
 from mpispec.models import cut, default, registry
 from mpispec.models.arrange import Layer, arrange
+from mpispec.models.widen import widen
 
 CALIBRATION_TOKENS = 40
 
@@ -103,6 +104,18 @@ def skip(keep: int, model: str | None, out: Path | None, tokens: int, threads: i
     arrange(source, [Layer(index) for index in kept], draft, f"{summary.name}, {keep} of {summary.layers} layers")
     found = measure(draft, answers(source, QUESTIONS, tokens, threads), threads)
     _report(found, {"target": str(source), "draft": str(draft), "kept": kept}, as_json)
+
+
+@main.command()
+@_model
+@_out
+@_json
+def floats(model: str | None, out: Path | None, as_json: bool) -> None:
+    """Make a copy of MODEL whose numbers are all float32, to tell what quantisation does from all else."""
+    source = default.resolve(model)
+    copy = _destination(out, source, "floats")
+    widen(source, copy, f"{registry.inspect(source).name}, widened to float32")
+    click.echo(json.dumps({"source": str(source), "copy": str(copy)}) if as_json else f"--model {copy}")
 
 
 @main.command("measure")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mpispec.compute.base import Floats
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.core.ids import NodeId, Pos, RequestId, SeqId, Token
@@ -90,13 +91,19 @@ class Sole:
         self._stage.edit([FORGET])
         return self._choose(text.tokens, 0, len(text.prompt) - 1)
 
+    def logits(self, text: Text) -> Floats:
+        """Return the logits at each position of the answer: float32 [answer, vocabulary]."""
+        self._stage.edit([FORGET])
+        return np.concatenate(list(self._decide(text.tokens, 0, len(text.prompt) - 1)))
+
     def _choose(self, tokens: Sequence[int], start: int, decide_from: int) -> NDArray[np.int64]:
-        chosen = []
+        return np.concatenate([np.argmax(logits, axis=1) for logits in self._decide(tokens, start, decide_from)])
+
+    def _decide(self, tokens: Sequence[int], start: int, decide_from: int) -> Iterator[Floats]:
         for rows in runs(tokens, start, decide_from):
             logits = self._stage.forward(rows, None, bool)
             assert logits is not None, "nobody cancels"
-            chosen.append(np.argmax(logits, axis=1))
-        return np.concatenate(chosen)
+            yield logits
 
     def close(self) -> None:
         """Free the memory."""

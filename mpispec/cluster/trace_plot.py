@@ -29,6 +29,7 @@ _SMALLEST_LABEL_PX = 6.5
 _STROKE_PX = 3.5
 """Distance of the strokes of tokens that were accepted together."""
 _MOST_STROKES = 64
+_SHORT_NAME = len("stage 999")
 _MOST_THREADS = 400
 """Lines that follow runs down the pipeline; more would be a carpet."""
 
@@ -82,8 +83,8 @@ class _Picture:
         self._timeline = timeline
         self._name = name
         height = figure.get_size_inches()[1]
-        # Names of a ladder's lanes need more room than those of stages.
-        edge = 0.125 if any(lane.role.startswith("level ") for lane in timeline.lanes) else 0.092
+        # Names of a ladder's lanes and of stages with an exit need more room than those of stages.
+        edge = 0.125 if any(len(lane.role) > _SHORT_NAME for lane in timeline.lanes) else 0.092
         width = _RIGHT_EDGE - edge
         self._axes: Axes = figure.add_axes((edge, _FOOT_INCHES / height, width, 1 - _MARGIN_INCHES / height))
         self._rows = {id(lane): row for row, lane in enumerate(timeline.lanes, start=1)}

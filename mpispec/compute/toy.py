@@ -1,8 +1,9 @@
 """A model whose arithmetic shows every stale, missing or misplaced cell, and costs next to nothing.
 
 A row's value is a hash of its input and of the values of all cells it attends to, so any fault of the cache or of the
-order of messages changes the tokens that come out. Dropped cells are overwritten with `POISON`, so a stale read
-cannot stay hidden. Used by the simulator and wherever MPI is tested or timed without weights.
+order of messages changes the tokens that come out. Dropped cells stay where they were, as in a real cache, but
+overwritten with `POISON`, this arithmetic's NaN: no row may see it, so a stale read cannot stay hidden. Used by the
+simulator and wherever MPI is tested or timed without weights.
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ class ToyLayer:
     def __init__(self, layer: int, cells: int = 1 << 20) -> None:
         self._key = mixed(layer + 1)
         self._cells: list[_Cell] = []
+        self._free: list[_Cell] = []
+        """Dropped cells, poisoned until a row takes their place."""
         self._limit = cells
 
     @property
     def num_cells(self) -> int:
         """Cells in use."""
-        return len(self._cells)
+        return len(self._cells) - len(self._free)
 
     def edit(self, edits: Sequence[Edit]) -> None:
         """Apply cache edits in order."""
@@ -56,26 +59,40 @@ class ToyLayer:
             for cell in self._labelled(edit):
                 if edit.op is EditOp.SHARE:
                     cell.labels.add(edit.dst)
-                else:
-                    cell.labels.discard(edit.src)
-                    if not cell.labels:
-                        cell.value = POISON
-            self._cells = [cell for cell in self._cells if cell.labels]
+                    continue
+                cell.labels.discard(edit.src)
+                if not cell.labels:
+                    cell.value = POISON
+                    self._free.append(cell)
 
     def compute(self, pos: int, seq: int, value: int) -> int:
-        """Write a cell and return the row's output; ComputeError if the path to it has holes or doubles."""
-        seen = {cell.pos: cell.value for cell in self._cells if seq in cell.labels and cell.pos < pos}
-        count = sum(seq in cell.labels for cell in self._cells)
-        if len(seen) != pos or count != pos:
-            raise ComputeError(f"position {pos} of sequence {seq} sees {count} cells at {len(seen)} positions")
-        if len(self._cells) >= self._limit:
+        """Write a cell and return the row's output; ComputeError if the path to it has holes, doubles or poison."""
+        seen = self._seen(pos, seq)
+        if POISON in seen:
+            raise ComputeError(f"position {pos} of sequence {seq} sees a cell that was dropped")
+        if self.num_cells >= self._limit:
             raise ComputeError(f"the toy cache of {self._limit} cells is full")
-        cell = mixed(value ^ self._key)
-        self._cells.append(_Cell(pos, seq, cell))
-        digest = cell
-        for before in range(pos):
-            digest = mixed(digest ^ seen[before])
+        digest = cell = mixed(value ^ self._key)
+        self._write(pos, seq, cell)
+        for before in seen:
+            digest = mixed(digest ^ before)
         return digest
+
+    def _seen(self, pos: int, seq: int) -> list[int]:
+        """Return the values that a row attends to, in the order of positions."""
+        mine = [cell for cell in self._cells if seq in cell.labels]
+        values = {cell.pos: cell.value for cell in mine if cell.pos < pos}
+        if len(values) != pos or len(mine) != pos:
+            raise ComputeError(f"position {pos} of sequence {seq} sees {len(mine)} cells at {len(values)} positions")
+        return [values[before] for before in range(pos)]
+
+    def _write(self, pos: int, seq: int, value: int) -> None:
+        if not self._free:
+            self._cells.append(_Cell(pos, seq, value))
+            return
+        cell = self._free.pop()
+        cell.pos, cell.value = pos, value
+        cell.labels.add(seq)
 
     def _labelled(self, edit: Edit) -> Iterator[_Cell]:
         end = edit.end if edit.end >= 0 else _WORD

@@ -119,9 +119,9 @@ def _chunks(descriptor: int, todo: PartPlan, model: GgufFile) -> Iterator[bytes]
 
 
 def _piece_chunks(descriptor: int, piece: Piece, path: Path) -> Iterator[bytes]:
-    done = 0
-    while done < piece.n_bytes:
-        chunk = _pread(descriptor, min(CHUNK_BYTES, piece.n_bytes - done), piece.source + done, path)
+    done, whole = 0, piece.n_bytes if piece.source_bytes is None else piece.source_bytes
+    while done < whole:
+        chunk = _pread(descriptor, min(CHUNK_BYTES, whole - done), piece.source + done, path)
         if not chunk:
             raise ModelError(f"{path} became shorter while it was read; start again once it is complete.")
         done += len(chunk)

@@ -24,8 +24,11 @@ class Piece:
     source: int
     """First byte in the source file."""
     n_bytes: int
+    """Bytes in the part."""
     change: Callable[[bytes], bytes] | None = None
-    """Applied to all its bytes at once, whose number it keeps; None: they are copied as they are."""
+    """Makes `n_bytes` of all its bytes at once; None: they are copied as they are."""
+    source_bytes: int | None = None
+    """Bytes in the source file; None: as many as in the part."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mpispec.bench.prompts import PROMPTS
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.models.default import resolve
 from tests.mpi.crafted import thinned
-from tests.mpi.prompts import PROMPTS
 from tests.mpi.reference import greedy
 
 MAX_TOKENS = 128

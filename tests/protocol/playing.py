@@ -15,6 +15,7 @@ from mpispec.core.ids import RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.sim.cluster import VirtualCluster
 
+GREEDY = Sampling()
 Breach = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -34,14 +35,16 @@ class Situation(Protocol):
     def text(self, index: int) -> list[int]: ...
 
 
-def submit(situation: Situation, cluster: VirtualCluster, proposer: str, rng: random.Random) -> None:
+def submit(
+    situation: Situation, cluster: VirtualCluster, proposer: str, rng: random.Random, sampling: Sampling = GREEDY
+) -> None:
     """Put the requests on their way, and some withdrawals."""
     stops = frozenset() if situation.stop is None else frozenset([Token(situation.stop)])
     for index, (prompt, length) in enumerate(zip(situation.prompts, situation.lengths, strict=True)):
         when = rng.random() * 3
         tokens = tuple(Token(token) for token in prompt)
         request = RequestId(index)
-        cluster.at(when, Submitted(request, tokens, length, stops, Sampling(), situation.strategy, proposer))
+        cluster.at(when, Submitted(request, tokens, length, stops, sampling, situation.strategy, proposer))
         if rng.random() < 0.2:
             cluster.at(when + rng.random() * 5, Withdrawn(request))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from mpispec.compute.toy import ToyLayer
 from mpispec.core import draft as draft_module
 from mpispec.core import drafting
 from mpispec.core import head as head_module
@@ -193,6 +194,17 @@ def draft_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draft_module, "bury", bury)
 
 
+def cache_a_dropped_cell_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage attends to what lay at a position before, as long as its memory still holds it."""
+    original = ToyLayer._seen
+
+    def seen(self: ToyLayer, pos: int, seq: int) -> list[int]:
+        dropped = {cell.pos: cell.value for cell in self._free}
+        return [dropped.get(before, value) for before, value in enumerate(original(self, pos, seq))]
+
+    monkeypatch.setattr(ToyLayer, "_seen", seen)
+
+
 BREACHES: list[Breach] = [
     law_2_a_cancelled_run_is_not_answered,
     law_2_runs_overtake_each_other,
@@ -212,6 +224,7 @@ BREACHES: list[Breach] = [
     law_7_cancels_are_remembered_for_ever,
     tree_dead_cells_are_not_dropped,
     draft_dead_cells_are_not_dropped,
+    cache_a_dropped_cell_is_read,
 ]
 
 
