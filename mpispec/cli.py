@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from mpispec import __version__
+from mpispec.bench.group import bench
 from mpispec.cluster.guessers import read_hit_rate, read_ladder
 from mpispec.cluster.once import OncePerJob
 from mpispec.cluster.plan_table import plan_lines, report_lines, table
@@ -386,6 +387,7 @@ def trace(trace: Path, png: Path, start: float, seconds: float | None) -> None:
 # -- studies ------------------------------------------------------------------------------------------------------
 
 main.add_command(simulate)
+main.add_command(bench)
 
 
 if __name__ == "__main__":
