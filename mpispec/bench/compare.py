@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,9 @@ from mpispec.bench.compare_scenario import Scenario
 from mpispec.bench.compare_turns import Run, prepared, turns
 from mpispec.bench.errors import BenchError
 from mpispec.bench.host_facts import facts_sentence, host_facts
+
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C or a request to end; what was measured until then is shown all the same."""
 
 
 def _what_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -69,12 +73,18 @@ def compare(
 
     if out is not None:
         save(out, summed_up())
+    was_interrupted = False
     with prepared(scenario, _say):
-        for run in turns(scenario, rounds, warm_up, timeout, _say):
-            runs.append(run)
-            if out is not None:
-                save(out, summed_up())
+        try:
+            for run in turns(scenario, rounds, warm_up, timeout, _say):
+                runs.append(run)
+                if out is not None:
+                    save(out, summed_up())
+        except KeyboardInterrupt:
+            was_interrupted = True
     _show(summed_up(), png, is_json)
+    if was_interrupted:
+        sys.exit(_INTERRUPTED)
 
 
 def _chosen(

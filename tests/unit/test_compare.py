@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,20 @@ def test_the_table_and_the_picture(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "A       1     5.00 (5.00 to 5.00)  1.00 (1.00 to 1.00)  2.00 (2.00 to 2.00)" in done.stdout
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_measured_is_shown_after_a_request_to_end(tmp_path: Path) -> None:
+    scenario = tmp_path / "scenario.json"
+    systems = [
+        {"name": "A", "command": printing(answer(2.0))},
+        {"name": "B", "command": "kill -TERM $PPID; sleep 1000"},
+    ]
+    scenario.write_text(json.dumps({"systems": systems, "after": ["echo > ended"]}))
+    command = [sys.executable, "-m", "mpispec", "bench", "compare", str(scenario), "--no-warm-up", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 130, done.stderr
+    assert [one["runs"] for one in json.loads(done.stdout)["systems"]] == [1, 0]
+    assert (tmp_path / "ended").exists()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from mpispec.bench.peers.settings import Settings
 from mpispec.models.cut import cache_folder
 
 _START_SECONDS = 300.0
-"""Weights go over the network to RPC servers that have not seen them yet."""
+"""The first host sends the others their weights."""
 _ANSWER_SECONDS = 900.0
 _RPC_PORT = 50152
 _PAUSE_SECONDS = 0.2
@@ -134,9 +134,8 @@ def _model_flags(deployment: Deployment, settings: Settings, addresses: Sequence
 def _rpc_server(programs: Path, deployment: Deployment, index: int, host: str) -> Iterator[str]:
     # Each at a port of its own, so that `hosts` may name the same machine twice.
     address, port = ("127.0.0.1" if index == 0 else host), _RPC_PORT + index
-    # It keeps weights that it was sent once: a host of a real cluster has its part on its disk as well.
-    argv = ["env", f"LLAMA_CACHE={programs.parent}", str(programs / "ggml-rpc-server"), "--cache"]
-    argv += ["--host", "0.0.0.0", "--port", str(port), "--threads", str(deployment.threads)]
+    argv = [str(programs / "ggml-rpc-server"), "--host", "0.0.0.0", "--port", str(port)]
+    argv += ["--threads", str(deployment.threads)]
     agent = () if index == 0 else (*deployment.agent, host)
     with running(f"ggml-rpc-server on {host}", argv, agent) as process:
         deadline = time.monotonic() + _START_SECONDS
