@@ -238,7 +238,8 @@ def test_a_scenario_includes_another_and_its_environment_is_filled_in_order(tmp_
 def test_the_scenarios_of_the_repository_can_be_read() -> None:
     if sys.version_info < (3, 11):
         pytest.skip("Python reads TOML from 3.11 on")
-    for path in sorted(Path(__file__).parents[2].glob("scripts/peers/n*.toml")):
+    folder = Path(__file__).parents[2] / "scripts" / "peers"
+    for path in [*folder.glob("n*.toml"), folder / "search.toml"]:
         found = compare_scenario.read(path, {})
         compare_scenario.check(found)
         assert found.before and found.after and "$" not in found.environment["TARGET"]

@@ -100,7 +100,8 @@ def search_settings(out: Path, max_tokens: int, **flags: Any) -> None:
     known: list[Trial] = read(out)[1] if out.exists() else []
     for best, trials in search(choices, measure, known):
         write(out, best, trials)
-    click.echo(out.read_text("utf-8"), nl=False)
+    reached = next(trial for trial in trials if trial["settings"] == asdict(best))
+    click.echo(json.dumps({"best": asdict(best), "reached": reached, "trials": len(trials)}))
 
 
 def _deployment(flags: dict[str, Any]) -> tuple[Deployment, list[int]]:
