@@ -16,6 +16,7 @@ from typing import Any
 
 from mpispec.bench.compare_scenario import Scenario, System
 from mpispec.bench.errors import BenchError
+from mpispec.bench.termination import terminated_in_order
 
 WARM_UP = 0
 """The round that is not counted: files get into the page cache there, and parts are cut."""
@@ -67,7 +68,7 @@ def turns(scenario: Scenario, rounds: int, warm_up: bool, timeout: float, say: S
 @contextlib.contextmanager
 def prepared(scenario: Scenario, say: Say) -> Iterator[None]:
     """Do the steps before the first run, and those at the end whatever happens. Raises BenchError."""
-    with _terminated_in_order():
+    with terminated_in_order():
         try:
             for step in scenario.before:
                 if step.creates is not None and step.creates.exists():
@@ -200,18 +201,3 @@ def _at(answer: Any, path: str) -> Any:
         else:
             return None
     return answer
-
-
-@contextlib.contextmanager
-def _terminated_in_order() -> Iterator[None]:
-    """Treat a request to end like an interrupt at the keyboard, so that nothing is left behind."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

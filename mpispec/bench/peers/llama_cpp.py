@@ -28,6 +28,7 @@ from mpispec.bench.peers.settings import (
     search,
     write,
 )
+from mpispec.bench.termination import terminated_in_order
 from mpispec.bench.texts import chat_prompt
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.models import default, registry
@@ -152,7 +153,7 @@ def _text(file: Path) -> str:
 def _measure(deployment: Deployment, settings: Settings, prompt: list[int], max_tokens: int) -> dict[str, Any]:
     """Start everything, answer once, end everything. Raises BenchError."""
     began = time.monotonic()
-    with serving(deployment, settings) as server:
+    with terminated_in_order(), serving(deployment, settings) as server:
         start_s = time.monotonic() - began
         found = server.complete(prompt, max_tokens)
     timings = found["timings"]
