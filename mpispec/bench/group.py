@@ -13,7 +13,7 @@ from mpispec.cluster.ranks import USAGE, complain
 from mpispec.compute.base import ComputeError
 from mpispec.models.errors import ModelError
 
-_COMMANDS = ("generate", "hop", "link", "stage")
+_COMMANDS = ("compare", "generate", "hop", "link", "stage")
 """Each is a module of this package that holds a command of the same name."""
 
 
@@ -43,7 +43,7 @@ class _OnDemand(click.Group):
 
 @click.group(cls=_OnDemand)
 def bench() -> None:
-    """Measure: a hop, a stage, the links, a whole generation.
+    """Measure: a hop, a stage, the links, a whole generation, several systems side by side.
 
     Figures are defined in docs/methodology.md. Every JSON object names the hosts it was measured on.
     """

@@ -124,14 +124,18 @@ def answers(path: Path, questions: Sequence[str], num_tokens: int, threads: int)
     """Have the model at `path` answer each question greedily, in its own chat template. Raises ModelError."""
     vocabulary = Vocabulary(path)
     try:
-        template = ChatTemplate(vocabulary.chat_template, *_ends(vocabulary))
-        rendered = [template.render([{"role": "user", "content": question}]) for question in questions]
-        prompts = [vocabulary.tokenize(text, special=True) for text in rendered]
+        prompts = [chat_prompt(vocabulary, question) for question in questions]
         stops = vocabulary.eog
     finally:
         vocabulary.close()
     with loaded(path, max(map(len, prompts)) + num_tokens, threads) as model:
         return [model.write(prompt, num_tokens, stops) for prompt in prompts]
+
+
+def chat_prompt(vocabulary: Vocabulary, question: str) -> list[int]:
+    """Return the tokens of a question in the model's own chat template. Raises ModelError."""
+    template = ChatTemplate(vocabulary.chat_template, *_ends(vocabulary))
+    return list(vocabulary.tokenize(template.render([{"role": "user", "content": question}]), special=True))
 
 
 def _ends(vocabulary: Vocabulary) -> tuple[str, str]:

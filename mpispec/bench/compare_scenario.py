@@ -1,0 +1,163 @@
+"""What shall be compared: systems, each a command line that prints a JSON object, and what they need around them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from mpispec.bench.errors import BenchError
+
+DEFAULT_FIGURES: Mapping[str, str] = {
+    "prompt": "prompt_tokens / timing.prefill_s",
+    "decode": "timing.tokens_per_s",
+}
+"""Tokens a second, out of what `mpispec generate --json` prints."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Something to measure."""
+
+    name: str
+    command: str
+    """For the shell."""
+    figures: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_FIGURES))
+    """Where each figure stands in the object printed: a path of keys and indices, or one divided by another."""
+    text: str = "text"
+    """Where the answer stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something to do before the first run."""
+
+    command: str
+    creates: Path | None = None
+    """Not done if this file exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Systems to run in turns."""
+
+    systems: tuple[System, ...]
+    title: str = ""
+    before: tuple[Step, ...] = ()
+    after: tuple[str, ...] = ()
+    """Done at the end, whatever happened."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Of all commands, added to ours."""
+    folder: Path = field(default_factory=Path.cwd)
+    """Where commands run."""
+
+
+def read(path: Path, overrides: Mapping[str, str]) -> Scenario:
+    """Read a scenario, with values of its environment replaced by `overrides`. Raises BenchError."""
+    table = _load(path)
+    given = {**_strings(path, "environment", table.get("environment", {})), **overrides}
+    try:
+        folder = (path.parent / table.get("folder", ".")).resolve()
+        environment = _environment(given, folder)
+        return Scenario(
+            title=str(table.get("title", path.stem)),
+            systems=tuple(_system(path, one) for one in table["systems"]),
+            before=tuple(_step(one, environment, folder) for one in table.get("before", ())),
+            after=tuple(str(one) for one in table.get("after", ())),
+            environment=environment,
+            folder=folder,
+        )
+    except KeyError as error:
+        raise BenchError(f"{path} lacks {error}; docs/methodology.md describes a scenario.") from None
+    except (TypeError, AttributeError) as error:
+        raise BenchError(f"{path} is no scenario ({error}); docs/methodology.md describes one.") from error
+
+
+def of_options(options: Sequence[str]) -> Scenario:
+    """Make a scenario of `NAME=COMMAND` options. Raises BenchError."""
+    systems = []
+    for option in options:
+        name, separator, command = option.partition("=")
+        if not (name.strip() and separator and command.strip()):
+            raise BenchError(f"--system {option!r} is not NAME=COMMAND; name it, like --system 'plain=mpispec ...'.")
+        systems.append(System(name.strip(), command.strip()))
+    return Scenario(tuple(systems))
+
+
+def assignments(options: Sequence[str]) -> dict[str, str]:
+    """Read `NAME=VALUE` options. Raises BenchError."""
+    for option in options:
+        if not option.partition("=")[0] or "=" not in option:
+            raise BenchError(f"--set {option!r} is not NAME=VALUE; write it like --set TOKENS=64.")
+    return {name: value for name, _, value in (option.partition("=") for option in options)}
+
+
+def check(scenario: Scenario) -> None:
+    """Raise BenchError unless there are systems, each with a name of its own."""
+    names = [system.name for system in scenario.systems]
+    if not names:
+        raise BenchError("There is nothing to compare; name a scenario file, or give --system NAME=COMMAND twice.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BenchError(f"There are several systems called {twice[0]!r}; give each a name of its own.")
+
+
+def _load(path: Path, may_include: bool = True) -> dict[str, Any]:
+    """Return the table in a file over that of the file it includes, if it may."""
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise BenchError(f"The scenario cannot be read from {path} ({error.strerror}); check the path.") from error
+    try:
+        table = json.loads(text) if path.suffix == ".json" else _toml(path, text)
+    except ValueError as error:
+        raise BenchError(f"{path} is neither TOML nor, with the suffix .json, JSON: {error}.") from error
+    if not isinstance(table, dict):
+        raise BenchError(f"{path} does not hold a table; docs/methodology.md describes a scenario.")
+    if "include" not in table or not may_include:
+        return table
+    base = _load(path.parent / str(table["include"]), may_include=False)
+    joined = {**base.get("environment", {}), **table.get("environment", {})}
+    return {**base, **table, "environment": joined}
+
+
+def _toml(path: Path, text: str) -> Any:
+    if sys.version_info < (3, 11):
+        raise BenchError(f"Python reads TOML from 3.11 on; write {path} as JSON, or use a newer Python.")
+    import tomllib  # noqa: PLC0415  see above
+
+    return tomllib.loads(text)
+
+
+def _strings(path: Path, name: str, table: Any) -> dict[str, str]:
+    if not isinstance(table, dict) or not all(isinstance(value, str | int | float) for value in table.values()):
+        raise BenchError(f"{path}: {name} is a table of plain values, like NAME = 8.")
+    return {key: str(value) for key, value in table.items()}
+
+
+def _environment(given: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Fill `$NAME` in each value with those before it and those of our own environment."""
+    filled = {"PWD": str(folder)}
+    for name, value in given.items():
+        filled[name] = _filled(value, filled)
+    return filled
+
+
+def _filled(text: str, environment: Mapping[str, str]) -> str:
+    return os.path.expanduser(Template(text).safe_substitute({**os.environ, **environment}))
+
+
+def _system(path: Path, table: Mapping[str, Any]) -> System:
+    figures = _strings(path, "figures", table.get("figures", dict(DEFAULT_FIGURES)))
+    return System(str(table["name"]), str(table["command"]), figures, str(table.get("text", "text")))
+
+
+def _step(table: Mapping[str, Any], environment: Mapping[str, str], folder: Path) -> Step:
+    creates = table.get("creates")
+    path = None if creates is None else folder / _filled(str(creates), environment)
+    return Step(str(table["command"]), path)
