@@ -9,7 +9,7 @@ token (sample-then-match, papers.md 0.3), which is exact for any proposer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 _MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_LARGEST_NOISE = 38.0
-"""Above -log(-log(1 - 2**-54)), the largest noise that `gumbel` returns."""
+_MOST_BITS = 2.0**53 - 1.0
+_ROUNDING = 1.0 + 1e-6
+"""More than what rounding may take from either side of a comparison."""
 
 
 class Parameters(Protocol):
@@ -62,16 +63,29 @@ def successors(
     if parameters.repeat_penalty != 1.0 and recent:
         logits = penalised(logits, recent, parameters.repeat_penalty)
     if parameters.temperature <= 0.0:
-        tokens, scores = np.arange(logits.size), logits.astype(np.float64)
-    else:
-        tokens, scores = allowed(logits, parameters)
-        scores = scores + gumbel(parameters.seed, pos, tokens)
-    count = min(count, scores.size)
-    best = np.argpartition(scores, scores.size - count)[scores.size - count :]
-    best = best[np.lexsort((tokens[best], -scores[best]))]
-    weights = np.exp(scores[best] - scores.max())
-    confidences = weights / np.exp(scores - scores.max()).sum()
-    return [(int(token), float(prob)) for token, prob in zip(tokens[best], confidences, strict=True)]
+        return _likeliest(logits, count)
+    tokens, scores = allowed(logits, parameters)
+    scores = scores + gumbel(parameters.seed, pos, tokens)
+    return [(int(tokens[index]), confidence) for index, confidence in _likeliest(scores, count)]
+
+
+def _likeliest(scores: NDArray[Any], count: int) -> list[tuple[int, float]]:
+    """Return the indices of the `count` largest scores, the lower one of two equals first, each with its softmax.
+
+    Keeps the scores' precision and looks for one after the other: a draft does this for every guess, on slow hosts.
+    """
+    weights = np.exp(scores - scores.max())
+    total = float(weights.sum())
+    if count == 1:
+        index = int(np.argmax(scores))
+        return [(index, float(weights[index]) / total)]
+    left = scores.copy()
+    found = []
+    for _ in range(min(count, scores.size)):
+        index = int(np.argmax(left))
+        found.append((index, float(weights[index]) / total))
+        left[index] = -np.inf
+    return found
 
 
 def penalised(logits: Floats, recent: Sequence[int], penalty: float) -> Floats:
@@ -109,25 +123,34 @@ def allowed(logits: Floats, parameters: Parameters) -> tuple[NDArray[np.int64], 
 
 def gumbel(seed: int, pos: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return standard Gumbel noise float64 [tokens], a function of (seed, pos, token) alone."""
+    return _noise_of(_hashed(seed, pos, tokens))
+
+
+def _hashed(seed: int, pos: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return 53 random bits a token as integers in float64."""
     with np.errstate(over="ignore"):
         key = _mixed(_mixed(np.uint64(seed & int(_MASK))) ^ np.uint64(pos))
         bits = _mixed(key ^ (tokens.astype(np.uint64) * _GOLDEN))
-    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    noise: NDArray[np.float64] = -np.log(-np.log(uniform))
+    return (bits >> np.uint64(11)).astype(np.float64)
+
+
+def _noise_of(bits: NDArray[np.float64]) -> NDArray[np.float64]:
+    noise: NDArray[np.float64] = -np.log(-np.log((bits + 0.5) * 2.0**-53))
     return noise
 
 
 def _perturbed_argmax(tokens: NDArray[np.int64], scores: NDArray[np.float64], seed: int, pos: int) -> int:
-    """Return the token of the largest score + noise, without hashing tokens that cannot win.
+    """Return the token of the largest score + noise, with logarithms only for tokens that can still win.
 
-    The noise is bounded, so once the 64 best scores have their noise, only tokens within reach of the leader matter.
+    Noise -log(-log u) reaches d only if 1 - u <= exp(-d), because 1 - u <= -log u. A token that surely does well gives
+    the leader that the others would have to reach.
     """
-    if scores.size > 256:
-        best = np.argpartition(scores, scores.size - 64)[scores.size - 64 :]
-        leader = float(np.max(scores[best] + gumbel(seed, pos, tokens[best])))
-        contenders = scores + _LARGEST_NOISE >= leader
-        tokens, scores = tokens[contenders], scores[contenders]
-    return int(tokens[np.argmax(scores + gumbel(seed, pos, tokens))])
+    bits = _hashed(seed, pos, tokens)
+    first = int(np.argmax(scores))
+    leader = scores[first] + _noise_of(bits[first : first + 1])[0]
+    contenders = np.flatnonzero((_MOST_BITS - bits) * 2.0**-53 <= np.exp(scores - leader) * _ROUNDING)
+    noisy = scores[contenders] + _noise_of(bits[contenders])
+    return int(tokens[contenders[np.argmax(noisy)]])
 
 
 def _mixed(value: np.uint64 | NDArray[np.uint64]) -> NDArray[np.uint64]:

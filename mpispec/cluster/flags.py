@@ -46,7 +46,7 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--strategy",
             type=click.Choice(list(PRESETS)),
-            help="What is launched next. [default: pipeinfer; pipespec with --ladder]",
+            help="What is launched next. [default: auto; pipespec with --ladder]",
         ),
         click.option(
             "--proposer",
@@ -104,7 +104,7 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         threads=flags["threads"],
         layout=flags["layout"],
         wire=flags["wire"],
-        strategy=flags["strategy"] or ("pipespec" if flags["ladder"] else "pipeinfer"),
+        strategy=flags["strategy"] or ("pipespec" if flags["ladder"] else "auto"),
         proposer=proposer,
         oracle_hit_rate=hit_rate,
         exits=flags["exits"],

@@ -24,6 +24,8 @@ class HeadConfig:
     """Time from the sending of an empty message to its arrival on the next rank, as a multiple of a run of one row."""
     link_row: float = 0.0
     """Time for which the activations of one row occupy a link between stages, in the same unit."""
+    may_branch: bool = True
+    """Whether the stages compute the same bits over the holes that a tree leaves in the order of cells."""
     max_active: int = 1
     """Requests that run at once; further ones wait."""
     chunk: int = 32

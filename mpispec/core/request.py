@@ -117,6 +117,11 @@ class Request:
         return self._config.passing(num_rows)
 
     @property
+    def may_branch(self) -> bool:
+        """See `View`."""
+        return self._config.may_branch
+
+    @property
     def is_first_idle(self) -> bool:
         """Whether the first stage has nothing to compute, as far as the head knows."""
         return self._first.is_idle

@@ -26,6 +26,10 @@ class View(Protocol):
         """Return the time from the launch of a run into an empty pipeline to its verdicts, in times of one row."""
 
     @property
+    def may_branch(self) -> bool:
+        """Whether a tree leaves the text as it is; with quantised weights it may differ at close decisions (law 6)."""
+
+    @property
     def is_first_idle(self) -> bool:
         """Whether the first stage has nothing to compute, as far as the head knows."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from mpispec.models import gguf_file
 from mpispec.models.errors import ModelError
 from mpispec.models.gguf_file import GgufFile
+from mpispec.models.gguf_types import BLOCKS
 
 MAX_LAYERS = 512
 """LLAMA_MAX_LAYERS of llama.cpp."""
@@ -63,6 +64,8 @@ class ModelSummary:
     """Cuts may only fall on multiples of this many layers."""
     head_layers: float
     """The vocabulary projection's multiplications, as a multiple of one layer's."""
+    quantised: bool
+    """Whether any weights are stored in another format than F32, F16 and BF16."""
     vocabulary_digest: str
     """Hash of the list of tokens: equal where two models share a vocabulary."""
     header_digest: str
@@ -92,6 +95,7 @@ def inspect(path: Path | str) -> ModelSummary:
         reason=reason or f"{architecture} models are certified: their parts compute what the whole model computes.",
         unit=unit(model),
         head_layers=_head_layers(model, head),
+        quantised=any(BLOCKS[tensor.type].elements > 1 for tensor in model.tensors.values()),
         vocabulary_digest=_vocabulary_digest(model),
         header_digest=hashlib.blake2b(model.header, digest_size=16).hexdigest(),
     )

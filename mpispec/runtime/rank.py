@@ -161,6 +161,7 @@ class Rank:
             context=self._setup.context,
             sequences=num_sequences(options.parallel),
             rows_cost=rows_cost,
+            may_branch=not model.quantised,
             max_active=options.parallel,
             chunk=options.chunk,
             actor=pipeline.head,

@@ -36,7 +36,7 @@ class JobOptions:
     """Threads of each compute; None shares the host's usable cores among its computing roles."""
     layout: str | None = None
     wire: str = "f32"
-    strategy: str = "pipeinfer"
+    strategy: str = "auto"
     proposer: str | None = None
     """None: `draft` where a draft is given, else `ngram`."""
     oracle_hit_rate: float = 0.0

@@ -55,7 +55,12 @@ class Auto(Strategy):
         """By rows, how long a run occupies the busiest stage and how long it takes through an empty pipeline."""
 
     def begin(self, view: View) -> None:
-        """Ask the draft for little beside the likeliest where rows are dear: they are so for the draft itself too."""
+        """Ask the draft for little beside the likeliest where rows are dear: they are so for the draft itself too.
+
+        For a chain and nothing else where a tree might change the text.
+        """
+        if not view.may_branch:
+            self.width = 1
         if view.cost(2) > _DEAR_ROW:
             self.floor = _DEAR_FLOOR
         sizes = range(1, self.width + _LENGTHS[-1])
@@ -108,7 +113,7 @@ class Auto(Strategy):
         """
         chance = self._calibration.chance(node.prob)
         if _has_launched_sibling(node):
-            return chance * (view.passing(1) - 1.0) > _LEAST_GAIN
+            return view.may_branch and chance * (view.passing(1) - 1.0) > _LEAST_GAIN
         if chance >= _LEAST_CHANCE:
             return True
         if self._since_probe < _PROBE_EVERY:

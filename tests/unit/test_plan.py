@@ -29,6 +29,7 @@ def _model(layers: int = 30, head_layers: float = 0.0) -> ModelSummary:
         reason="",
         unit=1,
         head_layers=head_layers,
+        quantised=False,
         vocabulary_digest="",
         header_digest="",
     )

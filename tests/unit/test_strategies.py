@@ -25,6 +25,7 @@ class Situation:
     tree: TokenTree = field(default_factory=lambda: TokenTree(NodeId(0), Token(0), Pos(0)))
     live_runs: int = 0
     is_first_idle: bool = True
+    may_branch: bool = True
     is_awaiting_draft: bool = False
     num_stages: int = 4
     dear_rows: bool = True
@@ -150,6 +151,16 @@ def test_auto_is_as_wide_as_rows_are_cheap() -> None:
     assert _begun(situation).choose(situation) == nodes[:1]
     situation.dear_rows = False
     assert _begun(situation).choose(situation) == nodes
+
+
+def test_auto_keeps_to_a_chain_where_a_tree_might_change_the_text() -> None:
+    situation = Situation(dear_rows=False, num_stages=14, may_branch=False)
+    nodes = _siblings(situation, 0.55, 0.4)
+    strategy = _begun(situation)
+    assert strategy.width == 1
+    assert strategy.choose(situation) == nodes[:1]
+    situation.tree.launch(nodes[0], RunId(1))
+    assert strategy.choose(situation) == []
 
 
 def test_auto_hangs_a_chain_below_the_likeliest_of_a_layer() -> None:
