@@ -29,7 +29,7 @@ class HeadConfig:
     max_active: int = 1
     """Requests that run at once; further ones wait."""
     chunk: int = 32
-    """Rows of a prefill run."""
+    """Most rows of a prefill run."""
     first_queue: int = 2
     """Launched runs that the first stage may not have begun: the credits."""
     deadline_s: float = 600.0
@@ -57,6 +57,14 @@ class HeadConfig:
             return self._compute(num_rows)
         links = hops * (self.link_delay + num_rows * self.link_row) + self.link_delay
         return self.num_stages * self._compute(num_rows) + links
+
+    def chunk_for(self, num_tokens: int) -> int:
+        """Return the rows of the prefill runs that bring so many tokens through the pipeline soonest.
+
+        k runs of c rows take (k + D - 1) t(c): few rows fill the pipeline soon, many are cheaper each.
+        """
+        sizes = (self.chunk, max(1, self.chunk // 2), max(1, self.chunk // 4))
+        return min(sizes, key=lambda size: (-(-num_tokens // size) + self.num_stages - 1) * self.cost(size))
 
     def _compute(self, num_rows: int) -> float:
         table = self.rows_cost

@@ -342,7 +342,7 @@ class HeadCore:
 
     def _launch_one(self, request: Request) -> bool:
         if request.is_behind:
-            self._fly(request, request.next_chunk(self.config.chunk), [])
+            self._fly(request, request.next_chunk(), [])
             return True
         request.propose()
         allowed = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]

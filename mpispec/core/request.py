@@ -80,6 +80,7 @@ class Request:
         self.statistics = Statistics()
         self._stops = submitted.stops
         self._config = config
+        self._chunk = config.chunk_for(len(submitted.prompt) - common)
         self._first = first
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
@@ -162,9 +163,9 @@ class Request:
         """Whether given tokens lack cells: of the prompt, or those that a level was told before it came to them."""
         return self.filled < max(len(self.prompt), self.tree.root.pos)
 
-    def next_chunk(self, size: int) -> list[Row]:
+    def next_chunk(self) -> list[Row]:
         """Return the next rows of the given tokens; the last of them decides the token after."""
-        start, stop = self.filled, min(self.filled + size, len(self.tokens))
+        start, stop = self.filled, min(self.filled + self._chunk, len(self.tokens))
         self.filled = stop
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
 

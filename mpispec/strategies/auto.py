@@ -32,6 +32,8 @@ _LEAST_GAIN = 2.5
 """Runs that an alternative must save on average; it takes one itself, and comes late."""
 _LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Lengths of chains to weigh; runs of up to 63 rows have the bits of single ones (llama-layer-ranges)."""
+_MOST_ROWS = 32
+"""Rows that every backend takes in one run."""
 _BETTER = 1.02
 """By how much more rows must be better to be taken: the costs of rows are measured, and noisy."""
 _CERTAIN = 0.995
@@ -63,8 +65,7 @@ class Auto(Strategy):
             self.width = 1
         if view.cost(2) > _DEAR_ROW:
             self.floor = _DEAR_FLOOR
-        sizes = range(1, self.width + _LENGTHS[-1])
-        self._times = [(view.cost(rows), view.passing(rows)) for rows in sizes]
+        self._times = [(view.cost(rows), view.passing(rows)) for rows in range(1, _MOST_ROWS + 1)]
 
     def choose(self, view: View) -> list[Node]:
         """Launch the root alone, else the likeliest guess with as much beside it and below it as pays."""
@@ -143,7 +144,7 @@ class Auto(Strategy):
                 best, best_s = (width, 1), token_s
         for width, others in {1: 0.0, len(beside): any_right - beside[0]}.items():
             reach, expected = 1.0, others
-            for length, chance in enumerate(below, 1):
+            for length, chance in enumerate(below[: _MOST_ROWS + 1 - width], 1):
                 reach *= chance
                 expected += reach
                 if length > 1 and (length in _LENGTHS or length == len(below)):

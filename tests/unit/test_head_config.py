@@ -1,0 +1,35 @@
+"""What a head derives from what it is told of stages and links."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpispec.core.config import HeadConfig
+
+pytestmark = pytest.mark.unit
+
+DEAR = (1.0, 1.97, 2.7, 3.4)
+
+
+def _config(num_stages: int, rows_cost: tuple[float, ...] = DEAR, **links: float) -> HeadConfig:
+    return HeadConfig(num_stages, None, context=4096, sequences=4, rows_cost=rows_cost, **links)  # type: ignore[arg-type]
+
+
+def test_a_short_prompt_is_cut_finely_where_many_stages_shall_share_it() -> None:
+    assert _config(8).chunk_for(48) == 8
+
+
+def test_a_long_prompt_may_have_larger_runs_where_these_are_cheaper_a_row() -> None:
+    flat = (1.0,) * 32
+    assert _config(8, flat).chunk_for(4000) == 32
+
+
+def test_a_run_takes_as_long_as_the_slower_of_stage_and_link() -> None:
+    config = _config(4, (1.0,), link_delay=0.5, link_row=0.25)
+    assert config.cost(2) == 1.0
+    assert config.cost(8) == 2.0
+    assert config.passing(1) == 4 * 1.0 + 3 * (0.5 + 0.25) + 0.5
+
+
+def test_a_single_stage_passes_no_link() -> None:
+    assert _config(1, (1.0,), link_delay=9.0, link_row=0.0).passing(3) == 1.0
