@@ -15,9 +15,8 @@ from mpispec.bench.hop import percentile
 from mpispec.bench.printing import json_flag, show
 from mpispec.cluster.plan_table import table
 from mpispec.cluster.ranks import joined
-from mpispec.core.ids import Plane
 from mpispec.runtime.group import Group, JobError, gather
-from mpispec.transport.base import Frame, TransportError
+from mpispec.runtime.link_costs import exchange, receive, send
 from mpispec.transport.limits import FRAME_OVERHEAD, Limits
 
 SMALL = 8
@@ -28,23 +27,6 @@ STREAM_S = 0.25
 """How long a stream should take."""
 MOST_PIECES = 256
 _WARM_UP = 5
-_DEADLINE_S = 60.0
-
-
-def exchange(group: Group, peer: int, leads: bool, num_bytes: int, count: int) -> list[float]:
-    """Send a frame there and back `count` times; return half of each round trip in seconds, for the one who leads."""
-    frame = (bytes(num_bytes),)
-    halves = []
-    for _ in range(_WARM_UP + count):
-        if leads:
-            start = time.monotonic()
-            _send(group, peer, frame)
-            _receive(group, peer)
-            halves.append((time.monotonic() - start) / 2)
-        else:
-            _receive(group, peer)
-            _send(group, peer, frame)
-    return halves[_WARM_UP:]
 
 
 def stream(group: Group, peer: int, sends: bool) -> float:
@@ -64,37 +46,21 @@ def stream(group: Group, peer: int, sends: bool) -> float:
 
 
 def _stream_once(group: Group, peer: int, pieces: int) -> float:
-    _send(group, peer, (pieces.to_bytes(4, "little"),))
-    _receive(group, peer)
+    send(group, peer, (pieces.to_bytes(4, "little"),))
+    receive(group, peer)
     start = time.monotonic()
     for _ in range(pieces):
-        _send(group, peer, (bytes(PIECE),))
-    _receive(group, peer)
+        send(group, peer, (bytes(PIECE),))
+    receive(group, peer)
     return time.monotonic() - start
 
 
 def _take_stream(group: Group, peer: int) -> None:
-    pieces = int.from_bytes(_receive(group, peer).data, "little")
-    _send(group, peer, (b"ready",))
+    pieces = int.from_bytes(receive(group, peer).data, "little")
+    send(group, peer, (b"ready",))
     for _ in range(pieces):
-        _receive(group, peer)
-    _send(group, peer, (b"taken",))
-
-
-def _send(group: Group, peer: int, parts: tuple[bytes, ...]) -> None:
-    group.transport.announce(peer)
-    group.transport.send(peer, Plane.DATA, parts)
-
-
-def _receive(group: Group, peer: int) -> Frame:
-    """Return the next frame, sleeping as the program's own loop does while there is none."""
-    deadline = time.monotonic() + _DEADLINE_S
-    while (frame := group.transport.poll(Plane.DATA)) is None:
-        if time.monotonic() > deadline:
-            raise TransportError(f"Nothing came from rank {peer} in {_DEADLINE_S:.0f} s; is its host overloaded?")
-        group.transport.reap()
-        group.transport.wait(1.0)
-    return frame
+        receive(group, peer)
+    send(group, peer, (b"taken",))
 
 
 def measure(group: Group, row_bytes: int, count: int) -> list[dict[str, Any]]:
@@ -116,8 +82,8 @@ def measure(group: Group, row_bytes: int, count: int) -> list[dict[str, Any]]:
 def _pair(group: Group, one: int, other: int, row_bytes: int, count: int) -> dict[str, Any]:
     leads = group.rank == one
     peer = other if leads else one
-    small = exchange(group, peer, leads, SMALL, count)
-    row = exchange(group, peer, leads, row_bytes, count)
+    small = exchange(group, peer, leads, SMALL, count, _WARM_UP)
+    row = exchange(group, peer, leads, row_bytes, count, _WARM_UP)
     there = stream(group, peer, sends=leads)
     back = stream(group, peer, sends=not leads)
     rate = round((there if leads else back) / 1e6, 1)

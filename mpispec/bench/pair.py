@@ -18,6 +18,8 @@ from mpispec.bench.command import run
 from mpispec.bench.errors import BenchError
 from mpispec.bench.skipping import kept_layers
 from mpispec.bench.texts import CALIBRATION, QUESTIONS, answers
+from mpispec.compute import llama_quantise
+from mpispec.compute.llama_quantise import KINDS
 from mpispec.models import cut, default, registry
 from mpispec.models.arrange import Layer, arrange
 from mpispec.models.widen import widen
@@ -116,6 +118,22 @@ def floats(model: str | None, out: Path | None, as_json: bool) -> None:
     copy = _destination(out, source, "floats")
     widen(source, copy, f"{registry.inspect(source).name}, widened to float32")
     click.echo(json.dumps({"source": str(source), "copy": str(copy)}) if as_json else f"--model {copy}")
+
+
+@main.command()
+@click.option("--to", "kind", type=click.Choice(list(KINDS)), required=True, help="What to store all matrices as.")
+@_model
+@_out
+@_tokens
+@_threads
+@_json
+def quantise(kind: str, model: str | None, out: Path | None, tokens: int, threads: int, as_json: bool) -> None:
+    """Make a copy of MODEL in another quantisation: a draft that keeps pace, where that is the faster one."""
+    source = default.resolve(model)
+    copy = _destination(out, source, kind)
+    llama_quantise.quantise(source, copy, kind, threads)
+    found = measure(copy, answers(source, QUESTIONS, tokens, threads), threads)
+    _report(found, {"target": str(source), "draft": str(copy)}, as_json)
 
 
 @main.command("measure")

@@ -26,22 +26,8 @@ from mpispec.models.errors import ModelError
 
 MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ of llama.cpp."""
-_MAX_THREADS = 512
 _LOG_ERROR, _LOG_CONTINUED = 4, 5
 _EVAL_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
-
-
-class _ThreadpoolParams(ctypes.Structure):
-    """`ggml_threadpool_params` of ggml.h."""
-
-    _fields_ = [
-        ("cpumask", ctypes.c_bool * _MAX_THREADS),
-        ("n_threads", ctypes.c_int),
-        ("prio", ctypes.c_int),
-        ("poll", ctypes.c_uint32),
-        ("strict_cpu", ctypes.c_bool),
-        ("paused", ctypes.c_bool),
-    ]
 
 
 class _Library:
@@ -53,16 +39,10 @@ class _Library:
         api.llama_log_set(self._log, ctypes.c_void_p(0))
         api.llama_backend_init()
         base = load_shared_library("ggml-base", api._base_path)
-        cpu = load_shared_library("ggml-cpu", api._base_path)
         pointer, size = ctypes.c_void_p, ctypes.c_size_t
         self.name = _bind(base, "ggml_get_name", ctypes.c_char_p, pointer)
         self.n_bytes = _bind(base, "ggml_nbytes", size, pointer)
         self.read_tensor = _bind(base, "ggml_backend_tensor_get", None, pointer, pointer, size, size)
-        self.threadpool_params = _bind(base, "ggml_threadpool_params_init", None, pointer, ctypes.c_int)
-        self.threadpool_new = _bind(cpu, "ggml_threadpool_new", pointer, pointer)
-        self.threadpool_free = _bind(cpu, "ggml_threadpool_free", None, pointer)
-        self.threadpool_attach = _bind(api._lib, "llama_attach_threadpool", None, pointer, pointer, pointer)
-        self.threadpool_detach = _bind(api._lib, "llama_detach_threadpool", None, pointer)
 
     def _on_log(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
         if level == _LOG_ERROR and text.strip():
@@ -253,9 +233,9 @@ class LlamaContext:
         if not 1 <= size.sequences <= MAX_SEQUENCES:
             raise ModelError(f"{size.sequences} sequences are asked for; llama.cpp takes 1 to {MAX_SEQUENCES}.")
         self.size = size
+        self._path = model.path
         self._library = library()
         self._watch = watch
-        self._threadpool: int | None = None
         self._library.complaints.clear()
         self.handle = api.llama_init_from_model(model.handle, self._params(size))
         if self.handle is None:
@@ -264,8 +244,6 @@ class LlamaContext:
         self._memory = api.llama_get_memory(self.handle)
         if watch:
             watch.attach(self.handle)
-        if size.threads > 1:
-            self._start_threads(size.threads)
         self._allocate_batch(size.max_rows, model.width if embeds else 0)
 
     def _params(self, size: ContextSize) -> api.llama_context_params:
@@ -275,6 +253,7 @@ class LlamaContext:
         # llama.cpp asserts, and aborts the process, unless there may be an output for each sequence.
         params.n_batch = params.n_outputs_max = params.n_outputs_max_per_seq = max(size.max_rows, size.sequences)
         params.n_seq_max = size.sequences
+        # A threadpool of our own makes Q4_0 yield NaN with several threads (llama.cpp in llama-cpp-python 0.3.36).
         params.n_threads = params.n_threads_batch = size.threads
         params.kv_unified = size.unified
         params.swa_full = True
@@ -283,14 +262,6 @@ class LlamaContext:
         if self._watch:
             params.cb_eval = ctypes.cast(self._watch.callback, cast(Any, type(params.cb_eval)))
         return params
-
-    def _start_threads(self, threads: int) -> None:
-        # Without a pool of its own, ggml starts its threads anew for every graph; with poll = 0 an idle pool sleeps.
-        params = _ThreadpoolParams()
-        self._library.threadpool_params(ctypes.byref(params), threads)
-        params.poll = 0
-        self._threadpool = self._library.threadpool_new(ctypes.byref(params))
-        self._library.threadpool_attach(self.handle, self._threadpool, self._threadpool)
 
     def _allocate_batch(self, rows: int, width: int) -> None:
         self.tokens: NDArray[np.int32] = np.zeros(0 if width else rows, np.int32)
@@ -326,9 +297,13 @@ class LlamaContext:
             raise ComputeError(f"llama.cpp refused {n_rows} rows ({self._library.complaint()}); status {status}.")
 
     def logits(self, n_rows: int, n_tokens: int) -> Floats:
-        """Return a copy of the last decode's logits: float32 [output rows, vocabulary]."""
+        """Return a copy of the last decode's logits: float32 [output rows, vocabulary]. Raises ComputeError."""
         pointer = api.llama_get_logits(self.handle)
         view = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (n_rows, n_tokens))
+        if np.isnan(view.sum()):
+            raise ComputeError(
+                f"llama.cpp computed something that is no number from {self._path}; check the file, then build anew."
+            )
         return view.copy()
 
     def edit(self, edit: Edit) -> None:
@@ -353,9 +328,5 @@ class LlamaContext:
         """Free cache, buffers and threads."""
         if self.handle is None:
             return
-        if self._threadpool is not None:
-            self._library.threadpool_detach(self.handle)
         api.llama_free(self.handle)
-        if self._threadpool is not None:
-            self._library.threadpool_free(self._threadpool)
-        self.handle = self._threadpool = None
+        self.handle = None

@@ -26,6 +26,8 @@ class HeadConfig:
     """Time for which the activations of one row occupy a link between stages, in the same unit."""
     may_branch: bool = True
     """Whether the stages compute the same bits over the holes that a tree leaves in the order of cells."""
+    is_row_exact: bool = True
+    """Whether a row has the same bits in runs of any size."""
     max_active: int = 1
     """Requests that run at once; further ones wait."""
     chunk: int = 32
@@ -61,8 +63,11 @@ class HeadConfig:
     def chunk_for(self, num_tokens: int) -> int:
         """Return the rows of the prefill runs that bring so many tokens through the pipeline soonest.
 
-        k runs of c rows take (k + D - 1) t(c): few rows fill the pipeline soon, many are cheaper each.
+        k runs of c rows take (k + D - 1) t(c): few rows fill the pipeline soon, many are cheaper each. Always the same
+        where that would change bits, for measured costs differ from one start to the next (law 6).
         """
+        if not self.is_row_exact:
+            return self.chunk
         sizes = (self.chunk, max(1, self.chunk // 2), max(1, self.chunk // 4))
         return min(sizes, key=lambda size: (-(-num_tokens // size) + self.num_stages - 1) * self.cost(size))
 

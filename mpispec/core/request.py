@@ -123,6 +123,11 @@ class Request:
         return self._config.may_branch
 
     @property
+    def is_row_exact(self) -> bool:
+        """See `View`."""
+        return self._config.is_row_exact
+
+    @property
     def is_first_idle(self) -> bool:
         """Whether the first stage has nothing to compute, as far as the head knows."""
         return self._first.is_idle

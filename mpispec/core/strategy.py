@@ -30,6 +30,10 @@ class View(Protocol):
         """Whether a tree leaves the text as it is; with quantised weights it may differ at close decisions (law 6)."""
 
     @property
+    def is_row_exact(self) -> bool:
+        """Whether a row has the same bits in runs of any size, so that their size leaves the text as it is."""
+
+    @property
     def is_first_idle(self) -> bool:
         """Whether the first stage has nothing to compute, as far as the head knows."""
 

@@ -39,6 +39,10 @@ class Architecture:
     """Parts with this many layers would be computed wrongly."""
 
 
+_SMALL_BLOCK = 32
+"""Elements of a block of the older quantisations; K-quants and later ones have 256."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
     """What a model file holds. Sizes in bytes."""
@@ -66,6 +70,8 @@ class ModelSummary:
     """The vocabulary projection's multiplications, as a multiple of one layer's."""
     quantised: bool
     """Whether any weights are stored in another format than F32, F16 and BF16."""
+    is_row_exact: bool
+    """Whether a row has the same bits in runs of any size; with K-quants more rows have other kernels."""
     vocabulary_digest: str
     """Hash of the list of tokens: equal where two models share a vocabulary."""
     header_digest: str
@@ -96,6 +102,7 @@ def inspect(path: Path | str) -> ModelSummary:
         unit=unit(model),
         head_layers=_head_layers(model, head),
         quantised=any(BLOCKS[tensor.type].elements > 1 for tensor in model.tensors.values()),
+        is_row_exact=all(BLOCKS[tensor.type].elements <= _SMALL_BLOCK for tensor in model.tensors.values()),
         vocabulary_digest=_vocabulary_digest(model),
         header_digest=hashlib.blake2b(model.header, digest_size=16).hexdigest(),
     )

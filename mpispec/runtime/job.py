@@ -14,7 +14,7 @@ from mpispec.runtime.application import Session
 from mpispec.runtime.group import Group, agree, gather
 from mpispec.runtime.loading import Models, Progress, load
 from mpispec.runtime.rank import Rank, RankReport, read_report
-from mpispec.runtime.row_costs import all_row_costs
+from mpispec.runtime.row_costs import pipeline_costs
 from mpispec.runtime.setup import JobOptions, Setup, prepare
 from mpispec.runtime.trace import Trace
 from mpispec.transport.limits import Limits
@@ -52,8 +52,8 @@ def run(
     puts something around the loaded models with `prepare_models`.
     """
     models = prepare_models(agree(group, lambda: load(options, group.rank, setup, progress)))
-    costs = all_row_costs(group, models, setup)
     group.open(_limits(options, setup))
+    costs = pipeline_costs(group, models, setup, options.wire)
     trace = Trace(options.is_traced, options.is_timed)
     offset = group.clock_offset() if trace.is_timed else 0.0
     rank = Rank(options, group, setup, models, costs, trace)

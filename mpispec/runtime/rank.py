@@ -26,6 +26,7 @@ from mpispec.runtime.group import Group
 from mpispec.runtime.head_engine import HeadEngine
 from mpispec.runtime.loading import Models
 from mpispec.runtime.plan import Pipeline
+from mpispec.runtime.row_costs import PipelineCosts
 from mpispec.runtime.setup import JobOptions, Setup, num_sequences
 from mpispec.runtime.trace import Event as TraceEvent
 from mpispec.runtime.trace import Trace
@@ -65,10 +66,10 @@ class Rank:
         group: Group,
         setup: Setup,
         models: Models,
-        costs: Sequence[tuple[float, ...]],
+        costs: Sequence[PipelineCosts],
         trace: Trace,
     ) -> None:
-        """`costs` are those of rows on the target and on each level, as `Plan.pipelines`."""
+        """`costs` are those of the target and on each level, as `Plan.pipelines`."""
         self._options = options
         self._group = group
         self._setup = setup
@@ -79,9 +80,9 @@ class Rank:
         self._cores: dict[Actor, Core] = {}
         self._workers: dict[Actor, Worker] = {}
         above = HEAD
-        for pipeline, model, rows_cost in zip(setup.plan.pipelines, (setup.model, *setup.levels), costs, strict=True):
+        for pipeline, model, cost in zip(setup.plan.pipelines, (setup.model, *setup.levels), costs, strict=True):
             if pipeline.rank == group.rank:
-                head = self._head(pipeline, rows_cost)
+                head = self._head(pipeline, cost)
                 is_target = pipeline.head == HEAD
                 self._cores[pipeline.head] = head if is_target else LevelCore(head, above, _LEVEL_STRATEGY)
             self._add_stages(pipeline, model.width)
@@ -153,15 +154,18 @@ class Rank:
             else:
                 self._workers[actor] = StageWorker(name, self._trace, model, core.is_last, wire, width)
 
-    def _head(self, pipeline: Pipeline, rows_cost: tuple[float, ...]) -> HeadCore:
+    def _head(self, pipeline: Pipeline, costs: PipelineCosts) -> HeadCore:
         options, model = self._options, self._setup.model
         config = HeadConfig(
             num_stages=len(pipeline.stages),
             draft=pipeline.below,
             context=self._setup.context,
             sequences=num_sequences(options.parallel),
-            rows_cost=rows_cost,
+            rows_cost=costs.rows,
+            link_delay=costs.link_delay,
+            link_row=costs.link_row,
             may_branch=not model.quantised,
+            is_row_exact=model.is_row_exact,
             max_active=options.parallel,
             chunk=options.chunk,
             actor=pipeline.head,

@@ -1,9 +1,10 @@
-"""What a run of several rows costs on these machines, measured before the first request (design, What to launch)."""
+"""What runs of several rows and links cost here, measured before the first request (design, What to launch)."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgpack
 import numpy as np
@@ -12,8 +13,10 @@ from mpispec.compute.base import Floats, StageModel
 from mpispec.core.ids import Actor, NodeId, Pos, RequestId, SeqId, Token
 from mpispec.core.messages import Edit, EditOp, Row
 from mpispec.runtime.group import Group, gather
+from mpispec.runtime.link_costs import link_cost
 from mpispec.runtime.loading import Models
 from mpispec.runtime.setup import Setup
+from mpispec.wire.activations import row_bytes
 
 _SIZES = (1, 2, 3, 4)
 _REPEATS = 3
@@ -21,26 +24,40 @@ _BUDGET_S = 2.0
 """On a slow host fewer sizes are measured; the rest of the table is extended in a straight line."""
 
 
-def all_row_costs(group: Group, models: Models, setup: Setup) -> list[tuple[float, ...]]:
-    """Return `row_costs` of the target and of each level of a ladder, as `Plan.pipelines`. Collective."""
+@dataclass(frozen=True, slots=True)
+class PipelineCosts:
+    """What a head is told of its stages and links."""
+
+    rows: tuple[float, ...]
+    """Time of 1, 2, 3, ... rows on the slowest stage, as multiples of one row's."""
+    link_delay: float
+    """Time of an empty message on the slowest link between two stages, as a multiple of one row's."""
+    link_row: float
+    """What an activation row adds to that."""
+
+
+def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> list[PipelineCosts]:
+    """Measure the target and each level of a ladder, as `Plan.pipelines`. Collective; `group` must be open."""
     found = []
     for model, pipeline in zip((setup.model, *setup.levels), setup.plan.pipelines, strict=True):
         actors = [pipeline.actor_of(index) for index in range(len(pipeline.stages))]
         stages = {actor: models.stages[actor] for actor in actors if actor in models.stages}
-        found.append(row_costs(group, stages, actors[0], model.width))
+        seconds = row_seconds(group, stages, actors[0], model.width)
+        link = link_cost(group, [stage.rank for stage in pipeline.stages], row_bytes(wire, model.width))
+        rows = tuple(max(1.0, each / seconds[0]) for each in seconds)
+        found.append(PipelineCosts(rows, link.delay_s / seconds[0], link.row_s / seconds[0]))
     return found
 
 
-def row_costs(group: Group, stages: Mapping[Actor, StageModel], first: Actor, width: int) -> tuple[float, ...]:
-    """Return the time of 1, 2, 3, ... rows on the slowest stage as multiples of one row's. Collective.
+def row_seconds(group: Group, stages: Mapping[Actor, StageModel], first: Actor, width: int) -> list[float]:
+    """Return the time of 1, 2, 3, ... rows on the slowest stage. Collective.
 
     `stages` are those of this rank, `first` is the one that takes tokens instead of activations.
     """
     mine = [_seconds(stage, actor == first, width) for actor, stage in stages.items()]
     tables = [table for theirs in gather(group, msgpack.packb(mine)) for table in msgpack.unpackb(theirs)]
     sizes = min(len(table) for table in tables)
-    slowest = [max(table[index] for table in tables) for index in range(sizes)]
-    return tuple(max(1.0, seconds / slowest[0]) for seconds in slowest)
+    return [max(table[index] for table in tables) for index in range(sizes)]
 
 
 def _seconds(stage: StageModel, is_first: bool, width: int) -> list[float]:

@@ -53,19 +53,21 @@ class Auto(Strategy):
         self._news = True
         self._is_batching = False
         """Whether it pays to wait until the first stage is free, so that runs grow."""
+        self._most_rows = 1
         self._times = [(1.0, 1.0)]
         """By rows, how long a run occupies the busiest stage and how long it takes through an empty pipeline."""
 
     def begin(self, view: View) -> None:
         """Ask the draft for little beside the likeliest where rows are dear: they are so for the draft itself too.
 
-        For a chain and nothing else where a tree might change the text.
+        For a chain and nothing else where a tree might change the text; runs of one row where longer ones might.
         """
         if not view.may_branch:
             self.width = 1
+        self._most_rows = _MOST_ROWS if view.is_row_exact else 1
         if view.cost(2) > _DEAR_ROW:
             self.floor = _DEAR_FLOOR
-        self._times = [(view.cost(rows), view.passing(rows)) for rows in range(1, _MOST_ROWS + 1)]
+        self._times = [(view.cost(rows), view.passing(rows)) for rows in range(1, self._most_rows + 1)]
 
     def choose(self, view: View) -> list[Node]:
         """Launch the root alone, else the likeliest guess with as much beside it and below it as pays."""
@@ -87,7 +89,7 @@ class Auto(Strategy):
         layer = [node for node in view.tree.ready() if node.pos == best.pos]
         layer.sort(key=lambda node: (-self._reach(node, reaches), node.id))
         above = sum(reaches[parent] for parent in {node.parent_id for node in layer})
-        beside = [reaches[node.id] / above for node in layer[: self.width]]
+        beside = [reaches[node.id] / above for node in layer[: min(self.width, self._most_rows)]]
         chain = self._chain(layer[0])
         below = [self._calibration.chance(node.prob) for node in chain]
         width, length = self._best_comb(beside, below)
@@ -124,6 +126,8 @@ class Auto(Strategy):
 
     def _pays_to_batch(self, view: View) -> bool:
         """Tell whether runs of several rows are better than runs of one."""
+        if self._most_rows == 1:
+            return False
         if view.cost(2) <= _DEAR_ROW:
             return True
         chances = [self._likeliest.chance(0.0)] * min(self.lead, _LENGTHS[-1])
@@ -144,7 +148,7 @@ class Auto(Strategy):
                 best, best_s = (width, 1), token_s
         for width, others in {1: 0.0, len(beside): any_right - beside[0]}.items():
             reach, expected = 1.0, others
-            for length, chance in enumerate(below[: _MOST_ROWS + 1 - width], 1):
+            for length, chance in enumerate(below[: self._most_rows + 1 - width], 1):
                 reach *= chance
                 expected += reach
                 if length > 1 and (length in _LENGTHS or length == len(below)):

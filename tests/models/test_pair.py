@@ -12,6 +12,7 @@ from mpispec.bench.agreement import measure
 from mpispec.bench.pair import main
 from mpispec.bench.skipping import kept_layers
 from mpispec.bench.texts import QUESTIONS, Text, answers, loaded
+from mpispec.compute.llama_quantise import quantise
 from mpispec.models import registry
 from mpispec.models.arrange import Layer, arrange
 from tests.models import pipeline, tiny
@@ -53,6 +54,16 @@ def test_a_skipping_draft_is_the_stages_without_those_left_out(
     hits = (expected == text.answer).mean()
     assert measure(tmp_path / "draft.gguf", [text], threads=1).share == pytest.approx(hits)
     assert 0 < hits < 1
+
+
+def test_a_copy_in_another_quantisation_is_smaller_and_mostly_agrees(
+    default_model: Path, written: list[Text], tmp_path: Path
+) -> None:
+    copy = tmp_path / "q4_0.gguf"
+    quantise(default_model, copy, "q4_0", threads=1)
+    assert copy.stat().st_size < default_model.stat().st_size
+    assert registry.inspect(copy).is_row_exact
+    assert 0.5 < measure(copy, written, threads=1).share <= 1.0
 
 
 def test_the_least_missed_layer_is_one_that_changes_nothing(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 from tests.launch import run_ranks
 
 Request = dict[str, Any]
-WITHOUT_DRAFT = (("plain", "none"), ("sync", "ngram"), ("pipeinfer", "ngram"))
+WITHOUT_DRAFT = (("plain", "none"), ("sync", "ngram"), ("pipeinfer", "ngram"), ("auto", "ngram"))
 WITH_EXITS = (("speed", "exit"), ("pipeinfer", "exit"))
-WITH_DRAFT = (("sync", "draft"), ("pipeinfer", "draft"))
+WITH_DRAFT = (("sync", "draft"), ("pipeinfer", "draft"), ("auto", "draft"))
 
 
 def request(prompt: Sequence[int], max_tokens: int, strategy: str, proposer: str, **sampling: Any) -> Request:

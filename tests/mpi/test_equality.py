@@ -145,8 +145,9 @@ def test_long_prompts_and_conversations(
         assert tokens_of(found[3 * place :][:2]) == expected, way
     if ways is WITHOUT_DRAFT:
         runs = [answer["report"]["speculation"]["runs"] for answer in found[:2]]
-        chunks = -(-len(first) // JobOptions().chunk)
-        assert runs[0] == chunks + LONG_TOKENS - 1, "one run a chunk of the prompt, then one a token"
+        most = JobOptions().chunk
+        allowed = [-(-len(first) // size) + LONG_TOKENS - 1 for size in (most, most // 2, most // 4)]
+        assert runs[0] in allowed, "one run a chunk of the prompt, then one a token"
         assert runs[1] == LONG_TOKENS, "the second prompt's prefix is in the cache"
 
 

@@ -70,7 +70,7 @@ def test_one_object(alone: dict[str, Any], options: tuple[str, ...]) -> None:
     assert answer["prompt_tokens"] == alone["prompt_tokens"]
     assert answer["seed"] == 0
     assert ("synthetic" in answer) == ("--proposer" in options)
-    assert answer["strategy"] == ("plain" if "--strategy" in options else "pipeinfer")
+    assert answer["strategy"] == ("plain" if "--strategy" in options else "auto")
     assert set(answer["timing"]) >= {"prefill_s", "ttft_s", "decode_s", "tokens_per_s", "itl_ms"}
     assert set(answer["speculation"]) >= {"proposed", "accepted", "hit_rate", "runs", "cancelled_runs", "void_runs"}
     assert [rank["rank"] for rank in answer["ranks"]] == [0, 1, 2, 3]

@@ -24,6 +24,10 @@ def test_a_long_prompt_may_have_larger_runs_where_these_are_cheaper_a_row() -> N
     assert _config(8, flat).chunk_for(4000) == 32
 
 
+def test_runs_have_always_the_same_size_where_another_might_change_the_text() -> None:
+    assert HeadConfig(8, None, 4096, 4, rows_cost=DEAR, is_row_exact=False).chunk_for(48) == 32
+
+
 def test_a_run_takes_as_long_as_the_slower_of_stage_and_link() -> None:
     config = _config(4, (1.0,), link_delay=0.5, link_row=0.25)
     assert config.cost(2) == 1.0

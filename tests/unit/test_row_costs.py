@@ -14,7 +14,8 @@ from mpispec.core.ids import Actor
 from mpispec.core.messages import Row
 from mpispec.runtime import row_costs as module
 from mpispec.runtime.group import Group
-from mpispec.runtime.row_costs import row_costs
+from mpispec.runtime.link_costs import link_cost
+from mpispec.runtime.row_costs import row_seconds
 from mpispec.transport.loopback import LoopbackTransport
 
 pytestmark = pytest.mark.unit
@@ -30,18 +31,22 @@ class TimedStage(ToyStage):
         return super().forward(rows, activations, cancelled)
 
 
-def test_costs_are_multiples_of_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_holds_the_slowest_stage_for_each_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.time, "monotonic", lambda: TimedStage.now)
     monkeypatch.setattr(module, "_BUDGET_S", 100.0)
     stages = {Actor(1): TimedStage(0, is_last=True, vocabulary=8)}
-    assert row_costs(Group(LoopbackTransport()), stages, Actor(1), width=4) == (1.0, 1.5, 2.0, 2.5)
+    assert row_seconds(Group(LoopbackTransport()), stages, Actor(1), width=4) == [1.0, 1.5, 2.0, 2.5]
 
 
 def test_a_slow_host_measures_less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.time, "monotonic", lambda: TimedStage.now)
     monkeypatch.setattr(module, "_BUDGET_S", 1.0)
     stages = {Actor(1): TimedStage(0, is_last=True, vocabulary=8)}
-    assert row_costs(Group(LoopbackTransport()), stages, Actor(1), width=4) == (1.0,)
+    assert row_seconds(Group(LoopbackTransport()), stages, Actor(1), width=4) == [1.0]
+
+
+def test_a_pipeline_within_one_rank_has_no_links() -> None:
+    assert link_cost(Group(LoopbackTransport()), [0, 0, 0], row_bytes=64) == (0.0, 0.0)
 
 
 def test_a_table_goes_on_in_a_straight_line() -> None:

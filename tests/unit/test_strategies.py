@@ -26,6 +26,7 @@ class Situation:
     live_runs: int = 0
     is_first_idle: bool = True
     may_branch: bool = True
+    is_row_exact: bool = True
     is_awaiting_draft: bool = False
     num_stages: int = 4
     dear_rows: bool = True
@@ -161,6 +162,14 @@ def test_auto_keeps_to_a_chain_where_a_tree_might_change_the_text() -> None:
     assert strategy.choose(situation) == nodes[:1]
     situation.tree.launch(nodes[0], RunId(1))
     assert strategy.choose(situation) == []
+
+
+def test_auto_launches_row_by_row_where_larger_runs_might_change_the_text() -> None:
+    situation = Situation(dear_rows=False, is_row_exact=False)
+    nodes = situation.chain(0.95, 0.95, 0.95)
+    situation.tree.launch(nodes[0], RunId(0))
+    situation.is_first_idle = False
+    assert _begun(situation).choose(situation) == nodes[1:2]
 
 
 def test_auto_hangs_a_chain_below_the_likeliest_of_a_layer() -> None:
