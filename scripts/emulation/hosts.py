@@ -8,6 +8,7 @@ and mounts, so taking down is safe at any time, and complete.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -203,6 +204,14 @@ def plug_in(switch: Host, host: Host, rate: str | None) -> None:
         shape = ("root", "tbf", "rate", rate, "burst", "128kb", "latency", "20ms")
         switch.run("tc", "qdisc", "add", "dev", port, *shape)
         host.run("tc", "qdisc", "add", "dev", "eth0", *shape)
+
+
+def rate_of(host: Host) -> float | None:
+    """Return the rate that a host's cable is shaped to in Mbit/s, None if it is not."""
+    for discipline in json.loads(host.run("tc", "-j", "qdisc", "show", "dev", "eth0")):
+        if discipline["kind"] == "tbf":
+            return float(discipline["options"]["rate"]) * 8 / 1e6  # tc counts bytes
+    return None
 
 
 def self_check(cluster: str) -> None:

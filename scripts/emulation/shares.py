@@ -77,6 +77,14 @@ def give(cluster: str, share: float | None, period: int) -> None:
             (folder / "cpu.cfs_quota_us").write_text(str(round(share * period)))
 
 
+def asked(cluster: str, host: str) -> float | None:
+    """Return the share of a core that a host was given, None for all."""
+    folder = group("cpu", cluster, host)
+    if not available() or (quota := int((folder / "cpu.cfs_quota_us").read_text())) < 0:
+        return None
+    return quota / int((folder / "cpu.cfs_period_us").read_text())
+
+
 def smooth(cluster: str) -> None:
     """Start the burners and the ticker; they live on the hosts and end with them."""
     helper = str(STATE / cluster / "slowcore")
