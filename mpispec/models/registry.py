@@ -119,21 +119,32 @@ def _vocabulary_digest(model: GgufFile) -> str:
     return hashlib.blake2b(tokens.raw if tokens is not None else b"", digest_size=16).hexdigest()
 
 
-def ranges(n_layers: int, stages: int, unit: int = 1, head_layers: float = 0.0) -> list[range]:
-    """Split layers as evenly as possible; what is left over goes to the first stages.
+def ranges(
+    n_layers: int, stages: int, unit: int = 1, head_layers: float = 0.0, first_layers: float = 0.0
+) -> list[range]:
+    """Split layers as evenly as possible; what is left over goes to the first stages that have nothing else to do.
 
-    `head_layers` is what the vocabulary projection of the last stage costs, in layers. Raises ModelError if there are
-    more stages than pieces of `unit` layers.
+    `head_layers` is what the vocabulary projection of the last stage costs, in layers, `first_layers` what the first
+    stage's rank does besides. Raises ModelError if there are more stages than pieces of `unit` layers.
     """
     pieces = -(-n_layers // unit)
     if not 1 <= stages <= pieces:
         raise ModelError(f"{n_layers} layers cannot be split into {stages} stages; use between 1 and {pieces} stages.")
-    share = (pieces + head_layers / unit) / stages
-    last = pieces if stages == 1 else min(max(1, round(share - head_layers / unit)), pieces // stages)
-    others, rest = divmod(pieces - last, max(1, stages - 1))
-    counts = [others + (stage < rest) for stage in range(stages - 1)] + [last]
+    counts = _counts(pieces, stages, first_layers / unit, head_layers / unit)
     ends = [min(n_layers, unit * sum(counts[: stage + 1])) for stage in range(stages)]
     return [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _counts(pieces: int, stages: int, first_extra: float, last_extra: float) -> list[int]:
+    """Return the pieces of each stage, at least one; the first and the last have other things to do besides."""
+    if stages == 1:
+        return [pieces]
+    share = (pieces + first_extra + last_extra) / stages
+    last = min(max(1, round(share - last_extra)), pieces // stages)
+    alone = [] if first_extra < 0.5 or stages == 2 else [min(max(1, round(share - first_extra)), pieces // stages)]
+    others = stages - 1 - len(alone)
+    size, rest = divmod(pieces - sum(alone) - last, others)
+    return [*alone, *(size + (stage < rest) for stage in range(others)), last]
 
 
 def architecture_of(model: GgufFile) -> str:
