@@ -11,8 +11,8 @@ from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary, ranges
 
 _HEAD_BYTES = 6 << 20
-"""What the head does for a token, in bytes of weights that are multiplied meanwhile: on emulated slow hosts a stage beside it
-took 12 % (0.9 ms of a core) longer than one of as many layers of 2.2 MB. Next to nothing beside layers of large models."""
+"""What the head does for a token, in bytes of weights that are multiplied meanwhile: on emulated slow hosts a stage
+beside it took 12 % (0.9 ms of a core) longer than one of as many layers of 2.2 MB. Nothing beside large layers."""
 
 
 class PlanError(Exception):
@@ -149,15 +149,16 @@ def make_plan(
 
     Without a layout every rank computes: the head shares its rank with the first stage (ADR 0002), the draft gets
     rank 1 to itself as soon as there are three ranks, and so does each level while there are ranks left for all; the
-    target's layers are split so that the last stage, which also computes the vocabulary projection, and the first, beside
-    which the head works, have as much to do as the others.
+    target's layers are split so that the last stage, which also computes the vocabulary projection, and the first,
+    beside which the head works, have as much to do as the others.
     """
     if layout is not None:
         return _laid_out(num_ranks, model, has_draft, layout, levels)
     lower = _lower_ranks(num_ranks, len(levels) + has_draft)
     ranks = [rank for rank in range(num_ranks) if rank not in lower] or [0]
     try:
-        first_layers = _HEAD_BYTES * model.layers / max(1, sum(model.layer_bytes))
+        head_work = _HEAD_BYTES * model.layers / max(1, sum(model.layer_bytes))
+        first_layers = min(head_work, model.layers / len(ranks) / 2)
         parts = ranges(model.layers, len(ranks), model.unit, model.head_layers, first_layers)
     except ModelError as error:
         most = -(-model.layers // model.unit) + num_ranks - len(ranks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def self_test(cluster: str) -> dict[str, Any]:
         {"host": host.name, "asked_share": shares.asked(cluster, host.name), "share": _share(cluster, host)}
         for host in members
     ]
-    links = [_link(cluster, one, other) for one, other in zip(members, members[1:], strict=False)]
+    links = [_link(cluster, one, other) for one, other in itertools.pairwise(members)]
     return {"hosts": found, "links": links}
 
 

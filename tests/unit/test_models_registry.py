@@ -42,7 +42,15 @@ def test_even_ranges() -> None:
 
 
 def test_a_first_stage_with_other_work_gets_fewer_layers() -> None:
-    assert [len(layers) for layers in registry.ranges(120, 7, head_layers=8, first_layers=3)] == [16, 19, 19, 19, 18, 18, 11]
+    assert [len(layers) for layers in registry.ranges(120, 7, head_layers=8, first_layers=3)] == [
+        16,
+        19,
+        19,
+        19,
+        18,
+        18,
+        11,
+    ]
     assert [len(layers) for layers in registry.ranges(30, 4, first_layers=0.01)] == [8, 8, 7, 7]
     assert [len(layers) for layers in registry.ranges(4, 4, head_layers=8, first_layers=3)] == [1, 1, 1, 1]
 

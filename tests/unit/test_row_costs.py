@@ -62,4 +62,11 @@ def test_calibration_starts_with_belief_and_ends_with_evidence() -> None:
     for index in range(300):
         calibration.learn(0.95, is_right=index % 4 == 0)
     assert calibration.chance(0.95) == pytest.approx(0.25, abs=0.05)
-    assert calibration.chance(0.15) == pytest.approx(0.15)
+    assert calibration.chance(0.15) == pytest.approx(0.15, abs=0.03)
+
+
+def test_a_proposer_that_is_always_wrong_is_soon_believed_at_no_confidence() -> None:
+    calibration = Calibration()
+    for index in range(12):
+        calibration.learn((index % 10) / 10 + 0.05, is_right=False)
+    assert calibration.chance(0.5) < 0.15
