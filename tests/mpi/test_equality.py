@@ -87,7 +87,7 @@ def few_alone(few: list[list[int]], vocabulary: Vocabulary, reference: list[list
     return found
 
 
-@pytest.mark.parametrize("n", RANKS)
+@pytest.mark.parametrize("n", [pytest.param(n, marks=pytest.mark.slow) if n == 2 else n for n in RANKS])
 @pytest.mark.parametrize("ways", [WITHOUT_DRAFT, WITH_DRAFT], ids=["ngram", "draft"])
 def test_every_kind_of_answer_on_any_number_of_ranks(
     n: int,
