@@ -10,10 +10,13 @@ from mpispec.bench.errors import BenchError
 from mpispec.compute.base import ComputeError
 from mpispec.models.errors import ModelError
 
+BAD_INPUT = (BenchError, ComputeError, ModelError)
+"""What is wrong with the input and told in one sentence."""
+
 
 def run(command: click.Command) -> None:
     """Run a command line; what is wrong with the input becomes one sentence."""
     try:
         command()
-    except (BenchError, ComputeError, ModelError) as error:
+    except BAD_INPUT as error:
         sys.exit(f"mpispec: {error}")

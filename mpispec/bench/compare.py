@@ -17,6 +17,8 @@ from mpispec.bench.compare_scenario import Scenario
 from mpispec.bench.compare_turns import Run, prepared, turns
 from mpispec.bench.errors import BenchError
 from mpispec.bench.facts import facts_sentence, host_facts
+from mpispec.bench.printing import json_flag
+from mpispec.cluster.flags import with_flags
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C or a request to end; what was measured until then is shown all the same."""
@@ -38,9 +40,7 @@ def _what_flags(command: Callable[..., None]) -> Callable[..., None]:
             "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Replaces one of [environment]; repeatable."
         ),
     ]
-    for flag in reversed(flags):
-        command = flag(command)
-    return command
+    return with_flags(command, *flags)
 
 
 @click.command()
@@ -50,7 +50,7 @@ def _what_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds of one run.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write JSON here after every run.")
 @click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw the figures.")
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of a table.")
+@json_flag
 def compare(
     rounds: int, warm_up: bool, timeout: float, out: Path | None, png: Path | None, is_json: bool, **what: Any
 ) -> None:

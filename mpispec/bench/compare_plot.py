@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpispec.bench.errors import BenchError
 from mpispec.bench.facts import facts_sentence
+from mpispec.cluster.drawing import obstacle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,15 +20,8 @@ _RUN = "#0b2545"
 
 def check(png: Path) -> None:
     """Raise BenchError if no picture can be drawn there, before time is spent on it."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise BenchError("Drawing needs matplotlib; install it with `pip install 'mpispec[plot]'`.")
-    try:
-        with png.open("ab"):
-            pass
-    except OSError as error:
-        raise BenchError(
-            f"The picture cannot be written to {png} ({error.strerror}); name a file in a writable folder."
-        ) from error
+    if (sentence := obstacle(png)) is not None:
+        raise BenchError(sentence)
 
 
 def draw(png: Path, comparison: dict[str, Any]) -> None:

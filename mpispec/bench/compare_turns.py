@@ -155,8 +155,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _last(said: str) -> str:
     """Return the last line with words in it, not longer than a sentence."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[-1][:_SAID_CHARACTERS] if lines else ""
+    return _last_line(said)[:_SAID_CHARACTERS]
 
 
 def _object(output: str) -> dict[str, Any]:
@@ -170,7 +169,7 @@ def _object(output: str) -> dict[str, Any]:
 
 
 def _last_line(output: str) -> str:
-    return (output.strip().splitlines() or [""])[-1]
+    return (output.strip().splitlines() or [""])[-1].strip()
 
 
 def _figure(answer: Any, where: str) -> float | None:

@@ -21,7 +21,7 @@ from mpispec.cluster.ranks import complain, joined
 from mpispec.runtime.engine import Generation
 from mpispec.runtime.group import Group, JobError, agree
 from mpispec.runtime.job import JobOptions, Outcome, Session, Setup, prepare, run
-from mpispec.serve.completion import Completed, Completion
+from mpispec.serve.completion import written
 from mpispec.serve.generate import Answer
 from mpispec.serve.service import Vocabulary
 
@@ -44,14 +44,6 @@ def _silent(_: str) -> None:
     """Nobody is told what is being loaded."""
 
 
-def written(session: Session, vocabulary: Vocabulary, generation: Generation) -> Completed:
-    """Have something generated to its end."""
-    completion = Completion(session.engine, vocabulary, generation)
-    for _ in completion:
-        pass
-    return completion.result()
-
-
 def measured(session: Session, vocabulary: Vocabulary, generation: Generation) -> Answer:
     """Generate after a warm-up that leaves nothing of the prompt in the caches, so that prefill is measured whole.
 
@@ -61,10 +53,10 @@ def measured(session: Session, vocabulary: Vocabulary, generation: Generation) -
     warming = generation
     if is_synthetic:
         warming = replace(generation, strategy="plain", proposer="none")
-        session.recording.tokens = (*generation.prompt, *written(session, vocabulary, warming).tokens)
+        session.recording.tokens = (*generation.prompt, *written(session.engine, vocabulary, warming).tokens)
     other = (generation.prompt[0] + 1) % vocabulary.size
-    written(session, vocabulary, replace(warming, prompt=(other,), max_tokens=_WARM_UP_TOKENS))
-    return Answer(written(session, vocabulary, generation), False, is_synthetic)
+    written(session.engine, vocabulary, replace(warming, prompt=(other,), max_tokens=_WARM_UP_TOKENS))
+    return Answer(written(session.engine, vocabulary, generation), False, is_synthetic)
 
 
 def figures(outcome: Outcome[Answer], setup: Setup) -> dict[str, Any]:

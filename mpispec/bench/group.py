@@ -8,10 +8,8 @@ from typing import Any
 
 import click
 
-from mpispec.bench.errors import BenchError
+from mpispec.bench.command import BAD_INPUT
 from mpispec.cluster.ranks import USAGE, complain
-from mpispec.compute.base import ComputeError
-from mpispec.models.errors import ModelError
 
 _COMMANDS = ("compare", "generate", "hop", "link", "stage")
 """Each is a module of this package that holds a command of the same name."""
@@ -36,7 +34,7 @@ class _OnDemand(click.Group):
         """See `click.Group`; says in one sentence why something could not be measured."""
         try:
             return super().invoke(ctx)
-        except (BenchError, ComputeError, ModelError) as error:
+        except BAD_INPUT as error:
             complain(str(error))
             sys.exit(USAGE)
 

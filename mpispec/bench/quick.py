@@ -13,7 +13,7 @@ from mpispec.runtime.engine import Generation
 from mpispec.runtime.group import JobError
 from mpispec.runtime.job import JobOptions, Session, Setup
 from mpispec.runtime.loading import Models
-from mpispec.serve.completion import Completion
+from mpispec.serve.completion import written
 from mpispec.serve.service import Vocabulary
 
 PROMPT = "The capital of France is"
@@ -72,13 +72,11 @@ def in_turns(session: Session, vocabulary: Vocabulary, generation: Generation) -
     found: Timings = {kind: [] for kind in _ORDER}
     for turn in range(TURNS):
         for kind in _ORDER:
-            completion = Completion(session.engine, vocabulary, wanted[kind])
-            for _ in completion:
-                pass
+            completed = written(session.engine, vocabulary, wanted[kind])
             if kind == PLAIN:
-                session.recording.tokens = (*generation.prompt, *completion.tokens)
+                session.recording.tokens = (*generation.prompt, *completed.tokens)
             if turn:
-                found[kind].append(completion.result().report["timing"])
+                found[kind].append(completed.report["timing"])
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def prompt_flags(command: Callable[..., None]) -> Callable[..., None]:
             "-n", "max_tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Most tokens."
         ),
     ]
-    return _with(flags, command)
+    return with_flags(command, *flags)
 
 
 def job_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -64,7 +64,7 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--wire", type=click.Choice(_WIRES), default="f32", show_default=True, help="Activation format."),
         click.option("--insist", is_flag=True, help="Run a model whose layer ranges are not certified."),
     ]
-    return _with(flags, command)
+    return with_flags(command, *flags)
 
 
 def sampling_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,10 +77,11 @@ def sampling_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--repeat-penalty", type=click.FloatRange(0.0, 10.0, min_open=True), default=1.0),
         click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True),
     ]
-    return _with(flags, command)
+    return with_flags(command, *flags)
 
 
-def _with(flags: Sequence[Flag], command: Callable[..., None]) -> Callable[..., None]:
+def with_flags(command: Callable[..., None], *flags: Flag) -> Callable[..., None]:
+    """Add options to a command, which lists them in this order."""
     for flag in reversed(flags):
         command = flag(command)
     return command

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from mpispec.cluster.flags import with_flags
 from mpispec.cluster.ranks import USAGE, complain
 from mpispec.cluster.simulate_files import StudyError, read_hits, read_ladder, read_rows
 from mpispec.core.ids import Actor
@@ -35,7 +36,7 @@ _MILLI = 1e-3
 
 
 def _guessing_flags(command: Callable[..., None]) -> Callable[..., None]:
-    return _with(
+    return with_flags(
         command,
         click.option(
             "--strategy",
@@ -75,7 +76,7 @@ def _guessing_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _cluster_flags(command: Callable[..., None]) -> Callable[..., None]:
-    return _with(
+    return with_flags(
         command,
         click.option("--stages", type=_COUNT, default=4, show_default=True, help="Stages of the target's pipeline."),
         click.option(
@@ -100,20 +101,12 @@ def _cluster_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _work_flags(command: Callable[..., None]) -> Callable[..., None]:
-    return _with(
+    return with_flags(
         command,
         click.option("--tokens", type=click.IntRange(min=2), default=400, show_default=True, help="Of each answer."),
         click.option("--requests", type=click.IntRange(1, 64), default=1, show_default=True, help="Requests at once."),
         click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Draws the hits."),
     )
-
-
-def _with(
-    command: Callable[..., None], *flags: Callable[[Callable[..., None]], Callable[..., None]]
-) -> Callable[..., None]:
-    for flag in reversed(flags):
-        command = flag(command)
-    return command
 
 
 @click.command()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpispec.cluster.drawing import obstacle
 from mpispec.cluster.simulate_files import StudyError
 from mpispec.core.ids import Actor
 from mpispec.sim.script import Hits
@@ -31,15 +31,8 @@ _MARKERS = "os^Dvph*"
 
 def check(png: Path) -> None:
     """Raise StudyError if no picture can be drawn there, before time is spent on it."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise StudyError("Drawing needs matplotlib; install it with `pip install 'mpispec[plot]'`.")
-    try:
-        with png.open("ab"):
-            pass
-    except OSError as error:
-        raise StudyError(
-            f"The picture cannot be written to {png} ({error.strerror}); name a file in a writable folder."
-        ) from error
+    if (sentence := obstacle(png)) is not None:
+        raise StudyError(sentence)
 
 
 def draw(png: Path, names: Sequence[str], study: Study, measured: Measure) -> None:

@@ -137,6 +137,14 @@ class Completion(_Answer):
             self.withdraw()
 
 
+def written(engine: Engine, vocabulary: Vocabulary, generation: Generation) -> Completed:
+    """Have something generated to its end; raises as `Completion` does."""
+    completion = Completion(engine, vocabulary, generation)
+    for _ in completion:
+        pass
+    return completion.result()
+
+
 class AsyncCompletion(_Answer):
     """One generation for the running event loop: iterate over its text, then ask for the `result`.
 

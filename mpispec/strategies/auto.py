@@ -89,7 +89,7 @@ class Auto(Strategy):
         layer = [node for node in view.tree.ready() if node.pos == best.pos]
         layer.sort(key=lambda node: (-self._reach(node, reaches), node.id))
         above = sum(reaches[parent] for parent in {node.parent_id for node in layer})
-        beside = [reaches[node.id] / above for node in layer[: min(self.width, self._most_rows)]]
+        beside = [reaches[node.id] / above for node in layer[: self.width]]
         chain = self._chain(layer[0])
         below = [self._calibration.chance(node.prob) for node in chain]
         width, length = self._best_comb(beside, below)
@@ -130,7 +130,7 @@ class Auto(Strategy):
             return False
         if view.cost(2) <= _DEAR_ROW:
             return True
-        chances = [self._likeliest.chance(0.0)] * min(self.lead, _LENGTHS[-1])
+        chances = [self._likeliest.chance(0.0)] * min(self.lead, _MOST_ROWS)
         return self._best_comb(chances[:1], chances) != (1, 1)
 
     def _best_comb(self, beside: list[float], below: list[float]) -> tuple[int, int]:
@@ -167,7 +167,7 @@ class Auto(Strategy):
     def _chain(node: Node) -> list[Node]:
         """Return a guess and what is likeliest below it."""
         chain = [node]
-        while chain[-1].children and len(chain) < _LENGTHS[-1]:
+        while chain[-1].children and len(chain) < _MOST_ROWS:
             chain.append(max(chain[-1].children, key=lambda child: child.prob))
         return chain
 

@@ -30,6 +30,7 @@ from mpispec.bench.peers.settings import (
 )
 from mpispec.bench.termination import terminated_in_order
 from mpispec.bench.texts import chat_prompt
+from mpispec.cluster.flags import with_flags
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.models import default, registry
 
@@ -56,9 +57,7 @@ def _work_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--ctx", "context", type=click.IntRange(min=2), default=2048, show_default=True),
         click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each host."),
     ]
-    for flag in reversed(flags):
-        command = flag(command)
-    return command
+    return with_flags(command, *flags)
 
 
 @click.group()
