@@ -9,27 +9,26 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any
 
 import click
 
 from mpispec.bench.divergence import Divergence, Reference, compare, references, typical_gap
 from mpispec.bench.prompts import PROMPTS
-from mpispec.compute.llama_vocabulary import Vocabulary
+from mpispec.cluster.prompt import open_vocabulary, stops_of
+from mpispec.cluster.ranks import joined
 from mpispec.models import default
-from mpispec.models.errors import ModelError
-from mpispec.runtime.engine import Engine, Generation, Progress
-from mpispec.runtime.group import Group, JobError
+from mpispec.runtime.engine import Generation
+from mpispec.runtime.group import Group, JobError, agree
 from mpispec.runtime.job import JobOptions, Session, prepare, run
+from mpispec.serve.completion import written
+from mpispec.serve.service import Vocabulary
 from mpispec.strategies import PRESETS
-from mpispec.transport.base import TransportError
-from mpispec.transport.environment import launched_rank
 
-_FAILURE = 1
+Texts = Mapping[str, Sequence[Sequence[int]]]
+"""By strategy the answer to each prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,42 +38,37 @@ class Task:
     prompts: tuple[tuple[int, ...], ...]
     strategies: tuple[str, ...]
     num_tokens: int
+    stops: frozenset[int]
 
 
-Texts = Mapping[str, Sequence[Sequence[int]]]
-"""By strategy the answer to each prompt."""
-
-
-def write(engine: Engine, task: Task) -> Texts:
+def write(session: Session, vocabulary: Vocabulary, task: Task) -> Texts:
     """Have every prompt answered with every strategy, one at a time."""
-    texts: dict[str, list[list[int]]] = {}
+    texts: dict[str, list[Sequence[int]]] = {}
     for strategy in task.strategies:
-        texts[strategy] = [_answer(engine, Generation(prompt, task.num_tokens), strategy) for prompt in task.prompts]
+        wanted = [Generation(prompt, task.num_tokens, strategy=strategy) for prompt in task.prompts]
+        texts[strategy] = [written(session.engine, vocabulary, one).tokens for one in wanted]
         sys.stderr.write(f"{strategy}: {len(task.prompts)} answers\n")
     return texts
 
 
-def _answer(engine: Engine, wanted: Generation, strategy: str) -> list[int]:
-    inbox: SimpleQueue[Progress] = SimpleQueue()
-    engine.submit(Generation(wanted.prompt, wanted.max_tokens, strategy=strategy), inbox.put)
-    tokens: list[int] = []
-    finish = None
-    while finish is None:
-        progress = inbox.get()
-        tokens += progress.tokens
-        finish = progress.finish
-    return tokens
-
-
-def texts_of_job(group: Group, options: JobOptions, task: Task, stops: frozenset[int]) -> Texts | None:
-    """Run a job; return what rank 0 wrote, None on other ranks. Collective. Raises JobError."""
+def texts_of_job(
+    group: Group, options: JobOptions, strategies: tuple[str, ...], num_tokens: int, num_prompts: int
+) -> tuple[Task, Texts] | None:
+    """Run a job; return what rank 0 was to write and wrote, None on other ranks. Collective. Raises JobError."""
+    if unknown := [name for name in strategies if name not in PRESETS]:
+        raise JobError(f"There is no strategy {unknown[0]!r}; choose of {', '.join(PRESETS)}.")
     setup = prepare(options, group)
+    vocabulary: Any = agree(group, lambda: open_vocabulary(setup) if group.rank == 0 else None)
+    stops = stops_of(vocabulary)
+    texts = PROMPTS[:num_prompts] if group.rank == 0 else ()
+    prompts = tuple(tuple(vocabulary.tokenize(text, special=True)) for text in texts)
+    task = Task(prompts, strategies, num_tokens, stops)
 
     def application(session: Session) -> Texts:
-        return write(session.engine, task)
+        return write(session, vocabulary, task)
 
     outcome = run(options, group, setup, stops, application, lambda what: None)
-    return outcome.value if outcome is not None else None
+    return (task, outcome.value) if outcome is not None else None
 
 
 def figures(num_ranks: int, options: JobOptions, found: Mapping[str, Divergence], typical: float) -> dict[str, Any]:
@@ -114,38 +108,15 @@ def _spread(values: Sequence[float], digits: int) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def main(draft: str, model: str | None, strategies: str, tokens: int, prompts: int, as_json: bool) -> None:
     """Compare the texts of strategies with what the model writes alone, and tell how close its decisions were."""
-    from mpispec.transport.mpi import connect  # noqa: PLC0415  the rest of this module needs no MPI
-
-    group = Group(connect())
     # One thread a compute: with more, attention is summed in as many pieces (docs: Exactness).
     options = JobOptions(model=model, draft=draft, threads=1)
-    try:
-        task, stops = _task(options, tuple(strategies.split(",")), tokens, prompts)
-        texts = texts_of_job(group, options, task, stops)
-    except (JobError, ModelError) as error:
-        group.close()
-        sys.exit(f"mpispec: {error}" if group.rank == 0 else 2)
-    except BaseException as error:
-        traceback.print_exception(error)
-        group.abort(_FAILURE)
-    group.close()
-    if texts is not None:
-        expected = references(default.resolve(model), task.prompts, tokens, stops)
-        _tell(group.size, options, texts, expected, as_json)
-
-
-def _task(
-    options: JobOptions, strategies: tuple[str, ...], num_tokens: int, num_prompts: int
-) -> tuple[Task, frozenset[int]]:
-    """Return what is to be written, and the tokens that end an answer. Raises JobError, ModelError."""
-    if unknown := [name for name in strategies if name not in PRESETS]:
-        raise JobError(f"There is no strategy {unknown[0]!r}; choose of {', '.join(PRESETS)}.")
-    vocabulary = Vocabulary(default.resolve(options.model))
-    try:
-        prompts = tuple(tuple(vocabulary.tokenize(text, special=True)) for text in PROMPTS[:num_prompts])
-        return Task(prompts, strategies, num_tokens), vocabulary.eog
-    finally:
-        vocabulary.close()
+    with joined() as group:
+        num_ranks = group.size
+        found = texts_of_job(group, options, tuple(strategies.split(",")), tokens, prompts)
+    if found is not None:
+        task, texts = found
+        expected = references(default.resolve(model), task.prompts, tokens, task.stops)
+        _tell(num_ranks, options, texts, expected, as_json)
 
 
 def _tell(num_ranks: int, options: JobOptions, texts: Texts, expected: Sequence[Reference], as_json: bool) -> None:
@@ -158,7 +129,4 @@ def _tell(num_ranks: int, options: JobOptions, texts: Texts, expected: Sequence[
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except TransportError as error:
-        sys.exit(f"mpispec: {error}" if launched_rank() == 0 else 2)
+    main()
