@@ -28,7 +28,7 @@ from mpispec.core.effects import Emit
 from mpispec.core.events import StopRequested, Submitted
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, RequestId, Token
-from mpispec.core.messages import Edit, Row, Sampling
+from mpispec.core.messages import Branch, Edit, Row, Sampling
 from mpispec.core.stage import StageCore
 from mpispec.runtime.driver import Core, Driver
 from mpispec.runtime.group import Group, JobError, gather
@@ -62,7 +62,13 @@ class Passing:
     def edit(self, edits: Sequence[Edit]) -> None:
         """There is no cache."""
 
-    def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+    def forward(
+        self,
+        rows: Sequence[Row],
+        activations: Floats | None,
+        cancelled: Cancelled,
+        branches: Sequence[Branch] = (),
+    ) -> Floats | None:
         """See `StageModel.forward`."""
         if self._is_last:
             return np.zeros((len(rows), VOCABULARY), np.float32)

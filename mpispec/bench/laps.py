@@ -15,7 +15,7 @@ from mpispec.compute.base import Cancelled, Floats, StageModel
 from mpispec.core.effects import Effect
 from mpispec.core.events import Computed, Event, Received
 from mpispec.core.ids import Plane
-from mpispec.core.messages import Row
+from mpispec.core.messages import Branch, Row
 from mpispec.runtime.driver import Core
 from mpispec.transport.base import Frame, Transport
 
@@ -121,9 +121,15 @@ class LappedStage:
         self._inner = inner
         self._laps = laps
 
-    def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+    def forward(
+        self,
+        rows: Sequence[Row],
+        activations: Floats | None,
+        cancelled: Cancelled,
+        branches: Sequence[Branch] = (),
+    ) -> Floats | None:
         """See `StageModel.forward`."""
         self._laps.lap("hand over")
-        output = self._inner.forward(rows, activations, cancelled)
+        output = self._inner.forward(rows, activations, cancelled, branches)
         self._laps.lap("compute")
         return output

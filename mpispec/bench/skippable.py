@@ -9,7 +9,7 @@ import numpy as np
 
 from mpispec.compute.base import Cancelled, ExitModel, Floats, StageModel
 from mpispec.core.ids import RequestId
-from mpispec.core.messages import Edit, Row
+from mpispec.core.messages import Branch, Edit, Row
 from mpispec.models.registry import ModelSummary
 
 
@@ -29,18 +29,28 @@ class Skippable:
         self._is_last = is_last
         self._is_skipped = is_skipped
 
-    def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+    def forward(
+        self,
+        rows: Sequence[Row],
+        activations: Floats | None,
+        cancelled: Cancelled,
+        branches: Sequence[Branch] = (),
+    ) -> Floats | None:
         """See `StageModel.forward`."""
         if not self._is_skipped(rows[0].request):
-            return self._inner.forward(rows, activations, cancelled)
+            return self._inner.forward(rows, activations, cancelled, branches)
         return self._logits(rows) if self._is_last else self._passed(rows, activations)
 
     def forward_and_exit(
-        self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled
+        self,
+        rows: Sequence[Row],
+        activations: Floats | None,
+        cancelled: Cancelled,
+        branches: Sequence[Branch] = (),
     ) -> tuple[Floats, Floats] | None:
         """See `ExitModel.forward_and_exit`."""
         if not self._is_skipped(rows[0].request):
-            return cast(ExitModel, self._inner).forward_and_exit(rows, activations, cancelled)
+            return cast(ExitModel, self._inner).forward_and_exit(rows, activations, cancelled, branches)
         return self._passed(rows, activations), self._logits(rows)
 
     def _passed(self, rows: Sequence[Row], activations: Floats | None) -> Floats:

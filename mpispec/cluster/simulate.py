@@ -212,7 +212,7 @@ def conditions(study: Study) -> list[str]:
     )
     work = (
         f"{many}{study.num_tokens} tokens, {chance}, second {hits.rescue:.0%} of the misses; tree width {study.width}, "
-        f"guesses at most {study.farthest} ahead, chains of {study.chain or study.best_chain}"
+        f"guesses at most {study.farthest} ahead, chains of {study.chain or study.best_length()}"
     )
     return [cluster, work]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -267,16 +267,16 @@ class LlamaContext:
         self.tokens: NDArray[np.int32] = np.zeros(0 if width else rows, np.int32)
         self.activations: Floats = np.zeros((rows if width else 0, width), np.float32)
         self.positions: NDArray[np.int32] = np.zeros(rows, np.int32)
-        self.sequences: NDArray[np.int32] = np.zeros(rows, np.int32)
+        self._sequences: NDArray[np.int32] = np.zeros((rows, self.size.sequences), np.int32)
         self.outputs: NDArray[np.int8] = np.zeros(rows, np.int8)
-        self._one_each: NDArray[np.int32] = np.ones(rows, np.int32)
-        first = self.sequences.ctypes.data
-        self._sequence_of_row: NDArray[np.uint64] = np.arange(first, first + 4 * rows, 4).astype(np.uint64)
+        self._num_sequences: NDArray[np.int32] = np.ones(rows, np.int32)
+        first, stride = self._sequences.ctypes.data, 4 * self.size.sequences
+        self._sequences_of_row: NDArray[np.uint64] = np.arange(first, first + stride * rows, stride).astype(np.uint64)
         batch = api.llama_batch()
         sources: dict[str, NDArray[Any]] = {
             "pos": self.positions,
-            "n_seq_id": self._one_each,
-            "seq_id": self._sequence_of_row,
+            "n_seq_id": self._num_sequences,
+            "seq_id": self._sequences_of_row,
             "logits": self.outputs,
             "embd" if width else "token": self.activations if width else self.tokens,
         }
@@ -284,6 +284,16 @@ class LlamaContext:
         for field, array in sources.items():
             setattr(batch, field, ctypes.cast(array.ctypes.data, kinds[field]))
         self._batch = batch
+
+    def label(self, labels: Sequence[Sequence[int]]) -> None:
+        """Name the sequences of the first rows of the batch, at least one each."""
+        if sum(map(len, labels)) == len(labels):  # as in most runs
+            self._sequences[: len(labels), 0] = [first for (first,) in labels]
+            self._num_sequences[: len(labels)] = 1
+            return
+        for index, mine in enumerate(labels):
+            self._sequences[index, : len(mine)] = mine
+            self._num_sequences[index] = len(mine)
 
     def decode(self, n_rows: int) -> None:
         """Compute the first `n_rows` rows of the batch. Raises ComputeError."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.compute.llama import ContextSize, LayerWatch, LlamaContext, LlamaModel
-from mpispec.core.messages import Edit, Row
+from mpispec.core.messages import Branch, Edit, Row
+from mpispec.core.sequences import row_labels
 from mpispec.models.errors import ModelError
 
 BYTES_BETWEEN_LOOKS = 8 << 20
@@ -67,7 +68,13 @@ class LlamaStage:
         for edit in edits:
             self._context.edit(edit)
 
-    def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+    def forward(
+        self,
+        rows: Sequence[Row],
+        activations: Floats | None,
+        cancelled: Cancelled,
+        branches: Sequence[Branch] = (),
+    ) -> Floats | None:
         """Compute the rows (at least one) and write their cells.
 
         Takes float32 [rows, width], or None on the first stage. Returns float32 [rows, width], on the last stage
@@ -76,7 +83,7 @@ class LlamaStage:
         """
         if cancelled():
             return None
-        self._fill(rows, activations)
+        self._fill(rows, activations, branches)
         if not self._last:
             return self._layer_output(len(rows), cancelled, goes_on=False)
         self._watch.arm(cancelled, None)
@@ -87,12 +94,16 @@ class LlamaStage:
         return self._context.logits(deciding, self.vocabulary) if deciding else self._no_logits()
 
     def forward_and_exit(
-        self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled
+        self,
+        rows: Sequence[Row],
+        activations: Floats | None,
+        cancelled: Cancelled,
+        branches: Sequence[Branch] = (),
     ) -> tuple[Floats, Floats] | None:
         """See `ExitModel`. The projection is computed for all rows of a run in which any decides, else for none."""
         if cancelled():
             return None
-        self._fill(rows, activations)
+        self._fill(rows, activations, branches)
         deciding = [index for index, row in enumerate(rows) if row.decide]
         output = self._layer_output(len(rows), cancelled, goes_on=bool(deciding))
         if output is None:
@@ -117,16 +128,17 @@ class LlamaStage:
             raise ComputeError("llama.cpp did not compute the output of the last layer; report this model.")
         return output
 
-    def _fill(self, rows: Sequence[Row], activations: Floats | None) -> None:
+    def _fill(self, rows: Sequence[Row], activations: Floats | None, branches: Sequence[Branch]) -> None:
         """Write the rows into the batch, after checking what llama.cpp would not survive."""
         n_rows, context = len(rows), self._context
         if not 1 <= n_rows <= context.size.max_rows:
             raise ComputeError(f"A run has {n_rows} rows; this stage takes 1 to {context.size.max_rows}.")
-        for row in rows:
-            if not 0 <= row.seq < context.size.sequences or row.pos < 0:
-                raise ComputeError(f"A row names sequence {row.seq} at position {row.pos}, which do not exist.")
+        labels = row_labels(rows, branches)
+        for row, mine in zip(rows, labels, strict=True):
+            if min(mine) < 0 or max(mine) >= context.size.sequences or row.pos < 0:
+                raise ComputeError(f"A row names sequences {mine} at position {row.pos}, which do not exist.")
         context.positions[:n_rows] = [row.pos for row in rows]
-        context.sequences[:n_rows] = [row.seq for row in rows]
+        context.label(labels)
         context.outputs[:n_rows] = [row.decide for row in rows] if self._last else 1
         if self._first:
             self._fill_tokens(rows)

@@ -8,12 +8,13 @@ simulator and wherever MPI is tested or timed without weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from mpispec.compute.base import Cancelled, ComputeError, Floats
-from mpispec.core.messages import Edit, EditOp, Row
+from mpispec.core.messages import Branch, Edit, EditOp, Row
+from mpispec.core.sequences import row_labels
 
 POISON = 0xDEAD_BEEF_DEAD_BEEF
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
@@ -32,9 +33,9 @@ def mixed(value: int) -> int:
 class _Cell:
     __slots__ = ("labels", "pos", "value")
 
-    def __init__(self, pos: int, label: int, value: int) -> None:
+    def __init__(self, pos: int, labels: Iterable[int], value: int) -> None:
         self.pos = pos
-        self.labels = {label}
+        self.labels = set(labels)
         self.value = value
 
 
@@ -65,15 +66,20 @@ class ToyLayer:
                     cell.value = POISON
                     self._free.append(cell)
 
-    def compute(self, pos: int, seq: int, value: int) -> int:
-        """Write a cell and return the row's output; ComputeError if the path to it has holes, doubles or poison."""
-        seen = self._seen(pos, seq)
+    def compute(self, pos: int, labels: Sequence[int], value: int) -> int:
+        """Write a cell and return the row's output; ComputeError if the path to it has holes, doubles or poison.
+
+        A row of several sequences sees the same path under each label.
+        """
+        seen = self._seen(pos, labels[0])
         if POISON in seen:
-            raise ComputeError(f"position {pos} of sequence {seq} sees a cell that was dropped")
+            raise ComputeError(f"position {pos} of sequence {labels[0]} sees a cell that was dropped")
+        if any(self._seen(pos, other) != seen for other in labels[1:]):
+            raise ComputeError(f"position {pos} sees another path under each of the sequences {labels}")
         if self.num_cells >= self._limit:
             raise ComputeError(f"the toy cache of {self._limit} cells is full")
         digest = cell = mixed(value ^ self._key)
-        self._write(pos, seq, cell)
+        self._write(pos, labels, cell)
         for before in seen:
             digest = mixed(digest ^ before)
         return digest
@@ -86,13 +92,13 @@ class ToyLayer:
             raise ComputeError(f"position {pos} of sequence {seq} sees {len(mine)} cells at {len(values)} positions")
         return [values[before] for before in range(pos)]
 
-    def _write(self, pos: int, seq: int, value: int) -> None:
+    def _write(self, pos: int, labels: Iterable[int], value: int) -> None:
         if not self._free:
-            self._cells.append(_Cell(pos, seq, value))
+            self._cells.append(_Cell(pos, labels, value))
             return
         cell = self._free.pop()
         cell.pos, cell.value = pos, value
-        cell.labels.add(seq)
+        cell.labels.update(labels)
 
     def _labelled(self, edit: Edit) -> Iterator[_Cell]:
         end = edit.end if edit.end >= 0 else _WORD
@@ -107,7 +113,7 @@ def reference(prompt: Sequence[int], count: int, num_layers: int, vocabulary: in
         for pos in range(layers[0].num_cells, len(tokens)):
             value = tokens[pos]
             for layer in layers:
-                value = layer.compute(pos, 0, value)
+                value = layer.compute(pos, (0,), value)
         tokens.append(value % vocabulary)
     return tokens[len(prompt) :]
 
@@ -124,14 +130,20 @@ class ToyStage:
         """Apply cache edits in order."""
         self._layer.edit(edits)
 
-    def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+    def forward(
+        self,
+        rows: Sequence[Row],
+        activations: Floats | None,
+        cancelled: Cancelled,
+        branches: Sequence[Branch] = (),
+    ) -> Floats | None:
         """See `StageModel.forward`; the width is `WIDTH`."""
         outputs = []
-        for index, row in enumerate(rows):
+        for index, (row, labels) in enumerate(zip(rows, row_labels(rows, branches), strict=True)):
             if cancelled():
                 return None
             value = row.token if activations is None else _word(activations[index])
-            outputs.append(self._layer.compute(row.pos, row.seq, value))
+            outputs.append(self._layer.compute(row.pos, labels, value))
         if not self._is_last:
             return np.array([_halves(value) for value in outputs], dtype=np.float32)
         decided = [value for row, value in zip(rows, outputs, strict=True) if row.decide]

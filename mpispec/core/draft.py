@@ -14,7 +14,7 @@ from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Drafted, Event, Guess, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Plane, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import ROOT, Draft, Edit, EditOp, Follow, Open, Prime, Retire, Row, Run, Stop, given_rows
-from mpispec.core.sequences import TO_END, SequencePool, bury, label
+from mpispec.core.sequences import TO_END, SequencePool, bury, inherits, label
 from mpispec.core.sessions import Sessions, Slot
 from mpispec.core.tree import Node, NodeState, TokenTree
 
@@ -84,13 +84,18 @@ class _Stream:
         self.spares = []
         return dead
 
-    def frontier(self) -> list[Node]:
-        """Return the nodes to expand next: the likeliest and the best of its layer; the root alone."""
+    def frontier(self, num_free: int) -> list[Node]:
+        """Return the nodes to expand next: the likeliest and the best of its layer; the root alone.
+
+        Where no sequence id is free (`num_free`), only those that need none.
+        """
         if self.root.pos + 1 >= self.limit:
             return []
         if self.root.state is NodeState.PROPOSED:
             return [self.root]
-        waiting = [node for node in self.tree.ready() if node.pos + 1 < self.limit]
+        waiting = [node for node in self.tree.ready() if node.pos + 1 < self.limit and (num_free > 0 or inherits(node))]
+        if not waiting:
+            return []
         waiting.sort(key=lambda node: (-node.reach, node.id))
         layer = [node for node in waiting if node.pos == waiting[0].pos][: self.width]
         return [node for node in layer if node.reach >= self.floor * layer[0].reach]
@@ -162,7 +167,7 @@ class DraftCore:
             case Received(message=Follow() as follow):
                 return self._follow(follow) + self._work()
             case Received(message=Retire(request)):
-                return self._retire(request)
+                return self._retire(request) + self._work()  # ids are free again, for others
             case Received(message=Stop()):
                 self._stopping = True
                 return [AbortDraft()] if self._busy else [Quit()]
@@ -246,7 +251,7 @@ class DraftCore:
         return []
 
     def _has_work(self, stream: _Stream) -> bool:
-        return stream.filled < stream.root.pos or bool(stream.frontier())
+        return stream.filled < stream.root.pos or bool(stream.frontier(self._pool.num_free))
 
     def _compute(self, stream: _Stream) -> Effect:
         """Compute what is missing of the accepted text, the root with its last chunk, else the next layer."""
@@ -261,7 +266,10 @@ class DraftCore:
                 nodes = [stream.root]
         else:
             self._busy_from = len(stream.tokens)
-            nodes = self._labelled(stream.frontier())
+            nodes, edits, _ = label(
+                stream.frontier(self._pool.num_free), self._pool
+            )  # a layer: no branches within the run
+            self._edits += edits
             rows = [self._row(stream, node) for node in nodes]
         for node in nodes:
             stream.tree.launch(node, self._next_run)
@@ -270,14 +278,6 @@ class DraftCore:
         self._edits = []
         self._busy = (stream, nodes, run.run_id)
         return ComputeDraft(run, max(2, stream.width) if stream.width > 1 else 1)
-
-    def _labelled(self, nodes: list[Node]) -> list[Node]:
-        for index, node in enumerate(nodes):
-            edits = label(node, self._pool)
-            if edits is None:
-                return nodes[:index]
-            self._edits += edits
-        return nodes
 
     def _row(self, stream: _Stream, node: Node) -> Row:
         assert node.seq is not None

@@ -12,7 +12,7 @@ Life of a run at the head:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
@@ -21,6 +21,7 @@ from mpispec.core.events import Corrected, Event, Received, StopRequested, Submi
 from mpispec.core.first_stage import FirstStage
 from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, RunId, Token
 from mpispec.core.messages import (
+    Branch,
     Cancel,
     Close,
     Credit,
@@ -346,26 +347,15 @@ class HeadCore:
             return True
         request.propose()
         allowed = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]
-        nodes = self._labelled(allowed)
+        nodes, edits, branches = label(allowed, self._pool)
         if not nodes:
             return False
-        rows = [request.row(node) for node in nodes]
-        self._fly(request, rows, nodes)
+        self._edits += edits
+        self._fly(request, [request.row(node) for node in nodes], nodes, branches)
         return True
 
-    def _labelled(self, nodes: list[Node]) -> list[Node]:
-        """Assign sequence ids in order; stop where none is left."""
-        for index, node in enumerate(nodes):
-            if node.parent is None:
-                continue  # the root keeps the id of the accepted text
-            edits = label(node, self._pool)
-            if edits is None:
-                return nodes[:index]
-            self._edits += edits
-        return nodes
-
-    def _fly(self, request: Request, rows: list[Row], nodes: list[Node]) -> None:
-        run = Run(self._next_run, tuple(rows), tuple(self._edits))
+    def _fly(self, request: Request, rows: list[Row], nodes: list[Node], branches: Sequence[Branch] = ()) -> None:
+        run = Run(self._next_run, tuple(rows), tuple(self._edits), branches=tuple(branches))
         self._next_run = RunId(self._next_run + 1)
         self._edits = []
         deciding = [*nodes] if nodes else [request.tree.root] if rows[-1].decide else []

@@ -78,6 +78,17 @@ class Edit(NamedTuple):
     """Exclusive; -1 means without end."""
 
 
+class Branch(NamedTuple):
+    """A second branch below rows of the same run: such rows carry more than one label (design, Token trees)."""
+
+    src: SeqId
+    dst: SeqId
+    """Label that the run's rows with label `src` and start <= position < end get as well."""
+    start: Pos
+    end: Pos
+    """Exclusive."""
+
+
 # -- data plane: head -> stage 1 -> ... -> stage D -> head --------------------------------------------------------
 
 
@@ -107,6 +118,8 @@ class Run(NamedTuple):
     rows: tuple[Row, ...]
     edits: tuple[Edit, ...]
     void: bool = False
+    branches: tuple[Branch, ...] = ()
+    """Further labels of its rows, in order: one may rest on an earlier one."""
 
 
 class Result(NamedTuple):

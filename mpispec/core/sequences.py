@@ -8,11 +8,12 @@ keeps llama.cpp's order of cells and with it the bits of the logits (llama-layer
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from mpispec.core.ids import Pos, SeqId
-from mpispec.core.messages import Edit, EditOp
-from mpispec.core.tree import Node
+from mpispec.core.messages import Branch, Edit, EditOp, Row
+from mpispec.core.tree import Node, NodeState
 
 TO_END = -1
 
@@ -45,22 +46,59 @@ class SequencePool:
         heapq.heappush(self._free, seq)
 
 
-def label(node: Node, pool: SequencePool) -> list[Edit] | None:
-    """Assign a sequence id to a node about to be launched; return the edits it needs, None if no id is free.
+class Labelled(NamedTuple):
+    """Nodes that got a sequence id, and what a run that carries them must say of it."""
 
-    The parent must be launched already, for a second child in an earlier run: a share copies labels of cells that
-    exist when the run arrives.
+    nodes: list[Node]
+    edits: list[Edit]
+    branches: list[Branch]
+
+
+def label(nodes: Sequence[Node], pool: SequencePool) -> Labelled:
+    """Assign sequence ids to the nodes of a run about to be launched, parents first; stop where no id is free.
+
+    A root keeps the id of the accepted text. A share copies labels of cells that exist when the run arrives; the
+    ancestors that come with the run itself get theirs by a branch.
     """
-    parent = node.parent
-    assert parent is not None and parent.seq is not None
-    if all(sibling.seq != parent.seq for sibling in parent.children):
-        node.seq = parent.seq
-        return []
-    seq = pool.take()
-    if seq is None:
-        return None
-    node.seq = seq
-    return [Edit(EditOp.SHARE, parent.seq, seq, Pos(0), node.pos)]
+    labelled = Labelled([], [], [])
+    for node in nodes:
+        parent = node.parent
+        if parent is not None and inherits(node):
+            node.seq = parent.seq
+        elif parent is not None:
+            seq = pool.take()
+            if seq is None:
+                break
+            assert parent.seq is not None
+            node.seq = seq
+            start = _first_unlaunched(node)
+            labelled.edits.append(Edit(EditOp.SHARE, parent.seq, seq, Pos(0), start))
+            if start < node.pos:
+                labelled.branches.append(Branch(parent.seq, seq, start, node.pos))
+        labelled.nodes.append(node)
+    return labelled
+
+
+def inherits(node: Node) -> bool:
+    """Tell whether a node needs no id of its own, its parent's not being a sibling's."""
+    return node.parent is not None and all(sibling.seq != node.parent.seq for sibling in node.parent.children)
+
+
+def row_labels(rows: Sequence[Row], branches: Sequence[Branch]) -> list[list[SeqId]]:
+    """Return the sequence ids that each row of a run carries, its own first."""
+    labels = [[row.seq] for row in rows]
+    for src, dst, start, end in branches:
+        for row, mine in zip(rows, labels, strict=True):
+            if start <= row.pos < end and src in mine:
+                mine.append(dst)
+    return labels
+
+
+def _first_unlaunched(node: Node) -> Pos:
+    """Return the position of the highest node above `node`, or itself, that comes with the same run."""
+    while node.parent is not None and node.parent.state is NodeState.PROPOSED:
+        node = node.parent
+    return node.pos
 
 
 def bury(dead: Iterable[Node], root: Node, pool: SequencePool) -> list[Edit]:

@@ -155,7 +155,8 @@ class StageCore:
         if payload is not None:
             size = len(payload) // len(run.rows)
             payload = b"".join(payload[index * size : (index + 1) * size] for index in living)
-        return Run(run.run_id, tuple(run.rows[index] for index in living), run.edits), payload
+        rows = tuple(run.rows[index] for index in living)
+        return Run(run.run_id, rows, run.edits, branches=run.branches), payload
 
     def _pass_on(self, message: Open | Close) -> list[Effect]:
         effects: list[Effect] = [] if self.is_last else [Send(self._next, Plane.DATA, message)]

@@ -97,18 +97,20 @@ class Study:
         reached = math.ceil(math.log(_FARTHEST) / math.log(hit)) if 0.0 < hit < 1.0 else filling
         return min(filling, max(_SHORTEST_LEAD, reached))
 
-    @property
-    def best_chain(self) -> int:
-        """The chain length that is best where every chain waits for its verdicts (papers.md 0.3)."""
-        costs, hit = self.costs, self.hits.mean
+    def best_length(self, width: int = 1) -> int:
+        """Return the length of chains, or the depth of trees, that is best where each waits for its verdicts.
+
+        Rows are paid for and guesses waited for (papers.md 0.3).
+        """
+        costs, hit = self.costs, sum(self.hits.probs(0, width))
 
         def seconds_a_token(length: int) -> float:
             tokens = sum(hit**accepted for accepted in range(length + 1))
             passing = self.pass_s - self.num_stages * self.stage_s
-            computing = self.num_stages * costs.compute(Actor(1), length + 1)
-            return (computing + passing + length * costs.draft(1)) / tokens
+            computing = self.num_stages * costs.compute(Actor(1), width * length + 1)
+            return (computing + passing + length * costs.draft(width)) / tokens
 
-        return min(range(1, _LONGEST_CHAIN + 1), key=seconds_a_token)
+        return min(range(1, _LONGEST_CHAIN // width + 1), key=seconds_a_token)
 
     def law_speedup(self, hit_rate: float) -> float:
         """Return the bound of a filled pipeline over a plain one (papers.md 0.1), with links and several requests.
@@ -173,10 +175,12 @@ def sized(name: str, study: Study) -> Strategy:
     """Make a strategy with what the study says of width, depth and lead, where it has such tunables."""
     factory = PRESETS[name]
     known = inspect.signature(factory).parameters
-    lead, chain = study.farthest, study.chain or study.best_chain
-    sizes = {"width": study.width, "depth": lead, "lead": lead, "gamma": chain}
+    lead, chain = study.farthest, study.chain or study.best_length()
+    sizes = {"width": study.width, "depth": lead, "lead": lead, "gamma": chain, "most_rows": _LONGEST_CHAIN + 1}
     if name == "auto":
         sizes["lead"] = study.lead or max(lead, chain, _CHAINS)
+    if name == "synctree":
+        sizes["gamma"] = study.chain or study.best_length(study.width)
     if study.lead is not None:
         sizes["lookahead"] = study.lead
     return factory(**{tunable: size for tunable, size in sizes.items() if tunable in known})

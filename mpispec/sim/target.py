@@ -11,6 +11,7 @@ from mpispec.compute.toy import ToyLayer
 from mpispec.core.events import Guess, Payload
 from mpispec.core.ids import Actor, Token
 from mpispec.core.messages import Edit, Message, Prime, Row, Run
+from mpispec.core.sequences import row_labels
 
 
 class Target(Protocol):
@@ -62,10 +63,17 @@ def unpack_values(payload: Payload) -> list[int]:
     return array("Q", bytes(payload or b"")).tolist()
 
 
-def run_rows(layer: ToyLayer, rows: Sequence[Row], payload: Payload) -> list[int]:
-    """Compute rows on a toy layer; return their outputs."""
-    inputs = [row.token for row in rows] if payload is None else unpack_values(payload)
-    return [layer.compute(row.pos, row.seq, value) for row, value in zip(rows, inputs, strict=True)]
+def run_rows(layer: ToyLayer, run: Run, payload: Payload) -> list[int]:
+    """Compute a run's rows on a toy layer; return their outputs."""
+    inputs = [row.token for row in run.rows] if payload is None else unpack_values(payload)
+    labels = row_labels(run.rows, run.branches)
+    return [layer.compute(row.pos, mine, value) for row, mine, value in zip(run.rows, labels, inputs, strict=True)]
+
+
+def run_half(layer: ToyLayer, run: Run, payload: Payload) -> None:
+    """Compute the first half of a run's rows, so that cells without their activations are in the cache."""
+    half = len(run.rows) // 2
+    run_rows(layer, run._replace(rows=run.rows[:half]), payload and payload[: half * 8])
 
 
 class ToyTarget:
@@ -82,7 +90,7 @@ class ToyTarget:
 
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
         """See `Target`."""
-        outputs = run_rows(self._layers[stage - 1], run.rows, payload)
+        outputs = run_rows(self._layers[stage - 1], run, payload)
         if stage != len(self._layers):
             return pack_values(outputs), ()
         decided = [Token(value % self._vocabulary) for row, value in zip(run.rows, outputs, strict=True) if row.decide]
@@ -93,9 +101,8 @@ class ToyTarget:
         return self._exits.guess(stage, run.rows) if self._exits is not None else ()
 
     def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
-        """Compute the first half of the rows, so that cells without their activations are in the cache."""
-        half = len(run.rows) // 2
-        run_rows(self._layers[stage - 1], run.rows[:half], payload and payload[: half * 8])
+        """See `Target`."""
+        run_half(self._layers[stage - 1], run, payload)
 
     def num_bytes(self, payload: bytes | bytearray | memoryview) -> int:
         """See `Target`."""
@@ -168,7 +175,7 @@ class ScriptedDraft:
         """Write the rows' cells and return the successors of the deciding ones, best first."""
         guesses = []
         for row in rows:
-            self._layer.compute(row.pos, row.seq, row.token)
+            self._layer.compute(row.pos, (row.seq,), row.token)
             self._paths[row.request, row.node] = (row.parent, row.token)
             if row.decide:
                 guesses.append(self._guesses(self._path(row), branch))

@@ -11,12 +11,13 @@ from mpispec.strategies.pipespec import PipeSpec
 from mpispec.strategies.plain import Plain
 from mpispec.strategies.specpipe import PipeDec, SpecPipe
 from mpispec.strategies.speed import Speed
-from mpispec.strategies.sync import Sync
+from mpispec.strategies.sync import Sync, SyncTree
 
 PRESETS: Mapping[str, Callable[[], Strategy]] = {
     "auto": Auto,
     "plain": Plain,
     "sync": Sync,
+    "synctree": SyncTree,
     "pipeinfer": PipeInfer,
     "specpipe": SpecPipe,
     "pipedec": PipeDec,

@@ -1,6 +1,7 @@
-"""Synchronous speculation: one chain of guesses behind the newest token, then wait for its verdicts.
+"""Synchronous speculation: guesses behind the newest token in one run, then wait for its verdicts.
 
-The baseline of every pipeline paper (Leviathan et al. 2211.17192, with sample-then-match acceptance).
+The baselines of every pipeline paper: a chain (Leviathan et al. 2211.17192) or a tree (SpecInfer, 2305.09781), both
+with sample-then-match acceptance.
 """
 
 from __future__ import annotations
@@ -29,3 +30,21 @@ class Sync(Strategy):
             chain.append(best)
         is_short = len(chain) <= self.lead
         return [] if is_short and view.is_awaiting_draft else chain
+
+
+class SyncTree(Strategy):
+    """Trees of at most `width` guesses a position, `gamma` positions deep and `most_rows` rows large."""
+
+    def __init__(self, width: int = 4, gamma: int = 4, most_rows: int = 32) -> None:
+        self.width = width
+        self.lead = gamma
+        self._most_rows = most_rows
+
+    def choose(self, view: View) -> list[Node]:
+        """Launch the root with its tree once the tree is complete and nothing is in flight."""
+        root = view.tree.root
+        if root.state is not NodeState.PROPOSED or view.live_runs or view.is_awaiting_draft:
+            return []
+        # A path is never likelier than what it begins with, so the likeliest nodes are closed under parents.
+        likeliest = sorted(root.subtree(), key=lambda node: (-node.reach, node.id))[: self._most_rows]
+        return sorted(likeliest, key=lambda node: (node.pos, node.id))

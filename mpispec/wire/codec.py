@@ -36,9 +36,23 @@ from mpispec.core.messages import (
     Stop,
 )
 from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
-from mpispec.wire.fields import EDITS, FLAG, INT32, INT63, PARENTS, PROB, PROBS, ROWS, RUN_IDS, SAMPLING, TOKENS, Field
+from mpispec.wire.fields import (
+    BRANCHES,
+    EDITS,
+    FLAG,
+    INT32,
+    INT63,
+    PARENTS,
+    PROB,
+    PROBS,
+    ROWS,
+    RUN_IDS,
+    SAMPLING,
+    TOKENS,
+    Field,
+)
 
-VERSION = 2
+VERSION = 3
 """Raised whenever a frame of the old form could be misread."""
 
 Buffer = bytes | bytearray | memoryview
@@ -76,7 +90,7 @@ def _schema(kind: int, cls: type[Any], **members: Field) -> _Schema:
 _SCHEMAS = (
     _schema(0, Open, request=INT32, sampling=SAMPLING, cached=INT32, recent=TOKENS),
     _schema(1, Close, request=INT32),
-    _schema(2, Run, run_id=INT63, rows=ROWS, edits=EDITS, void=FLAG),
+    _schema(2, Run, run_id=INT63, rows=ROWS, edits=EDITS, void=FLAG, branches=BRANCHES),
     _schema(3, Result, run_id=INT63, nodes=TOKENS, tokens=TOKENS, void=FLAG),
     _schema(4, Cancel, run_ids=RUN_IDS, row_runs=RUN_IDS, row_nodes=TOKENS),
     _schema(5, Credit, run_id=INT63),

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any, NamedTuple
 
-from mpispec.core.messages import Edit, EditOp, Row, Sampling
+from mpispec.core.messages import Branch, Edit, EditOp, Row, Sampling
 from mpispec.wire.errors import PeerProtocolError
 
 INT32_MAX = 2**31 - 1
@@ -25,6 +25,7 @@ PROBABILITY_MAX = 1.001
 
 _ROW = struct.Struct("<7i")
 _EDIT = struct.Struct("<5i")
+_BRANCH = struct.Struct("<4i")
 _EDIT_OPS = tuple(EditOp)
 _new_tuple = tuple.__new__
 
@@ -130,6 +131,23 @@ def _unpack_edits(value: Any) -> tuple[Edit, ...]:
     return tuple(edits)
 
 
+def _pack_branches(branches: tuple[Branch, ...]) -> bytes:
+    if not branches:  # as in most runs
+        return b""
+    return struct.pack(f"<{4 * len(branches)}i", *chain.from_iterable(branches))
+
+
+def _unpack_branches(value: Any) -> tuple[Branch, ...]:
+    if value == b"":  # as in most runs
+        return ()
+    branches = []
+    for src, dst, start, end in _BRANCH.iter_unpack(_checked_bytes(value, _BRANCH.size, "branches")):
+        if (src | dst | start | end) < 0:
+            raise PeerProtocolError("A peer sent a branch with a number out of range.")
+        branches.append(_new_tuple(Branch, (src, dst, start, end)))
+    return tuple(branches)
+
+
 _SAMPLING: tuple[tuple[str, Callable[[Any], Any], Callable[[Any], Any]], ...] = (
     ("temperature", float, _number(0.0, 1e6)),
     ("top_k", int, _integer(0, INT32_MAX)),
@@ -163,4 +181,5 @@ PARENTS = _array("q", "parents", least=-1)
 PROBS = Field(_pack_probs, _unpack_probs)
 ROWS = Field(_pack_rows, _unpack_rows)
 EDITS = Field(_pack_edits, _unpack_edits)
+BRANCHES = Field(_pack_branches, _unpack_branches)
 SAMPLING = Field(_pack_sampling, _unpack_sampling)

@@ -17,7 +17,7 @@ from tests.mpi.reference import greedy
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
 
 MAX_TOKENS = 64
-TREES = (("specpipe", "draft"), ("pipedec", "draft"), ("auto", "draft"))
+TREES = (("synctree", "draft"), ("specpipe", "draft"), ("pipedec", "draft"), ("auto", "draft"))
 WAYS = (
     ("plain", "none"),
     ("sync", "draft"),

@@ -18,7 +18,7 @@ from mpispec.core.stage import StageCore
 from mpispec.sim.cluster import Level, VirtualCluster
 from mpispec.sim.costs import Chaos
 from mpispec.sim.ladder import Agreement, Ladder, LowestLevel, ScriptedLevel, drawn
-from mpispec.sim.target import pack_values, run_rows
+from mpispec.sim.target import pack_values, run_half, run_rows
 from mpispec.strategies import PRESETS
 from mpispec.strategies.pipespec import PipeSpec
 from tests.protocol.playing import finish, submit
@@ -59,7 +59,7 @@ class ToyLevel(ScriptedLevel):
         self._layers[stage - 1].edit(edits)
 
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
-        outputs = run_rows(self._layers[stage - 1], run.rows, payload)
+        outputs = run_rows(self._layers[stage - 1], run, payload)
         _, tokens = super().compute(stage, run, payload)
         for row, output in zip(run.rows, outputs, strict=True):
             text = self._texts[row.request, row.parent] if row.pos else ()
@@ -69,8 +69,7 @@ class ToyLevel(ScriptedLevel):
         return pack_values(outputs), tokens
 
     def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
-        half = len(run.rows) // 2
-        run_rows(self._layers[stage - 1], run.rows[:half], payload and payload[: half * 8])
+        run_half(self._layers[stage - 1], run, payload)
 
     def _expected(self, text: tuple[Token, ...]) -> list[int]:
         """Return what each stage puts out for the last token of a text."""
@@ -79,7 +78,7 @@ class ToyLevel(ScriptedLevel):
             for pos, token in enumerate(text):
                 values: list[int] = [token]
                 for layer in layers:
-                    values.append(layer.compute(pos, 0, values[-1]))
+                    values.append(layer.compute(pos, (0,), values[-1]))
                 self._known[text[: pos + 1]] = values[1:]
         return self._known[text]
 

@@ -86,7 +86,7 @@ class SamplingTarget(ToyTarget):
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
         if stage != len(self._layers):
             return super().compute(stage, run, payload)
-        outputs = run_rows(self._layers[stage - 1], run.rows, payload)
+        outputs = run_rows(self._layers[stage - 1], run, payload)
         rows = zip(run.rows, outputs, strict=True)
         return None, tuple(decided(value, self._sampling, row.pos + 1) for row, value in rows if row.decide)
 
@@ -98,7 +98,7 @@ def written(prompt: Sequence[int], count: int, num_stages: int, sampling: Sampli
     for pos in range(len(prompt) + count - 1):
         value = tokens[pos]
         for layer in layers:
-            value = layer.compute(pos, 0, value)
+            value = layer.compute(pos, (0,), value)
         if pos + 1 == len(tokens):
             tokens.append(decided(value, sampling, pos + 1))
     return tokens[len(prompt) :]

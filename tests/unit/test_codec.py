@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mpispec.core.ids import Actor
 from mpispec.core.messages import (
+    Branch,
     Cancel,
     Close,
     Credit,
@@ -57,13 +58,21 @@ SAMPLINGS = st.builds(
     seed=st.integers(0, 2**64 - 1),
 )
 ROWS = st.builds(Row, INT32, INT32, st.integers(-1, 2**31 - 2), INT32, INT32, INT32, FLAGS)
+BRANCHES = st.builds(Branch, INT32, INT32, INT32, INT32)
 EDITS = st.builds(Edit, st.sampled_from(EditOp), INT32, INT32, INT32, st.integers(-1, 2**31 - 2))
 PROPOSALS = st.lists(st.tuples(INT32, PROBABILITIES), max_size=20)
 
 MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     Open: st.builds(Open, INT32, SAMPLINGS, INT32, TOKENS),
     Close: st.builds(Close, INT32),
-    Run: st.builds(Run, INT63, st.lists(ROWS, max_size=70).map(tuple), st.lists(EDITS, max_size=9).map(tuple), FLAGS),
+    Run: st.builds(
+        Run,
+        INT63,
+        st.lists(ROWS, max_size=70).map(tuple),
+        st.lists(EDITS, max_size=9).map(tuple),
+        FLAGS,
+        st.lists(BRANCHES, max_size=9).map(tuple),
+    ),
     Result: st.builds(Result, INT63, TOKENS, TOKENS, FLAGS),
     Cancel: st.builds(Cancel, RUN_IDS, RUN_IDS, TOKENS),
     Credit: st.builds(Credit, INT63),
@@ -92,7 +101,12 @@ PAYLOADS = st.none() | st.binary(max_size=100)
 SAMPLES: tuple[Message, ...] = (
     Open(1, Sampling(temperature=0.8, seed=2**64 - 1), 2, (8, 9)),
     Close(1),
-    Run(7, (Row(0, 3, -1, 99, 0, 0, True), Row(0, 4, 3, 98, 1, 0, False)), (Edit(EditOp.DROP, 1, 0, 5, -1),)),
+    Run(
+        7,
+        (Row(0, 3, -1, 99, 0, 0, True), Row(0, 4, 3, 98, 1, 0, False)),
+        (Edit(EditOp.DROP, 1, 0, 5, -1),),
+        branches=(Branch(0, 1, 0, 1),),
+    ),
     Result(7, (1, 2), (5, 6)),
     Cancel((7, 8), (9, 9), (3, 4)),
     Credit(7),
@@ -232,7 +246,7 @@ def rows_blob(**changes: int) -> bytes:
     "items",
     [
         [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, 0], 0, b""],
-        [2, 0, 1, 7, rows_blob(), struct.pack("<5i", 0, 0, 0, 0, -1), False],
+        [2, 0, 1, 7, rows_blob(), struct.pack("<5i", 0, 0, 0, 0, -1), False, b""],
         [3, 0, 1, 7, bytes(4), bytes(4), False],
         [4, 0, 1, bytes(8), b"", b""],
         [5, 0, 1, 2**63 - 1],
@@ -284,20 +298,22 @@ def test_the_right_values_in_the_same_places_are_taken(items: object) -> None:
         [0, 0, 1, 1, [0.0, 0, 1.5, 0.0, 1.0, 64, 0], 0, b""],
         [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 0.0, 64, 0], 0, b""],
         [0, 0, 1, 1, b"0123456", 0, b""],
-        [2, 0, 1, 7, rows_blob(request=-1), b"", False],
-        [2, 0, 1, 7, rows_blob(node=-1), b"", False],
-        [2, 0, 1, 7, rows_blob(parent=-2), b"", False],
-        [2, 0, 1, 7, rows_blob(token=-(2**31)), b"", False],
-        [2, 0, 1, 7, rows_blob(pos=-1), b"", False],
-        [2, 0, 1, 7, rows_blob(seq=-1), b"", False],
-        [2, 0, 1, 7, rows_blob(decide=2), b"", False],
-        [2, 0, 1, 7, rows_blob(decide=-1), b"", False],
-        [2, 0, 1, 7, rows_blob()[:-1], b"", False],
-        [2, 0, 1, 7, "", b"", False],
-        [2, 0, 1, 7, b"", struct.pack("<5i", 2, 0, 0, 0, -1), False],
-        [2, 0, 1, 7, b"", struct.pack("<5i", -1, 0, 0, 0, -1), False],
-        [2, 0, 1, 7, b"", struct.pack("<5i", 0, -1, 0, 0, -1), False],
-        [2, 0, 1, 7, b"", struct.pack("<5i", 0, 0, 0, 0, -2), False],
+        [2, 0, 1, 7, rows_blob(request=-1), b"", False, b""],
+        [2, 0, 1, 7, rows_blob(node=-1), b"", False, b""],
+        [2, 0, 1, 7, rows_blob(parent=-2), b"", False, b""],
+        [2, 0, 1, 7, rows_blob(token=-(2**31)), b"", False, b""],
+        [2, 0, 1, 7, rows_blob(pos=-1), b"", False, b""],
+        [2, 0, 1, 7, rows_blob(seq=-1), b"", False, b""],
+        [2, 0, 1, 7, rows_blob(decide=2), b"", False, b""],
+        [2, 0, 1, 7, rows_blob(decide=-1), b"", False, b""],
+        [2, 0, 1, 7, rows_blob()[:-1], b"", False, b""],
+        [2, 0, 1, 7, "", b"", False, b""],
+        [2, 0, 1, 7, b"", struct.pack("<5i", 2, 0, 0, 0, -1), False, b""],
+        [2, 0, 1, 7, b"", struct.pack("<5i", -1, 0, 0, 0, -1), False, b""],
+        [2, 0, 1, 7, b"", struct.pack("<5i", 0, -1, 0, 0, -1), False, b""],
+        [2, 0, 1, 7, b"", struct.pack("<5i", 0, 0, 0, 0, -2), False, b""],
+        [2, 0, 1, 7, b"", b"", False, struct.pack("<4i", 0, 0, -1, 0)],
+        [2, 0, 1, 7, b"", b"", False, bytes(15)],
     ],
     ids=repr,
 )
@@ -341,7 +357,7 @@ def test_prefix_lies_are_refused() -> None:
 
 
 def test_another_version_is_told_as_such() -> None:
-    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 2; install the same mpispec on every host"):
+    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 3; install the same mpispec on every host"):
         decode(forge([6, 0, 1], version=9))
 
 

@@ -12,7 +12,7 @@ from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.core.effects import AbortCompute, Compute, Effect, Quit
 from mpispec.core.events import Computed, Event, StopRequested, Submitted, Tick
 from mpispec.core.ids import HEAD, NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Edit, Row, Run, Sampling
+from mpispec.core.messages import Branch, Edit, Row, Run, Sampling
 from mpispec.runtime.driver import Driver
 from mpispec.runtime.plan import Plan, StagePlace
 from mpispec.runtime.trace import Trace
@@ -37,7 +37,13 @@ class Endless:
     def edit(self, edits: Sequence[Edit]) -> None:
         """There is no cache."""
 
-    def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+    def forward(
+        self,
+        rows: Sequence[Row],
+        activations: Floats | None,
+        cancelled: Cancelled,
+        branches: Sequence[Branch] = (),
+    ) -> Floats | None:
         """See `StageModel.forward`."""
         self.begun.set()
         if self.failure is not None:

@@ -11,7 +11,7 @@ from mpispec.compute.toy import ToyStage
 from mpispec.core.calibration import Calibration
 from mpispec.core.config import HeadConfig
 from mpispec.core.ids import Actor
-from mpispec.core.messages import Row
+from mpispec.core.messages import Branch, Row
 from mpispec.runtime import row_costs as module
 from mpispec.runtime.group import Group
 from mpispec.runtime.link_costs import link_cost
@@ -26,9 +26,15 @@ class TimedStage(ToyStage):
 
     now = 0.0
 
-    def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+    def forward(
+        self,
+        rows: Sequence[Row],
+        activations: Floats | None,
+        cancelled: Cancelled,
+        branches: Sequence[Branch] = (),
+    ) -> Floats | None:
         TimedStage.now += 0.5 + 0.5 * len(rows)
-        return super().forward(rows, activations, cancelled)
+        return super().forward(rows, activations, cancelled, branches)
 
 
 def test_a_table_holds_the_slowest_stage_for_each_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from mpispec.strategies.pipeinfer import PipeInfer
 from mpispec.strategies.plain import Plain
 from mpispec.strategies.specpipe import SpecPipe
 from mpispec.strategies.speed import Speed
-from mpispec.strategies.sync import Sync
+from mpispec.strategies.sync import Sync, SyncTree
 
 pytestmark = pytest.mark.unit
 
@@ -65,6 +65,19 @@ def test_sync_takes_what_there_is_and_nothing_while_a_run_is_in_flight() -> None
     assert Sync(gamma=4).choose(situation) == nodes
     situation.live_runs = 1
     assert Sync(gamma=4).choose(situation) == []
+
+
+def test_a_synchronous_tree_is_launched_whole_and_parents_first() -> None:
+    situation = Situation(is_awaiting_draft=True)
+    root = situation.tree.root
+    likely, other = situation.tree.add(root, Token(1), 0.7), situation.tree.add(root, Token(2), 0.2)
+    below, beside = situation.tree.add(likely, Token(3), 0.9), situation.tree.add(likely, Token(4), 0.05)
+    assert SyncTree().choose(situation) == []
+    situation.is_awaiting_draft = False
+    assert SyncTree().choose(situation) == [root, likely, other, below, beside]
+    assert SyncTree(most_rows=4).choose(situation) == [root, likely, other, below]
+    situation.live_runs = 1
+    assert SyncTree().choose(situation) == []
 
 
 def test_sync_ends_the_chain_at_an_unsure_guess() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
-from mpispec.core.messages import Edit, EditOp
-from mpispec.core.sequences import SequencePool, bury, label
+from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
+from mpispec.core.messages import Branch, Edit, EditOp, Row
+from mpispec.core.sequences import SequencePool, bury, label, row_labels
 from mpispec.core.tree import Node, NodeState, TokenTree
 
 pytestmark = pytest.mark.unit
@@ -20,8 +20,9 @@ def _tree() -> TokenTree:
 
 
 def _launch(tree: TokenTree, node: Node, pool: SequencePool) -> list[Edit]:
-    edits = label(node, pool)
-    assert edits is not None
+    nodes, edits, branches = label([node], pool)
+    assert nodes == [node]
+    assert branches == []
     tree.launch(node, RunId(1))
     return edits
 
@@ -92,7 +93,35 @@ def test_no_free_id_is_no_crash() -> None:
     tree, pool = _tree(), SequencePool(1)
     pool.take()
     _launch(tree, tree.add(tree.root, Token(1), 0.5), pool)
-    assert label(tree.add(tree.root, Token(2), 0.4), pool) is None
+    assert label([tree.add(tree.root, Token(2), 0.4)], pool).nodes == []
+
+
+def test_branches_within_a_run_label_the_ancestors_that_come_with_it() -> None:
+    tree, pool = _tree(), SequencePool(8)
+    assert pool.take() == 0
+    trunk = tree.add(tree.root, Token(1), 0.5)
+    left, right = tree.add(trunk, Token(2), 0.5), tree.add(trunk, Token(3), 0.4)
+    below, beside = tree.add(right, Token(4), 0.9), tree.add(right, Token(5), 0.1)
+    nodes, edits, branches = label([trunk, left, right, below, beside], pool)
+    assert [node.seq for node in nodes] == [0, 0, 1, 1, 2]
+    assert edits == [
+        Edit(EditOp.SHARE, SeqId(0), SeqId(1), Pos(0), 10),
+        Edit(EditOp.SHARE, SeqId(1), SeqId(2), Pos(0), 10),
+    ]
+    assert branches == [Branch(SeqId(0), SeqId(1), Pos(10), Pos(11)), Branch(SeqId(1), SeqId(2), Pos(10), Pos(12))]
+    rows = [
+        Row(RequestId(0), node.id, node.parent_id, node.token, node.pos, node.seq or SeqId(0), True) for node in nodes
+    ]
+    assert row_labels(rows, branches) == [[0, 1, 2], [0], [1, 2], [1], [2]]
+
+
+def test_a_run_ends_where_ids_do() -> None:
+    tree, pool = _tree(), SequencePool(2)
+    pool.take()
+    nodes = [tree.root]
+    for token in range(3):
+        nodes.append(tree.add(tree.root, Token(token), 0.3))
+    assert label(nodes, pool).nodes == nodes[:3]
 
 
 def test_what_is_ready_follows_launches_and_deaths() -> None:
