@@ -10,7 +10,7 @@ import numpy as np
 from mpispec.compute.base import Floats
 from mpispec.compute.llama_stage import LlamaStage
 from mpispec.core.ids import NodeId, Pos, RequestId, SeqId, Token
-from mpispec.core.messages import Edit, EditOp, Row
+from mpispec.core.messages import Branch, Edit, EditOp, Row
 from mpispec.models import cut, registry
 
 PROMPT = (1, 4093, 198, 4898, 314, 260, 6376, 4461, 47, 2, 198, 1, 520, 9531, 198)
@@ -60,12 +60,12 @@ class Pipeline:
             for layers in ranges
         ]
 
-    def run(self, batch: Sequence[Row], edits: Sequence[Edit] = ()) -> Floats:
+    def run(self, batch: Sequence[Row], edits: Sequence[Edit] = (), branches: Sequence[Branch] = ()) -> Floats:
         """Return the logits of the deciding rows."""
         passed: Floats | None = None
         for stage in self.stages:
             stage.edit(edits)
-            passed = stage.forward(batch, passed, bool)
+            passed = stage.forward(batch, passed, bool, branches)
             assert passed is not None
         assert passed is not None
         return passed

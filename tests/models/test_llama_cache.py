@@ -10,6 +10,8 @@ import pytest
 
 from mpispec.compute.base import ComputeError, ModelError
 from mpispec.compute.llama_stage import SPARE_CELLS, LlamaStage
+from mpispec.core.ids import Pos, SeqId
+from mpispec.core.messages import Branch
 from mpispec.models import cut
 from tests.models.pipeline import PROMPT, Pipeline, drop, row, rows, share, split
 
@@ -47,6 +49,20 @@ def test_a_branch_that_wins_stays_and_the_losers_leave(pipeline: Pipeline) -> No
     # The loser's cell is a hole that the next token fills, so attention sums in another order (measured: up to 1).
     assert found.argmax() == expected.argmax()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1.5)
+
+
+def test_a_tree_in_one_run_equals_its_paths_decoded_apart(pipeline: Pipeline) -> None:
+    end = len(PROMPT)
+    apart = []
+    for path in ((504, 314), (504, 29), (1116,)):
+        pipeline.run_in_chunks(PROMPT, 16)
+        apart.append(pipeline.run(rows(path, end))[-1])
+    pipeline.run_in_chunks(PROMPT, 16)
+    tree = [row(504, end, 0), row(1116, end, 1), row(314, end + 1, 0), row(29, end + 1, 2)]
+    branch = Branch(SeqId(0), SeqId(2), Pos(end), Pos(end + 1))
+    _, other, left, right = pipeline.run(tree, [share(0, 1), share(0, 2)], [branch])
+    np.testing.assert_allclose([left, right, other], apart, rtol=0, atol=1e-3)
+    pipeline.run([row(7, end + 2, 2)], [drop(0), drop(1)])  # the trunk stays where only its branch has survived
 
 
 def test_a_rejected_chain_is_truncated_without_a_trace(pipeline: Pipeline) -> None:
