@@ -322,8 +322,19 @@ class LlamaContext:
             raise ComputeError(f"An edit names sequence {max(edit.src, edit.dst)} of {self.size.sequences}.")
         if edit.op is EditOp.SHARE:
             api.llama_memory_seq_cp(self._memory, edit.src, edit.dst, edit.start, edit.end)
-        else:
+        elif edit.op is EditOp.DROP:
             self.drop(edit.src, edit.start, edit.end)
+        else:
+            self._gather(edit.src)
+
+    def _gather(self, sequence: int) -> None:
+        """Move the cells of a sequence to the first free ones, in their order. Raises ComputeError."""
+        size = api.llama_state_seq_get_size(self.handle, sequence)
+        state = (ctypes.c_uint8 * size)()
+        saved = api.llama_state_seq_get_data(self.handle, state, size, sequence)
+        self.drop(sequence, 0)
+        if saved != size or api.llama_state_seq_set_data(self.handle, state, size, sequence) != size:
+            raise ComputeError("llama.cpp could not move the cells of a sequence; report this model.")
 
     def drop(self, sequence: int, start: int, end: int = -1) -> None:
         """Take label `sequence` from its cells with start <= position < end (-1: all after). Raises ComputeError."""

@@ -1,14 +1,16 @@
 """A model whose arithmetic shows every stale, missing or misplaced cell, and costs next to nothing.
 
 A row's value is a hash of its input and of the values of all cells it attends to, so any fault of the cache or of the
-order of messages changes the tokens that come out. Dropped cells stay where they were, as in a real cache, but
+order of messages changes the tokens that come out; with `in_order` an order of cells other than that of positions does
+so too, as it changes the bits of a sum. Dropped cells stay where they were, as in a real cache, but
 overwritten with `POISON`, this arithmetic's NaN: no row may see it, so a stale read cannot stay hidden. Used by the
 simulator and wherever MPI is tested or timed without weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import heapq
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -42,12 +44,13 @@ class _Cell:
 class ToyLayer:
     """Cells and arithmetic of one stage, on plain integers."""
 
-    def __init__(self, layer: int, cells: int = 1 << 20) -> None:
+    def __init__(self, layer: int, cells: int = 1 << 20, in_order: bool = False) -> None:
         self._key = mixed(layer + 1)
         self._cells: list[_Cell] = []
-        self._free: list[_Cell] = []
-        """Dropped cells, poisoned until a row takes their place."""
+        self._free: list[int] = []
+        """Heap of dropped cells, poisoned until a row takes their place: the first of them."""
         self._limit = cells
+        self._in_order = in_order
 
     @property
     def num_cells(self) -> int:
@@ -57,14 +60,25 @@ class ToyLayer:
     def edit(self, edits: Sequence[Edit]) -> None:
         """Apply cache edits in order."""
         for edit in edits:
-            for cell in self._labelled(edit):
-                if edit.op is EditOp.SHARE:
-                    cell.labels.add(edit.dst)
-                    continue
-                cell.labels.discard(edit.src)
-                if not cell.labels:
-                    cell.value = POISON
-                    self._free.append(cell)
+            if edit.op is EditOp.SHARE:
+                for index in self._labelled(edit):
+                    self._cells[index].labels.add(edit.dst)
+            elif edit.op is EditOp.DROP:
+                self._drop(edit)
+            else:
+                kept = sorted((self._cells[index] for index in self._labelled(edit)), key=lambda cell: cell.pos)
+                values = [(cell.pos, cell.value) for cell in kept]
+                self._drop(edit)
+                for pos, value in values:
+                    self._write(pos, (edit.src,), value)
+
+    def _drop(self, edit: Edit) -> None:
+        for index in self._labelled(edit):
+            cell = self._cells[index]
+            cell.labels.discard(edit.src)
+            if not cell.labels:
+                cell.value = POISON
+                heapq.heappush(self._free, index)
 
     def compute(self, pos: int, labels: Sequence[int], value: int) -> int:
         """Write a cell and return the row's output; ComputeError if the path to it has holes, doubles or poison.
@@ -85,24 +99,25 @@ class ToyLayer:
         return digest
 
     def _seen(self, pos: int, seq: int) -> list[int]:
-        """Return the values that a row attends to, in the order of positions."""
+        """Return the values that a row attends to, in the order of positions or of cells."""
         mine = [cell for cell in self._cells if seq in cell.labels]
         values = {cell.pos: cell.value for cell in mine if cell.pos < pos}
         if len(values) != pos or len(mine) != pos:
             raise ComputeError(f"position {pos} of sequence {seq} sees {len(mine)} cells at {len(values)} positions")
-        return [values[before] for before in range(pos)]
+        return [cell.value for cell in mine] if self._in_order else [values[before] for before in range(pos)]
 
     def _write(self, pos: int, labels: Iterable[int], value: int) -> None:
         if not self._free:
             self._cells.append(_Cell(pos, labels, value))
             return
-        cell = self._free.pop()
+        cell = self._cells[heapq.heappop(self._free)]
         cell.pos, cell.value = pos, value
         cell.labels.update(labels)
 
-    def _labelled(self, edit: Edit) -> Iterator[_Cell]:
+    def _labelled(self, edit: Edit) -> list[int]:
         end = edit.end if edit.end >= 0 else _WORD
-        return (cell for cell in list(self._cells) if edit.src in cell.labels and edit.start <= cell.pos < end)
+        cells = enumerate(self._cells)
+        return [index for index, cell in cells if edit.src in cell.labels and edit.start <= cell.pos < end]
 
 
 def reference(prompt: Sequence[int], count: int, num_layers: int, vocabulary: int) -> list[int]:

@@ -26,6 +26,9 @@ class HeadConfig:
     """Time for which the activations of one row occupy a link between stages, in the same unit."""
     may_branch: bool = True
     """Whether the stages compute the same bits over the holes that a tree leaves in the order of cells."""
+    most_buried: int = 0
+    """Dead cells that stay in their places so that the order of cells, and with it the bits, are those of plain
+    decoding; 0 frees all at once. Only where one request is active at a time (`core/graves.py`)."""
     is_row_exact: bool = True
     """Whether a row has the same bits in runs of any size."""
     max_active: int = 1

@@ -19,6 +19,7 @@ from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Corrected, Event, Received, StopRequested, Submitted, Tick, Withdrawn
 from mpispec.core.first_stage import FirstStage
+from mpispec.core.graves import Graves
 from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, RunId, Token
 from mpispec.core.messages import (
     Branch,
@@ -38,7 +39,7 @@ from mpispec.core.messages import (
 )
 from mpispec.core.relay import relays
 from mpispec.core.request import Flight, Request
-from mpispec.core.sequences import TO_END, SequencePool, bury, label
+from mpispec.core.sequences import TO_END, SequencePool, label
 from mpispec.core.sessions import Sessions
 from mpispec.core.strategy import Proposer, Strategy
 from mpispec.core.tree import Node, NodeState
@@ -69,6 +70,7 @@ class HeadCore:
         """Edits that the next run will carry."""
         self._pool = SequencePool(config.sequences)
         self._sessions = Sessions(self._pool, config.max_active)
+        self._graves = Graves(self._pool, config.most_buried)
         self._last_sign = 0.0
         """When the pipeline was last heard of, or last given work while it had none."""
         self._stopping = False
@@ -123,7 +125,7 @@ class HeadCore:
         assert len(self._flights) <= self.config.most_in_flight
         assert self._first_stage.num_waiting <= self.config.first_queue, "launched without a credit"
         assert list(self._flights) == sorted(self._flights)
-        held = {request.tree.root.seq for request in self._active.values()} | self._sessions.held
+        held = {request.tree.root.seq for request in self._active.values()} | self._sessions.held | {self._graves.seq}
         for request in self._active.values():
             held |= {node.seq for node in request.tree.root.subtree()}
             request.check()
@@ -187,8 +189,9 @@ class HeadCore:
         self._count(dead)
         runs = [flight for flight in self._flights.values() if flight.request is request and not flight.is_cancelled]
         self._cancel(runs, [])
-        self._edits += bury(dead, request.tree.root, self._pool)
+        self._edits += self._graves.bury(dead, request.tree.root, request.tree.root)
         self._edits += self._sessions.keep(request.slot, request.seq, request.cached_tokens())
+        self._edits += self._graves.empty(request.seq)
         self._out.append(Send(self._first, Plane.DATA, Close(request.id)))
         self._out += request.end()
         del self._active[request.id]
@@ -243,7 +246,7 @@ class HeadCore:
                 raise ProtocolError(f"run {flight.run_id} came back without living node {node.id}")
             died = request.accept(token)
             dead += died
-            self._edits += bury(died, request.tree.root, self._pool)
+            self._edits += self._graves.bury(died, request.tree.root, request.tree.root)
             accepted.append(token)
             finish = request.finish_after(token)
             if finish:
@@ -262,7 +265,7 @@ class HeadCore:
         if flight is None or flight.is_cancelled:
             return
         for survivor, dead in flight.request.guessed_early(stage, flight, early):
-            self._edits += bury(dead, survivor, self._pool)
+            self._edits += self._graves.bury(dead, survivor, flight.request.tree.root)
             self._drop(dead)
 
     def _correct(self, event: Corrected) -> None:
@@ -282,7 +285,7 @@ class HeadCore:
                     flight.last_pos = Pos(min(flight.last_pos, event.pos - 1))
         for token in event.tokens:
             dead += request.accept(token)
-        self._edits += bury(dead, request.tree.root, self._pool)
+        self._edits += self._graves.bury(dead, request.tree.root, request.tree.root)
         self._drop(dead)
         self._out += request.accepted(event.tokens)
 
@@ -345,6 +348,11 @@ class HeadCore:
         if request.is_behind:
             self._fly(request, request.next_chunk(), [])
             return True
+        if request.tree.root.state is NodeState.PROPOSED:
+            if self._graves.is_due:
+                self._edits += self._graves.empty(request.seq)
+        elif self._graves.is_full:
+            return False
         request.propose()
         allowed = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]
         nodes, edits, branches = label(allowed, self._pool)

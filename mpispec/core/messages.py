@@ -65,6 +65,8 @@ class EditOp(IntEnum):
     """Add label `dst` to the cells of `src` with start <= position < end."""
     DROP = 1
     """Remove label `src` from its cells with start <= position < end; unlabelled cells are free."""
+    GATHER = 2
+    """Move the cells of `src`, all its own, to the first free ones in the order of positions."""
 
 
 class Edit(NamedTuple):

@@ -101,18 +101,23 @@ def _first_unlaunched(node: Node) -> Pos:
     return node.pos
 
 
+def first_positions(dead: Iterable[Node]) -> list[tuple[SeqId, Pos]]:
+    """Return the ids of nodes, in order, each with the first position where one of them has it."""
+    first: dict[SeqId, Pos] = {}
+    for node in dead:
+        if node.seq is not None:
+            first[node.seq] = min(first.get(node.seq, node.pos), node.pos)
+    return sorted(first.items())
+
+
 def bury(dead: Iterable[Node], root: Node, pool: SequencePool) -> list[Edit]:
     """Plan the edits that free the cells of dead nodes, and give their ids back.
 
     `root` is the survivor: the new root, or the living node below which they died. Its own id, where a dead node
     inherited it, is truncated at the first dead position; any other was taken among the dead and is dropped whole.
     """
-    first: dict[SeqId, Pos] = {}
-    for node in dead:
-        if node.seq is not None:
-            first[node.seq] = min(first.get(node.seq, node.pos), node.pos)
     edits = []
-    for seq, pos in sorted(first.items()):
+    for seq, pos in first_positions(dead):
         if seq == root.seq:
             edits.append(Edit(EditOp.DROP, seq, seq, pos, TO_END))
         else:

@@ -53,6 +53,8 @@ class Node:
     """Sequence id of its cell, assigned when launched."""
     run: RunId = _NO_RUN
     """Run that carries it, once launched."""
+    order: int = -1
+    """The how-manieth of its tree's nodes it was to be launched."""
     exit: int = 0
     """Deepest stage whose exit guessed it; 0: somebody else did."""
     children: list[Node] = field(default_factory=list)
@@ -76,6 +78,7 @@ class TokenTree:
     def __init__(self, root_id: NodeId, token: Token, pos: Pos) -> None:
         self.root = Node(root_id, None, NodeId(root_id - 1), token, pos, 1.0, 1.0)
         self._next_id = root_id + 1
+        self._num_launched = 0
         self._ready: dict[NodeId, Node] = {}
         """What can be launched next, kept up to date because walking the tree for it costs more than all else."""
 
@@ -95,6 +98,8 @@ class TokenTree:
         """Note that `run` carries `node`."""
         node.state = NodeState.LAUNCHED
         node.run = run
+        node.order = self._num_launched
+        self._num_launched += 1
         self._ready.pop(node.id, None)
         for child in node.children:
             self._ready[child.id] = child

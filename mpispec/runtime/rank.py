@@ -12,6 +12,7 @@ from mpispec.compute.base import ExitModel
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Emit
+from mpispec.core.graves import MOST_CELLS
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor
 from mpispec.core.level import LevelCore
@@ -156,6 +157,7 @@ class Rank:
 
     def _head(self, pipeline: Pipeline, costs: PipelineCosts) -> HeadCore:
         options, model = self._options, self._setup.model
+        keeps_order = options.parallel == 1
         config = HeadConfig(
             num_stages=len(pipeline.stages),
             draft=pipeline.below,
@@ -164,7 +166,8 @@ class Rank:
             rows_cost=costs.rows,
             link_delay=costs.link_delay,
             link_row=costs.link_row,
-            may_branch=not model.quantised,
+            may_branch=not model.quantised or (keeps_order and model.is_row_exact),
+            most_buried=MOST_CELLS if keeps_order else 0,
             is_row_exact=model.is_row_exact,
             max_active=options.parallel,
             chunk=options.chunk,

@@ -79,9 +79,12 @@ def run_half(layer: ToyLayer, run: Run, payload: Payload) -> None:
 class ToyTarget:
     """The toy model, one layer a stage: slow in long texts, but no fault of the cache stays hidden."""
 
-    def __init__(self, num_stages: int, vocabulary: int, exits: ScriptedExits | None = None) -> None:
+    def __init__(
+        self, num_stages: int, vocabulary: int, exits: ScriptedExits | None = None, in_order: bool = False
+    ) -> None:
+        """With `in_order` the order of cells matters as it does to the bits of a real model."""
         self._exits = exits
-        self._layers = [ToyLayer(layer) for layer in range(num_stages)]
+        self._layers = [ToyLayer(layer, in_order=in_order) for layer in range(num_stages)]
         self._vocabulary = vocabulary
 
     def edit(self, stage: Actor, edits: Sequence[Edit]) -> None:

@@ -118,10 +118,11 @@ def build(scenario: Scenario) -> VirtualCluster:
         num_stages=num_stages,
         draft=Actor(num_stages + 1) if has_draft else None,
         context=64,
-        sequences=scenario.parallel + rng.choice([0, 1, 4]),
+        sequences=scenario.parallel + rng.choice([0, 2, 5]),
         max_active=scenario.parallel,
         chunk=rng.choice([1, 3, 64]),
         first_queue=rng.choice([1, 2, 3]),
+        most_buried=rng.choice([2, 8, 64]) if scenario.parallel == 1 else 0,
     )
     proposers: dict[str, Callable[[], Proposer]] = {
         "ngram": NGram,
@@ -141,7 +142,12 @@ def build(scenario: Scenario) -> VirtualCluster:
         draft,
         Chaos(scenario.seed),
         VOCABULARY,
-        target=ToyTarget(num_stages, VOCABULARY, ScriptedExits(texts, dict(scenario.exits), VOCABULARY, scenario.seed)),
+        target=ToyTarget(
+            num_stages,
+            VOCABULARY,
+            ScriptedExits(texts, dict(scenario.exits), VOCABULARY, scenario.seed),
+            in_order=scenario.parallel == 1,
+        ),
     )
     submit(scenario, cluster, scenario.proposer, rng)
     return cluster

@@ -79,8 +79,8 @@ def decided(value: int, sampling: Sampling, pos: int) -> Token:
 class SamplingTarget(ToyTarget):
     """The toy, deciding by `mpispec.sampling` at any temperature."""
 
-    def __init__(self, num_stages: int, sampling: Sampling) -> None:
-        super().__init__(num_stages, VOCABULARY)
+    def __init__(self, num_stages: int, sampling: Sampling, in_order: bool) -> None:
+        super().__init__(num_stages, VOCABULARY, in_order=in_order)
         self._sampling = sampling
 
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
@@ -185,6 +185,7 @@ class Situation:
             max_active=given.parallel,
             chunk=given.chunk,
             first_queue=given.first_queue,
+            most_buried=8 if given.parallel == 1 else 0,
         )
         proposers: dict[str, Callable[[], Proposer]] = {"ngram": NGram}
         if cell.proposer in ORACLES:
@@ -200,5 +201,5 @@ class Situation:
             draft,
             Chaos(given.seed),
             VOCABULARY,
-            target=SamplingTarget(cell.num_stages, cell.sampling),
+            target=SamplingTarget(cell.num_stages, cell.sampling, in_order=given.parallel == 1),
         )

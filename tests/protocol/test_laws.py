@@ -12,12 +12,13 @@ import pytest
 from mpispec.compute.toy import ToyLayer
 from mpispec.core import draft as draft_module
 from mpispec.core import drafting
-from mpispec.core import head as head_module
+from mpispec.core import graves as graves_module
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import EditCache, Effect, Send
+from mpispec.core.graves import Graves
 from mpispec.core.head import HeadCore
-from mpispec.core.ids import Plane
-from mpispec.core.messages import Cancel, Follow, Result, Run
+from mpispec.core.ids import Plane, Pos
+from mpispec.core.messages import Cancel, Edit, EditOp, Follow, Result, Run
 from mpispec.core.request import Request
 from mpispec.core.sequences import SequencePool
 from mpispec.core.stage import StageCore
@@ -175,13 +176,28 @@ def law_7_cancels_are_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def tree_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = head_module.bury
+    original = graves_module.bury
 
     def bury(*arguments: object) -> list[object]:
         original(*arguments)
         return []
 
-    monkeypatch.setattr(head_module, "bury", bury)
+    monkeypatch.setattr(graves_module, "bury", bury)
+
+
+def law_6_holes_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graves_module, "_are_newest", lambda order, root: True)
+
+
+def law_6_a_grave_is_emptied_while_others_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Graves, "is_full", property(lambda self: False))
+    original = Graves.bury
+
+    def bury(self: Graves, *arguments: object) -> list[object]:
+        edits = original(self, *arguments)
+        return [*edits, Edit(EditOp.DROP, self.seq, self.seq, Pos(0), -1)] if self.seq is not None else edits
+
+    monkeypatch.setattr(Graves, "bury", bury)
 
 
 def draft_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +215,7 @@ def cache_a_dropped_cell_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     original = ToyLayer._seen
 
     def seen(self: ToyLayer, pos: int, seq: int) -> list[int]:
-        dropped = {cell.pos: cell.value for cell in self._free}
+        dropped = {self._cells[index].pos: self._cells[index].value for index in self._free}
         return [dropped.get(before, value) for before, value in enumerate(original(self, pos, seq))]
 
     monkeypatch.setattr(ToyLayer, "_seen", seen)
@@ -211,6 +227,8 @@ BREACHES: list[Breach] = [
     law_2_a_live_run_comes_back_void,
     law_2_a_living_row_is_dropped,
     law_3_a_void_run_loses_its_edits,
+    law_6_holes_are_filled,
+    law_6_a_grave_is_emptied_while_others_live,
     law_3_a_void_run_does_not_pass_its_edits_on,
     law_3_edits_overtake_runs,
     law_4_a_cancel_names_a_survivor,
