@@ -20,8 +20,8 @@ EXACT_ROWS = 63
 """Up to this many rows a run's bits do not depend on how many rows it has (measured, F16 cache, flash attention, one
 thread). From 64 on llama.cpp attends in tiles. With several threads a run of one row that sees 512 cells or more is
 summed in as many pieces as there are threads, so there its last bits depend on their number."""
-SPARE_CELLS = 256 + MOST_CELLS
-"""Cells beyond the context, for rows that are being speculated on and for dead ones."""
+SPARE_CELLS = 320 + MOST_CELLS
+"""Cells beyond the context, for rows that are being speculated on and for dead ones; llama.cpp rounds up to 256."""
 
 
 class LlamaStage:

@@ -11,7 +11,7 @@ import pytest
 from mpispec.compute.base import ComputeError, ModelError
 from mpispec.compute.llama_stage import SPARE_CELLS, LlamaStage
 from mpispec.core.ids import Pos, SeqId
-from mpispec.core.messages import Branch
+from mpispec.core.messages import Branch, Edit, EditOp
 from mpispec.models import cut
 from tests.models.pipeline import PROMPT, Pipeline, drop, row, rows, share, split
 
@@ -63,6 +63,24 @@ def test_a_tree_in_one_run_equals_its_paths_decoded_apart(pipeline: Pipeline) ->
     _, other, left, right = pipeline.run(tree, [share(0, 1), share(0, 2)], [branch])
     np.testing.assert_allclose([left, right, other], apart, rtol=0, atol=1e-3)
     pipeline.run([row(7, end + 2, 2)], [drop(0), drop(1)])  # the trunk stays where only its branch has survived
+
+
+def test_a_tree_whose_dead_keep_their_places_has_the_bits_of_a_chain(pipeline: Pipeline) -> None:
+    grave, text = 7, [5 + 11 * place for place in range(24)]
+    start = len(PROMPT)
+    pipeline.run_in_chunks(PROMPT, 16)
+    expected = [pipeline.run([row(token, start + place)])[0] for place, token in enumerate(text)]
+    pipeline.run_in_chunks(PROMPT, 16)
+    edits: list[Edit] = []
+    for place, token in enumerate(text):
+        pos = start + place
+        pair = [row(token, pos, 0), row(token + 1, pos, 1)]
+        right = place % 2
+        logits = pipeline.run(pair[::-1] if right else pair, [*edits, share(0, 1)])
+        assert np.array_equal(logits[right], expected[place]), place
+        edits = [share(1, grave, pos), drop(1)]
+        if place % 10 == 9:
+            edits += [drop(grave), Edit(EditOp.GATHER, SeqId(0), SeqId(0), Pos(0), -1)]
 
 
 def test_a_rejected_chain_is_truncated_without_a_trace(pipeline: Pipeline) -> None:

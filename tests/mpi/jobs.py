@@ -15,6 +15,7 @@ Request = dict[str, Any]
 WITHOUT_DRAFT = (("plain", "none"), ("sync", "ngram"), ("pipeinfer", "ngram"), ("auto", "ngram"))
 WITH_EXITS = (("speed", "exit"), ("pipeinfer", "exit"))
 WITH_DRAFT = (("sync", "draft"), ("pipeinfer", "draft"), ("auto", "draft"))
+TREES = (("synctree", "draft"), ("specpipe", "draft"), ("pipedec", "draft"))
 
 
 def request(prompt: Sequence[int], max_tokens: int, strategy: str, proposer: str, **sampling: Any) -> Request:

@@ -14,7 +14,7 @@ from tests.launch import is_openmpi
 from tests.models import tiny
 from tests.mpi.conftest import MAX_TOKENS
 from tests.mpi.crafted import thinned
-from tests.mpi.jobs import WITH_DRAFT, WITH_EXITS, WITHOUT_DRAFT, Request, answers, request, tokens_of
+from tests.mpi.jobs import TREES, WITH_DRAFT, WITH_EXITS, WITHOUT_DRAFT, Request, answers, request, tokens_of
 from tests.mpi.reference import greedy
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
@@ -55,7 +55,7 @@ def test_all_answers_equal_llama_cpps(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("n", [4, 8])
-@pytest.mark.parametrize("way", [*WITHOUT_DRAFT, *WITH_DRAFT], ids=way_id)
+@pytest.mark.parametrize("way", [*WITHOUT_DRAFT, *WITH_DRAFT, *TREES], ids=way_id)
 def test_all_answers_equal_llama_cpps_in_every_way(
     n: int,
     way: tuple[str, str],
@@ -106,6 +106,18 @@ def test_every_kind_of_answer_on_any_number_of_ranks(
         assert runs > 0, "nothing was ever cancelled, so the test has shown little"
 
 
+def test_trees_change_no_answer(
+    few: list[list[int]], vocabulary: Vocabulary, draft: Path, few_alone: list[list[int]]
+) -> None:
+    """On quantised weights, where a hole in the order of cells would show."""
+    ways = TREES[:2]
+    found = answers(4, [each for way in ways for each in few_requests(few, way)], vocabulary.eog, draft=str(draft))
+    for place, way in enumerate(ways):
+        assert tokens_of(found[place * len(few_alone) :][: len(few_alone)]) == few_alone, way
+    speculation = [answer["report"]["speculation"] for answer in found]
+    assert sum(one["proposed"] for one in speculation) > 2 * sum(one["accepted"] for one in speculation) > 0
+
+
 def test_early_exits_change_no_answer(few: list[list[int]], vocabulary: Vocabulary, few_alone: list[list[int]]) -> None:
     """The second exit takes back what the first guessed: neither of the default model's is often right."""
     found = answers(4, [each for way in WITH_EXITS for each in few_requests(few, way)], vocabulary.eog, exits=[1, 3])
@@ -126,7 +138,7 @@ def conversation(default_model: Path, prompts: list[list[int]]) -> tuple[list[li
     return [first, second], [answer, *greedy(default_model, [second], LONG_TOKENS, frozenset())]
 
 
-@pytest.mark.parametrize("ways", [WITHOUT_DRAFT, WITH_DRAFT], ids=["ngram", "draft"])
+@pytest.mark.parametrize("ways", [WITHOUT_DRAFT, (*WITH_DRAFT, *TREES[1:2])], ids=["ngram", "draft"])
 def test_long_prompts_and_conversations(
     ways: Sequence[tuple[str, str]],
     draft: Path,
@@ -139,7 +151,7 @@ def test_long_prompts_and_conversations(
     for way in ways:
         # The other prompt in between takes the cache away, so that every way begins afresh.
         requests += [request(prompt, LONG_TOKENS, *way) for prompt in (first, second, other)]
-    options: dict[str, Any] = {"draft": str(draft)} if ways is WITH_DRAFT else {}
+    options: dict[str, Any] = {} if ways is WITHOUT_DRAFT else {"draft": str(draft)}
     found = answers(4, requests, **options)
     for place, way in enumerate(ways):
         assert tokens_of(found[3 * place :][:2]) == expected, way
