@@ -16,6 +16,7 @@ from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Effect
 from mpispec.core.events import Event, Received, Submitted
+from mpispec.core.graves import MOST_CELLS
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId
 from mpispec.core.messages import Sampling
@@ -72,7 +73,9 @@ def measure(load: Load) -> dict[str, object]:
     prompt_tokens = load.context - load.tokens
     script = Script.drawn(1, load.context + 1, seed=0)
     study = Study(load.stages, width=load.width, lead=load.lead)
-    config = HeadConfig(load.stages, Actor(load.stages + 1), load.context, _SEQUENCES, chunk=prompt_tokens)
+    config = HeadConfig(
+        load.stages, Actor(load.stages + 1), load.context, _SEQUENCES, most_buried=MOST_CELLS, chunk=prompt_tokens
+    )
     head = _TimedHead(config, load.strategy, study)
     guesser = ScriptedGuesser(script, Hits((load.hit_rate,)), prompt_tokens)
     cluster = VirtualCluster(

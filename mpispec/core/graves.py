@@ -16,7 +16,7 @@ from mpispec.core.messages import Edit, EditOp
 from mpispec.core.sequences import TO_END, SequencePool, bury, first_positions
 from mpispec.core.tree import Node, NodeState
 
-MOST_CELLS = 192
+MOST_CELLS = 448
 """Dead cells for which the stages' caches have room; emptying costs a copy of the text's cells, so not too few."""
 _EMPTY_FROM = 2
 """The grave is emptied, where it costs least, once it is so many times less than full."""

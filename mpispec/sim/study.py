@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.events import Submitted
+from mpispec.core.graves import MOST_CELLS
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Plane
 from mpispec.core.messages import Sampling
@@ -223,6 +224,7 @@ def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
         link_delay=study.link_s / study.stage_s,
         link_row=study.row_bytes / study.link_bytes_per_s / study.stage_s,
         max_active=study.num_requests,
+        most_buried=MOST_CELLS if study.num_requests == 1 else 0,
     )
     levels, draft, costs = _below(config, study, script) if guesses else ([], None, study.costs)
     cluster = VirtualCluster(
