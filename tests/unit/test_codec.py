@@ -308,7 +308,7 @@ def test_the_right_values_in_the_same_places_are_taken(items: object) -> None:
         [2, 0, 1, 7, rows_blob(decide=-1), b"", False, b""],
         [2, 0, 1, 7, rows_blob()[:-1], b"", False, b""],
         [2, 0, 1, 7, "", b"", False, b""],
-        [2, 0, 1, 7, b"", struct.pack("<5i", 2, 0, 0, 0, -1), False, b""],
+        [2, 0, 1, 7, b"", struct.pack("<5i", 3, 0, 0, 0, -1), False, b""],
         [2, 0, 1, 7, b"", struct.pack("<5i", -1, 0, 0, 0, -1), False, b""],
         [2, 0, 1, 7, b"", struct.pack("<5i", 0, -1, 0, 0, -1), False, b""],
         [2, 0, 1, 7, b"", struct.pack("<5i", 0, 0, 0, 0, -2), False, b""],
