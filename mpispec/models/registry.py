@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,8 @@ class ModelSummary:
     embedding_bytes: int
     head_bytes: int
     """The vocabulary projection; the embedding's bytes where the two are one tensor."""
+    is_tied: bool
+    """Whether the two are one tensor, so that a stage with both holds it once."""
     certified: bool
     reason: str
     """Why it is certified or not, one sentence."""
@@ -97,6 +99,7 @@ def inspect(path: Path | str) -> ModelSummary:
         layer_bytes=_layer_bytes(model),
         embedding_bytes=embedding.n_bytes,
         head_bytes=head.n_bytes,
+        is_tied=HEAD not in model.tensors,
         certified=reason is None,
         reason=reason or f"{architecture} models are certified: their parts compute what the whole model computes.",
         unit=unit(model),
@@ -120,17 +123,28 @@ def _vocabulary_digest(model: GgufFile) -> str:
 
 
 def ranges(
-    n_layers: int, stages: int, unit: int = 1, head_layers: float = 0.0, first_layers: float = 0.0
+    n_layers: int,
+    stages: int,
+    unit: int = 1,
+    head_layers: float = 0.0,
+    first_layers: float = 0.0,
+    exits: Collection[int] = (),
 ) -> list[range]:
     """Split layers as evenly as possible; what is left over goes to the first stages that have nothing else to do.
 
     `head_layers` is what the vocabulary projection of the last stage costs, in layers, `first_layers` what the first
-    stage's rank does besides. Raises ModelError if there are more stages than pieces of `unit` layers.
+    stage's rank does besides; the stages of the indices `exits` project as the last one does. Raises ModelError if
+    there are more stages than pieces of `unit` layers.
     """
     pieces = -(-n_layers // unit)
     if not 1 <= stages <= pieces:
         raise ModelError(f"{n_layers} layers cannot be split into {stages} stages; use between 1 and {pieces} stages.")
-    counts = _counts(pieces, stages, first_layers / unit, head_layers / unit)
+    if exits:
+        besides = [head_layers / unit if stage in {*exits, stages - 1} else 0.0 for stage in range(stages)]
+        besides[0] += first_layers / unit
+        counts = _levelled(pieces, besides)
+    else:
+        counts = _counts(pieces, stages, first_layers / unit, head_layers / unit)
     ends = [min(n_layers, unit * sum(counts[: stage + 1])) for stage in range(stages)]
     return [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
@@ -145,6 +159,17 @@ def _counts(pieces: int, stages: int, first_extra: float, last_extra: float) -> 
     others = stages - 1 - len(alone)
     size, rest = divmod(pieces - sum(alone) - last, others)
     return [*alone, *(size + (stage < rest) for stage in range(others)), last]
+
+
+def _levelled(pieces: int, besides: Sequence[float]) -> list[int]:
+    """Return the pieces of each stage, at least one, where any of them has work besides, in pieces.
+
+    Each further piece goes to the stage with least to do, so the busiest has as little as can be.
+    """
+    counts = [1] * len(besides)
+    for _ in range(pieces - len(counts)):
+        counts[min(range(len(counts)), key=lambda stage: counts[stage] + besides[stage])] += 1
+    return counts
 
 
 def architecture_of(model: GgufFile) -> str:

@@ -38,7 +38,7 @@ from mpispec.wire.codec import decode, encode
 _LONGEST_WAIT_S = 1.0
 """Bound of one sleep; the transport wakes for messages, the workers for completions, submitters for requests."""
 _TICK_S = 1.0
-"""Time between two looks of the head at its deadlines."""
+"""Time between two looks of a head at its deadlines."""
 
 
 class Core(Protocol):
@@ -75,6 +75,8 @@ class Driver:
         self._ended = threading.Event()
         self._inbox: deque[Event] = deque()
         """Events for the head from other threads."""
+        self._watching = [pipeline.head for pipeline in plan.pipelines if pipeline.head in self._cores]
+        """The heads of this rank, the target's or levels': each watches its stages."""
         self._next_tick = 0.0
         self._local: deque[tuple[Actor, Received]] = deque()
         """Messages between actors of this rank; FIFO, so they keep every order that the planes promise."""
@@ -148,9 +150,10 @@ class Driver:
             self._is_led = False
         if self._trace.is_on:
             self._trace.add("driver", "wait", start, time.monotonic(), {})
-        if start >= self._next_tick and HEAD in self._cores:
+        if start >= self._next_tick:
             self._next_tick = start + _TICK_S
-            self._tell(HEAD, Tick())
+            for actor in self._watching:
+                self._tell(actor, Tick())
 
     def _turn(self) -> bool:
         """Handle what there is: control first, so that a cancel beats the run it names; one data message."""

@@ -144,34 +144,42 @@ def make_plan(
     has_draft: bool,
     layout: str | None = None,
     levels: Sequence[ModelSummary] = (),
+    exits: Sequence[int] = (),
 ) -> Plan:
     """Return the plan for a number of ranks; PlanError where it cannot be. `levels` of a ladder from the top down.
 
     Without a layout every rank computes: the head shares its rank with the first stage (ADR 0002), the draft gets
     rank 1 to itself as soon as there are three ranks, and so does each level while there are ranks left for all; the
-    target's layers are split so that the last stage, which also computes the vocabulary projection, and the first,
-    beside which the head works, have as much to do as the others.
+    target's layers are split so that the last stage, which also computes the vocabulary projection, those with an
+    early exit, which compute it too, and the first, beside which the head works, have as much to do as the others.
+    `exits` are the numbers of stages, counted from 1.
     """
     if layout is not None:
-        return _laid_out(num_ranks, model, has_draft, layout, levels)
+        return _with_exits(_laid_out(num_ranks, model, has_draft, layout, levels), exits)
     lower = _lower_ranks(num_ranks, len(levels) + has_draft)
     ranks = [rank for rank in range(num_ranks) if rank not in lower] or [0]
+    parts = _split(num_ranks, model, len(ranks), exits)
+    stages = tuple(StagePlace(rank, part.start, part.stop - 1) for rank, part in zip(ranks, parts, strict=True))
+    below = [(StagePlace(rank, 0, level.layers - 1),) for rank, level in zip(reversed(lower), levels, strict=False)]
+    return _with_exits(Plan(num_ranks, stages, lower[0] if has_draft else None, tuple(below)), exits)
+
+
+def _split(num_ranks: int, model: ModelSummary, num_stages: int, exits: Sequence[int]) -> list[range]:
+    """Return the layers of each stage of the target."""
+    head_work = _HEAD_BYTES * model.layers / max(1, sum(model.layer_bytes))
+    first_layers = min(head_work, model.layers / num_stages / 2)
+    leaving = [number - 1 for number in exits]
     try:
-        head_work = _HEAD_BYTES * model.layers / max(1, sum(model.layer_bytes))
-        first_layers = min(head_work, model.layers / len(ranks) / 2)
-        parts = ranges(model.layers, len(ranks), model.unit, model.head_layers, first_layers)
+        return ranges(model.layers, num_stages, model.unit, model.head_layers, first_layers, leaving)
     except ModelError as error:
-        most = -(-model.layers // model.unit) + num_ranks - len(ranks)
+        most = -(-model.layers // model.unit) + num_ranks - num_stages
         raise PlanError(
             f"{num_ranks} ranks are too many for the {model.layers} layers of {model.path.name}; start at most {most}."
         ) from error
-    stages = tuple(StagePlace(rank, part.start, part.stop - 1) for rank, part in zip(ranks, parts, strict=True))
-    below = [(StagePlace(rank, 0, level.layers - 1),) for rank, level in zip(reversed(lower), levels, strict=False)]
-    return Plan(num_ranks, stages, lower[0] if has_draft else None, tuple(below))
 
 
-def with_exits(plan: Plan, numbers: Sequence[int]) -> Plan:
-    """Return the plan with early exits after these stages, counted from 1; PlanError where one cannot be."""
+def _with_exits(plan: Plan, numbers: Sequence[int]) -> Plan:
+    """Return the plan with early exits after these stages; PlanError where one cannot be."""
     for number in numbers:
         if plan.num_stages == 1:
             raise PlanError("--exit needs a stage before the last one, and there is one stage; start more ranks.")

@@ -84,8 +84,9 @@ class Rank:
         for pipeline, model, cost in zip(setup.plan.pipelines, (setup.model, *setup.levels), costs, strict=True):
             if pipeline.rank == group.rank:
                 head = self._head(pipeline, cost)
-                is_target = pipeline.head == HEAD
-                self._cores[pipeline.head] = head if is_target else LevelCore(head, above, _LEVEL_STRATEGY)
+                self._cores[pipeline.head] = (
+                    head if pipeline.head == HEAD else LevelCore(head, above, _LEVEL_STRATEGY, pipeline.number)
+                )
             self._add_stages(pipeline, model.width)
             above = pipeline.head
         if models.draft is not None:

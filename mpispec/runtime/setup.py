@@ -13,7 +13,7 @@ from mpispec.models.errors import ModelError
 from mpispec.models.gguf_file import read
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.group import Group, JobError, agree, gather
-from mpispec.runtime.plan import Plan, PlanError, StagePlace, make_plan, with_exits
+from mpispec.runtime.plan import Plan, PlanError, StagePlace, make_plan
 from mpispec.transport.environment import host_identity, hostname
 
 DEFAULT_CONTEXT = 2048
@@ -76,10 +76,11 @@ class Setup:
 
 
 def _bytes_of(model: ModelSummary, stage: StagePlace) -> int:
+    embeds = stage.first == 0
+    projects = stage.has_exit or stage.last == model.layers - 1
     total = sum(model.layer_bytes[stage.first : stage.last + 1])
-    total += model.embedding_bytes if stage.first == 0 else 0
-    decides = stage.has_exit or stage.last == model.layers - 1
-    return total + (model.head_bytes if decides and stage.first else 0)
+    total += model.embedding_bytes if embeds else 0
+    return total + (model.head_bytes if projects and not (embeds and model.is_tied) else 0)
 
 
 def prepare(options: JobOptions, group: Group) -> Setup:
@@ -105,7 +106,7 @@ def _inspect(
         model = registry.inspect(default.resolve(options.model))
         draft = registry.inspect(default.resolve(options.draft)) if options.draft else None
         levels = tuple(registry.inspect(default.resolve(level)) for level in reversed(options.ladder))
-        plan = with_exits(make_plan(num_ranks, model, draft is not None, options.layout, levels), options.exits)
+        plan = make_plan(num_ranks, model, draft is not None, options.layout, levels, options.exits)
         for whole, stages in zip((model, *levels), (plan.stages, *plan.levels), strict=True):
             _check_cuts(whole, stages, options.insist)
         for lower in (*levels, *([draft] if draft is not None else [])):

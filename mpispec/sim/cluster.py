@@ -131,9 +131,9 @@ class VirtualCluster:
         """Everyone in the cluster."""
         return set(self._cores)
 
-    def at(self, when: float, event: Event) -> None:
-        """Tell the head something at a virtual time."""
-        self._schedule(when, partial(self._tell, HEAD, event))
+    def at(self, when: float, event: Event, actor: Actor = HEAD) -> None:
+        """Tell the head, or another actor, something at a virtual time."""
+        self._schedule(when, partial(self._tell, actor, event))
 
     def run(self, most_steps: int = 1_000_000) -> None:
         """Let everything happen. Raises Stalled, or AssertionError where an invariant breaks."""

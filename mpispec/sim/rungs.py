@@ -63,9 +63,10 @@ def build(
             draft=Actor(actor + rung.num_stages + 1),
             rows_cost=rung.rows_cost,
         )
+        head = HeadCore(config, {_STRATEGY: lambda: strategy(lookahead)}, {})
         levels.append(
             Level(
-                LevelCore(HeadCore(config, {_STRATEGY: lambda: strategy(lookahead)}, {}), above, _STRATEGY),
+                LevelCore(head, above, _STRATEGY, len(rungs) - depth),
                 [StageCore(stage, rung.num_stages, 8 * config.most_in_flight, config.actor) for stage in config.stages],
                 ScriptedLevel(ladder, depth, rung.num_stages),
             )

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from mpispec.bench.exits import exits, main
-from mpispec.bench.texts import loaded
+from mpispec.bench.texts import QUESTIONS, loaded
 from mpispec.compute.llama_stage import LlamaStage
 from mpispec.models import cut
 from mpispec.models.arrange import Layer, arrange
@@ -50,7 +50,8 @@ def test_an_exit_before_layers_that_change_nothing_agrees_always(default_model: 
     assert found[3].bound == pytest.approx(1 / found[3].share_of_work)
 
 
-def test_the_command_prints_every_exit_as_json(default_model: Path) -> None:
+def test_the_command_prints_every_exit_as_json(default_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpispec.bench.exits.QUESTIONS", QUESTIONS[:3])
     result = CliRunner().invoke(main, ["--step", "20", "--tokens", "2", "--json"])
     assert result.exit_code == 0, result.output
     said = json.loads(result.output)

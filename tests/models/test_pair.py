@@ -80,7 +80,10 @@ def choices_of(model: Path, prompt: tuple[int, ...]) -> list[int]:
         return list(sole.write(prompt, 8, frozenset()).answer)
 
 
-def test_the_command_makes_a_pair_and_says_how_often_it_agrees(default_model: Path, tmp_path: Path) -> None:
+def test_the_command_makes_a_pair_and_says_how_often_it_agrees(
+    default_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpispec.bench.pair.QUESTIONS", QUESTIONS[:3])
     out = tmp_path / "deep.gguf"
     result = CliRunner().invoke(
         main, ["deep", "--factor", "2", "--noise", "0.1", "--tokens", "4", "--out", str(out), "--json"]

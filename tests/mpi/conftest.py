@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,10 @@ from mpispec.models.default import resolve
 from tests.mpi.crafted import thinned
 from tests.mpi.reference import greedy
 
-MAX_TOKENS = 128
+DAY_TOKENS = 64
+"""Longest answers of `scripts/test`."""
+NIGHT_TOKENS = 128
+"""Longest answers of `scripts/nightly`."""
 DRAFT_BLOCKS = tuple(block for block in range(30) if block not in (7, 10, 13, 16, 20, 23))
 """Leaving out every third block of the middle gives a draft that is right 30 to 70 times of 100 (measured)."""
 
@@ -55,10 +57,12 @@ def draft(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def reference(
-    default_model: Path, vocabulary: Vocabulary, prompts: list[list[int]], tmp_path_factory: pytest.TempPathFactory
-) -> list[list[int]]:
-    """Return llama-cpp-python's own greedy continuation of each prompt, at most 128 tokens."""
-    continuations = greedy(default_model, prompts, MAX_TOKENS, vocabulary.eog)
-    (tmp_path_factory.mktemp("reference") / "greedy.json").write_text(json.dumps(continuations))
-    return continuations
+def reference(default_model: Path, vocabulary: Vocabulary, prompts: list[list[int]]) -> list[list[int]]:
+    """Return llama-cpp-python's own greedy continuation of each prompt, as long as by day."""
+    return greedy(default_model, prompts, DAY_TOKENS, vocabulary.eog)
+
+
+@pytest.fixture(scope="session")
+def long_reference(default_model: Path, vocabulary: Vocabulary, prompts: list[list[int]]) -> list[list[int]]:
+    """Return llama-cpp-python's own greedy continuation of each prompt, as long as by night."""
+    return greedy(default_model, prompts, NIGHT_TOKENS, vocabulary.eog)

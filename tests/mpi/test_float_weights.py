@@ -27,7 +27,7 @@ WAYS = (
     *TREES,
 )
 FEW = (2, 11)
-FEW_TOKENS = 24
+FEW_TOKENS = 16
 
 
 @pytest.fixture(scope="module")

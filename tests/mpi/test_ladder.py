@@ -10,6 +10,7 @@ import pytest
 from mpispec.compute.llama_vocabulary import Vocabulary
 from tests.mpi.crafted import thinned
 from tests.mpi.jobs import answers, request, tokens_of
+from tests.mpi.reference import greedy
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
 
@@ -28,10 +29,11 @@ def middle(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
-def alone(prompts: list[list[int]], vocabulary: Vocabulary, reference: list[list[int]]) -> list[list[int]]:
+def alone(default_model: Path, prompts: list[list[int]], vocabulary: Vocabulary) -> list[list[int]]:
     """Return the answers of one rank without speculation: the greedy ones are llama.cpp's, then the sampled ones."""
-    wanted = [request(prompts[index], TOKENS, "plain", "none", **SAMPLED) for index in PROMPTS]
-    return [*(reference[index][:TOKENS] for index in PROMPTS), *tokens_of(answers(1, wanted, vocabulary.eog))]
+    few = [prompts[index] for index in PROMPTS]
+    wanted = [request(prompt, TOKENS, "plain", "none", **SAMPLED) for prompt in few]
+    return [*greedy(default_model, few, TOKENS, vocabulary.eog), *tokens_of(answers(1, wanted, vocabulary.eog))]
 
 
 @pytest.mark.parametrize(

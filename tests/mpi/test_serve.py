@@ -57,7 +57,7 @@ def quit_in_order(program: Program) -> None:
     assert program.stderr == before
 
 
-@pytest.mark.parametrize("n", [1, 2, 4, 8])
+@pytest.mark.parametrize("n", [1, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 8))])
 def test_chat_and_http_at_once(n: int) -> None:
     with serving(n) as (program, client):
         answer = say(program, QUESTION)

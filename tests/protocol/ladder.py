@@ -16,7 +16,7 @@ from mpispec.core.level import LevelCore
 from mpispec.core.messages import Edit, Message, Prime, Run
 from mpispec.core.stage import StageCore
 from mpispec.sim.cluster import Level, VirtualCluster
-from mpispec.sim.costs import Chaos
+from mpispec.sim.costs import Chaos, Costs
 from mpispec.sim.ladder import Agreement, Ladder, LowestLevel, ScriptedLevel, drawn
 from mpispec.sim.target import pack_values, run_half, run_rows
 from mpispec.strategies import PRESETS
@@ -126,8 +126,8 @@ def draw(seed: int, depth: int | None = None, character: str | None = None) -> S
     )
 
 
-def build(scenario: Scenario) -> VirtualCluster:
-    """Return the scenario's cluster with its requests, and some withdrawals, on the way."""
+def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
+    """Return the scenario's cluster with its requests, and some withdrawals, on the way; default: random delays."""
     rng = random.Random(scenario.seed + 1)
     texts = [[*prompt, *map(Token, scenario.text(index))] for index, prompt in enumerate(scenario.prompts)]
     kinds = zip(scenario.characters, scenario.rates, strict=True)
@@ -151,7 +151,7 @@ def build(scenario: Scenario) -> VirtualCluster:
     above = [head.config.actor for head in heads]
     levels = [
         Level(
-            LevelCore(heads[index], above[index - 1], rng.choice(list(STRATEGIES))),
+            LevelCore(heads[index], above[index - 1], rng.choice(list(STRATEGIES)), len(heads) - index),
             stages[index],
             ToyLevel(ladder, index, scenario.stages[index]),
         )
@@ -160,7 +160,7 @@ def build(scenario: Scenario) -> VirtualCluster:
     sequences = scenario.parallel + rng.choice([0, 2, 8])
     draft = DraftCore(rng.choice([1, 4, 64]), scenario.parallel, sequences, above[-1])
     lowest = LowestLevel(ToyLevel(ladder, len(heads)), prob=0.7)
-    costs = Chaos(scenario.seed)
+    costs = costs or Chaos(scenario.seed)
     cluster = VirtualCluster(heads[0], stages[0], (draft, lowest), costs, VOCABULARY, levels=levels)
     submit(scenario, cluster, "draft", rng)
     return cluster

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from mpispec.bench import baseline, link, stage
 from mpispec.bench.facts import facts_of_hosts, facts_sentence, host_facts
 from mpispec.bench.group import bench
 from mpispec.bench.law import Lap, Span, beside_the_law, busy_share, decoding, laps, step_s
-from mpispec.bench.quick import FAST, NULL, PLAIN, figures, is_null
+from mpispec.bench.quick import BUDGET_S, FAST, NULL, PLAIN, TURNS, begins, figures, is_null
 from mpispec.bench.skippable import Skippable
+from mpispec.compute.base import Cancelled, Floats
 from mpispec.compute.toy import ToyStage
 from mpispec.core.ids import RequestId
 from mpispec.core.messages import Row
@@ -24,6 +26,7 @@ from mpispec.models.errors import ModelError
 from mpispec.models.registry import inspect
 from mpispec.runtime.group import Group, JobError
 from mpispec.runtime.job import RankReport
+from mpispec.runtime.row_costs import seconds_of_run
 from mpispec.sim.costs import law_speedup
 from mpispec.transport.loopback import LoopbackTransport
 
@@ -146,20 +149,39 @@ def test_a_step_is_the_median_of_enough_whole_runs_of_one_row() -> None:
 
 
 def test_only_null_requests_go_without_arithmetic() -> None:
-    assert [is_null(RequestId(number)) for number in range(6)] == [True, False, False] * 2
+    assert [is_null(RequestId(number)) for number in range(6)] == [False, True, False] * 2
     model = inspect(resolve(None))
     inner = ToyStage(0, is_last=True, vocabulary=8)
     last = Skippable(inner, model, True, is_null)
-    null = [Row(0, pos, pos - 1, 5 + pos, pos, 0, pos > 0) for pos in range(3)]
+    null = [Row(1, pos, pos - 1, 5 + pos, pos, 0, pos > 0) for pos in range(3)]
     logits = last.forward(null, None, bool)
     assert logits is not None and logits.shape == (2, model.vocabulary)
     assert list(np.argmax(logits, axis=1)) == [6, 7]
-    computed = last.forward([Row(1, 0, -1, 5, 0, 0, True)], None, bool)
+    computed = last.forward([Row(0, 0, -1, 5, 0, 0, True)], None, bool)
     assert computed is not None and computed.shape == (1, 8)
     first = Skippable(inner, model, False, is_null)
     passed = first.forward(null, None, bool)
     assert passed is not None and passed.shape == (3, model.width)
     assert first.forward(null, passed, bool) is passed
+
+
+def test_what_runs_cost_is_measured_with_arithmetic() -> None:
+    """Before the first request, by rows of request 0."""
+    counted = []
+
+    class Counting(ToyStage):
+        def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+            counted.append(len(rows))
+            return super().forward(rows, activations, cancelled)
+
+    stage = Skippable(Counting(0, is_last=True, vocabulary=8), inspect(resolve(None)), True, is_null)
+    seconds_of_run(stage, 3, None)
+    assert counted == [3]
+
+
+def test_slow_turns_are_few() -> None:
+    assert [begins(turn, 1.0) for turn in range(TURNS + 1)] == [True] * TURNS + [False]
+    assert [begins(turn, BUDGET_S) for turn in range(3)] == [True, True, False]
 
 
 def timing(tokens_per_s: float | None, gap_ms: float | None) -> dict[str, Any]:

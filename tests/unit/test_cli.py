@@ -7,10 +7,10 @@ import re
 import socket
 import struct
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import forked
 import pytest
 
 from mpispec.models.default import resolve
@@ -24,15 +24,7 @@ PROMPT = ("--prompt", "Hello")
 def mpispec(*argv: str, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run the program without mpirun."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
-    return subprocess.run(
-        [sys.executable, "-m", "mpispec", *argv],
-        input=stdin,
-        env={**inherited, **(env or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return forked.run(argv, stdin, {**inherited, **(env or {})}, seconds=60.0)
 
 
 def refusal(argv: Sequence[str], stdin: str = "", env: dict[str, str] | None = None) -> str:

@@ -11,7 +11,7 @@ import pytest
 from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.core.effects import AbortCompute, Compute, Effect, Quit
 from mpispec.core.events import Computed, Event, StopRequested, Submitted, Tick
-from mpispec.core.ids import HEAD, NodeId, Pos, RequestId, RunId, SeqId, Token
+from mpispec.core.ids import HEAD, Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import Branch, Edit, Row, Run, Sampling
 from mpispec.runtime.driver import Driver
 from mpispec.runtime.plan import Plan, StagePlace
@@ -108,6 +108,24 @@ def test_a_rank_listens_while_it_computes() -> None:
     assert not thread.is_alive() and not failures
     told = [event for event in core.events if not isinstance(event, Tick)]
     assert told == [SUBMITTED, StopRequested(), Computed(RunId(0), None, (), aborted=True)]
+
+
+def test_the_head_of_a_level_is_reminded_of_its_deadline() -> None:
+    """On a rank that has no part of the target."""
+    plan = Plan(2, (StagePlace(1, 0, 0),), None, levels=((StagePlace(0, 0, 0),),))
+    level, reminded = Actor(2), threading.Event()
+
+    class Listening(Scripted):
+        def handle(self, event: Event, now: float) -> list[Effect]:
+            reminded.set()
+            assert event == Tick()
+            return [Quit()]
+
+    transport = LoopbackTransport(Limits.for_rows(1, 16))
+    thread, failures = run_beside(Driver(plan, transport, {level: Listening()}, {}, Trace(is_on=False)))
+    assert reminded.wait(PATIENCE)
+    thread.join(PATIENCE)
+    assert not thread.is_alive() and not failures
 
 
 def test_a_failed_compute_is_raised_where_the_driver_was_started() -> None:

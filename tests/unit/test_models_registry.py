@@ -55,6 +55,14 @@ def test_a_first_stage_with_other_work_gets_fewer_layers() -> None:
     assert [len(layers) for layers in registry.ranges(4, 4, head_layers=8, first_layers=3)] == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("exits", "counts"),
+    [((), [11, 11, 10, 2]), ((0,), [5, 13, 12, 4]), ((1,), [13, 5, 12, 4]), ((0, 1, 2), [9, 9, 8, 8])],
+)
+def test_a_stage_with_an_exit_gets_fewer_layers(exits: tuple[int, ...], counts: list[int]) -> None:
+    assert [len(layers) for layers in registry.ranges(34, 4, head_layers=8, exits=exits)] == counts
+
+
 def model(path: Path, architecture: str = "llama", layers: int = 4, claimed: int | None = None, **numbers: int) -> Path:
     """Write the skeleton of a model; `numbers` become keys of the architecture."""
     writer = gguf.GGUFWriter(path, architecture)

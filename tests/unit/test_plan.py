@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from mpispec.models.registry import ModelSummary
-from mpispec.runtime.plan import PlanError, make_plan, with_exits
+from mpispec.runtime.plan import PlanError, make_plan
+from mpispec.runtime.setup import Setup
 
 pytestmark = pytest.mark.unit
 
 
-def _model(layers: int = 30, head_layers: float = 0.0) -> ModelSummary:
+def _model(layers: int = 30, head_layers: float = 0.0, is_tied: bool = True, layer_bytes: int = 10) -> ModelSummary:
     return ModelSummary(
         path=Path("model.gguf"),
         architecture="llama",
@@ -22,9 +23,10 @@ def _model(layers: int = 30, head_layers: float = 0.0) -> ModelSummary:
         context=128,
         vocabulary=100,
         file_bytes=1000,
-        layer_bytes=(10,) * layers,
+        layer_bytes=(layer_bytes,) * layers,
         embedding_bytes=10,
-        head_bytes=10,
+        head_bytes=10 if is_tied else 7,
+        is_tied=is_tied,
         certified=True,
         reason="",
         unit=1,
@@ -90,11 +92,27 @@ def test_a_wrong_layout_is_refused_with_a_remedy(layout: str, has_draft: bool, w
 
 
 def test_exits_belong_to_stages_before_the_last() -> None:
-    plan = with_exits(make_plan(4, _model(), False), (1, 3))
+    plan = make_plan(4, _model(), False, exits=(1, 3))
     assert [stage.has_exit for stage in plan.stages] == [True, False, True, False]
     assert plan.roles_of(0) == ["head", "stage 1 with exit"]
     assert plan.has_exit
-    assert not with_exits(plan, ()).has_exit
+    assert not make_plan(4, _model(), False).has_exit
+
+
+def test_an_exit_is_counted_as_the_layers_that_it_costs() -> None:
+    model = _model(layers=34, head_layers=8.0, layer_bytes=1 << 30)
+    without, early = (make_plan(4, model, False, exits=exits).stages for exits in ((), (2,)))
+    assert [len(stage.layers) for stage in without] == [11, 10, 10, 3]
+    assert [len(stage.layers) for stage in early] == [12, 5, 13, 4]
+
+
+@pytest.mark.parametrize(("is_tied", "held"), [(True, [10, 10, 0, 10]), (False, [17, 7, 0, 7])])
+def test_an_exit_holds_the_projection_but_once(is_tied: bool, held: list[int]) -> None:
+    """The first stage embeds: where the projection is the embedding, its exit costs no memory."""
+    model = _model(layers=4, is_tied=is_tied)
+    plan = make_plan(4, model, False, "0-0,1-1,2-2,3-3", exits=(1, 2))
+    setup = Setup(model, None, plan, ("host",) * 4, (1,) * 4, 128)
+    assert [setup.bytes_of(rank) - 10 for rank in range(4)] == held
 
 
 @pytest.mark.parametrize(
@@ -102,7 +120,7 @@ def test_exits_belong_to_stages_before_the_last() -> None:
 )
 def test_an_exit_elsewhere_is_refused_with_a_remedy(num_ranks: int, number: int, word: str) -> None:
     with pytest.raises(PlanError, match=word):
-        with_exits(make_plan(num_ranks, _model(), False), (number,))
+        make_plan(num_ranks, _model(), False, exits=(number,))
 
 
 def test_more_ranks_than_layers_are_refused() -> None:

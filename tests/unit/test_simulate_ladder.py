@@ -79,9 +79,9 @@ def _rows_s(rows: str) -> list[float]:
     return [costs.compute(1, count) for count in range(1, 65)]  # type: ignore[arg-type]
 
 
-def _simulated(rows: str, *ladder: Rung) -> tuple[float, list[Rung]]:
+def _simulated(rows: str, *ladder: Rung, num_tokens: int = 6000) -> tuple[float, list[Rung]]:
     """Return the mean seconds a token in virtual time, and the ladder with the agreements that chance gave."""
-    study = Study(1, _STAGE_S, rows_factor=ROWS_FACTORS[rows], ladder=ladder, num_tokens=6000, seed=1)
+    study = Study(1, _STAGE_S, rows_factor=ROWS_FACTORS[rows], ladder=ladder, num_tokens=num_tokens, seed=1)
     script = Script.drawn(1, PROMPT_TOKENS + study.num_tokens + 1, study.seed)
     (text,) = script.texts.values()
     written = models(ladder, [text], VOCABULARY, study.seed)
@@ -113,7 +113,7 @@ def test_a_pair_runs_at_the_pace_of_the_closed_form(rows: str, step_s: float, hi
 )
 def test_a_ladder_runs_close_to_the_pace_of_the_closed_form(ladder: tuple[Rung, ...]) -> None:
     """The form takes a level's stream for an even one, so it is a little too fast."""
-    simulated, drawn = _simulated("gpu4", *ladder)
+    simulated, drawn = _simulated("gpu4", *ladder, num_tokens=3000)
     assert 0.9 <= ladder_seconds_per_token(drawn, _rows_s("gpu4")) / simulated <= 1.02
 
 
