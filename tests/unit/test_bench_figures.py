@@ -20,7 +20,7 @@ from mpispec.bench.skippable import Skippable
 from mpispec.compute.base import Cancelled, Floats
 from mpispec.compute.toy import ToyStage
 from mpispec.core.ids import RequestId
-from mpispec.core.messages import Row
+from mpispec.core.messages import Branch, Row
 from mpispec.models.default import resolve
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import inspect
@@ -170,9 +170,15 @@ def test_what_runs_cost_is_measured_with_arithmetic() -> None:
     counted = []
 
     class Counting(ToyStage):
-        def forward(self, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        def forward(
+            self,
+            rows: Sequence[Row],
+            activations: Floats | None,
+            cancelled: Cancelled,
+            branches: Sequence[Branch] = (),
+        ) -> Floats | None:
             counted.append(len(rows))
-            return super().forward(rows, activations, cancelled)
+            return super().forward(rows, activations, cancelled, branches)
 
     stage = Skippable(Counting(0, is_last=True, vocabulary=8), inspect(resolve(None)), True, is_null)
     seconds_of_run(stage, 3, None)
