@@ -38,6 +38,8 @@ class Beside:
         """Nodes that the other has guessed since we last grew the tree, and where we had to stop."""
         self._kept: tuple[Node, Token, float] | None = None
         """What we would guess below a node for which the other's guess has not come yet."""
+        self._root: Node | None = None
+        """The root when we last grew the tree."""
         self._cut: Node | None = None
         """Where the farthest position ended a chain."""
         self._other_rate = _FIRST_RATE
@@ -60,9 +62,9 @@ class Beside:
 
     def grow(self, tree: TokenTree, farthest: int, stops: Collection[Token]) -> None:
         """See `Proposer`."""
-        self._begin_anew(tree)
-        if not tree.root.is_asked:
-            self._waiting.append(tree.root)
+        if tree.root is not self._root:
+            self._root = tree.root
+            self._begin_anew(tree)
         while self._waiting:
             node = self._waiting.popleft()
             if node.state is NodeState.PROPOSED or node.state is NodeState.LAUNCHED:
@@ -71,14 +73,15 @@ class Beside:
                 if beside is not None:
                     self._follow(beside, tree, farthest, stops)
 
-    @staticmethod
-    def _begin_anew(tree: TokenTree) -> None:
+    def _begin_anew(self, tree: TokenTree) -> None:
         """Take back what we guessed below an alternative that was right and not launched: the other turns to it now."""
         root = tree.root
         if root.state is NodeState.PROPOSED and root.is_asked:
             root.is_asked = False
             if all(child.guessers == BY_HEAD for child in root.children):
                 tree.prune_children()
+        if not root.is_asked:
+            self._waiting.appendleft(root)
 
     def _released(self, node: Node, tree: TokenTree) -> Node | None:
         """Put what was kept back beside the other's guess and return it; equal tokens merge."""

@@ -160,7 +160,7 @@ class Auto(Strategy):
 
     def _comb(self, best: Node, ready: Collection[Node]) -> list[Node]:
         """Return the layer of the best guess and the chain below its likeliest, as much as pays."""
-        layer = [node for node in ready if node.pos == best.pos]
+        layer = [best] if not self._may_branch else [node for node in ready if node.pos == best.pos]
         if len(layer) > 1:
             layer.sort(key=lambda node: (-self._reach(node), node.id))
         above = sum([self._reaches[parent] for parent in {node.parent_id for node in layer}])

@@ -8,7 +8,6 @@ import pytest
 
 from mpispec.compute.base import Cancelled, Floats, StageModel
 from mpispec.compute.toy import ToyStage
-from mpispec.core.calibration import Calibration
 from mpispec.core.config import HeadConfig
 from mpispec.core.ids import Actor
 from mpispec.core.messages import Row
@@ -80,19 +79,3 @@ def test_a_table_goes_on_in_a_straight_line() -> None:
     assert [config.cost(rows) for rows in (1, 3, 5)] == [1.0, 2.5, 4.0]
     flat = HeadConfig(num_stages=2, draft=None, context=8, sequences=2)
     assert flat.cost(9) == 1.0
-
-
-def test_calibration_starts_with_belief_and_ends_with_evidence() -> None:
-    calibration = Calibration()
-    assert calibration.chance(0.95) == pytest.approx(0.95)
-    for index in range(300):
-        calibration.learn(0.95, is_right=index % 4 == 0)
-    assert calibration.chance(0.95) == pytest.approx(0.25, abs=0.05)
-    assert calibration.chance(0.15) == pytest.approx(0.15, abs=0.03)
-
-
-def test_a_proposer_that_is_always_wrong_is_soon_believed_at_no_confidence() -> None:
-    calibration = Calibration()
-    for index in range(12):
-        calibration.learn((index % 10) / 10 + 0.05, is_right=False)
-    assert calibration.chance(0.5) < 0.15
