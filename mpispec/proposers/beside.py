@@ -2,8 +2,9 @@
 
 The guesser answers before the other has begun to think. Launched at once, a poor guess would take the place of a good
 one that is about to come: on quantised weights for good, because trees stay chains there, and else for one run. So
-a guess that is less likely than the other's usually are is kept back until the other has guessed for the same position,
-and then stands beside it, or confirms it. A likelier one is there at once, which feeds a pipeline whose draft is slow.
+a guess is kept back until the other has guessed for the same position, and then stands beside it, or confirms it. One
+that is surer than the other's usually are waits only until all that the other has guessed is under way, which feeds a
+pipeline whose draft is slow.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from mpispec.core.tree import BY_DRAFT, BY_EXIT, BY_HEAD, Node, NodeState, Token
 from mpispec.proposers.guesser import Guesser
 
 _OTHERS = BY_DRAFT | BY_EXIT
-_FIRST_RATE = 0.7
+_FIRST_RATE = 0.95
 """How often the other is taken to be right before anything was decided."""
 _FADING = 1 / 32
 """Weight of the newest decision in how often it has been."""
 _EARLY = 0.8
-"""A guess is not kept back whose chance to be wrong is at most this share of the other's. The other goes on below its
+"""Sure enough is a guess whose chance to be wrong is at most this share of the other's. The other goes on below its
 guess for as long as it is right, so a wrong guess in its place costs more than a right one brings."""
 _LEAST_REACH = 0.1
 """A chain of guesses that nobody confirms ends where its end is less likely than this: it costs the head time."""
@@ -72,6 +73,8 @@ class Beside:
                 self._follow(node, tree, farthest, stops)
                 if beside is not None:
                     self._follow(beside, tree, farthest, stops)
+        if self._kept is not None and self._kept[0].state is NodeState.LAUNCHED:
+            self._hasten(tree, farthest, stops)
 
     def _begin_anew(self, tree: TokenTree) -> None:
         """Take back what we guessed below an alternative that was right and not launched: the other turns to it now."""
@@ -82,6 +85,17 @@ class Beside:
                 tree.prune_children()
         if not root.is_asked:
             self._waiting.appendleft(root)
+
+    def _hasten(self, tree: TokenTree, farthest: int, stops: Collection[Token]) -> None:
+        """Guess before the other does where all that it has guessed is launched, if we are sure enough."""
+        assert self._kept is not None
+        parent, token, prob = self._kept
+        if self._is_sure(prob) and _is_due(parent):
+            self._kept = None
+            self._follow(tree.add(parent, token, prob, BY_HEAD), tree, farthest, stops)
+
+    def _is_sure(self, prob: float) -> bool:
+        return 1.0 - prob <= _EARLY * (1.0 - self._other_rate)
 
     def _released(self, node: Node, tree: TokenTree) -> Node | None:
         """Put what was kept back beside the other's guess and return it; equal tokens merge."""
@@ -104,7 +118,8 @@ class Beside:
             if guess is None:
                 return
             token, prob = Token(guess[0]), guess[1]
-            if 1.0 - prob > _EARLY * (1.0 - self._other_rate) and _is_due(node):
+            is_ours = node.guessers == BY_HEAD
+            if not (is_ours and self._is_sure(prob)) and _is_due(node):
                 self._kept = (node, token, prob)
                 return
             node = tree.add(node, token, prob, BY_HEAD)

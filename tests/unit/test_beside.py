@@ -80,8 +80,17 @@ def test_a_guess_that_the_draft_shares_confirms_it() -> None:
     assert node.prob == node.reach == 0.6
 
 
+def test_a_surer_guess_waits_while_the_draft_is_ahead_of_what_is_launched() -> None:
+    scene = Scene({(5,): (7, 0.97)})
+    node = scene.drafted(scene.tree.root, 5)
+    assert scene.guessed == [(5, BY_DRAFT)]
+    scene.tree.launch(node, RunId(1))
+    scene.grow()
+    assert scene.guessed == [(5, BY_DRAFT), (7, BY_HEAD)]
+
+
 def test_a_surer_guess_is_there_at_once_with_all_that_is_sure_below_it() -> None:
-    scene = Scene({(): (7, 0.95), (7,): (8, 0.95), (7, 8): (9, 0.5)})
+    scene = Scene({(): (7, 0.97), (7,): (8, 0.97), (7, 8): (9, 0.5)})
     scene.grow()
     assert scene.guessed == [(7, BY_HEAD), (8, BY_HEAD)]
     node = scene.drafted(scene.tree.root, 7)
@@ -119,7 +128,7 @@ def test_an_alternative_under_way_keeps_what_is_below_it() -> None:
 
 
 def test_a_chain_goes_on_from_where_the_farthest_position_has_ended_it() -> None:
-    scene = Scene({(): (7, 0.95), (7,): (8, 0.95), (8,): (9, 0.95)}, farthest=11)
+    scene = Scene({(): (7, 0.97), (7,): (8, 0.97), (8,): (9, 0.97)}, farthest=11)
     scene.grow()
     assert len(scene.guessed) == 2
     scene.tree.launch(scene.tree.root.children[0], RunId(1))
@@ -129,7 +138,7 @@ def test_a_chain_goes_on_from_where_the_farthest_position_has_ended_it() -> None
 
 
 def test_nothing_follows_a_stop() -> None:
-    scene = Scene({(): (7, 0.95), (7,): (8, 0.95)}, stops=frozenset({Token(7)}))
+    scene = Scene({(): (7, 0.97), (7,): (8, 0.97)}, stops=frozenset({Token(7)}))
     scene.grow()
     assert [token for token, _ in scene.guessed] == [7]
 
@@ -152,4 +161,6 @@ def test_a_draft_that_is_often_late_or_wrong_is_not_waited_for() -> None:
     scene = Scene({(): (7, 0.6)}, farthest=100)
     for _ in range(60):
         scene.accept(1)
+    scene.tree.launch(scene.tree.root, RunId(1))
+    scene.grow()
     assert scene.guessed == [(7, BY_HEAD)]
