@@ -40,13 +40,14 @@ class Calibration:
         self._band_met = [_BAND_PRIOR_HITS] * (_BAND_OF[-1] + 1)
         """By band, what bucket and lately promised together, and what was kept."""
         self._factors = [1.0] * (_BAND_OF[-1] + 1)
-        """By band, what a bucket's rate is multiplied by."""
+        """By band, what a bucket's rate is multiplied by; empty where something was learned since."""
 
     def chance(self, confidence: float, depth: int = 1) -> float:
         """Return how often guesses of about this confidence, this many positions ahead, were right."""
         bucket = int(confidence * self._num_buckets)
         rate = self._rates[bucket] if bucket < self._num_buckets else self._rates[-1]
-        chance = rate * self._factors[_BAND_OF[depth] if depth < _DEEPEST else -1]
+        factors = self._factors or self._renewed()
+        chance = rate * factors[_BAND_OF[depth] if depth < _DEEPEST else -1]
         return chance if chance < 1.0 else 1.0
 
     def learn(self, confidence: float, is_right: bool, depth: int = 1) -> None:
@@ -62,10 +63,14 @@ class Calibration:
         tries = self._tries[bucket]
         self._tries[bucket] = tries * _FORGET + 1.0
         self._rates[bucket] = (rate * tries * _FORGET + is_right) / self._tries[bucket]
+        self._factors = []
+
+    def _renewed(self) -> list[float]:
         lately = min(1.0, self._met / self._expected)
         self._factors = [
             lately * min(1.0, met / expected) for met, expected in zip(self._band_met, self._band_expected, strict=True)
         ]
+        return self._factors
 
 
 def _faded(total: float, prior: float, forget: float, newest: float) -> float:

@@ -223,12 +223,13 @@ class Auto(Strategy):
         """Return the child that is launched, else the one to go on with.
 
         A draft or an exit goes on below its own guess. What only the head has guessed is as good as what it guesses
-        below it: where that ends before the verdict comes, the pipeline has run empty as after a miss.
+        below it, where the other child cannot be launched too: where that ends before the verdict comes, the pipeline
+        has run empty as after a miss.
         """
         children = node.children
         if len(children) == 1:
             return children[0]
-        return max(children, key=self._promise)
+        return max(children, key=self._chance if self._may_branch else self._promise)
 
     def _promise(self, node: Node) -> float:
         if node.state is NodeState.LAUNCHED:

@@ -42,7 +42,7 @@ def way_id(way: tuple[str, str]) -> str:
 def full(n: int, way: tuple[str, str], prompts: list[list[int]], stops: frozenset[int], draft: Path) -> list[list[int]]:
     """Return the answers to all prompts in full length."""
     requests = [request(prompt, MAX_TOKENS, *way) for prompt in prompts]
-    options: dict[str, Any] = {"draft": str(draft)} if way[1] == "draft" else {}
+    options: dict[str, Any] = {"draft": str(draft)} if way[1].startswith("draft") else {}
     return tokens_of(answers(n, requests, stops, timeout=850.0, **options))
 
 
