@@ -21,6 +21,7 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
+from mpispec.proposers import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled
 from mpispec.sim.script import Hits, Script, ScriptedGuesser, ScriptedTarget
@@ -34,7 +35,7 @@ class _TimedHead(HeadCore):
     """Adds up what each kind of event costs, from the first token of the answer on."""
 
     def __init__(self, config: HeadConfig, strategy: str, study: Study) -> None:
-        super().__init__(config, {strategy: lambda: sized(strategy, study)}, {})
+        super().__init__(config, {strategy: lambda: sized(strategy, study)}, IN_HEAD)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.events: defaultdict[str, int] = defaultdict(int)
         self.tree_nodes = 0
@@ -66,6 +67,7 @@ class Load:
     lead: int
     hit_rate: float
     tokens: int
+    proposer: str = "draft"
 
 
 def measure(load: Load) -> dict[str, object]:
@@ -88,11 +90,12 @@ def measure(load: Load) -> dict[str, object]:
         target=ScriptedTarget(script, load.stages),
     )
     prompt = tuple(script.texts[RequestId(0)][:prompt_tokens])
-    submitted = Submitted(RequestId(0), prompt, load.tokens, frozenset(), Sampling(), load.strategy, "draft")
+    submitted = Submitted(RequestId(0), prompt, load.tokens, frozenset(), Sampling(), load.strategy, load.proposer)
     cluster.at(0.0, submitted)
     cluster.run(100_000_000)
     return {
         "strategy": load.strategy,
+        "proposer": load.proposer,
         "stages": load.stages,
         "context": load.context,
         "tree_nodes": head.tree_nodes,
@@ -115,6 +118,7 @@ def measure(load: Load) -> dict[str, object]:
 @click.option("--lead", type=click.IntRange(min=1), default=16, show_default=True, help="Layers of the tree.")
 @click.option("--hit", "hit_rate", type=click.FloatRange(0.0, 1.0), default=0.94, show_default=True)
 @click.option("--tokens", type=click.IntRange(2, 900), default=200, show_default=True)
+@click.option("--proposer", type=click.Choice(["draft", "draft+ngram"]), default="draft", show_default=True)
 def main(
     stages: int,
     contexts: tuple[int, ...],
@@ -123,11 +127,12 @@ def main(
     lead: int,
     hit_rate: float,
     tokens: int,
+    proposer: str,
 ) -> None:
     """Print the head's work for each token as JSON, a line for each strategy and context."""
     for strategy in strategies:
         for context in contexts:
-            found = measure(Load(stages, context, strategy, width, lead, hit_rate, tokens))
+            found = measure(Load(stages, context, strategy, width, lead, hit_rate, tokens, proposer))
             click.echo(json.dumps(found))
 
 

@@ -10,6 +10,7 @@ import click
 
 from mpispec.cluster.guessers import read_hit_rate, read_ladder
 from mpispec.core.messages import Sampling
+from mpispec.proposers import IN_HEAD
 from mpispec.runtime.group import JobError
 from mpispec.runtime.job import JobOptions
 from mpispec.strategies import PRESETS
@@ -50,7 +51,7 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--proposer",
-            metavar="draft|exit|ngram|oracle:H|none",
+            metavar="draft|exit|ngram|draft+ngram|exit+ngram|oracle:H|none",
             help="Who guesses; default: draft or exit if given, else ngram. oracle:H is scripted, for benchmarks.",
         ),
         click.option(
@@ -94,8 +95,8 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
     if proposer is not None and proposer.startswith("oracle"):
         hit_rate = read_hit_rate(proposer)
         proposer = "oracle"
-    if proposer not in (None, "draft", "exit", "ngram", "oracle", "none"):
-        raise JobError(f"--proposer {proposer} is none of draft, exit, ngram, oracle:H and none.")
+    if proposer not in (None, "draft", "exit", "oracle", "none", *IN_HEAD):
+        raise JobError(f"--proposer {proposer} is none of draft, exit, {', '.join(IN_HEAD)}, oracle:H and none.")
     guessers = read_ladder(flags["ladder"], flags["draft"])
     return JobOptions(
         model=flags["model"],

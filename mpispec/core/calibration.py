@@ -1,4 +1,9 @@
-"""How far a proposer's confidence can be believed: learned from verdicts, by bucket of confidence."""
+"""How far a proposer's confidence can be believed: learned from verdicts, by bucket of confidence and by depth.
+
+The chance of a guess is a product of three estimates, so that each has enough evidence: how often guesses of about this
+confidence were right; how well all of the proposer's promises were kept lately; and how much better or worse guesses
+that far beyond the accepted text do than that.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,13 @@ _FORGET = 0.995
 _LATELY = 0.97
 _PRIOR_HITS = 2.0
 
+_BAND_OF = (0, 0, 1, 1, *[2] * 4, *[3] * 8, 4)
+"""Bands of depth: 1, 2 and 3, 4 to 7, 8 to 15, 16 and more."""
+_DEEPEST = len(_BAND_OF) - 1
+_BAND_PRIOR_HITS = 32.0
+"""Depth matters little for most proposers, and noise would cost more than it: many hits have to say so."""
+_BAND_FORGET = 0.99
+
 
 class Calibration:
     """Maps a confidence to a chance; starts by believing it and ends by believing what happened.
@@ -18,26 +30,49 @@ class Calibration:
     """
 
     def __init__(self, num_buckets: int = _BUCKETS) -> None:
-        centres = [(index + 0.5) / num_buckets for index in range(num_buckets)]
+        self._num_buckets = num_buckets
+        self._rates = [(index + 0.5) / num_buckets for index in range(num_buckets)]
+        """By bucket, how often its guesses were right."""
+        self._tries = [_PRIOR_TRIES] * num_buckets
         self._expected = self._met = _PRIOR_HITS
         """What was promised lately, all buckets together, and what was kept."""
-        self._tries = [_PRIOR_TRIES] * num_buckets
-        self._hits = [_PRIOR_TRIES * centre for centre in centres]
+        self._band_expected = [_BAND_PRIOR_HITS] * (_BAND_OF[-1] + 1)
+        self._band_met = [_BAND_PRIOR_HITS] * (_BAND_OF[-1] + 1)
+        """By band, what bucket and lately promised together, and what was kept."""
+        self._factors = [1.0] * (_BAND_OF[-1] + 1)
+        """By band, what a bucket's rate is multiplied by; empty where something was learned since."""
 
-    def chance(self, confidence: float) -> float:
-        """Return how often guesses of about this confidence were right."""
-        return self._of_bucket(self._bucket(confidence)) * min(1.0, self._met / self._expected)
+    def chance(self, confidence: float, depth: int = 1) -> float:
+        """Return how often guesses of about this confidence, this many positions ahead, were right."""
+        bucket = int(confidence * self._num_buckets)
+        rate = self._rates[bucket] if bucket < self._num_buckets else self._rates[-1]
+        factors = self._factors or self._renewed()
+        chance = rate * factors[_BAND_OF[depth] if depth < _DEEPEST else -1]
+        return chance if chance < 1.0 else 1.0
 
-    def learn(self, confidence: float, is_right: bool) -> None:
+    def learn(self, confidence: float, is_right: bool, depth: int = 1) -> None:
         """Hear the verdict on a guess."""
-        bucket = self._bucket(confidence)
-        self._expected = (self._expected - _PRIOR_HITS) * _LATELY + self._of_bucket(bucket) + _PRIOR_HITS
-        self._met = (self._met - _PRIOR_HITS) * _LATELY + is_right + _PRIOR_HITS
-        self._tries[bucket] = self._tries[bucket] * _FORGET + 1.0
-        self._hits[bucket] = self._hits[bucket] * _FORGET + is_right
+        bucket = min(self._num_buckets - 1, int(confidence * self._num_buckets))
+        band = _BAND_OF[min(depth, _DEEPEST)]
+        rate = self._rates[bucket]
+        promised = rate * min(1.0, self._met / self._expected)
+        self._band_expected[band] = _faded(self._band_expected[band], _BAND_PRIOR_HITS, _BAND_FORGET, promised)
+        self._band_met[band] = _faded(self._band_met[band], _BAND_PRIOR_HITS, _BAND_FORGET, is_right)
+        self._expected = _faded(self._expected, _PRIOR_HITS, _LATELY, rate)
+        self._met = _faded(self._met, _PRIOR_HITS, _LATELY, is_right)
+        tries = self._tries[bucket]
+        self._tries[bucket] = tries * _FORGET + 1.0
+        self._rates[bucket] = (rate * tries * _FORGET + is_right) / self._tries[bucket]
+        self._factors = []
 
-    def _of_bucket(self, bucket: int) -> float:
-        return self._hits[bucket] / self._tries[bucket]
+    def _renewed(self) -> list[float]:
+        lately = min(1.0, self._met / self._expected)
+        self._factors = [
+            lately * min(1.0, met / expected) for met, expected in zip(self._band_met, self._band_expected, strict=True)
+        ]
+        return self._factors
 
-    def _bucket(self, confidence: float) -> int:
-        return min(len(self._tries) - 1, int(confidence * len(self._tries)))
+
+def _faded(total: float, prior: float, forget: float, newest: float) -> float:
+    """Return a sum of hits with one more, the older ones counting a little less; the prior stays."""
+    return (total - prior) * forget + newest + prior

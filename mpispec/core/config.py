@@ -47,21 +47,25 @@ class HeadConfig:
         """Addresses of the stages in layer order."""
         return tuple(Actor(self.actor + index) for index in range(1, self.num_stages + 1))
 
-    def cost(self, num_rows: int) -> float:
-        """Return for how long a run of `num_rows` rows occupies the busiest stage or link, in times of one row."""
-        return max(self._compute(num_rows), num_rows * self.link_row)
+    def cost(self, num_rows: int, correction: float = 1.0) -> float:
+        """Return for how long a run of `num_rows` rows occupies the busiest stage or link, in times of one row.
 
-    def passing(self, num_rows: int) -> float:
+        `correction` is by how much its compute is dearer than in the table.
+        """
+        return max(1.0, self.compute(num_rows) * correction, num_rows * self.link_row)
+
+    def passing(self, num_rows: int, correction: float = 1.0) -> float:
         """Return the time from the launch of a run into an empty pipeline to its verdicts, in times of one row.
 
         The head is on the first stage's rank (ADR 0002), so that as many links as stages are passed, the last of them
         without activations.
         """
         hops = self.num_stages - 1
+        compute = max(1.0, self.compute(num_rows) * correction)
         if not hops:
-            return self._compute(num_rows)
+            return compute
         links = hops * (self.link_delay + num_rows * self.link_row) + self.link_delay
-        return self.num_stages * self._compute(num_rows) + links
+        return self.num_stages * compute + links
 
     def chunk_for(self, num_tokens: int) -> int:
         """Return the rows of the prefill runs that bring so many tokens through the pipeline soonest.
@@ -74,7 +78,8 @@ class HeadConfig:
         sizes = (self.chunk, max(1, self.chunk // 2), max(1, self.chunk // 4))
         return min(sizes, key=lambda size: (-(-num_tokens // size) + self.num_stages - 1) * self.cost(size))
 
-    def _compute(self, num_rows: int) -> float:
+    def compute(self, num_rows: int) -> float:
+        """Return for how long a run of `num_rows` rows occupies the slowest stage, as measured at the start."""
         table = self.rows_cost
         if num_rows <= len(table):
             return table[num_rows - 1]

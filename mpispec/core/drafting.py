@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mpispec.core.effects import Effect, Send
 from mpispec.core.ids import Actor, Plane, Pos, RequestId, Token
 from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Sampling
-from mpispec.core.tree import Node, NodeState, TokenTree
+from mpispec.core.tree import BY_DRAFT, Node, NodeState, TokenTree
 
 _Place = Node | Pos
 """Where a guess of the draft ended up: a node, or the position of the accepted token that it turned out to be."""
@@ -49,10 +49,14 @@ class DraftLink:
         self._limit = self._bound(root)
         return [self._send(Prime(self._request, prompt, self._limit, self._width, self._floor, sampling))]
 
-    def received(self, draft: Draft, tree: TokenTree, accepted: Sequence[Token]) -> None:
-        """Grow the tree by the draft's guesses. `accepted` are the prompt and all accepted tokens."""
+    def received(self, draft: Draft, tree: TokenTree, accepted: Sequence[Token]) -> Node | None:
+        """Grow the tree by the draft's guesses. `accepted` are the prompt and all accepted tokens.
+
+        Returns the first new node, for the draft names the best of a layer first.
+        """
+        first = None
         if draft.epoch != self._epoch:
-            return
+            return None
         for index, (parent, token, prob) in enumerate(zip(draft.parents, draft.tokens, draft.probs, strict=True)):
             place = draft.root if parent == ROOT else self._places.get(parent)
             if isinstance(place, Node) and place.state is NodeState.DECIDED:
@@ -60,6 +64,9 @@ class DraftLink:
             child = _child(place, token, prob, tree, accepted)
             if child is not None:
                 self._places[draft.first + index] = child
+                if first is None and isinstance(child, Node):
+                    first = child
+        return first
 
     def rewound(self) -> None:
         """Hear that accepted tokens were taken back, before others are accepted in their place."""
@@ -110,9 +117,9 @@ def _child(
     if place is None:
         return None
     if isinstance(place, Node):
-        return tree.add(place, token, prob) if place.state is not NodeState.DEAD else None
+        return tree.add(place, token, prob, BY_DRAFT) if place.state is not NodeState.DEAD else None
     if place == tree.root.pos:
-        return tree.add(tree.root, token, prob)
+        return tree.add(tree.root, token, prob, BY_DRAFT)
     pos = Pos(place + 1)
     if accepted[pos] != token:
         return None

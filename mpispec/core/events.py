@@ -62,7 +62,7 @@ class Submitted:
     strategy: str
     """Name of the strategy that launches this request's runs."""
     proposer: str
-    """Who guesses: a key of the head's proposers, `draft` or `none`."""
+    """Who guesses: `draft`, `exit`, a key of the head's proposers, a mix like `draft+ngram`, or `none`."""
 
 
 @dataclass(frozen=True, slots=True)

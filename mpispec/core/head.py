@@ -39,6 +39,7 @@ from mpispec.core.messages import (
 )
 from mpispec.core.relay import relays
 from mpispec.core.request import Flight, Request
+from mpispec.core.row_times import RowTimes
 from mpispec.core.sequences import TO_END, SequencePool, label
 from mpispec.core.sessions import Sessions
 from mpispec.core.strategy import Proposer, Strategy
@@ -65,6 +66,7 @@ class HeadCore:
         """Flights that are not cancelled."""
         self._first = config.stages[0]
         self._first_stage = FirstStage()
+        self._row_times = RowTimes(config.compute)
         self._next_run = RunId(0)
         self._edits: list[Edit] = []
         """Edits that the next run will carry."""
@@ -85,8 +87,11 @@ class HeadCore:
                 self._answered(result)
             case Received(message=Credit(run_id)):
                 self._first_stage.taken(run_id)
+                flight = self._flights.get(run_id)
+                self._row_times.began(flight.nodes if flight is not None and not flight.is_chunk else (), now)
             case Received(message=Idle(run_id)):
                 self._first_stage.emptied(run_id)
+                self._row_times.ended(now)
             case Received(message=Draft() | EarlyGuess()):
                 self._guessed(event)
             case Submitted():
@@ -149,6 +154,7 @@ class HeadCore:
                 proposer() if proposer else None,
                 self.config,
                 self._first_stage,
+                self._row_times,
             )
             request.statistics.began = now
             self._active[submitted.request] = request

@@ -12,10 +12,11 @@ from mpispec.core.events import Submitted
 from mpispec.core.first_stage import FirstStage
 from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.messages import Draft, EarlyGuess, Row, given_rows
+from mpispec.core.row_times import RowTimes
 from mpispec.core.sessions import Slot
 from mpispec.core.statistics import Statistics
 from mpispec.core.strategy import Proposer, Strategy
-from mpispec.core.tree import Node, NodeState, TokenTree
+from mpispec.core.tree import BY_EXIT, Node, NodeState, TokenTree
 
 EXIT = "exit"
 """Name of the proposer that is the target's own stages with an early exit."""
@@ -62,6 +63,7 @@ class Request:
         proposer: Proposer | None,
         config: HeadConfig,
         first: FirstStage,
+        row_times: RowTimes,
     ) -> None:
         self.id = submitted.request
         self.prompt = submitted.prompt
@@ -82,6 +84,7 @@ class Request:
         self._config = config
         self._chunk = config.chunk_for(len(submitted.prompt) - common)
         self._first = first
+        self._row_times = row_times
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
         self.limit = self._end
@@ -90,10 +93,11 @@ class Request:
         self.tree = TokenTree(NodeId(last), submitted.prompt[-1], Pos(last))
         self.tree.root.seq = slot.seq
         self._proposer = proposer
-        self._listens_to_exits = submitted.proposer == EXIT
+        mixed = submitted.proposer.split("+")
+        self._listens_to_exits = EXIT in mixed
         strategy.begin(self)
         self._link: DraftLink | None = None
-        if submitted.proposer == "draft" and config.draft is not None:
+        if "draft" in mixed and config.draft is not None:
             useless = Pos(self._end - 1)
             self._link = DraftLink(config.draft, self.id, strategy.lead, strategy.width, strategy.floor, useless)
 
@@ -111,11 +115,11 @@ class Request:
 
     def cost(self, num_rows: int) -> float:
         """See `View`."""
-        return self._config.cost(num_rows)
+        return self._config.cost(num_rows, self._row_times.correction(num_rows))
 
     def passing(self, num_rows: int) -> float:
         """See `View`."""
-        return self._config.passing(num_rows)
+        return self._config.passing(num_rows, self._row_times.correction(num_rows))
 
     @property
     def may_branch(self) -> bool:
@@ -175,18 +179,10 @@ class Request:
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
 
     def propose(self) -> None:
-        """Let the head's own proposer lengthen the most probable path up to the strategy's lead."""
-        if self._proposer is None:
-            return
-        tip = self.tree.tip()
-        path = self.tree.path(tip)
-        last = min(self.tree.root.pos + self.strategy.lead, self._end - 2)
-        while tip.pos < last and tip.token not in self._stops:
-            guess = self._proposer.guess(path)
-            if guess is None:
-                return
-            tip = self.tree.add(tip, Token(guess[0]), guess[1])
-            path.append(tip.token)
+        """Let the head's own proposer grow the tree up to the strategy's lead."""
+        if self._proposer is not None:
+            farthest = min(self.tree.root.pos + self.strategy.lead, self._end - 2)
+            self._proposer.grow(self.tree, farthest, self._stops)
 
     def row(self, node: Node) -> Row:
         """Return the row that computes a labelled node."""
@@ -199,7 +195,9 @@ class Request:
         """Take guesses of the draft rank."""
         if self._link is None:
             return
-        self._link.received(draft, self.tree, self.tokens)
+        first = self._link.received(draft, self.tree, self.tokens)
+        if first is not None and self._proposer is not None:
+            self._proposer.met(first)
 
     def guessed_early(self, stage: Actor, flight: Flight, early: EarlyGuess) -> list[tuple[Node, list[Node]]]:
         """Take an exit's guesses after rows in flight; return nodes below which others died, with these.
@@ -218,7 +216,10 @@ class Request:
             # Siblings that others guessed hold sequence ids of their own, so only a sole child is ever replaced.
             if len(node.children) == 1 and node.children[0].exit and node.children[0].token != token:
                 taken_back.append((node, self.tree.prune_children(node)))
-            self.tree.add(node, token, prob).exit = stage
+            child = self.tree.add(node, token, prob, BY_EXIT)
+            child.exit = stage
+            if self._proposer is not None:
+                self._proposer.met(child)
         return taken_back
 
     def _is_of_use(self, node: Node) -> bool:
@@ -246,6 +247,8 @@ class Request:
         self.ids.append(self.tree.root.id)
         if self.tree.root.state is NodeState.LAUNCHED:
             self.filled = len(self.tokens)
+        if self._proposer is not None:
+            self._proposer.accepted(self.tree.root)
         return dead
 
     def rewind(self, pos: Pos) -> list[Node]:
@@ -259,10 +262,8 @@ class Request:
         return dead
 
     def accepted(self, tokens: Sequence[Token]) -> list[Effect]:
-        """Tell strategy and proposers of newly accepted tokens."""
+        """Tell strategy and draft of newly accepted tokens."""
         self.strategy.accepted(len(tokens))
-        if self._proposer is not None:
-            self._proposer.observe()
         return self._link.accepted(tokens, self.tree.root) if self._link is not None else []
 
     def finish_after(self, token: Token) -> FinishReason | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from mpispec.core.ids import Token
@@ -74,13 +74,16 @@ class Strategy(ABC):
 
 
 class Proposer(Protocol):
-    """A guesser that lives in the head and answers at once."""
+    """Lives in the head and grows the tree at once, alone or beside a draft or exits."""
 
     def begin(self, tokens: Sequence[int]) -> None:
         """Start a request; `tokens` is the head's own list of accepted tokens, which will grow."""
 
-    def observe(self) -> None:
-        """Hear that the list of accepted tokens has grown."""
+    def accepted(self, root: Node) -> None:
+        """Hear that the list of accepted tokens has grown by one; `root` is its node."""
 
-    def guess(self, path: Sequence[int]) -> tuple[int, float] | None:
-        """Return the likeliest token after the accepted tokens and `path`, with its probability."""
+    def met(self, node: Node) -> None:
+        """Hear that another proposer has guessed a node."""
+
+    def grow(self, tree: TokenTree, farthest: int, stops: Collection[Token]) -> None:
+        """Guess what follows the tree's nodes, at positions up to `farthest`, nothing after one of `stops`."""

@@ -20,6 +20,8 @@ from enum import Enum
 
 from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
 
+BY_HEAD, BY_DRAFT, BY_EXIT = 1, 2, 4
+"""Who guessed a node, as bits of `Node.guessers`: a proposer of the head, the draft, an exit."""
 _NO_RUN = RunId(-1)
 _LEAST_REACH = 1e-200
 """Below this, reaches are divided by the root's before they become zero."""
@@ -45,7 +47,7 @@ class Node:
     token: Token
     pos: Pos
     prob: float
-    """Probability under the proposer, given the parent; 1 for accepted tokens."""
+    """Probability under the proposer, given the parent, the greatest where several guessed it; 1 if accepted."""
     reach: float
     """Probability that all tokens down to here are right, as a multiple of the root's: for comparing paths."""
     state: NodeState = NodeState.PROPOSED
@@ -55,6 +57,12 @@ class Node:
     """Run that carries it, once launched."""
     order: int = -1
     """The how-manieth of its tree's nodes it was to be launched."""
+    guessers: int = 0
+    """Everyone who guessed it, as bits; 0 for an accepted token that nobody did."""
+    depth: int = 1
+    """Positions beyond the accepted text at which it was guessed."""
+    is_asked: bool = False
+    """Whether a proposer of the head that mixes with another has been asked what follows."""
     exit: int = 0
     """Deepest stage whose exit guessed it; 0: somebody else did."""
     children: list[Node] = field(default_factory=list)
@@ -62,6 +70,16 @@ class Node:
     def child(self, token: Token) -> Node | None:
         """Return the live child with this token."""
         return next((node for node in self.children if node.token == token), None)
+
+    def favourite(self) -> Node:
+        """Return the child that has been launched, else the most probable; there must be one.
+
+        What follows it remains a chain, whoever guesses a better child afterwards.
+        """
+        children = self.children
+        if len(children) == 1:
+            return children[0]
+        return max(children, key=lambda child: (child.state is NodeState.LAUNCHED, child.prob))
 
     def subtree(self) -> Iterator[Node]:
         """Yield this node and all its descendants, parents first."""
@@ -82,12 +100,20 @@ class TokenTree:
         self._ready: dict[NodeId, Node] = {}
         """What can be launched next, kept up to date because walking the tree for it costs more than all else."""
 
-    def add(self, parent: Node, token: Token, prob: float) -> Node:
+    def add(self, parent: Node, token: Token, prob: float, guesser: int = 0) -> Node:
         """Return the child of `parent` with this token, new or merged with an equal one."""
         known = parent.child(token)
         if known is not None:
+            known.guessers |= guesser
+            if prob > known.prob:
+                known.prob = prob
+                known.reach = parent.reach * prob
+                self._rescale(known)
             return known
-        node = Node(NodeId(self._next_id), parent, parent.id, token, Pos(parent.pos + 1), prob, parent.reach * prob)
+        pos = Pos(parent.pos + 1)
+        node = Node(NodeId(self._next_id), parent, parent.id, token, pos, prob, parent.reach * prob)
+        node.guessers = guesser
+        node.depth = pos - self.root.pos
         self._next_id += 1
         parent.children.append(node)
         if parent.state is NodeState.LAUNCHED:
@@ -118,6 +144,7 @@ class TokenTree:
         winner.parent = None
         winner.prob = 1.0
         if winner.reach < _LEAST_REACH:
+            winner.reach = 1.0
             self._rescale(winner)
         self.root = winner
         return dead
@@ -139,7 +166,7 @@ class TokenTree:
         """Return the end of the most probable path from the root."""
         node = self.root
         while node.children:
-            node = max(node.children, key=lambda child: child.prob)
+            node = node.favourite()
         return node
 
     def end(self) -> Pos:
@@ -164,8 +191,7 @@ class TokenTree:
         return dead
 
     @staticmethod
-    def _rescale(root: Node) -> None:
-        root.reach = 1.0
-        for node in root.subtree():
+    def _rescale(top: Node) -> None:
+        for node in top.subtree():
             for child in node.children:
                 child.reach = node.reach * child.prob

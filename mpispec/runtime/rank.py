@@ -18,8 +18,8 @@ from mpispec.core.ids import HEAD, Actor
 from mpispec.core.level import LevelCore
 from mpispec.core.request import EXIT
 from mpispec.core.stage import StageCore
-from mpispec.core.strategy import Proposer
-from mpispec.proposers.ngram import NGram
+from mpispec.proposers import IN_HEAD
+from mpispec.proposers.chain import Chain
 from mpispec.proposers.oracle import Oracle
 from mpispec.runtime.application import Application, Recording, Session
 from mpispec.runtime.driver import Core, Driver
@@ -175,15 +175,16 @@ class Rank:
             actor=pipeline.head,
         )
         recording = self._recording
-        proposers: dict[str, Callable[[], Proposer]] = {
-            "ngram": NGram,
-            "oracle": lambda: Oracle(recording.tokens, options.oracle_hit_rate, model.vocabulary),
-        }
-        return HeadCore(config, PRESETS, proposers)
+
+        def oracle() -> Chain:
+            return Chain(Oracle(recording.tokens, options.oracle_hit_rate, model.vocabulary))
+
+        return HeadCore(config, PRESETS, {**IN_HEAD, "oracle": oracle})
 
     def _proposer_names(self) -> tuple[str, ...]:
-        drafts = ["draft"] if self._setup.draft is not None else []
-        return ("none", "ngram", "oracle", *drafts, *([EXIT] if self._setup.plan.has_exit else []))
+        drafts = ["draft", "draft+ngram"] if self._setup.draft is not None else []
+        exits = [EXIT, f"{EXIT}+ngram"] if self._setup.plan.has_exit else []
+        return ("none", "ngram", "oracle", *drafts, *exits)
 
     def _default_proposer(self) -> str:
         if self._options.proposer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,16 +13,20 @@ import numpy as np
 from mpispec.compute.base import Floats, StageModel
 from mpispec.core.ids import Actor, NodeId, Pos, RequestId, SeqId, Token
 from mpispec.core.messages import Edit, EditOp, Row
+from mpispec.core.row_times import interpolated
 from mpispec.runtime.group import Group, gather
 from mpispec.runtime.link_costs import link_cost
 from mpispec.runtime.loading import Models
 from mpispec.runtime.setup import Setup
 from mpispec.wire.activations import row_bytes
 
-_SIZES = (1, 2, 3, 4)
+_SIZES = (1, 2, 4, 8, 16)
+"""Each double the one before; sizes between are interpolated, those beyond extended in a straight line."""
 _REPEATS = 3
-_BUDGET_S = 2.0
-"""On a slow host fewer sizes are measured; the rest of the table is extended in a straight line."""
+_BUDGET_S = 0.3
+_BUDGET_ROWS = 20.0
+"""Where one row takes long, so many times that is the budget, up to `_MOST_S`: loading took longer still."""
+_MOST_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +55,37 @@ def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> lis
 
 
 def row_seconds(group: Group, stages: Mapping[Actor, StageModel], first: Actor, width: int) -> list[float]:
-    """Return the time of 1, 2, 3, ... rows on the slowest stage. Collective.
+    """Return the time of 1, 2, 3, ... rows on the slowest stage, up to the most that all ranks measured. Collective.
 
     `stages` are those of this rank, `first` is the one that takes tokens instead of activations.
     """
     mine = [_seconds(stage, actor == first, width) for actor, stage in stages.items()]
     tables = [table for theirs in gather(group, msgpack.packb(mine)) for table in msgpack.unpackb(theirs)]
-    sizes = min(len(table) for table in tables)
-    return [max(table[index] for table in tables) for index in range(sizes)]
+    slowest = [max(times) for times in zip(*tables, strict=False)]
+    return list(interpolated(dict(zip(_SIZES, slowest, strict=False))))
 
 
 def _seconds(stage: StageModel, is_first: bool, width: int) -> list[float]:
-    """Return the best of a few times for each size: what disturbs a measurement only ever makes it longer."""
-    started = time.monotonic()
+    """Return the best of a few times for each of the sizes that the budget allows.
+
+    What disturbs a measurement only ever makes it longer; a run is no dearer than its halves and no cheaper than one.
+    """
+    left = _BUDGET_S
     seconds: list[float] = []
     for size in _SIZES:
-        if seconds and time.monotonic() - started > _BUDGET_S:
-            break
         activations = None if is_first else np.zeros((size, width), np.float32)
-        seconds.append(min(seconds_of_run(stage, size, activations) for _ in range(_REPEATS)))
+        expected = 2.0 * seconds[-1] if seconds else 0.0
+        if len(seconds) > 1 and expected > left:
+            break
+        best = math.inf
+        for repeat in range(_REPEATS):
+            if repeat and best > left:
+                break
+            spent = seconds_of_run(stage, size, activations)
+            best, left = min(best, spent), left - spent
+        if not seconds:
+            left += max(0.0, min(_MOST_S, _BUDGET_ROWS * best) - _BUDGET_S)
+        seconds.append(min(max(best, seconds[-1]), expected) if seconds else best)
     return seconds
 
 

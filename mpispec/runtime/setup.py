@@ -118,10 +118,11 @@ def _inspect(
             f"--ctx {options.context} is more than the {model.context} positions {model.path.name} was trained for; "
             f"use --ctx {model.context} or less."
         )
-    if options.proposer == "draft" and draft is None:
-        raise JobError("--proposer draft needs a draft model; name one with --draft MODEL.")
-    if options.proposer == EXIT and not plan.has_exit:
-        raise JobError("--proposer exit needs a stage that guesses; name one with --exit STAGE.")
+    mixed = (options.proposer or "").split("+")
+    if "draft" in mixed and draft is None:
+        raise JobError(f"--proposer {options.proposer} needs a draft model; name one with --draft MODEL.")
+    if EXIT in mixed and not plan.has_exit:
+        raise JobError(f"--proposer {options.proposer} needs a stage that guesses; name one with --exit STAGE.")
     return model, draft, levels, plan
 
 

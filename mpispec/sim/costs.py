@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from mpispec.core.ids import HEAD, Actor, Plane
+from mpispec.core.row_times import interpolated
 
 _FIRST = Actor(HEAD + 1)
 
@@ -136,15 +136,6 @@ class Laddered:
     def abort(self) -> float | None:
         """See `Costs`."""
         return self.target.abort()
-
-
-def interpolated(measured: Mapping[int, float]) -> tuple[float, ...]:
-    """Return a table for 1, 2, 3, ... rows, linear between the row counts that were measured, the first being 1."""
-    known = sorted(measured.items())
-    table = [known[0][1]]
-    for (low, before), (high, after) in itertools.pairwise(known):
-        table += [before + (after - before) * (rows - low) / (high - low) for rows in range(low + 1, high + 1)]
-    return tuple(table)
 
 
 ROWS_FACTORS: Mapping[str, tuple[float, ...]] = {

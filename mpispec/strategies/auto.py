@@ -14,16 +14,20 @@ where a run of m = w + b - 1 rows occupies the busiest stage for t(m) and passes
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Collection
 
 from mpispec.core.calibration import Calibration
 from mpispec.core.ids import NodeId, Token
 from mpispec.core.strategy import Strategy, View
-from mpispec.core.tree import Node, NodeState
+from mpispec.core.tree import BY_HEAD, Node, NodeState
 
 _LEAST_CHANCE = 0.08
 """Below this a guess costs the stages more than it saves where they share a machine."""
 _PROBE_EVERY = 16
 """Accepted tokens between two guesses of a proposer that has been found worthless."""
+_COSTS_EVERY = 64
+"""Accepted tokens after which the costs of rows, which are refined all the time, are looked at again."""
 _DEAR_ROW = 1.5
 """Where two rows cost more than this much of one, the draft shall not guess much beside the likeliest."""
 _DEAR_FLOOR = 0.3
@@ -38,6 +42,8 @@ _BETTER = 1.02
 """By how much more rows must be better to be taken: the costs of rows are measured, and noisy."""
 _CERTAIN = 0.995
 """A run is never taken to be surer than this."""
+_UNREACHED = 0.001
+"""A chain is not weighed beyond a guess that is less likely than this to be reached: it takes the head time."""
 
 
 class Auto(Strategy):
@@ -46,11 +52,22 @@ class Auto(Strategy):
     def __init__(self, width: int = 4, lead: int = 32) -> None:
         self.width = width
         self.lead = lead
-        self._calibration = Calibration()
+        self._calibrations: defaultdict[int, Calibration] = defaultdict(Calibration)
+        """By who guessed: a guess of two proposers is another thing than one of either."""
+        self._chances: dict[NodeId, float] = {}
+        self._reaches: dict[NodeId, float] = {}
+        """Of guesses, calibrated, since the last verdict: most nodes are looked at several times between two."""
         self._since_probe = 0
+        self._since_costs = 0
         self._likeliest = Calibration(1)
         """Of the likeliest guess for each position, whatever its confidence."""
         self._news = True
+        self._are_rows_dear = False
+        self._may_branch = True
+        self._pass = 1.0
+        """From the launch of a row to its verdict, in times of one row."""
+        self._least_alternative = math.inf
+        """Below this chance an alternative to a guess under way is not launched."""
         self._is_batching = False
         """Whether it pays to wait until the first stage is free, so that runs grow."""
         self._most_rows = 1
@@ -65,9 +82,12 @@ class Auto(Strategy):
         if not view.may_branch:
             self.width = 1
         self._most_rows = _MOST_ROWS if view.is_row_exact else 1
-        if view.cost(2) > _DEAR_ROW:
+        self._may_branch, self._pass = view.may_branch, view.passing(1)
+        if view.may_branch and self._pass > 1.0:
+            self._least_alternative = _LEAST_GAIN / (self._pass - 1.0)
+        self._read_costs(view)
+        if self._are_rows_dear:
             self.floor = _DEAR_FLOOR
-        self._times = [(view.cost(rows), view.passing(rows)) for rows in range(1, self._most_rows + 1)]
 
     def choose(self, view: View) -> list[Node]:
         """Launch the root alone, else the likeliest guess with as much beside it and below it as pays."""
@@ -75,60 +95,85 @@ class Auto(Strategy):
         if root.state is NodeState.PROPOSED:
             return [root]
         if self._news:
-            self._is_batching = self._pays_to_batch(view)
+            if self._since_costs >= _COSTS_EVERY:
+                self._read_costs(view)
+            self._is_batching = self._pays_to_batch()
             self._news = False
+            self._chances.clear()
+            self._reaches = {root.id: 1.0}
         if self._is_batching and not view.is_first_idle:
             return []
-        worthy = [node for node in view.tree.ready() if self._is_worth_it(node, view)]
-        if not worthy:
+        best = self._best(view.tree.ready())
+        if best is None:
             return []
-        reaches = {root.id: 1.0}
-        best = max(worthy, key=lambda node: (self._reach(node, reaches), -node.id))
-        if not self._is_batching:
-            return [best]
-        layer = [node for node in view.tree.ready() if node.pos == best.pos]
-        layer.sort(key=lambda node: (-self._reach(node, reaches), node.id))
-        above = sum(reaches[parent] for parent in {node.parent_id for node in layer})
-        beside = [reaches[node.id] / above for node in layer[: self.width]]
-        chain = self._chain(layer[0])
-        below = [self._calibration.chance(node.prob) for node in chain]
-        width, length = self._best_comb(beside, below)
-        return layer[:width] + chain[1:length]
+        return self._comb(best, view.tree.ready()) if self._is_batching else [best]
 
     def verdict(self, root: Node, token: Token) -> None:
         """Learn from the decision after `root` how good its guesses were."""
+        self._news = True
         for child in root.children:
-            self._calibration.learn(child.prob, child.token == token)
+            self._calibrations[child.guessers].learn(child.prob, child.token == token, child.depth)
         if root.children:
-            likeliest = max(root.children, key=lambda child: child.prob)
+            likeliest = root.favourite()
             self._likeliest.learn(0.0, likeliest.token == token)
 
     def accepted(self, count: int) -> None:
         """Count towards the next probe."""
         self._since_probe += count
-        self._news = True
+        self._since_costs += count
 
-    def _is_worth_it(self, node: Node, view: View) -> bool:
+    def _read_costs(self, view: View) -> None:
+        """Learn what rows cost by now; more of them never less, whatever the noise of measurements."""
+        self._since_costs = 0
+        self._are_rows_dear = view.cost(2) > _DEAR_ROW
+        self._times, cost = [], 0.0
+        for rows in range(1, self._most_rows + 1):
+            cost = max(cost, view.cost(rows))
+            self._times.append((cost, max(cost, view.passing(rows))))
+
+    def _best(self, ready: Collection[Node]) -> Node | None:
+        """Return the guess that is likeliest to be reached of those worth launching."""
+        best, best_reach = None, 0.0
+        for node in ready:
+            reach = self._reach(node)
+            is_better = best is None or reach > best_reach or (reach == best_reach and node.id < best.id)
+            if is_better and self._is_worth_it(node):
+                best, best_reach = node, reach
+        if best is not None and not self._may_branch and best.parent is not None:
+            best = self._following(best.parent)
+        if best is not None and self._chances[best.id] < _LEAST_CHANCE and not _has_launched_sibling(best):
+            self._since_probe = 0
+        return best
+
+    def _is_worth_it(self, node: Node) -> bool:
         """Tell whether a guess shall be launched when its turn comes.
 
         An alternative to a launched guess delays all that comes after it by one run, and saves the refilling of the
         pipeline if it is right.
         """
-        chance = self._calibration.chance(node.prob)
-        if _has_launched_sibling(node):
-            return view.may_branch and chance * (view.passing(1) - 1.0) > _LEAST_GAIN
-        if chance >= _LEAST_CHANCE:
+        chance = self._chance(node)
+        if chance >= _LEAST_CHANCE and chance >= self._least_alternative:
             return True
-        if self._since_probe < _PROBE_EVERY:
-            return False
-        self._since_probe = 0
-        return True
+        if _has_launched_sibling(node):
+            return chance >= self._least_alternative
+        return chance >= _LEAST_CHANCE or self._since_probe >= _PROBE_EVERY
 
-    def _pays_to_batch(self, view: View) -> bool:
+    def _comb(self, best: Node, ready: Collection[Node]) -> list[Node]:
+        """Return the layer of the best guess and the chain below its likeliest, as much as pays."""
+        layer = [best] if not self._may_branch else [node for node in ready if node.pos == best.pos]
+        if len(layer) > 1:
+            layer.sort(key=lambda node: (-self._reach(node), node.id))
+        above = sum([self._reaches[parent] for parent in {node.parent_id for node in layer}])
+        beside = [self._reaches[node.id] / above for node in layer[: self.width]]
+        chain = self._chain(layer[0])
+        width, length = self._best_comb(beside, [self._chance(node) for node in chain])
+        return layer[:width] + chain[1:length]
+
+    def _pays_to_batch(self) -> bool:
         """Tell whether runs of several rows are better than runs of one."""
         if self._most_rows == 1:
             return False
-        if view.cost(2) <= _DEAR_ROW:
+        if not self._are_rows_dear:
             return True
         chances = [self._likeliest.chance(0.0)] * min(self.lead, _MOST_ROWS)
         return self._best_comb(chances[:1], chances) != (1, 1)
@@ -150,6 +195,8 @@ class Auto(Strategy):
             reach, expected = 1.0, others
             for length, chance in enumerate(below[: self._most_rows + 1 - width], 1):
                 reach *= chance
+                if reach < _UNREACHED and length > 1:
+                    break
                 expected += reach
                 if length > 1 and (length in _LENGTHS or length == len(below)):
                     token_s = self._token_s(width + length - 1, reach, expected)
@@ -163,22 +210,60 @@ class Auto(Strategy):
         runs = 1.0 / (1.0 - min(_CERTAIN, goes_on))
         return (passing - cost + 1.0 + cost * runs) / (1.0 + expected * runs)
 
-    @staticmethod
-    def _chain(node: Node) -> list[Node]:
-        """Return a guess and what is likeliest below it."""
-        chain = [node]
-        while chain[-1].children and len(chain) < _MOST_ROWS:
-            chain.append(max(chain[-1].children, key=lambda child: child.prob))
+    def _chain(self, node: Node) -> list[Node]:
+        """Return a guess and what is likeliest below it, as far as it is likely to be reached."""
+        chain, reach = [node], self._chance(node)
+        while node.children and len(chain) < _MOST_ROWS and reach >= _UNREACHED:
+            node = self._following(node)
+            reach *= self._chance(node)
+            chain.append(node)
         return chain
 
-    def _reach(self, node: Node, known: dict[NodeId, float]) -> float:
-        """Return the calibrated chance that all guesses down to `node` are right; `known` are those of others."""
-        reach = known.get(node.id)
+    def _following(self, node: Node) -> Node:
+        """Return the child that is launched, else the one to go on with.
+
+        A draft or an exit goes on below its own guess. What only the head has guessed is as good as what it guesses
+        below it, where the other child cannot be launched too: where that ends before the verdict comes, the pipeline
+        has run empty as after a miss.
+        """
+        children = node.children
+        if len(children) == 1:
+            return children[0]
+        return max(children, key=self._chance if self._may_branch else self._promise)
+
+    def _promise(self, node: Node) -> float:
+        if node.state is NodeState.LAUNCHED:
+            return math.inf
+        chance = self._chance(node)
+        if node.guessers != BY_HEAD:
+            return chance
+        reach, expected = 1.0, 1.0
+        while node.children:
+            node = node.children[0]
+            reach *= self._chance(node)
+            expected += reach
+        return chance * min(1.0, expected / self._pass)
+
+    def _chance(self, node: Node) -> float:
+        """Return the calibrated chance that a guess is right, given that its parent is."""
+        chance = self._chances.get(node.id)
+        if chance is None:
+            calibration = self._calibrations[node.guessers]
+            chance = self._chances[node.id] = calibration.chance(node.prob, node.depth)
+        return chance
+
+    def _reach(self, node: Node) -> float:
+        """Return the calibrated chance that all guesses down to `node` are right."""
+        reach = self._reaches.get(node.id)
         if reach is None:
             assert node.parent is not None
-            reach = known[node.id] = self._reach(node.parent, known) * self._calibration.chance(node.prob)
+            reach = self._reaches[node.id] = self._reach(node.parent) * self._chance(node)
         return reach
 
 
 def _has_launched_sibling(node: Node) -> bool:
-    return node.parent is not None and any(child.state is NodeState.LAUNCHED for child in node.parent.children)
+    if node.parent is not None:
+        for child in node.parent.children:
+            if child.state is NodeState.LAUNCHED:
+                return True
+    return False

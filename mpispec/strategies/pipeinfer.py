@@ -50,13 +50,13 @@ class PipeInfer(Strategy):
         while node.state is not NodeState.PROPOSED:
             if not node.children:
                 return []
-            node = max(node.children, key=lambda child: child.prob)
+            node = node.favourite()
         batch: list[Node] = []
         while node.prob >= self.cutoff:
             batch.append(node)
             if len(batch) == self._micro_batch or not node.children:
                 break
-            node = max(node.children, key=lambda child: child.prob)
+            node = node.favourite()
         if batch:
             self._speculated += 1
         else:

@@ -30,7 +30,7 @@ class PipeSpec(Strategy):
                 path.append(node)
             if not node.children:
                 break
-            node = max(node.children, key=lambda child: child.reach)
+            node = node.favourite()
         return self._paying(path, view)
 
     @staticmethod

@@ -24,5 +24,5 @@ class Speed(Strategy):
         while node.state is not NodeState.PROPOSED:
             if not node.children:
                 return []
-            node = max(node.children, key=lambda child: child.prob)
+            node = node.favourite()
         return [node] if node.prob >= self._p_accept else []

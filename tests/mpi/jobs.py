@@ -14,7 +14,7 @@ from tests.launch import run_ranks
 Request = dict[str, Any]
 WITHOUT_DRAFT = (("plain", "none"), ("sync", "ngram"), ("pipeinfer", "ngram"), ("auto", "ngram"))
 WITH_EXITS = (("speed", "exit"), ("pipeinfer", "exit"))
-WITH_DRAFT = (("sync", "draft"), ("pipeinfer", "draft"), ("auto", "draft"))
+WITH_DRAFT = (("sync", "draft"), ("pipeinfer", "draft"), ("auto", "draft"), ("auto", "draft+ngram"))
 TREES = (("synctree", "draft"), ("specpipe", "draft"), ("pipedec", "draft"))
 
 

@@ -49,7 +49,7 @@ def full(
 ) -> list[list[int]]:
     """Return the answers to all prompts."""
     requests = [request(prompt, num_tokens, *way) for prompt in prompts]
-    options: dict[str, Any] = {"draft": str(draft)} if way[1] == "draft" else {}
+    options: dict[str, Any] = {"draft": str(draft)} if way[1].startswith("draft") else {}
     return tokens_of(answers(n, requests, stops, timeout=850.0, **options))
 
 

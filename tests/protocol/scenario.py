@@ -12,9 +12,10 @@ from mpispec.core.draft import DraftCore
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, Token
 from mpispec.core.stage import StageCore
-from mpispec.core.strategy import Proposer, Strategy, View
+from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import Node, NodeState
-from mpispec.proposers.ngram import NGram
+from mpispec.proposers import IN_HEAD
+from mpispec.proposers.chain import Chain
 from mpispec.proposers.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Chaos
@@ -50,6 +51,7 @@ class Bushy(Strategy):
         return ready[: self._random.randint(1, 3)]
 
 
+PROPOSERS = ("draft", "ngram", "oracle", "none", "exit", "draft+ngram", "exit+ngram")
 STRATEGIES: Mapping[str, Callable[[], Strategy]] = {**PRESETS, "bushy": Bushy}
 
 
@@ -78,7 +80,7 @@ class Scenario:
 def draw(
     seed: int,
     strategies: Sequence[str] = tuple(STRATEGIES),
-    proposers: Sequence[str] = ("draft", "ngram", "oracle", "none", "exit"),
+    proposers: Sequence[str] = PROPOSERS,
 ) -> Scenario:
     """Make a scenario from a seed."""
     rng = random.Random(seed)
@@ -88,7 +90,7 @@ def draw(
     rates = [0.0, 0.3, 0.7, 0.95, 1.0]
     hit_rate, num_stages = rng.choice(rates), rng.choice([1, 2, 3, 5])
     exits: list[tuple[Actor, float]] = []
-    if proposer == "exit":
+    if proposer.startswith("exit"):
         stages = rng.sample(range(1, num_stages), rng.randint(0, num_stages - 1))
         exits = [(Actor(stage), rng.choice(rates)) for stage in sorted(stages)]
     return Scenario(
@@ -113,7 +115,7 @@ def build(scenario: Scenario) -> VirtualCluster:
     rng = random.Random(scenario.seed + 1)
     num_stages = scenario.num_stages
     texts = [[*prompt, *scenario.text(index)] for index, prompt in enumerate(scenario.prompts)]
-    has_draft = scenario.proposer == "draft"
+    has_draft = scenario.proposer.startswith("draft")
     config = HeadConfig(
         num_stages=num_stages,
         draft=Actor(num_stages + 1) if has_draft else None,
@@ -124,17 +126,17 @@ def build(scenario: Scenario) -> VirtualCluster:
         first_queue=rng.choice([1, 2, 3]),
         most_buried=rng.choice([2, 8, 64]) if scenario.parallel == 1 else 0,
     )
-    proposers: dict[str, Callable[[], Proposer]] = {
-        "ngram": NGram,
-        "oracle": lambda: Oracle(texts[0], scenario.hit_rate, VOCABULARY, scenario.seed),
-    }
+
+    def oracle() -> Chain:
+        return Chain(Oracle(texts[0], scenario.hit_rate, VOCABULARY, scenario.seed))
+
     draft = None
     if has_draft:
         scripted = ScriptedDraft(texts, scenario.hit_rate, VOCABULARY, scenario.seed)
         sequences = scenario.parallel + rng.choice([0, 2, 8])
         draft = (DraftCore(rng.choice([1, 4, 64]), scenario.parallel, sequences), scripted)
     cluster = VirtualCluster(
-        HeadCore(config, STRATEGIES, proposers),
+        HeadCore(config, STRATEGIES, {**IN_HEAD, "oracle": oracle}),
         [
             StageCore(Actor(index), num_stages, 1000, has_exit=index in dict(scenario.exits))
             for index in range(1, num_stages + 1)

@@ -18,7 +18,8 @@ from mpispec.core.ids import Actor, Token
 from mpispec.core.messages import Run, Sampling
 from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Proposer
-from mpispec.proposers.ngram import NGram
+from mpispec.proposers import IN_HEAD
+from mpispec.proposers.chain import Chain
 from mpispec.sampling import decide
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Chaos
@@ -38,7 +39,7 @@ ORACLES: Mapping[str, Character] = {
     "wrong": lambda pos, seed: False,
     "alternating": lambda pos, seed: pos % 2 == 0,
 }
-PROPOSERS = ("ngram", "draft", *ORACLES)
+PROPOSERS = ("ngram", "draft", "draft+ngram", *ORACLES)
 _SPREAD = 8.0
 """Logits lie between 0 and this, so that at temperature 0.8 the second best often wins."""
 
@@ -54,7 +55,7 @@ class Oracle:
         self._tokens: Sequence[int] = ()
 
     def begin(self, tokens: Sequence[int]) -> None:
-        """See `Proposer.begin`."""
+        """See `Guesser`."""
         self._text = next(text for text in self._texts if text[: len(tokens)] == list(tokens))
         self._tokens = tokens
 
@@ -62,7 +63,7 @@ class Oracle:
         """The script does not depend on what was accepted."""
 
     def guess(self, path: Sequence[int]) -> tuple[int, float] | None:
-        """See `Proposer.guess`."""
+        """See `Guesser`."""
         pos = len(self._tokens) + len(path)
         if pos >= len(self._text):
             return None
@@ -176,7 +177,7 @@ class Situation:
     def _cluster(self) -> VirtualCluster:
         cell, given = self.cell, self.given
         whole = [[*prompt, *text] for prompt, text in zip(self.prompts, self.texts, strict=True)]
-        has_draft = cell.proposer == "draft"
+        has_draft = cell.proposer.startswith("draft")
         config = HeadConfig(
             num_stages=cell.num_stages,
             draft=Actor(cell.num_stages + 1) if has_draft else None,
@@ -187,9 +188,9 @@ class Situation:
             first_queue=given.first_queue,
             most_buried=8 if given.parallel == 1 else 0,
         )
-        proposers: dict[str, Callable[[], Proposer]] = {"ngram": NGram}
+        proposers: dict[str, Callable[[], Proposer]] = dict(IN_HEAD)
         if cell.proposer in ORACLES:
-            proposers["oracle"] = lambda: Oracle(whole, ORACLES[cell.proposer], given.seed)
+            proposers["oracle"] = lambda: Chain(Oracle(whole, ORACLES[cell.proposer], given.seed))
         draft = None
         if has_draft:
             scripted = ScriptedDraft(whole, given.hit_rate, VOCABULARY, given.seed)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.protocol.scenario import STRATEGIES, draw, play
+from tests.protocol.scenario import PROPOSERS, STRATEGIES, draw, play
 
 pytestmark = pytest.mark.protocol
 
@@ -24,7 +24,7 @@ def test_every_strategy_writes_the_plain_text_in_any_order(strategy: str) -> Non
     assert steps > 100 * SEEDS_EACH, "the scenarios have become too small to prove anything"
 
 
-@pytest.mark.parametrize("proposer", ["draft", "ngram", "oracle", "none", "exit"])
+@pytest.mark.parametrize("proposer", PROPOSERS)
 def test_every_proposer_is_only_a_proposer(proposer: str) -> None:
     for seed in range(10_000, 10_000 + SEEDS_EACH):
         play(draw(seed, proposers=[proposer]))

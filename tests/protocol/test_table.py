@@ -74,7 +74,7 @@ def test_a_cell_writes_the_plain_text_at_length(cell: Cell) -> None:
 
 
 def test_the_table_makes_the_steps_it_promises() -> None:
-    assert len(CELLS) == len(STRATEGIES) * 2 * 6 * 4
+    assert len(CELLS) == len(STRATEGIES) * 2 * 7 * 4
     assert len(CELLS) * EXAMPLES * STEPS >= 100_000
     assert len(CELLS) * LONG_EXAMPLES * LONG_STEPS >= 1_000_000
 

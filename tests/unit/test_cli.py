@@ -106,7 +106,10 @@ def test_layouts_that_do_not_fit(layout: str, sentence: str) -> None:
         ([*PROMPT, "--proposer", "oracle:2"], "needs a hit rate from 0 to 1, like oracle:0.8"),
         ([*PROMPT, "--proposer", "oracle:often"], "needs a hit rate from 0 to 1, like oracle:0.8"),
         ([*PROMPT, "--proposer", "oracle"], "needs a hit rate from 0 to 1, like oracle:0.8"),
-        ([*PROMPT, "--proposer", "magic"], "is none of draft, exit, ngram, oracle:H and none"),
+        (
+            [*PROMPT, "--proposer", "magic"],
+            r"is none of draft, exit, ngram, draft\+ngram, exit\+ngram, oracle:H and none",
+        ),
         ([*PROMPT, "--proposer", "exit"], "needs a stage that guesses; name one with --exit"),
         ([*PROMPT, "--exit", "1"], "needs a stage before the last one, and there is one stage; start more ranks"),
         ([*PROMPT, "--proposer", "draft"], "needs a draft model; name one with --draft"),

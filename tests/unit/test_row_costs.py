@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from mpispec.compute.base import Cancelled, Floats
+from mpispec.compute.base import Cancelled, Floats, StageModel
 from mpispec.compute.toy import ToyStage
-from mpispec.core.calibration import Calibration
 from mpispec.core.config import HeadConfig
 from mpispec.core.ids import Actor
 from mpispec.core.messages import Branch, Row
@@ -37,18 +36,44 @@ class TimedStage(ToyStage):
         return super().forward(rows, activations, cancelled, branches)
 
 
-def test_a_table_holds_the_slowest_stage_for_each_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> dict[Actor, StageModel]:
+    """One stage, by whose clock everything is timed."""
     monkeypatch.setattr(module.time, "monotonic", lambda: TimedStage.now)
+    return {Actor(1): TimedStage(0, is_last=True, vocabulary=8)}
+
+
+def test_a_table_holds_the_slowest_stage_for_each_number_of_rows(
+    timed: dict[Actor, StageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_BUDGET_S", 100.0)
-    stages = {Actor(1): TimedStage(0, is_last=True, vocabulary=8)}
-    assert row_seconds(Group(LoopbackTransport()), stages, Actor(1), width=4) == [1.0, 1.5, 2.0, 2.5]
+    seconds = row_seconds(Group(LoopbackTransport()), timed, Actor(1), width=4)
+    assert seconds == pytest.approx([0.5 + 0.5 * rows for rows in range(1, 17)])
 
 
-def test_a_slow_host_measures_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.time, "monotonic", lambda: TimedStage.now)
-    monkeypatch.setattr(module, "_BUDGET_S", 1.0)
-    stages = {Actor(1): TimedStage(0, is_last=True, vocabulary=8)}
-    assert row_seconds(Group(LoopbackTransport()), stages, Actor(1), width=4) == [1.0]
+def test_a_slow_host_measures_less(timed: dict[Actor, StageModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_S", 5.0)
+    began = TimedStage.now
+    assert row_seconds(Group(LoopbackTransport()), timed, Actor(1), width=4) == [1.0, 1.5]
+    assert TimedStage.now - began <= 6.0
+
+
+def test_a_disturbed_measurement_says_no_more_than_that_a_run_costs_its_halves(
+    timed: dict[Actor, StageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BUDGET_S", 1000.0)
+    forward = TimedStage.forward
+
+    def disturbed(
+        stage: TimedStage, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled
+    ) -> Floats | None:
+        TimedStage.now += 90.0 if len(rows) == 8 else 0.0
+        return forward(stage, rows, activations, cancelled)
+
+    monkeypatch.setattr(TimedStage, "forward", disturbed)
+    seconds = row_seconds(Group(LoopbackTransport()), timed, Actor(1), width=4)
+    assert (seconds[3], seconds[7]) == (2.5, 5.0)
+    assert seconds[15] == 8.5
 
 
 def test_a_pipeline_within_one_rank_has_no_links() -> None:
@@ -60,19 +85,3 @@ def test_a_table_goes_on_in_a_straight_line() -> None:
     assert [config.cost(rows) for rows in (1, 3, 5)] == [1.0, 2.5, 4.0]
     flat = HeadConfig(num_stages=2, draft=None, context=8, sequences=2)
     assert flat.cost(9) == 1.0
-
-
-def test_calibration_starts_with_belief_and_ends_with_evidence() -> None:
-    calibration = Calibration()
-    assert calibration.chance(0.95) == pytest.approx(0.95)
-    for index in range(300):
-        calibration.learn(0.95, is_right=index % 4 == 0)
-    assert calibration.chance(0.95) == pytest.approx(0.25, abs=0.05)
-    assert calibration.chance(0.15) == pytest.approx(0.15, abs=0.03)
-
-
-def test_a_proposer_that_is_always_wrong_is_soon_believed_at_no_confidence() -> None:
-    calibration = Calibration()
-    for index in range(12):
-        calibration.learn((index % 10) / 10 + 0.05, is_right=False)
-    assert calibration.chance(0.5) < 0.15

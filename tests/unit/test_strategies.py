@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from mpispec.core.ids import NodeId, Pos, RunId, Token
-from mpispec.core.tree import Node, TokenTree
+from mpispec.core.tree import BY_DRAFT, BY_HEAD, Node, TokenTree
 from mpispec.strategies.auto import Auto
 from mpispec.strategies.pipeinfer import PipeInfer
+from mpispec.strategies.pipespec import PipeSpec
 from mpispec.strategies.plain import Plain
 from mpispec.strategies.specpipe import SpecPipe
 from mpispec.strategies.speed import Speed
@@ -159,6 +160,16 @@ def _begun(situation: Situation) -> Auto:
     return strategy
 
 
+def test_chains_stay_chains_where_a_better_guess_comes_too_late() -> None:
+    for strategy in (PipeInfer(), Speed(), PipeSpec()):
+        situation = Situation()
+        launched, better = _siblings(situation, 0.5, 0.9)
+        situation.tree.launch(launched, RunId(1))
+        below = situation.tree.add(launched, Token(9), 0.9)
+        assert strategy.choose(situation) == [below]
+        assert better in situation.tree.ready()
+
+
 def test_auto_is_as_wide_as_rows_are_cheap() -> None:
     situation = Situation(dear_rows=True)
     nodes = _siblings(situation, 0.55, 0.25, 0.15)
@@ -213,6 +224,54 @@ def test_auto_launches_a_chain_as_one_run_where_rows_are_cheap_and_lets_it_grow_
     assert _begun(situation).choose(situation) == []
     situation.is_first_idle = True
     assert _begun(situation).choose(situation) == nodes[1:]
+
+
+def _taught(situation: Situation, draft: float, head: float) -> Auto:
+    """Return a strategy that has seen how often the draft and the head were right at a confidence of 0.7."""
+    strategy = _begun(situation)
+    for index in range(200):
+        tree = TokenTree(NodeId(0), Token(0), Pos(0))
+        tree.add(tree.root, Token(1), 0.7, BY_DRAFT)
+        tree.add(tree.root, Token(2), 0.7, BY_HEAD)
+        draw = index * 37 % 100 / 100
+        strategy.verdict(tree.root, Token(1 if draw < draft else 2 if draw < draft + head else 3))
+    return strategy
+
+
+@pytest.mark.parametrize(("draft", "head"), [(0.6, 0.2), (0.1, 0.8)])
+def test_auto_takes_the_guess_of_the_proposer_that_was_right_where_a_tree_must_stay_a_chain(
+    draft: float, head: float
+) -> None:
+    situation = Situation(may_branch=False, num_stages=2)
+    strategy = _taught(situation, draft, head)
+    situation.tree.launch(situation.tree.root, RunId(0))
+    drafted = situation.tree.add(situation.tree.root, Token(1), 0.7, BY_DRAFT)
+    alternative = situation.tree.add(situation.tree.root, Token(2), 0.7, BY_HEAD)
+    end = alternative
+    for _ in range(4):
+        end = situation.tree.add(end, Token(2), 0.7, BY_HEAD)
+    assert strategy.choose(situation) == [drafted if draft > head else alternative]
+
+
+def test_auto_does_not_take_a_surer_guess_below_which_nobody_goes_on() -> None:
+    situation = Situation(may_branch=False, num_stages=8)
+    strategy = _taught(situation, 0.3, 0.6)
+    situation.tree.launch(situation.tree.root, RunId(0))
+    drafted = situation.tree.add(situation.tree.root, Token(1), 0.7, BY_DRAFT)
+    situation.tree.add(situation.tree.root, Token(2), 0.7, BY_HEAD)
+    assert strategy.choose(situation) == [drafted]
+
+
+def test_auto_looks_again_at_what_rows_cost() -> None:
+    situation = Situation(dear_rows=True)
+    nodes = situation.chain(0.95, 0.95, 0.95)
+    situation.tree.launch(nodes[0], RunId(0))
+    strategy = _begun(situation)
+    situation.dear_rows = False
+    assert strategy.choose(situation) == nodes[1:2]
+    strategy.verdict(situation.tree.root, nodes[1].token)
+    strategy.accepted(64)
+    assert strategy.choose(situation) == nodes[1:]
 
 
 @pytest.mark.parametrize(("num_stages", "pays"), [(4, False), (14, True)])

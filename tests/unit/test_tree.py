@@ -7,7 +7,7 @@ import pytest
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import Branch, Edit, EditOp, Row
 from mpispec.core.sequences import SequencePool, bury, label, row_labels
-from mpispec.core.tree import Node, NodeState, TokenTree
+from mpispec.core.tree import BY_DRAFT, BY_EXIT, BY_HEAD, Node, NodeState, TokenTree
 
 pytestmark = pytest.mark.unit
 
@@ -36,6 +36,32 @@ def _pool() -> SequencePool:
 def test_equal_children_are_merged() -> None:
     tree = _tree()
     assert tree.add(tree.root, Token(1), 0.5) is tree.add(tree.root, Token(1), 0.4)
+
+
+def test_a_merged_node_has_all_its_guessers_and_the_greatest_probability() -> None:
+    tree = _tree()
+    node = tree.add(tree.root, Token(1), 0.5, BY_DRAFT)
+    below = tree.add(node, Token(2), 0.5, BY_DRAFT)
+    assert tree.add(tree.root, Token(1), 0.8, BY_HEAD) is node
+    assert (node.prob, node.reach, below.reach) == (0.8, 0.8, 0.4)
+    tree.add(tree.root, Token(1), 0.1, BY_EXIT)
+    assert (node.prob, node.guessers, below.guessers) == (0.8, BY_DRAFT | BY_HEAD | BY_EXIT, BY_DRAFT)
+
+
+def test_a_guess_knows_how_far_beyond_the_accepted_text_it_was_made() -> None:
+    tree = _tree()
+    node = tree.add(tree.root, Token(1), 0.5)
+    below = tree.add(node, Token(2), 0.5)
+    tree.advance(Token(1))
+    assert (node.depth, below.depth, tree.add(below, Token(3), 0.5).depth) == (1, 2, 2)
+
+
+def test_a_launched_child_remains_the_favourite() -> None:
+    tree = _tree()
+    first, better = tree.add(tree.root, Token(1), 0.5), tree.add(tree.root, Token(2), 0.9)
+    assert tree.root.favourite() is better
+    tree.launch(first, RunId(1))
+    assert tree.root.favourite() is first
 
 
 def test_a_path_and_its_reach() -> None:
