@@ -67,7 +67,6 @@ def differences(
 def assert_trees_branched(found: list[dict[str, dict[str, dict[str, int]]]]) -> None:
     """Assert that a good part of what was launched was no chain: there more is proposed than text is written."""
     speculation = [answer["report"]["speculation"] for answer in found]
-    assert sum(one["cancelled_runs"] for one in speculation) > 0
     assert sum(one["proposed"] for one in speculation) > 2 * sum(one["accepted"] for one in speculation) > 0
 
 
