@@ -32,6 +32,8 @@ _DEAR_ROW = 1.5
 """Where two rows cost more than this much of one, the draft shall not guess much beside the likeliest."""
 _DEAR_FLOOR = 0.3
 """There, a guess this much less likely than the best of its layer is not guessed below."""
+_LONG_PASS = 10.0
+"""Where rows are dear, the draft shall guess beside the likeliest only if a miss costs more than so many rows."""
 _LEAST_GAIN = 2.5
 """Runs that an alternative must save on average; it takes one itself, and comes late."""
 _LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -86,8 +88,10 @@ class Auto(Strategy):
         if view.may_branch and self._pass > 1.0:
             self._least_alternative = _LEAST_GAIN / (self._pass - 1.0)
         self._read_costs(view)
-        if self._are_rows_dear:
+        if self._are_rows_dear and self._pass > _LONG_PASS:
             self.floor = _DEAR_FLOOR
+        elif self._are_rows_dear:
+            self.width = 1
 
     def choose(self, view: View) -> list[Node]:
         """Launch the root alone, else the likeliest guess with as much beside it and below it as pays."""
