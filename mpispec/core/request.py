@@ -122,6 +122,11 @@ class Request:
         return self._config.passing(num_rows, self._row_times.correction(num_rows))
 
     @property
+    def draft_pair(self) -> float:
+        """See `View`."""
+        return self._config.draft_pair
+
+    @property
     def may_branch(self) -> bool:
         """See `View`."""
         return self._config.may_branch

@@ -26,6 +26,10 @@ class View(Protocol):
         """Return the time from the launch of a run into an empty pipeline to its verdicts, in times of one row."""
 
     @property
+    def draft_pair(self) -> float:
+        """Return how long a step of the draft with two rows takes, in steps of one row."""
+
+    @property
     def may_branch(self) -> bool:
         """Whether a tree leaves the text as it is; with quantised weights it may differ at close decisions (law 6)."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgpack
@@ -39,40 +39,54 @@ class PipelineCosts:
     """Time of an empty message on the slowest link between two stages, as a multiple of one row's."""
     link_row: float
     """What an activation row adds to that."""
+    draft_pair: float
+    """Time of a step of the draft with two rows, as a multiple of one row's; 1 without a draft."""
 
 
 def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> list[PipelineCosts]:
     """Measure the target and each level of a ladder, as `Plan.pipelines`. Collective; `group` must be open."""
     found = []
+    draft_pair = _draft_pair(group, models, setup)
     for model, pipeline in zip((setup.model, *setup.levels), setup.plan.pipelines, strict=True):
         actors = [pipeline.actor_of(index) for index in range(len(pipeline.stages))]
         stages = {actor: models.stages[actor] for actor in actors if actor in models.stages}
         seconds = row_seconds(group, stages, actors[0], model.width)
         link = link_cost(group, [stage.rank for stage in pipeline.stages], row_bytes(wire, model.width))
         rows = tuple(max(1.0, each / seconds[0]) for each in seconds)
-        found.append(PipelineCosts(rows, link.delay_s / seconds[0], link.row_s / seconds[0]))
+        found.append(PipelineCosts(rows, link.delay_s / seconds[0], link.row_s / seconds[0], draft_pair))
     return found
 
 
-def row_seconds(group: Group, stages: Mapping[Actor, StageModel], first: Actor, width: int) -> list[float]:
+def _draft_pair(group: Group, models: Models, setup: Setup) -> float:
+    actor = setup.plan.draft
+    if setup.draft is None or actor is None:
+        return 1.0
+    drafts = {actor: models.draft} if models.draft is not None else {}
+    one, two = row_seconds(group, drafts, actor, setup.draft.width, _SIZES[:2])
+    return two / one
+
+
+def row_seconds(
+    group: Group, stages: Mapping[Actor, StageModel], first: Actor, width: int, sizes: Sequence[int] = _SIZES
+) -> list[float]:
     """Return the time of 1, 2, 3, ... rows on the slowest stage, up to the most that all ranks measured. Collective.
 
     `stages` are those of this rank, `first` is the one that takes tokens instead of activations.
     """
-    mine = [_seconds(stage, actor == first, width) for actor, stage in stages.items()]
+    mine = [_seconds(stage, actor == first, width, sizes) for actor, stage in stages.items()]
     tables = [table for theirs in gather(group, msgpack.packb(mine)) for table in msgpack.unpackb(theirs)]
     slowest = [max(times) for times in zip(*tables, strict=False)]
-    return list(interpolated(dict(zip(_SIZES, slowest, strict=False))))
+    return list(interpolated(dict(zip(sizes, slowest, strict=False))))
 
 
-def _seconds(stage: StageModel, is_first: bool, width: int) -> list[float]:
+def _seconds(stage: StageModel, is_first: bool, width: int, sizes: Sequence[int]) -> list[float]:
     """Return the best of a few times for each of the sizes that the budget allows.
 
     What disturbs a measurement only ever makes it longer; a run is no dearer than its halves and no cheaper than one.
     """
     left = _BUDGET_S
     seconds: list[float] = []
-    for size in _SIZES:
+    for size in sizes:
         activations = None if is_first else np.zeros((size, width), np.float32)
         expected = 2.0 * seconds[-1] if seconds else 0.0
         if len(seconds) > 1 and expected > left:

@@ -77,7 +77,7 @@ class Auto(Strategy):
         """By rows, how long a run occupies the busiest stage and how long it takes through an empty pipeline."""
 
     def begin(self, view: View) -> None:
-        """Ask the draft for little beside the likeliest where rows are dear: they are so for the draft itself too.
+        """Ask the draft for little beside the likeliest where rows are dear for it or for the stages.
 
         For a chain and nothing else where a tree might change the text; runs of one row where longer ones might.
         """
@@ -88,10 +88,10 @@ class Auto(Strategy):
         if view.may_branch and self._pass > 1.0:
             self._least_alternative = _LEAST_GAIN / (self._pass - 1.0)
         self._read_costs(view)
-        if self._are_rows_dear and self._pass > _LONG_PASS:
+        if self._are_rows_dear or view.draft_pair > _DEAR_ROW:
             self.floor = _DEAR_FLOOR
-        elif self._are_rows_dear:
-            self.width = 1
+            if self._pass <= _LONG_PASS:
+                self.width = 1
 
     def choose(self, view: View) -> list[Node]:
         """Launch the root alone, else the likeliest guess with as much beside it and below it as pays."""

@@ -31,6 +31,7 @@ class Situation:
     is_awaiting_draft: bool = False
     num_stages: int = 4
     dear_rows: bool = True
+    draft_pair: float = 1.0
 
     def cost(self, num_rows: int) -> float:
         return float(num_rows) if self.dear_rows else 1.0
@@ -176,6 +177,14 @@ def test_auto_is_as_wide_as_rows_are_cheap() -> None:
     assert _begun(situation).choose(situation) == nodes[:1]
     situation.dear_rows = False
     assert _begun(situation).choose(situation) == nodes
+
+
+@pytest.mark.parametrize(("num_stages", "width"), [(4, 1), (14, 4)])
+def test_auto_asks_a_draft_whose_rows_are_dear_for_a_tree_only_where_misses_are_dearer(
+    num_stages: int, width: int
+) -> None:
+    situation = Situation(dear_rows=False, draft_pair=2.0, num_stages=num_stages)
+    assert _begun(situation).width == width
 
 
 def test_auto_keeps_to_a_chain_where_a_tree_might_change_the_text() -> None:
