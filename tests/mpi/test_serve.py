@@ -77,7 +77,7 @@ def test_chat_and_http_at_once(n: int) -> None:
 def test_commands() -> None:
     with serving(4) as (program, _):
         assert "/temperature" in say(program, "/help")
-        assert re.fullmatch(r"strategy \w+ \(of .*plain, sync, pipeinfer.*\)", say(program, "/strategy"))
+        assert re.fullmatch(r"strategy \w+ \(of .*plain, sync, synctree, pipeinfer.*\)", say(program, "/strategy"))
         answers = set()
         for strategy in ("plain", "sync", "pipeinfer"):
             assert say(program, f"/strategy {strategy}").startswith(f"strategy {strategy} ")
