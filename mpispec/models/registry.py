@@ -73,7 +73,7 @@ class ModelSummary:
     quantised: bool
     """Whether any weights are stored in another format than F32, F16 and BF16."""
     is_row_exact: bool
-    """Whether a row has the same bits in runs of any size; with K-quants more rows have other kernels."""
+    """Whether a row has the same bits in runs of any size; with K-quants and floats several rows have other kernels."""
     vocabulary_digest: str
     """Hash of the list of tokens: equal where two models share a vocabulary."""
     header_digest: str
@@ -105,10 +105,15 @@ def inspect(path: Path | str) -> ModelSummary:
         unit=unit(model),
         head_layers=_head_layers(model, head),
         quantised=any(BLOCKS[tensor.type].elements > 1 for tensor in model.tensors.values()),
-        is_row_exact=all(BLOCKS[tensor.type].elements <= _SMALL_BLOCK for tensor in model.tensors.values()),
+        is_row_exact=all(_is_row_exact(tensor) for tensor in model.tensors.values()),
         vocabulary_digest=_vocabulary_digest(model),
         header_digest=hashlib.blake2b(model.header, digest_size=16).hexdigest(),
     )
+
+
+def _is_row_exact(tensor: gguf_file.Tensor) -> bool:
+    """Tell whether llama.cpp multiplies several rows by a tensor as it does one; only matrices are multiplied by."""
+    return len(tensor.dims) == 1 or 1 < BLOCKS[tensor.type].elements <= _SMALL_BLOCK
 
 
 def _head_layers(model: GgufFile, head: gguf_file.Tensor) -> float:
