@@ -43,9 +43,9 @@ class Graves:
         """Whether it is worth emptying, should the accepted text be all that is alive."""
         return self.seq is not None and self._num_cells * _EMPTY_FROM >= self._most_cells
 
-    def bury(self, dead: Sequence[Node], survivor: Node, root: Node) -> list[Edit]:
-        """Plan the edits for dead nodes, which died below `survivor` in the tree of `root`; see `sequences.bury`."""
-        edits = bury(dead, survivor, self._pool)
+    def bury(self, dead: Sequence[Node], root: Node, survivor: Node | None = None) -> list[Edit]:
+        """Plan the edits for dead nodes in the tree of `root`, which died below `survivor`; see `sequences.bury`."""
+        edits = bury(dead, survivor or root, self._pool)
         orders = [node.order for node in dead if node.seq is not None]
         if self.seq is None or not orders or _are_newest(min(orders), root):
             return edits

@@ -195,7 +195,7 @@ class HeadCore:
         self._count(dead)
         runs = [flight for flight in self._flights.values() if flight.request is request and not flight.is_cancelled]
         self._cancel(runs, [])
-        self._edits += self._graves.bury(dead, request.tree.root, request.tree.root)
+        self._edits += self._graves.bury(dead, request.tree.root)
         self._edits += self._sessions.keep(request.slot, request.seq, request.cached_tokens())
         self._edits += self._graves.empty(request.seq)
         self._out.append(Send(self._first, Plane.DATA, Close(request.id)))
@@ -252,7 +252,7 @@ class HeadCore:
                 raise ProtocolError(f"run {flight.run_id} came back without living node {node.id}")
             died = request.accept(token)
             dead += died
-            self._edits += self._graves.bury(died, request.tree.root, request.tree.root)
+            self._edits += self._graves.bury(died, request.tree.root)
             accepted.append(token)
             finish = request.finish_after(token)
             if finish:
@@ -271,7 +271,7 @@ class HeadCore:
         if flight is None or flight.is_cancelled:
             return
         for survivor, dead in flight.request.guessed_early(stage, flight, early):
-            self._edits += self._graves.bury(dead, survivor, flight.request.tree.root)
+            self._edits += self._graves.bury(dead, flight.request.tree.root, survivor)
             self._drop(dead)
 
     def _correct(self, event: Corrected) -> None:
@@ -291,7 +291,7 @@ class HeadCore:
                     flight.last_pos = Pos(min(flight.last_pos, event.pos - 1))
         for token in event.tokens:
             dead += request.accept(token)
-        self._edits += self._graves.bury(dead, request.tree.root, request.tree.root)
+        self._edits += self._graves.bury(dead, request.tree.root)
         self._drop(dead)
         self._out += request.accepted(event.tokens)
 

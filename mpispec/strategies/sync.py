@@ -24,7 +24,7 @@ class Sync(Strategy):
             return []
         chain = [root]
         while len(chain) <= self.lead and chain[-1].children:
-            best = max(chain[-1].children, key=lambda child: child.prob)
+            best = chain[-1].favourite()
             if best.prob < self._p_min:
                 return chain
             chain.append(best)

@@ -100,8 +100,11 @@ def _unpack_probs(value: Any) -> tuple[float, ...]:
     return probs
 
 
-def _pack_rows(rows: tuple[Row, ...]) -> bytes:
-    return struct.pack(f"<{7 * len(rows)}i", *chain.from_iterable(rows))
+def _pack_records(records: tuple[tuple[int, ...], ...]) -> bytes:
+    """Write tuples of int32, all of one length, one after the other."""
+    if not records:  # as edits and branches of most runs
+        return b""
+    return struct.pack(f"<{len(records) * len(records[0])}i", *chain.from_iterable(records))
 
 
 def _unpack_rows(value: Any) -> tuple[Row, ...]:
@@ -114,12 +117,6 @@ def _unpack_rows(value: Any) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _pack_edits(edits: tuple[Edit, ...]) -> bytes:
-    if not edits:  # as in most runs
-        return b""
-    return struct.pack(f"<{5 * len(edits)}i", *chain.from_iterable(edits))
-
-
 def _unpack_edits(value: Any) -> tuple[Edit, ...]:
     if value == b"":  # as in most runs
         return ()
@@ -129,12 +126,6 @@ def _unpack_edits(value: Any) -> tuple[Edit, ...]:
             raise PeerProtocolError("A peer sent a cache edit with a number out of range.")
         edits.append(_new_tuple(Edit, (_EDIT_OPS[op], src, dst, start, end)))
     return tuple(edits)
-
-
-def _pack_branches(branches: tuple[Branch, ...]) -> bytes:
-    if not branches:  # as in most runs
-        return b""
-    return struct.pack(f"<{4 * len(branches)}i", *chain.from_iterable(branches))
 
 
 def _unpack_branches(value: Any) -> tuple[Branch, ...]:
@@ -179,7 +170,7 @@ TOKENS = _array("i", "tokens")
 RUN_IDS = _array("q", "run ids")
 PARENTS = _array("q", "parents", least=-1)
 PROBS = Field(_pack_probs, _unpack_probs)
-ROWS = Field(_pack_rows, _unpack_rows)
-EDITS = Field(_pack_edits, _unpack_edits)
-BRANCHES = Field(_pack_branches, _unpack_branches)
+ROWS = Field(_pack_records, _unpack_rows)
+EDITS = Field(_pack_records, _unpack_edits)
+BRANCHES = Field(_pack_records, _unpack_branches)
 SAMPLING = Field(_pack_sampling, _unpack_sampling)
