@@ -21,6 +21,7 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
+from mpispec.core.tiling import Tiling
 from mpispec.proposers import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled
@@ -76,7 +77,13 @@ def measure(load: Load) -> dict[str, object]:
     script = Script.drawn(1, load.context + 1, seed=0)
     study = Study(load.stages, width=load.width, lead=load.lead)
     config = HeadConfig(
-        load.stages, Actor(load.stages + 1), load.context, _SEQUENCES, most_buried=MOST_CELLS, chunk=prompt_tokens
+        load.stages,
+        Actor(load.stages + 1),
+        load.context,
+        _SEQUENCES,
+        most_buried=MOST_CELLS,
+        chunk=prompt_tokens,
+        tiling=Tiling(long=load.context),
     )
     head = _TimedHead(config, load.strategy, study)
     guesser = ScriptedGuesser(script, Hits((load.hit_rate,)), prompt_tokens)

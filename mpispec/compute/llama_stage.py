@@ -18,7 +18,7 @@ BYTES_BETWEEN_LOOKS = 8 << 20
 """Weights computed between two looks at the cancel flag: about 1 ms on one core, where a look costs 15 to 40 us."""
 EXACT_ROWS = 63
 """Up to this many rows a run's bits do not depend on how many rows it has (measured, F16 cache, flash attention, one
-thread). From 64 on llama.cpp attends in tiles. With several threads a run of one row that sees 512 cells or more is
+thread). From 64 on llama.cpp attends in tiles (`core/tiling.py`). With several threads a run of one row that sees 512 cells or more is
 summed in as many pieces as there are threads, so there its last bits depend on their number."""
 SPARE_CELLS = 320 + MOST_CELLS
 """Cells beyond the context, for rows that are being speculated on and for dead ones; llama.cpp rounds up to 256."""
@@ -45,7 +45,7 @@ class LlamaStage:
         """Load the layers and compute one row to warm up.
 
         `context` is the number of positions that all open requests together may have, `sequences` the number of
-        sequence ids, `max_rows` the most rows of one run (EXACT_ROWS at most, where bits matter). All sequences share
+        sequence ids, `max_rows` the most rows of one run. All sequences share
         context + SPARE_CELLS cells. Raises ModelError.
         """
         self._model = LlamaModel(path)

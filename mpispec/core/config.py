@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mpispec.core.ids import HEAD, Actor
+from mpispec.core.tiling import Tiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class HeadConfig:
     max_active: int = 1
     """Requests that run at once; further ones wait."""
     chunk: int = 32
-    """Most rows of a prefill run."""
+    """Most rows of a prefill run of a prompt that is not long."""
+    tiling: Tiling = field(default_factory=Tiling)
     first_queue: int = 2
     """Launched runs that the first stage may not have begun: the credits."""
     deadline_s: float = 600.0

@@ -179,8 +179,10 @@ class Request:
 
     def next_chunk(self) -> list[Row]:
         """Return the next rows of the given tokens; the last of them decides the token after."""
-        start, stop = self.filled, min(self.filled + self._chunk, len(self.tokens))
-        self.filled = stop
+        start = self.filled
+        missing, tiling = len(self.prompt) - start, self._config.tiling
+        size = tiling.next_run(missing) if missing > 0 and tiling.is_long(len(self.prompt)) else self._chunk
+        stop = self.filled = min(start + size, len(self.tokens))
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
 
     def propose(self) -> None:

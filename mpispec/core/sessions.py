@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from mpispec.core.ids import Pos, SeqId, Token
 from mpispec.core.messages import Edit, EditOp
 from mpispec.core.sequences import TO_END, SequencePool
+from mpispec.core.tiling import Tiling
 
 
 @dataclass(slots=True)
@@ -16,14 +17,18 @@ class Slot:
     index: int
     seq: SeqId
     tokens: tuple[Token, ...] = ()
+    num_tiled: int = 0
+    """How many positions, from the first on, are computed in tiles."""
     is_active: bool = False
     last_use: int = field(default=0)
 
 
 class Sessions:
-    """One slot for each request that may be active; a new request adopts the one with the longest common prefix."""
+    """One slot for each request that may be active; a new request adopts the one of which it can keep most."""
 
-    def __init__(self, pool: SequencePool, num_slots: int) -> None:
+    def __init__(self, pool: SequencePool, num_slots: int, tiling: Tiling | None = None) -> None:
+        """Without a tiling the bits of a cell do not matter, and any common prefix is kept."""
+        self._tiling = tiling
         self._slots = []
         for index in range(num_slots):
             seq = pool.take()
@@ -43,18 +48,26 @@ class Sessions:
         At least the last prompt token is left to compute: its verdict is the first token of the answer.
         """
         idle = [slot for slot in self._slots if not slot.is_active]
-        slot = max(idle, key=lambda slot: (_common(slot.tokens, prompt), not slot.tokens, -slot.last_use))
-        common = min(_common(slot.tokens, prompt), len(prompt) - 1)
-        edits = [Edit(EditOp.DROP, slot.seq, slot.seq, Pos(common), TO_END)] if common < len(slot.tokens) else []
+        slot = max(idle, key=lambda slot: (self._reusable(slot, prompt), not slot.tokens, -slot.last_use))
+        kept = self._reusable(slot, prompt)
+        edits = [Edit(EditOp.DROP, slot.seq, slot.seq, Pos(kept), TO_END)] if kept < len(slot.tokens) else []
         slot.is_active = True
         slot.tokens = ()
-        return slot, common, edits
+        slot.num_tiled = len(prompt) if self._tiling is not None and self._tiling.is_long(len(prompt)) else 0
+        return slot, kept, edits
 
     def keep(self, slot: Slot, seq: SeqId, tokens: tuple[Token, ...]) -> list[Edit]:
         """Take a slot back; return the edits that drop all but the cells of `tokens`."""
         self._uses += 1
         slot.seq, slot.tokens, slot.is_active, slot.last_use = seq, tokens, False, self._uses
+        slot.num_tiled = min(slot.num_tiled, len(tokens))
         return [Edit(EditOp.DROP, seq, seq, Pos(len(tokens)), TO_END)]
+
+    def _reusable(self, slot: Slot, prompt: tuple[Token, ...]) -> int:
+        common = min(_common(slot.tokens, prompt), len(prompt) - 1)
+        if self._tiling is None:
+            return common
+        return self._tiling.reusable(len(prompt), common, slot.num_tiled)
 
 
 def _common(ours: tuple[Token, ...], theirs: tuple[Token, ...]) -> int:

@@ -15,7 +15,7 @@ from mpispec.runtime.group import Group, agree, gather
 from mpispec.runtime.loading import Models, Progress, load
 from mpispec.runtime.rank import Rank, RankReport, read_report
 from mpispec.runtime.row_costs import pipeline_costs
-from mpispec.runtime.setup import JobOptions, Setup, prepare
+from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, prepare
 from mpispec.runtime.trace import Trace
 from mpispec.transport.limits import Limits
 from mpispec.wire.activations import row_bytes
@@ -71,4 +71,4 @@ def run(
 
 def _limits(options: JobOptions, setup: Setup) -> Limits:
     width = max(model.width for model in (setup.model, *setup.levels))
-    return Limits.for_rows(options.chunk, row_bytes(options.wire, width), setup.context)
+    return Limits.for_rows(MOST_ROWS, row_bytes(options.wire, width), setup.context)

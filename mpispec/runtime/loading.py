@@ -13,7 +13,7 @@ from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.group import JobError
 from mpispec.runtime.plan import StagePlace
-from mpispec.runtime.setup import JobOptions, Setup, num_sequences
+from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, num_sequences
 
 Progress = Callable[[str], None]
 """Told what is being loaded."""
@@ -68,7 +68,7 @@ def _load_stage(
             context=setup.context * options.parallel,
             sequences=num_sequences(options.parallel),
             threads=setup.threads[stage.rank],
-            max_rows=options.chunk,
+            max_rows=MOST_ROWS,
         )
     except ModelError as error:  # the person knows the file that the part was cut from, not the part
         raise ModelError(str(error).replace(str(path), str(model.path))) from error
@@ -91,5 +91,5 @@ def _load_draft(options: JobOptions, setup: Setup, progress: Progress) -> StageM
         context=setup.context * options.parallel,
         sequences=num_sequences(options.parallel),
         threads=setup.threads[setup.plan.draft_rank or 0],
-        max_rows=options.chunk,
+        max_rows=MOST_ROWS,
     )

@@ -28,7 +28,7 @@ from mpispec.runtime.head_engine import HeadEngine
 from mpispec.runtime.loading import Models
 from mpispec.runtime.plan import Pipeline
 from mpispec.runtime.row_costs import PipelineCosts
-from mpispec.runtime.setup import JobOptions, Setup, num_sequences
+from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, num_sequences
 from mpispec.runtime.trace import Event as TraceEvent
 from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import DraftWorker, ExitWorker, StageWorker, Worker
@@ -92,7 +92,7 @@ class Rank:
         if models.draft is not None:
             draft = setup.plan.draft
             assert draft is not None
-            self._cores[draft] = DraftCore(options.chunk, options.parallel, num_sequences(options.parallel), above)
+            self._cores[draft] = DraftCore(MOST_ROWS, options.parallel, num_sequences(options.parallel), above)
             self._workers[draft] = DraftWorker("draft", trace, models.draft)
 
     def lead(self, stops: frozenset[int], application: Callable[[Session], T]) -> T:
@@ -172,7 +172,6 @@ class Rank:
             most_buried=MOST_CELLS if keeps_order else 0,
             is_row_exact=model.is_row_exact,
             max_active=options.parallel,
-            chunk=options.chunk,
             actor=pipeline.head,
         )
         recording = self._recording

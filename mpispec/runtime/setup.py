@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgpack
 
 from mpispec.core.request import EXIT
+from mpispec.core.tiling import Tiling
 from mpispec.models import default, registry
 from mpispec.models.errors import ModelError
 from mpispec.models.gguf_file import read
@@ -17,6 +18,8 @@ from mpispec.runtime.plan import Plan, PlanError, StagePlace, make_plan
 from mpispec.transport.environment import host_identity, hostname
 
 DEFAULT_CONTEXT = 2048
+MOST_ROWS = Tiling().most_rows
+"""Rows of the largest run that any stage or draft is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,6 @@ class JobOptions:
     is_traced: bool = False
     is_timed: bool = False
     """Record computes and accepted tokens alone: cheap enough to measure with, where a whole trace is not."""
-    chunk: int = 32
-    """Rows of a prefill run: enough that a row is as cheap as it gets, few enough to fill a pipeline soon."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from mpispec.compute.base import Floats
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
+from mpispec.core.tiling import Tiling
 from mpispec.models import cut
 from tests.models.pipeline import PROMPT, Pipeline, drop, row, rows, split
 
@@ -69,9 +71,9 @@ def test_greedy_decoding_equals_llama_cpps_own(pipeline: Pipeline, default_model
     assert found == reference
 
 
-def first_layers(model: Path, threads: int) -> LlamaStage:
+def first_layers(model: Path, threads: int, max_rows: int = EXACT_ROWS) -> LlamaStage:
     """Load a stage of two layers."""
-    options = {"context": 600, "sequences": 1, "threads": threads, "max_rows": EXACT_ROWS}
+    options = {"context": 600, "sequences": 1, "threads": threads, "max_rows": max_rows}
     return LlamaStage(cut.part(model, range(2)), first=True, last=False, n_layers=2, **options)
 
 
@@ -94,6 +96,23 @@ def test_runs_of_up_to_exact_rows_keep_their_bits(default_model: Path, part_cach
     found = [stage.forward(rows(tokens[start : start + EXACT_ROWS], start), None, bool) for start in starts]
     stage.close()
     assert np.array_equal(np.concatenate(found), np.concatenate(expected))
+
+
+def test_runs_of_a_tile_and_more_share_their_bits(default_model: Path, part_cache: Path) -> None:
+    assert Tiling().tile == EXACT_ROWS + 1
+    tokens = [(token * 7919 + index) % 49000 for index, token in enumerate(PROMPT * 36)][:512]
+    stage = first_layers(default_model, 1, max_rows=len(tokens))
+    outputs = []
+    for sizes in ([512], [64] * 8, [72, 65, 64, 70, 66, 175]):
+        ends = itertools.accumulate(sizes)
+        runs = [rows(tokens[end - size : end], end - size) for size, end in zip(sizes, ends, strict=True)]
+        outputs.append(np.concatenate([stage.forward(run, None, bool) for run in runs]))
+        stage.edit([drop(0)])
+    by_rows = np.concatenate([stage.forward([row(token, pos)], None, bool) for pos, token in enumerate(tokens)])
+    stage.close()
+    assert np.array_equal(outputs[0], outputs[1])
+    assert np.array_equal(outputs[0], outputs[2])
+    assert not np.array_equal(outputs[0], by_rows), "tiles have the bits of rows, so no rule is needed"
 
 
 def test_graphs_of_changing_shape_are_told_apart(whole: Pipeline, default_model: Path, part_cache: Path) -> None:

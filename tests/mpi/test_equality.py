@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mpispec.compute.llama_vocabulary import Vocabulary
-from mpispec.runtime.job import JobOptions
+from mpispec.core.config import HeadConfig
 from tests.models import tiny
 from tests.mpi.conftest import DAY_TOKENS, NIGHT_TOKENS
 from tests.mpi.crafted import thinned
@@ -29,8 +29,10 @@ SAMPLED: tuple[dict[str, Any], ...] = (
 )
 """One for each of the few prompts."""
 LONG_TOKENS = 16
-LONG_PROMPT = 300
+SHORT_PROMPT = 301
 """Tokens; from 256 positions on llama.cpp may attend in another way, and so do prompts of many runs."""
+LONG_PROMPT = 580
+"""Tokens; computed in tiles (ADR 0021)."""
 EVERY = 2
 """Of the few requests, by day and on other than four ranks: the greedy and the sampled answers of two prompts."""
 RANKS = (
@@ -144,39 +146,56 @@ def test_early_exits_change_no_answer(
     assert proposed > accepted > 0
 
 
-@pytest.fixture(scope="module")
-def conversation(default_model: Path, prompts: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
+def conversation(model: Path, prompts: list[list[int]], num_tokens: int) -> tuple[list[list[int]], list[list[int]]]:
     """Return two prompts, the second of which goes on after the answer to the first, and llama.cpp's answers."""
-    first = [token for prompt in prompts * 2 for token in prompt][: LONG_PROMPT + 1]
-    assert len(first) > LONG_PROMPT
-    (answer,) = greedy(default_model, [first], LONG_TOKENS, frozenset())
+    first = [token for prompt in prompts * 3 for token in prompt][:num_tokens]
+    assert len(first) == num_tokens
+    (answer,) = greedy(model, [first], LONG_TOKENS, frozenset())
     second = [*first, *answer, *prompts[3]]
-    return [first, second], [answer, *greedy(default_model, [second], LONG_TOKENS, frozenset())]
+    return [first, second], [answer, *greedy(model, [second], LONG_TOKENS, frozenset())]
+
+
+@pytest.fixture(scope="module")
+def short(default_model: Path, prompts: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return a conversation whose prompts are computed by rows."""
+    return conversation(default_model, prompts, SHORT_PROMPT)
 
 
 @pytest.mark.parametrize("ways", [WITHOUT_DRAFT, (*WITH_DRAFT, *TREES[1:2])], ids=["ngram", "draft"])
-def test_long_prompts_and_conversations(
+def test_conversations(
     ways: Sequence[tuple[str, str]],
     draft: Path,
     prompts: list[list[int]],
-    conversation: tuple[list[list[int]], list[list[int]]],
+    short: tuple[list[list[int]], list[list[int]]],
 ) -> None:
-    (first, second), expected = conversation
-    other = prompts[16]
-    requests = []
-    for way in ways:
-        # The other prompt in between takes the cache away, so that every way begins afresh.
-        requests += [request(prompt, LONG_TOKENS, *way) for prompt in (first, second, other)]
-    options: dict[str, Any] = {} if ways is WITHOUT_DRAFT else {"draft": str(draft)}
-    found = answers(4, requests, **options)
+    (first, second), expected = short
+    found = conversed(ways, draft, [first, second, prompts[16]])
     for place, way in enumerate(ways):
         assert tokens_of(found[3 * place :][:2]) == expected, way
     if ways is WITHOUT_DRAFT:
         runs = [answer["report"]["speculation"]["runs"] for answer in found[:2]]
-        most = JobOptions().chunk
+        most = HeadConfig(4, None, 2048, 4).chunk
         allowed = [-(-len(first) // size) + LONG_TOKENS - 1 for size in (most, most // 2, most // 4)]
         assert runs[0] in allowed, "one run a chunk of the prompt, then one a token"
         assert runs[1] == LONG_TOKENS, "the second prompt's prefix is in the cache"
+
+
+def test_conversations_of_long_prompts(default_model: Path, draft: Path, prompts: list[list[int]]) -> None:
+    (first, second), expected = conversation(default_model, prompts, LONG_PROMPT)
+    ways = (*WITHOUT_DRAFT[:1], *WITH_DRAFT[:1])
+    found = conversed(ways, draft, [first, second, prompts[16]])
+    for place, way in enumerate(ways):
+        assert tokens_of(found[3 * place :][:2]) == expected, way
+    runs = [answer["report"]["speculation"]["runs"] for answer in found[:2]]
+    assert runs == [LONG_PROMPT // 64 + LONG_TOKENS - 1, LONG_TOKENS], "the first prompt's tiles are in the cache"
+
+
+def conversed(
+    ways: Sequence[tuple[str, str]], draft: Path, prompts: Sequence[Sequence[int]]
+) -> Sequence[dict[str, Any]]:
+    """Answer the prompts in every way; the last of them takes the cache away, so that each way begins afresh."""
+    options: dict[str, Any] = {} if ways is WITHOUT_DRAFT else {"draft": str(draft)}
+    return answers(4, [request(prompt, LONG_TOKENS, *way) for way in ways for prompt in prompts], **options)
 
 
 def test_several_requests_at_once_are_answered_as_alone(tmp_path: Path) -> None:

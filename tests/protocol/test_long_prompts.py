@@ -1,0 +1,109 @@
+"""A chat that grows: its texts are those of fresh starts, though long prompts are computed in runs of other bits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from mpispec.compute.toy import mixed
+from mpispec.core.config import HeadConfig
+from mpispec.core.events import Submitted
+from mpispec.core.head import HeadCore
+from mpispec.core.ids import Actor, RequestId, Token
+from mpispec.core.messages import Run, Sampling
+from mpispec.core.stage import StageCore
+from mpispec.core.tiling import Tiling
+from mpispec.proposers import IN_HEAD
+from mpispec.sim.cluster import VirtualCluster
+from mpispec.sim.costs import Chaos
+from mpispec.sim.target import ToyTarget, pack_values, unpack_values
+from mpispec.strategies import PRESETS
+from tests.protocol.playing import Breach, assert_noticed
+
+pytestmark = pytest.mark.protocol
+
+VOCABULARY = 5
+STAGES = 3
+TILING = Tiling(tile=34, long=70)
+"""No strategy guesses 34 rows a run."""
+
+
+class TiledTarget(ToyTarget):
+    """The toy, whose rows come out differently in runs of a tile or more."""
+
+    def compute(self, stage: Actor, run: Run, payload: bytes | None) -> tuple[bytes | None, tuple[Token, ...]]:
+        outputs, tokens = super().compute(stage, run, payload)
+        if outputs is not None and len(run.rows) >= TILING.tile:
+            outputs = pack_values([mixed(value) for value in unpack_values(outputs)])
+        return outputs, tokens
+
+
+def answers(prompts: Sequence[Sequence[int]], strategy: str, seed: int) -> list[list[int]]:
+    """Let one cluster answer prompts one after the other, each with what is cached of the ones before."""
+    config = HeadConfig(STAGES, None, context=400, sequences=6, most_buried=64, chunk=7, tiling=TILING)
+    stages = [StageCore(stage, STAGES, 1000) for stage in config.stages]
+    target = TiledTarget(STAGES, VOCABULARY, in_order=True)
+    cluster = VirtualCluster(HeadCore(config, PRESETS, IN_HEAD), stages, None, Chaos(seed), VOCABULARY, target=target)
+    for index, prompt in enumerate(prompts):
+        tokens = tuple(Token(token) for token in prompt)
+        request = Submitted(RequestId(index), tokens, 12, frozenset(), Sampling(), strategy, "ngram")
+        cluster.at(index * 0.001, request)
+    cluster.run()
+    return [cluster.answers[index].tokens for index in range(len(prompts))]
+
+
+def chat(seed: int) -> list[list[int]]:
+    """Prompts that each hold the one before, its answer and some more; at times one starts again from the first."""
+    rng = random.Random(seed)
+    first = [rng.randrange(VOCABULARY) for _ in range(rng.randint(20, 90))]
+    prompts, text = [], first
+    for _ in range(4):
+        prompts.append(text)
+        answer = answers([text], "plain", seed)[0]
+        text = [*(first if rng.random() < 0.2 else [*text, *answer]), *(rng.choices(range(5), k=rng.randint(1, 40)))]
+    return prompts
+
+
+def play(seed: int, strategy: str = "pipeinfer") -> None:
+    """Assert that a chat's answers are those of fresh starts."""
+    prompts = chat(seed)
+    expected = [answers([prompt], "plain", seed)[0] for prompt in prompts]
+    assert answers(prompts, strategy, seed) == expected, f"seed {seed}"
+
+
+@pytest.mark.parametrize("strategy", ["plain", "sync", "pipeinfer", "specpipe", "auto"])
+def test_what_is_cached_changes_no_text(strategy: str) -> None:
+    for seed in range(4):
+        play(seed, strategy)
+
+
+def _count_as_tiled(monkeypatch: pytest.MonkeyPatch, changed: Callable[[Tiling, int, int], int]) -> None:
+    original = Tiling.reusable
+
+    def reusable(self: Tiling, num_tokens: int, num_common: int, num_tiled: int) -> int:
+        return original(self, num_tokens, num_common, changed(self, num_tokens, num_tiled))
+
+    monkeypatch.setattr(Tiling, "reusable", reusable)
+
+
+def a_long_prompt_keeps_single_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    _count_as_tiled(monkeypatch, lambda tiling, tokens, tiled: tokens if tiling.is_long(tokens) else tiled)
+
+
+def a_short_prompt_keeps_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    _count_as_tiled(monkeypatch, lambda tiling, tokens, tiled: tiled if tiling.is_long(tokens) else 0)
+
+
+def the_last_run_of_a_long_prompt_is_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tiling, "next_run", lambda self, num_missing: min(self.tile, num_missing))
+
+
+@pytest.mark.parametrize(
+    "breach",
+    [a_long_prompt_keeps_single_rows, a_short_prompt_keeps_tiles, the_last_run_of_a_long_prompt_is_what_is_left],
+)
+def test_a_breach_is_noticed(breach: Breach, monkeypatch: pytest.MonkeyPatch) -> None:
+    breach(monkeypatch)
+    assert_noticed(breach, range(30), lambda seed: [play(seed)])

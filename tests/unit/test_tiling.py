@@ -1,0 +1,83 @@
+"""Runs of long prompts, and how much of a cached text they keep."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpispec.core.ids import Token
+from mpispec.core.sequences import SequencePool
+from mpispec.core.sessions import Sessions
+from mpispec.core.tiling import Tiling
+
+pytestmark = pytest.mark.unit
+
+TILING = Tiling(tile=4, long=12)
+
+
+def runs(tiling: Tiling, num_missing: int) -> list[int]:
+    """Cut what a long prompt lacks."""
+    sizes = []
+    while num_missing:
+        sizes.append(tiling.next_run(num_missing))
+        num_missing -= sizes[-1]
+    return sizes
+
+
+@given(st.integers(1, 80), st.integers(1, 20), st.data())
+def test_every_run_of_a_long_prompt_is_a_tile_and_not_much_more(tile: int, times: int, data: st.DataObject) -> None:
+    tiling = Tiling(tile, tile * times + data.draw(st.integers(0, tile - 1)))
+    num_tokens = data.draw(st.integers(tiling.long, 3 * tiling.long))
+    common = data.draw(st.integers(0, num_tokens - 1))
+    kept = tiling.reusable(num_tokens, common, data.draw(st.integers(0, num_tokens)))
+    assert 0 <= kept <= common
+    assert all(tile <= size <= tiling.most_rows for size in runs(tiling, num_tokens - kept))
+
+
+def test_runs_are_of_nearly_one_size() -> None:
+    assert runs(Tiling(), 513) == [65, *[64] * 7]
+    assert Tiling().most_rows == 72
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "num_common", "num_tiled", "kept"),
+    [
+        pytest.param(11, 7, 0, 7, id="short after short"),
+        pytest.param(11, 7, 20, 0, id="short after long"),
+        pytest.param(30, 25, 0, 0, id="long after short"),
+        pytest.param(30, 25, 20, 18, id="long after long: the answer between them was computed by rows"),
+        pytest.param(30, 29, 29, 26, id="a whole tile at least"),
+        pytest.param(14, 1, 20, 0, id="no whole number of tiles is missing"),
+    ],
+)
+def test_no_cell_is_kept_that_would_be_computed_otherwise(
+    num_tokens: int, num_common: int, num_tiled: int, kept: int
+) -> None:
+    assert TILING.reusable(num_tokens, num_common, num_tiled) == kept
+
+
+def tokens(count: int) -> tuple[Token, ...]:
+    return tuple(Token(index) for index in range(count))
+
+
+def test_a_slot_remembers_which_of_its_cells_were_computed_in_tiles() -> None:
+    sessions = Sessions(SequencePool(4), 1, TILING)
+    slot, kept, _ = sessions.adopt(tokens(20))
+    assert kept == 0
+    sessions.keep(slot, slot.seq, tokens(26))
+    assert sessions.adopt(tokens(30))[1] == 18
+
+
+def test_a_prompt_that_ended_early_left_fewer_of_them() -> None:
+    sessions = Sessions(SequencePool(4), 1, TILING)
+    slot, _, _ = sessions.adopt(tokens(20))
+    sessions.keep(slot, slot.seq, tokens(8))
+    assert sessions.adopt(tokens(30))[1] == 6
+
+
+def test_where_bits_do_not_matter_all_is_kept() -> None:
+    sessions = Sessions(SequencePool(4), 1)
+    slot, _, _ = sessions.adopt(tokens(20))
+    sessions.keep(slot, slot.seq, tokens(26))
+    assert sessions.adopt(tokens(30))[1] == 26
