@@ -28,7 +28,7 @@ from mpispec.core.effects import Emit
 from mpispec.core.events import StopRequested, Submitted
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, RequestId, Token
-from mpispec.core.messages import Branch, Edit, Row, Sampling
+from mpispec.core.messages import Edit, Run, Sampling
 from mpispec.core.stage import StageCore
 from mpispec.runtime.driver import Core, Driver
 from mpispec.runtime.group import Group, JobError, gather
@@ -62,18 +62,12 @@ class Passing:
     def edit(self, edits: Sequence[Edit]) -> None:
         """There is no cache."""
 
-    def forward(
-        self,
-        rows: Sequence[Row],
-        activations: Floats | None,
-        cancelled: Cancelled,
-        branches: Sequence[Branch] = (),
-    ) -> Floats | None:
+    def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """See `StageModel.forward`."""
         if self._is_last:
-            return np.zeros((len(rows), VOCABULARY), np.float32)
+            return np.zeros((len(run.rows), VOCABULARY), np.float32)
         if activations is None:
-            return np.zeros((len(rows), ROW_WIDTH), np.float32)
+            return np.zeros((len(run.rows), ROW_WIDTH), np.float32)
         return activations
 
     def close(self) -> None:

@@ -9,13 +9,12 @@ import statistics
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 
 from mpispec.compute.base import Cancelled, Floats, StageModel
 from mpispec.core.effects import Effect
 from mpispec.core.events import Computed, Event, Received
 from mpispec.core.ids import Plane
-from mpispec.core.messages import Branch, Row
+from mpispec.core.messages import Run
 from mpispec.runtime.driver import Core
 from mpispec.transport.base import Frame, Transport
 
@@ -121,15 +120,9 @@ class LappedStage:
         self._inner = inner
         self._laps = laps
 
-    def forward(
-        self,
-        rows: Sequence[Row],
-        activations: Floats | None,
-        cancelled: Cancelled,
-        branches: Sequence[Branch] = (),
-    ) -> Floats | None:
+    def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """See `StageModel.forward`."""
         self._laps.lap("hand over")
-        output = self._inner.forward(rows, activations, cancelled, branches)
+        output = self._inner.forward(run, activations, cancelled)
         self._laps.lap("compute")
         return output

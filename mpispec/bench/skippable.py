@@ -9,7 +9,7 @@ import numpy as np
 
 from mpispec.compute.base import Cancelled, ExitModel, Floats, StageModel
 from mpispec.core.ids import RequestId
-from mpispec.core.messages import Branch, Edit, Row
+from mpispec.core.messages import Edit, Run
 from mpispec.models.registry import ModelSummary
 
 
@@ -29,35 +29,25 @@ class Skippable:
         self._is_last = is_last
         self._is_skipped = is_skipped
 
-    def forward(
-        self,
-        rows: Sequence[Row],
-        activations: Floats | None,
-        cancelled: Cancelled,
-        branches: Sequence[Branch] = (),
-    ) -> Floats | None:
+    def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """See `StageModel.forward`."""
-        if not self._is_skipped(rows[0].request):
-            return self._inner.forward(rows, activations, cancelled, branches)
-        return self._logits(rows) if self._is_last else self._passed(rows, activations)
+        if not self._is_skipped(run.rows[0].request):
+            return self._inner.forward(run, activations, cancelled)
+        return self._logits(run) if self._is_last else self._passed(run, activations)
 
     def forward_and_exit(
-        self,
-        rows: Sequence[Row],
-        activations: Floats | None,
-        cancelled: Cancelled,
-        branches: Sequence[Branch] = (),
+        self, run: Run, activations: Floats | None, cancelled: Cancelled
     ) -> tuple[Floats, Floats] | None:
         """See `ExitModel.forward_and_exit`."""
-        if not self._is_skipped(rows[0].request):
-            return cast(ExitModel, self._inner).forward_and_exit(rows, activations, cancelled, branches)
-        return self._passed(rows, activations), self._logits(rows)
+        if not self._is_skipped(run.rows[0].request):
+            return cast(ExitModel, self._inner).forward_and_exit(run, activations, cancelled)
+        return self._passed(run, activations), self._logits(run)
 
-    def _passed(self, rows: Sequence[Row], activations: Floats | None) -> Floats:
-        return activations if activations is not None else np.zeros((len(rows), self._model.width), np.float32)
+    def _passed(self, run: Run, activations: Floats | None) -> Floats:
+        return activations if activations is not None else np.zeros((len(run.rows), self._model.width), np.float32)
 
-    def _logits(self, rows: Sequence[Row]) -> Floats:
-        tokens = [row.token for row in rows if row.decide]
+    def _logits(self, run: Run) -> Floats:
+        tokens = [row.token for row in run.rows if row.decide]
         logits = np.zeros((len(tokens), self._model.vocabulary), np.float32)
         logits[range(len(tokens)), tokens] = 1.0
         return logits

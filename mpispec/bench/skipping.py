@@ -75,9 +75,9 @@ def _forward(stage: LlamaStage, text: Text, activations: Floats | None) -> Float
     """Pass a whole text through one stage; returns float32 [tokens, width], of the last layer [answer, vocabulary]."""
     stage.edit([FORGET])
     outputs = []
-    for rows in runs(text.tokens, 0, len(text.prompt) - 1):
-        start = rows[0].pos
-        output = stage.forward(rows, None if activations is None else activations[start : start + len(rows)], bool)
+    for run in runs(text.tokens, 0, len(text.prompt) - 1):
+        start = run.rows[0].pos
+        output = stage.forward(run, None if activations is None else activations[start : start + len(run.rows)], bool)
         assert output is not None, "nobody cancels"
         outputs.append(output)
     return np.concatenate(outputs)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mpispec.compute.base import Floats
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.compute.llama_vocabulary import Vocabulary
-from mpispec.core.ids import NodeId, Pos, RequestId, SeqId, Token
-from mpispec.core.messages import Edit, EditOp, Row
+from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
+from mpispec.core.messages import Edit, EditOp, Row, Run
 from mpispec.models import registry
 from mpispec.models.template import ChatTemplate
 
@@ -100,8 +100,8 @@ class Sole:
         return np.concatenate([np.argmax(logits, axis=1) for logits in self._decide(tokens, start, decide_from)])
 
     def _decide(self, tokens: Sequence[int], start: int, decide_from: int) -> Iterator[Floats]:
-        for rows in runs(tokens, start, decide_from):
-            logits = self._stage.forward(rows, None, bool)
+        for run in runs(tokens, start, decide_from):
+            logits = self._stage.forward(run, None, bool)
             assert logits is not None, "nobody cancels"
             yield logits
 
@@ -146,11 +146,12 @@ def _ends(vocabulary: Vocabulary) -> tuple[str, str]:
     return begin, end
 
 
-def runs(tokens: Sequence[int], start: int, decide_from: int) -> Iterator[list[Row]]:
+def runs(tokens: Sequence[int], start: int, decide_from: int) -> Iterator[Run]:
     """Cut tokens at positions `start` ... into runs that are computed exactly; those from `decide_from` on decide."""
     for first in range(0, len(tokens), EXACT_ROWS):
         some = tokens[first : first + EXACT_ROWS]
-        yield [
+        rows = (
             Row(RequestId(0), NodeId(pos), NodeId(pos - 1), Token(token), Pos(pos), SEQUENCE, pos >= decide_from)
             for pos, token in enumerate(some, start + first)
-        ]
+        )
+        yield Run(RunId(0), tuple(rows))

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mpispec.core.messages import Branch, Edit, Row
+from mpispec.core.messages import Edit, Run
 from mpispec.models.errors import ModelError
 
 __all__ = ["Cancelled", "ComputeError", "ExitModel", "Floats", "ModelError", "StageModel"]
@@ -33,14 +33,8 @@ class StageModel(Protocol):
     def edit(self, edits: Sequence[Edit]) -> None:
         """Apply cache edits in order."""
 
-    def forward(
-        self,
-        rows: Sequence[Row],
-        activations: Floats | None,
-        cancelled: Cancelled,
-        branches: Sequence[Branch] = (),
-    ) -> Floats | None:
-        """Compute the rows and write their cells, with the further labels that `branches` gives them.
+    def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        """Compute a run's rows and write their cells, with all their labels; its edits are left to `edit`.
 
         `activations` is float32 [rows, width], or None on the first stage, which embeds the rows' tokens itself.
         Returns float32 [rows, width], on the last stage logits float32 [deciding rows, vocabulary] in row order, or
@@ -55,10 +49,6 @@ class ExitModel(StageModel, Protocol):
     """A layer range that also holds the target's final norm and projection, for an early exit."""
 
     def forward_and_exit(
-        self,
-        rows: Sequence[Row],
-        activations: Floats | None,
-        cancelled: Cancelled,
-        branches: Sequence[Branch] = (),
+        self, run: Run, activations: Floats | None, cancelled: Cancelled
     ) -> tuple[Floats, Floats] | None:
         """Compute as `forward` does; return its output and the logits of the deciding rows after these layers."""

@@ -10,7 +10,7 @@ import numpy as np
 from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.compute.llama import ContextSize, LayerWatch, LlamaContext, LlamaModel
 from mpispec.core.graves import MOST_CELLS
-from mpispec.core.messages import Branch, Edit, Row
+from mpispec.core.messages import Edit, Row, Run
 from mpispec.core.sequences import row_labels
 from mpispec.models.errors import ModelError
 
@@ -18,8 +18,8 @@ BYTES_BETWEEN_LOOKS = 8 << 20
 """Weights computed between two looks at the cancel flag: about 1 ms on one core, where a look costs 15 to 40 us."""
 EXACT_ROWS = 63
 """Up to this many rows a run's bits do not depend on how many rows it has (measured, F16 cache, flash attention, one
-thread). From 64 on llama.cpp attends in tiles (`core/tiling.py`). With several threads a run of one row that sees 512 cells or more is
-summed in as many pieces as there are threads, so there its last bits depend on their number."""
+thread). From 64 on llama.cpp attends in tiles (`core/tiling.py`). With several threads a run of one row that sees 512
+cells or more is summed in as many pieces as there are threads, so there its last bits depend on their number."""
 SPARE_CELLS = 320 + MOST_CELLS
 """Cells beyond the context, for rows that are being speculated on and for dead ones; llama.cpp rounds up to 256."""
 
@@ -45,8 +45,8 @@ class LlamaStage:
         """Load the layers and compute one row to warm up.
 
         `context` is the number of positions that all open requests together may have, `sequences` the number of
-        sequence ids, `max_rows` the most rows of one run. All sequences share
-        context + SPARE_CELLS cells. Raises ModelError.
+        sequence ids, `max_rows` the most rows of one run. All sequences share context + SPARE_CELLS cells. Raises
+        ModelError.
         """
         self._model = LlamaModel(path)
         try:
@@ -69,14 +69,8 @@ class LlamaStage:
         for edit in edits:
             self._context.edit(edit)
 
-    def forward(
-        self,
-        rows: Sequence[Row],
-        activations: Floats | None,
-        cancelled: Cancelled,
-        branches: Sequence[Branch] = (),
-    ) -> Floats | None:
-        """Compute the rows (at least one) and write their cells.
+    def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        """Compute a run's rows (at least one) and write their cells.
 
         Takes float32 [rows, width], or None on the first stage. Returns float32 [rows, width], on the last stage
         [deciding rows, vocabulary], None when given up. A row must follow the last cell of its sequence, or the rows
@@ -84,34 +78,30 @@ class LlamaStage:
         """
         if cancelled():
             return None
-        self._fill(rows, activations, branches)
+        self._fill(run, activations)
         if not self._last:
-            return self._layer_output(len(rows), cancelled, goes_on=False)
+            return self._layer_output(len(run.rows), cancelled, goes_on=False)
         self._watch.arm(cancelled, None)
-        self._context.decode(len(rows))
+        self._context.decode(len(run.rows))
         if self._watch.gave_up:
             return None
-        deciding = sum(row.decide for row in rows)
+        deciding = sum(row.decide for row in run.rows)
         return self._context.logits(deciding, self.vocabulary) if deciding else self._no_logits()
 
     def forward_and_exit(
-        self,
-        rows: Sequence[Row],
-        activations: Floats | None,
-        cancelled: Cancelled,
-        branches: Sequence[Branch] = (),
+        self, run: Run, activations: Floats | None, cancelled: Cancelled
     ) -> tuple[Floats, Floats] | None:
         """See `ExitModel`. The projection is computed for all rows of a run in which any decides, else for none."""
         if cancelled():
             return None
-        self._fill(rows, activations, branches)
-        deciding = [index for index, row in enumerate(rows) if row.decide]
-        output = self._layer_output(len(rows), cancelled, goes_on=bool(deciding))
+        self._fill(run, activations)
+        deciding = [index for index, row in enumerate(run.rows) if row.decide]
+        output = self._layer_output(len(run.rows), cancelled, goes_on=bool(deciding))
         if output is None:
             return None
         if not deciding:
             return output, self._no_logits()
-        return output, self._context.logits(len(rows), self.vocabulary)[deciding]
+        return output, self._context.logits(len(run.rows), self.vocabulary)[deciding]
 
     def close(self) -> None:
         """Free weights, cache and threads."""
@@ -129,12 +119,12 @@ class LlamaStage:
             raise ComputeError("llama.cpp did not compute the output of the last layer; report this model.")
         return output
 
-    def _fill(self, rows: Sequence[Row], activations: Floats | None, branches: Sequence[Branch]) -> None:
-        """Write the rows into the batch, after checking what llama.cpp would not survive."""
-        n_rows, context = len(rows), self._context
+    def _fill(self, run: Run, activations: Floats | None) -> None:
+        """Write a run's rows into the batch, after checking what llama.cpp would not survive."""
+        rows, n_rows, context = run.rows, len(run.rows), self._context
         if not 1 <= n_rows <= context.size.max_rows:
             raise ComputeError(f"A run has {n_rows} rows; this stage takes 1 to {context.size.max_rows}.")
-        labels = row_labels(rows, branches)
+        labels = row_labels(run)
         for row, mine in zip(rows, labels, strict=True):
             if min(mine) < 0 or max(mine) >= context.size.sequences or row.pos < 0:
                 raise ComputeError(f"A row names sequences {mine} at position {row.pos}, which do not exist.")
@@ -159,10 +149,10 @@ class LlamaStage:
 
     def _warm_up(self) -> None:
         """Touch all weights, and find out whether the layer output can be read, before any request waits for it."""
-        row = Row(0, 0, -1, 0, 0, 0, True)  # type: ignore[arg-type]
+        run = Run(0, (Row(0, 0, -1, 0, 0, 0, True),))  # type: ignore[arg-type]
         activations = None if self._first else np.zeros((1, self.width), np.float32)
         try:
-            self.forward([row], activations, bool)
+            self.forward(run, activations, bool)
         except ComputeError as error:
             self.close()
             raise ModelError(f"{self._model.path} cannot be run as a stage: {error}") from None

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mpispec.compute.base import Cancelled, ComputeError, Floats
-from mpispec.core.messages import Branch, Edit, EditOp, Row
+from mpispec.core.messages import Edit, EditOp, Run
 from mpispec.core.sequences import row_labels
 
 POISON = 0xDEAD_BEEF_DEAD_BEEF
@@ -145,23 +145,17 @@ class ToyStage:
         """Apply cache edits in order."""
         self._layer.edit(edits)
 
-    def forward(
-        self,
-        rows: Sequence[Row],
-        activations: Floats | None,
-        cancelled: Cancelled,
-        branches: Sequence[Branch] = (),
-    ) -> Floats | None:
+    def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """See `StageModel.forward`; the width is `WIDTH`."""
         outputs = []
-        for index, (row, labels) in enumerate(zip(rows, row_labels(rows, branches), strict=True)):
+        for index, (row, labels) in enumerate(zip(run.rows, row_labels(run), strict=True)):
             if cancelled():
                 return None
             value = row.token if activations is None else _word(activations[index])
             outputs.append(self._layer.compute(row.pos, labels, value))
         if not self._is_last:
             return np.array([_halves(value) for value in outputs], dtype=np.float32)
-        decided = [value for row, value in zip(rows, outputs, strict=True) if row.decide]
+        decided = [value for row, value in zip(run.rows, outputs, strict=True) if row.decide]
         logits = np.zeros((len(decided), self._vocabulary), dtype=np.float32)
         logits[range(len(decided)), [value % self._vocabulary for value in decided]] = 1.0
         return logits

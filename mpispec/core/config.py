@@ -28,7 +28,7 @@ class HeadConfig:
     draft_pair: float = 1.0
     """Time of a step of the draft with two rows, as a multiple of one row's."""
     may_branch: bool = True
-    """Whether the stages compute the same bits over the holes that a tree leaves in the order of cells."""
+    """Whether the stages compute the same bits over the holes that a tree leaves in the order of cells (law 6)."""
     most_buried: int = 0
     """Dead cells that stay in their places so that the order of cells, and with it the bits, are those of plain
     decoding; 0 frees all at once. Only where one request is active at a time (`core/graves.py`)."""

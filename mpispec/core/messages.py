@@ -118,7 +118,7 @@ class Run(NamedTuple):
 
     run_id: RunId
     rows: tuple[Row, ...]
-    edits: tuple[Edit, ...]
+    edits: tuple[Edit, ...] = ()
     void: bool = False
     branches: tuple[Branch, ...] = ()
     """Further labels of its rows, in order: one may rest on an earlier one."""

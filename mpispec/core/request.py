@@ -81,7 +81,7 @@ class Request:
         self.live_runs = 0
         self.statistics = Statistics()
         self._stops = submitted.stops
-        self._config = config
+        self.config = config
         self._chunk = config.chunk_for(len(submitted.prompt) - common)
         self._first = first
         self._row_times = row_times
@@ -108,33 +108,13 @@ class Request:
         assert seq is not None
         return seq
 
-    @property
-    def num_stages(self) -> int:
-        """Stages of the target pipeline."""
-        return self._config.num_stages
-
     def cost(self, num_rows: int) -> float:
         """See `View`."""
-        return self._config.cost(num_rows, self._row_times.correction(num_rows))
+        return self.config.cost(num_rows, self._row_times.correction(num_rows))
 
     def passing(self, num_rows: int) -> float:
         """See `View`."""
-        return self._config.passing(num_rows, self._row_times.correction(num_rows))
-
-    @property
-    def draft_pair(self) -> float:
-        """See `View`."""
-        return self._config.draft_pair
-
-    @property
-    def may_branch(self) -> bool:
-        """See `View`."""
-        return self._config.may_branch
-
-    @property
-    def is_row_exact(self) -> bool:
-        """See `View`."""
-        return self._config.is_row_exact
+        return self.config.passing(num_rows, self._row_times.correction(num_rows))
 
     @property
     def is_first_idle(self) -> bool:
@@ -180,7 +160,7 @@ class Request:
     def next_chunk(self) -> list[Row]:
         """Return the next rows of the given tokens; the last of them decides the token after."""
         start = self.filled
-        missing, tiling = len(self.prompt) - start, self._config.tiling
+        missing, tiling = len(self.prompt) - start, self.config.tiling
         size = tiling.next_run(missing) if missing > 0 and tiling.is_long(len(self.prompt)) else self._chunk
         stop = self.filled = min(start + size, len(self.tokens))
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)

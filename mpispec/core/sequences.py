@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mpispec.core.ids import Pos, SeqId
-from mpispec.core.messages import Branch, Edit, EditOp, Row
+from mpispec.core.messages import Branch, Edit, EditOp, Run
 from mpispec.core.tree import Node, NodeState
 
 TO_END = -1
@@ -84,11 +84,11 @@ def inherits(node: Node) -> bool:
     return node.parent is not None and all(sibling.seq != node.parent.seq for sibling in node.parent.children)
 
 
-def row_labels(rows: Sequence[Row], branches: Sequence[Branch]) -> list[list[SeqId]]:
+def row_labels(run: Run) -> list[list[SeqId]]:
     """Return the sequence ids that each row of a run carries, its own first."""
-    labels = [[row.seq] for row in rows]
-    for src, dst, start, end in branches:
-        for row, mine in zip(rows, labels, strict=True):
+    labels = [[row.seq] for row in run.rows]
+    for src, dst, start, end in run.branches:
+        for row, mine in zip(run.rows, labels, strict=True):
             if start <= row.pos < end and src in mine:
                 mine.append(dst)
     return labels

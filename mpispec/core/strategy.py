@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from mpispec.core.config import HeadConfig
 from mpispec.core.ids import Token
 from mpispec.core.tree import Node, TokenTree
 
@@ -14,28 +15,14 @@ class View(Protocol):
     """What a strategy may look at when it chooses."""
 
     tree: TokenTree
-
-    @property
-    def num_stages(self) -> int:
-        """Stages of the target pipeline."""
+    config: HeadConfig
+    """What the head was told of its stages, links and draft."""
 
     def cost(self, num_rows: int) -> float:
         """Return for how long a run of `num_rows` rows occupies the busiest stage or link, in times of one row."""
 
     def passing(self, num_rows: int) -> float:
         """Return the time from the launch of a run into an empty pipeline to its verdicts, in times of one row."""
-
-    @property
-    def draft_pair(self) -> float:
-        """Return how long a step of the draft with two rows takes, in steps of one row."""
-
-    @property
-    def may_branch(self) -> bool:
-        """Whether a tree leaves the text as it is; with quantised weights it may differ at close decisions (law 6)."""
-
-    @property
-    def is_row_exact(self) -> bool:
-        """Whether a row has the same bits in runs of any size, so that their size leaves the text as it is."""
 
     @property
     def is_first_idle(self) -> bool:

@@ -11,8 +11,8 @@ import msgpack
 import numpy as np
 
 from mpispec.compute.base import Floats, StageModel
-from mpispec.core.ids import Actor, NodeId, Pos, RequestId, SeqId, Token
-from mpispec.core.messages import Edit, EditOp, Row
+from mpispec.core.ids import Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
+from mpispec.core.messages import Edit, EditOp, Row, Run
 from mpispec.core.row_times import interpolated
 from mpispec.runtime.group import Group, gather
 from mpispec.runtime.link_costs import link_cost
@@ -111,9 +111,10 @@ def seconds_of_run(
     Its cells are dropped unless it `is_kept`. `activations` is float32 [size, width], None on the first stage.
     """
     positions = range(past, past + size)
-    rows = [Row(RequestId(0), NodeId(pos), NodeId(pos - 1), Token(0), Pos(pos), SeqId(0), True) for pos in positions]
+    rows = (Row(RequestId(0), NodeId(pos), NodeId(pos - 1), Token(0), Pos(pos), SeqId(0), True) for pos in positions)
+    run = Run(RunId(0), tuple(rows))
     start = time.monotonic()
-    stage.forward(rows, activations, bool)
+    stage.forward(run, activations, bool)
     elapsed = time.monotonic() - start
     if not is_kept:
         stage.edit([Edit(EditOp.DROP, SeqId(0), SeqId(0), Pos(past), -1)])

@@ -93,7 +93,7 @@ class Worker(ABC):
     def _forward(self, run: Run, activations: Floats | None) -> Floats | None:
         """Apply a run's edits and compute its rows."""
         self._prepare(run)
-        return self._model.forward(run.rows, activations, lambda: self._aborted == run.run_id, run.branches)
+        return self._model.forward(run, activations, lambda: self._aborted == run.run_id)
 
     def _prepare(self, run: Run) -> None:
         if run.edits:
@@ -148,7 +148,7 @@ class ExitWorker(StageWorker):
         run = job.run
         self._prepare(run)
         activations = self._activations(job.payload, len(run.rows))
-        both = self._leaving.forward_and_exit(run.rows, activations, lambda: self._aborted == run.run_id, run.branches)
+        both = self._leaving.forward_and_exit(run, activations, lambda: self._aborted == run.run_id)
         if both is None:
             return Computed(run.run_id, None, (), aborted=True)
         output, logits = both

@@ -126,5 +126,5 @@ class LowestLevel:
 
     def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[Guess, ...], ...]:
         """See `Drafter`; one guess a row, of the chance that was said at the start."""
-        _, tokens = self._model.compute(_WHOLE, Run(RunId(0), tuple(rows), ()), None)
+        _, tokens = self._model.compute(_WHOLE, Run(RunId(0), tuple(rows)), None)
         return tuple(((token, self._prob),) for token in tokens)

@@ -66,7 +66,7 @@ def unpack_values(payload: Payload) -> list[int]:
 def run_rows(layer: ToyLayer, run: Run, payload: Payload) -> list[int]:
     """Compute a run's rows on a toy layer; return their outputs."""
     inputs = [row.token for row in run.rows] if payload is None else unpack_values(payload)
-    labels = row_labels(run.rows, run.branches)
+    labels = row_labels(run)
     return [layer.compute(row.pos, mine, value) for row, mine, value in zip(run.rows, labels, inputs, strict=True)]
 
 

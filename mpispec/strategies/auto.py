@@ -81,14 +81,14 @@ class Auto(Strategy):
 
         For a chain and nothing else where a tree might change the text; runs of one row where longer ones might.
         """
-        if not view.may_branch:
+        if not view.config.may_branch:
             self.width = 1
-        self._most_rows = _MOST_ROWS if view.is_row_exact else 1
-        self._may_branch, self._pass = view.may_branch, view.passing(1)
-        if view.may_branch and self._pass > 1.0:
+        self._most_rows = _MOST_ROWS if view.config.is_row_exact else 1
+        self._may_branch, self._pass = view.config.may_branch, view.passing(1)
+        if view.config.may_branch and self._pass > 1.0:
             self._least_alternative = _LEAST_GAIN / (self._pass - 1.0)
         self._read_costs(view)
-        if self._are_rows_dear or view.draft_pair > _DEAR_ROW:
+        if self._are_rows_dear or view.config.draft_pair > _DEAR_ROW:
             self.floor = _DEAR_FLOOR
             if self._pass <= _LONG_PASS:
                 self.width = 1

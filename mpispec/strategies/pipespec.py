@@ -21,7 +21,7 @@ class PipeSpec(Strategy):
 
     def choose(self, view: View) -> list[Node]:
         """Launch the next part of the most probable path, beginning with the root."""
-        if view.live_runs >= view.num_stages:
+        if view.live_runs >= view.config.num_stages:
             return []
         node = view.tree.root
         path: list[Node] = []

@@ -9,8 +9,8 @@ import numpy as np
 
 from mpispec.compute.base import Floats
 from mpispec.compute.llama_stage import LlamaStage
-from mpispec.core.ids import NodeId, Pos, RequestId, SeqId, Token
-from mpispec.core.messages import Branch, Edit, EditOp, Row
+from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
+from mpispec.core.messages import Branch, Edit, EditOp, Row, Run
 from mpispec.models import cut, registry
 
 PROMPT = (1, 4093, 198, 4898, 314, 260, 6376, 4461, 47, 2, 198, 1, 520, 9531, 198)
@@ -62,10 +62,11 @@ class Pipeline:
 
     def run(self, batch: Sequence[Row], edits: Sequence[Edit] = (), branches: Sequence[Branch] = ()) -> Floats:
         """Return the logits of the deciding rows."""
+        run = Run(RunId(0), tuple(batch), branches=tuple(branches))
         passed: Floats | None = None
         for stage in self.stages:
             stage.edit(edits)
-            passed = stage.forward(batch, passed, bool, branches)
+            passed = stage.forward(run, passed, bool)
             assert passed is not None
         assert passed is not None
         return passed

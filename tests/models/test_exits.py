@@ -13,23 +13,24 @@ from click.testing import CliRunner
 from mpispec.bench.exits import exits, main
 from mpispec.bench.texts import QUESTIONS, loaded
 from mpispec.compute.llama_stage import LlamaStage
+from mpispec.core.messages import Run
 from mpispec.models import cut
 from mpispec.models.arrange import Layer, arrange
 from tests.models import pipeline, tiny
 
 pytestmark = pytest.mark.models
 
-TOKENS = tuple(range(5, 25))
+RUN = Run(0, pipeline.rows(range(5, 25)))
 
 
 def test_an_exit_projects_the_hidden_state_of_its_stage(tmp_path: Path, part_cache: Path) -> None:
     model = tiny.llama(tmp_path / "tiny.gguf")
     arrange(model, [Layer(index) for index in range(4)], tmp_path / "exit.gguf", "exit after 4")
     stage = stage_of(cut.part(model, range(4)), range(4))
-    hidden = stage.forward(pipeline.rows(TOKENS), None, bool)
+    hidden = stage.forward(RUN, None, bool)
     stage.close()
     leaving = stage_of(tmp_path / "exit.gguf", range(4), last=True)
-    logits = leaving.forward(pipeline.rows(TOKENS), None, bool)
+    logits = leaving.forward(RUN, None, bool)
     leaving.close()
     assert hidden is not None
     assert logits is not None
@@ -84,12 +85,12 @@ def test_a_stage_with_an_exit_passes_on_the_same_and_chooses_as_the_exit_does(
     before = stage_of(cut.part(default_model, range(10)), range(10))
     deciding = [pipeline.row(token, pos, decide=pos > 12) for pos, token in enumerate(pipeline.PROMPT)]
     silent = [pipeline.row(5, len(deciding), decide=False)]
-    for rows in (deciding, silent):
-        passed = before.forward(rows, None, bool) if layers.start else None
-        both = leaving.forward_and_exit(rows, passed, bool)
+    for run in (Run(0, deciding), Run(0, silent)):
+        passed = before.forward(run, None, bool) if layers.start else None
+        both = leaving.forward_and_exit(run, passed, bool)
         assert both is not None
-        assert np.array_equal(both[0], plain.forward(rows, passed, bool))
-        assert np.array_equal(both[1], exiting.forward(rows, None, bool))
+        assert np.array_equal(both[0], plain.forward(run, passed, bool))
+        assert np.array_equal(both[1], exiting.forward(run, None, bool))
     for stage in (exiting, plain, leaving, before):
         stage.close()
 
@@ -97,7 +98,7 @@ def test_a_stage_with_an_exit_passes_on_the_same_and_chooses_as_the_exit_does(
 def test_an_exit_can_be_given_up(default_model: Path, part_cache: Path) -> None:
     stage = stage_of(cut.part(default_model, range(10), has_exit=True), range(10))
     looks = iter([False, False, True])
-    assert stage.forward_and_exit(pipeline.rows(TOKENS), None, lambda: next(looks, True)) is None
+    assert stage.forward_and_exit(RUN, None, lambda: next(looks, True)) is None
     stage.edit([pipeline.drop(0)])
-    assert stage.forward_and_exit(pipeline.rows(TOKENS), None, bool) is not None
+    assert stage.forward_and_exit(RUN, None, bool) is not None
     stage.close()

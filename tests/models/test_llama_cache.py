@@ -11,7 +11,7 @@ import pytest
 from mpispec.compute.base import ComputeError, ModelError
 from mpispec.compute.llama_stage import SPARE_CELLS, LlamaStage
 from mpispec.core.ids import Pos, SeqId
-from mpispec.core.messages import Branch, Edit, EditOp
+from mpispec.core.messages import Branch, Edit, EditOp, Run
 from mpispec.models import cut
 from tests.models.pipeline import PROMPT, Pipeline, drop, row, rows, share, split
 
@@ -96,9 +96,9 @@ def test_a_run_given_up_and_dropped_leaves_no_trace(pipeline: Pipeline, stage: i
     expected = pipeline.run_in_chunks(PROMPT, 16)[-2:]
     pipeline.run_in_chunks(PROMPT[:-2], 16)
     batch = rows(PROMPT[-2:], len(PROMPT) - 2)
-    first = pipeline.stages[0].forward(batch, None, bool) if stage else None
+    first = pipeline.stages[0].forward(Run(0, batch), None, bool) if stage else None
     looks = iter([False, False, True])
-    assert pipeline.stages[stage].forward(batch, first, lambda: next(looks)) is None
+    assert pipeline.stages[stage].forward(Run(0, batch), first, lambda: next(looks)) is None
     assert next(looks, None) is None, "the flag was not looked at between layers"
     pipeline.edit(drop(0, len(PROMPT) - 2))
     assert np.array_equal(pipeline.run(batch), expected)
@@ -107,7 +107,7 @@ def test_a_run_given_up_and_dropped_leaves_no_trace(pipeline: Pipeline, stage: i
 def test_a_run_cancelled_before_it_begins_writes_nothing(pipeline: Pipeline) -> None:
     expected = pipeline.run_in_chunks(PROMPT, 16)[-1:]
     pipeline.run_in_chunks(PROMPT[:-1], 16)
-    assert pipeline.stages[0].forward([row(9, len(PROMPT) - 1)], None, lambda: True) is None
+    assert pipeline.stages[0].forward(Run(0, [row(9, len(PROMPT) - 1)]), None, lambda: True) is None
     assert np.array_equal(pipeline.run([row(PROMPT[-1], len(PROMPT) - 1)]), expected)
 
 
@@ -115,7 +115,7 @@ def test_an_error_of_the_flag_is_raised(pipeline: Pipeline) -> None:
     answers = iter([False])
     pipeline.edit(drop(0))
     with pytest.raises(StopIteration):
-        pipeline.stages[0].forward([row(1, 0)], None, lambda: next(answers))
+        pipeline.stages[0].forward(Run(0, [row(1, 0)]), None, lambda: next(answers))
     pipeline.edit(drop(0))
 
 
@@ -135,14 +135,14 @@ def test_an_error_of_the_flag_is_raised(pipeline: Pipeline) -> None:
 def test_impossible_rows_are_refused(pipeline: Pipeline, batch: list) -> None:
     pipeline.run_in_chunks(PROMPT, 16)
     with pytest.raises(ComputeError):
-        pipeline.stages[0].forward(batch, None, bool)
+        pipeline.stages[0].forward(Run(0, batch), None, bool)
 
 
 @pytest.mark.parametrize("shape", [None, (1, 576), (2, 575)])
 def test_activations_of_another_shape_are_refused(pipeline: Pipeline, shape: tuple[int, int] | None) -> None:
     given = None if shape is None else np.zeros(shape, np.float32)
     with pytest.raises(ComputeError, match="activations"):
-        pipeline.stages[1].forward(rows([1, 2], 100), given, bool)
+        pipeline.stages[1].forward(Run(0, rows([1, 2], 100)), given, bool)
 
 
 @pytest.mark.parametrize("edit", [share(0, 8), share(-1, 0), drop(8)])
@@ -155,9 +155,9 @@ def test_a_full_cache_says_so(default_model: Path, part_cache: Path) -> None:
     options = {"context": 256, "sequences": 1, "threads": 1, "max_rows": 64}
     stage = LlamaStage(cut.part(default_model, range(1)), first=True, last=False, n_layers=1, **options)
     for start in range(0, 256 + SPARE_CELLS, 64):
-        stage.forward(rows([7] * 64, start), None, bool)
+        stage.forward(Run(0, rows([7] * 64, start)), None, bool)
     with pytest.raises(ComputeError, match="full"):
-        stage.forward(rows([7], 256 + SPARE_CELLS), None, bool)
+        stage.forward(Run(0, rows([7], 256 + SPARE_CELLS)), None, bool)
     stage.close()
 
 
@@ -166,7 +166,8 @@ def test_any_number_of_sequences_and_rows(default_model: Path, part_cache: Path,
     part = cut.part(default_model, range(15, 30))
     options = {"context": 64, "sequences": sequences, "threads": 1, "max_rows": max_rows}
     stage = LlamaStage(part, first=False, last=True, n_layers=15, **options)
-    logits = stage.forward(rows([0] * max_rows, 0, sequences - 1), np.ones((max_rows, 576), np.float32), bool)
+    run = Run(0, rows([0] * max_rows, 0, sequences - 1))
+    logits = stage.forward(run, np.ones((max_rows, 576), np.float32), bool)
     stage.close()
     assert logits is not None
     assert logits.shape == (max_rows, 49152)

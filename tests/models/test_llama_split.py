@@ -12,6 +12,7 @@ import pytest
 
 from mpispec.compute.base import Floats
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
+from mpispec.core.messages import Run
 from mpispec.core.tiling import Tiling
 from mpispec.models import cut
 from tests.models.pipeline import PROMPT, Pipeline, drop, row, rows, split
@@ -81,8 +82,8 @@ def test_two_threads_give_the_same_bits(default_model: Path, part_cache: Path) -
     outputs = []
     for threads in (1, 2):
         stage = first_layers(default_model, threads)
-        runs = [[row(token, pos)] for pos, token in enumerate(PROMPT[:8])] + [rows(PROMPT[8:], 8)]
-        outputs.append(np.concatenate([stage.forward(run, None, bool) for run in runs]))
+        batches = [[row(token, pos)] for pos, token in enumerate(PROMPT[:8])] + [rows(PROMPT[8:], 8)]
+        outputs.append(np.concatenate([stage.forward(Run(0, batch), None, bool) for batch in batches]))
         stage.close()
     assert np.array_equal(*outputs)
 
@@ -90,10 +91,10 @@ def test_two_threads_give_the_same_bits(default_model: Path, part_cache: Path) -
 def test_runs_of_up_to_exact_rows_keep_their_bits(default_model: Path, part_cache: Path) -> None:
     stage = first_layers(default_model, 1)
     tokens = [(token * 7919 + index) % 49000 for index, token in enumerate(PROMPT * 36)]
-    expected = [stage.forward([row(token, pos)], None, bool) for pos, token in enumerate(tokens)]
+    expected = [stage.forward(Run(0, [row(token, pos)]), None, bool) for pos, token in enumerate(tokens)]
     stage.edit([drop(0)])
     starts = range(0, len(tokens), EXACT_ROWS)
-    found = [stage.forward(rows(tokens[start : start + EXACT_ROWS], start), None, bool) for start in starts]
+    found = [stage.forward(Run(0, rows(tokens[start : start + EXACT_ROWS], start)), None, bool) for start in starts]
     stage.close()
     assert np.array_equal(np.concatenate(found), np.concatenate(expected))
 
@@ -106,9 +107,9 @@ def test_runs_of_a_tile_and_more_share_their_bits(default_model: Path, part_cach
     for sizes in ([512], [64] * 8, [72, 65, 64, 70, 66, 175]):
         ends = itertools.accumulate(sizes)
         runs = [rows(tokens[end - size : end], end - size) for size, end in zip(sizes, ends, strict=True)]
-        outputs.append(np.concatenate([stage.forward(run, None, bool) for run in runs]))
+        outputs.append(np.concatenate([stage.forward(Run(0, run), None, bool) for run in runs]))
         stage.edit([drop(0)])
-    by_rows = np.concatenate([stage.forward([row(token, pos)], None, bool) for pos, token in enumerate(tokens)])
+    by_rows = np.concatenate([stage.forward(Run(0, [row(token, pos)]), None, bool) for pos, token in enumerate(tokens)])
     stage.close()
     assert np.array_equal(outputs[0], outputs[1])
     assert np.array_equal(outputs[0], outputs[2])

@@ -12,19 +12,19 @@ from mpispec.bench.hop import ANSWER, ROW_WIDTH, Passing, measure, report
 from mpispec.bench.idle import cpu_seconds
 from mpispec.bench.laps import PARTS, Laps
 from mpispec.bench.profile import Spent, lines
-from mpispec.core.messages import Row
+from mpispec.core.messages import Row, Run
 from mpispec.runtime.group import Group
 from mpispec.transport.loopback import LoopbackTransport
 
 pytestmark = pytest.mark.unit
 
-ROWS = [Row(0, pos, pos - 1, 5 + pos, pos, 0, True) for pos in range(3)]
+RUN = Run(0, [Row(0, pos, pos - 1, 5 + pos, pos, 0, True) for pos in range(3)])
 
 
 def test_the_passing_stage_has_rows_of_the_stated_width() -> None:
-    embedded = Passing(is_last=False).forward(ROWS, None, bool)
+    embedded = Passing(is_last=False).forward(RUN, None, bool)
     assert embedded is not None and embedded.shape == (3, ROW_WIDTH) and embedded.dtype == np.float32
-    passed = Passing(is_last=False).forward(ROWS, embedded, bool)
+    passed = Passing(is_last=False).forward(RUN, embedded, bool)
     assert passed is embedded
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from mpispec.bench.skippable import Skippable
 from mpispec.compute.base import Cancelled, Floats
 from mpispec.compute.toy import ToyStage
 from mpispec.core.ids import RequestId
-from mpispec.core.messages import Branch, Row
+from mpispec.core.messages import Row, Run
 from mpispec.models.default import resolve
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import inspect
@@ -153,11 +152,11 @@ def test_only_null_requests_go_without_arithmetic() -> None:
     model = inspect(resolve(None))
     inner = ToyStage(0, is_last=True, vocabulary=8)
     last = Skippable(inner, model, True, is_null)
-    null = [Row(1, pos, pos - 1, 5 + pos, pos, 0, pos > 0) for pos in range(3)]
+    null = Run(0, [Row(1, pos, pos - 1, 5 + pos, pos, 0, pos > 0) for pos in range(3)])
     logits = last.forward(null, None, bool)
     assert logits is not None and logits.shape == (2, model.vocabulary)
     assert list(np.argmax(logits, axis=1)) == [6, 7]
-    computed = last.forward([Row(0, 0, -1, 5, 0, 0, True)], None, bool)
+    computed = last.forward(Run(0, [Row(0, 0, -1, 5, 0, 0, True)]), None, bool)
     assert computed is not None and computed.shape == (1, 8)
     first = Skippable(inner, model, False, is_null)
     passed = first.forward(null, None, bool)
@@ -170,15 +169,9 @@ def test_what_runs_cost_is_measured_with_arithmetic() -> None:
     counted = []
 
     class Counting(ToyStage):
-        def forward(
-            self,
-            rows: Sequence[Row],
-            activations: Floats | None,
-            cancelled: Cancelled,
-            branches: Sequence[Branch] = (),
-        ) -> Floats | None:
-            counted.append(len(rows))
-            return super().forward(rows, activations, cancelled, branches)
+        def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+            counted.append(len(run.rows))
+            return super().forward(run, activations, cancelled)
 
     stage = Skippable(Counting(0, is_last=True, vocabulary=8), inspect(resolve(None)), True, is_null)
     seconds_of_run(stage, 3, None)

@@ -367,7 +367,7 @@ def test_another_version_is_told_as_such() -> None:
         Result(7, (0,), (2**31,)),
         Credit(2**64),
         Cancel((2**63,)),
-        Run(7, (Row(0, 1, 0, 2**31, 0, 0, True),), ()),
+        Run(7, (Row(0, 1, 0, 2**31, 0, 0, True),)),
         Draft(0, 0, 0, (-1,), (1,), ("half",)),
         Open(0, Sampling(seed=2**64), 0, ()),
     ],

@@ -12,7 +12,7 @@ from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.core.effects import AbortCompute, Compute, Effect, Quit
 from mpispec.core.events import Computed, Event, StopRequested, Submitted, Tick
 from mpispec.core.ids import HEAD, Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Branch, Edit, Row, Run, Sampling
+from mpispec.core.messages import Edit, Row, Run, Sampling
 from mpispec.runtime.driver import Driver
 from mpispec.runtime.plan import Plan, StagePlace
 from mpispec.runtime.trace import Trace
@@ -37,13 +37,7 @@ class Endless:
     def edit(self, edits: Sequence[Edit]) -> None:
         """There is no cache."""
 
-    def forward(
-        self,
-        rows: Sequence[Row],
-        activations: Floats | None,
-        cancelled: Cancelled,
-        branches: Sequence[Branch] = (),
-    ) -> Floats | None:
+    def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """See `StageModel.forward`."""
         self.begun.set()
         if self.failure is not None:
@@ -67,7 +61,7 @@ class Scripted:
         self.events.append(event)
         match event:
             case Submitted():
-                return [Compute(Run(RunId(0), (ROW,), ()), np.zeros(4, np.float32).tobytes())]
+                return [Compute(Run(RunId(0), (ROW,)), np.zeros(4, np.float32).tobytes())]
             case StopRequested():
                 return [AbortCompute(RunId(0))]
             case Computed():

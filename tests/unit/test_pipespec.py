@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from mpispec.core.config import HeadConfig
 from mpispec.core.ids import NodeId, Pos, Token
 from mpispec.core.tree import NodeState, TokenTree
 from mpispec.strategies.pipespec import PipeSpec
@@ -34,6 +35,10 @@ class Situation:
         node = self.tree.root
         for index, prob in enumerate(self.probs):
             node = self.tree.add(node, Token(index + 1), prob)
+
+    @property
+    def config(self) -> HeadConfig:
+        return HeadConfig(self.num_stages, None, context=64, sequences=4)
 
     def cost(self, num_rows: int) -> float:
         return self.rows[min(num_rows, len(self.rows)) - 1]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from mpispec.compute.base import Cancelled, Floats, StageModel
 from mpispec.compute.toy import ToyStage
 from mpispec.core.config import HeadConfig
 from mpispec.core.ids import Actor
-from mpispec.core.messages import Branch, Row
+from mpispec.core.messages import Run
 from mpispec.runtime import row_costs as module
 from mpispec.runtime.group import Group
 from mpispec.runtime.link_costs import link_cost
@@ -25,15 +23,9 @@ class TimedStage(ToyStage):
 
     now = 0.0
 
-    def forward(
-        self,
-        rows: Sequence[Row],
-        activations: Floats | None,
-        cancelled: Cancelled,
-        branches: Sequence[Branch] = (),
-    ) -> Floats | None:
-        TimedStage.now += 0.5 + 0.5 * len(rows)
-        return super().forward(rows, activations, cancelled, branches)
+    def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        TimedStage.now += 0.5 + 0.5 * len(run.rows)
+        return super().forward(run, activations, cancelled)
 
 
 @pytest.fixture
@@ -64,11 +56,9 @@ def test_a_disturbed_measurement_says_no_more_than_that_a_run_costs_its_halves(
     monkeypatch.setattr(module, "_BUDGET_S", 1000.0)
     forward = TimedStage.forward
 
-    def disturbed(
-        stage: TimedStage, rows: Sequence[Row], activations: Floats | None, cancelled: Cancelled
-    ) -> Floats | None:
-        TimedStage.now += 90.0 if len(rows) == 8 else 0.0
-        return forward(stage, rows, activations, cancelled)
+    def disturbed(stage: TimedStage, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        TimedStage.now += 90.0 if len(run.rows) == 8 else 0.0
+        return forward(stage, run, activations, cancelled)
 
     monkeypatch.setattr(TimedStage, "forward", disturbed)
     seconds = row_seconds(Group(LoopbackTransport()), timed, Actor(1), width=4)

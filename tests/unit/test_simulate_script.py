@@ -27,7 +27,7 @@ def _row(node: int, parent: int, pos: int, token: int) -> Row:
 
 
 def _run(run_id: int, *rows: Row) -> Run:
-    return Run(RunId(run_id), rows, ())
+    return Run(RunId(run_id), rows)
 
 
 def test_the_script_goes_on_after_itself_only() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from mpispec.core.config import HeadConfig
 from mpispec.core.ids import NodeId, Pos, RunId, Token
 from mpispec.core.tree import BY_DRAFT, BY_HEAD, Node, TokenTree
 from mpispec.strategies.auto import Auto
@@ -32,6 +33,18 @@ class Situation:
     num_stages: int = 4
     dear_rows: bool = True
     draft_pair: float = 1.0
+
+    @property
+    def config(self) -> HeadConfig:
+        return HeadConfig(
+            self.num_stages,
+            None,
+            context=64,
+            sequences=4,
+            draft_pair=self.draft_pair,
+            may_branch=self.may_branch,
+            is_row_exact=self.is_row_exact,
+        )
 
     def cost(self, num_rows: int) -> float:
         return float(num_rows) if self.dear_rows else 1.0

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 def run_of(run_id: int, *positions: int, prompt: int = 0) -> Run:
     """Return a run whose rows decide, but for those inside a prompt of `prompt` tokens."""
     rows = tuple(Row(0, pos, pos - 1, 7, pos, 0, pos >= prompt - 1) for pos in positions)
-    return Run(run_id, rows, ())
+    return Run(run_id, rows)
 
 
 def computed(trace: Trace, lane: str, start: float, run: Run, aborted: bool = False) -> None:

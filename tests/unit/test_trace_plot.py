@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 
 def run_of(run_id: int, pos: int) -> Run:
-    return Run(run_id, (Row(0, pos, pos - 1, 7, pos, 0, True),), ())
+    return Run(run_id, (Row(0, pos, pos - 1, 7, pos, 0, True),))
 
 
 def compute(trace: Trace, lane: str, start: float, run: Run, aborted: bool = False) -> None:

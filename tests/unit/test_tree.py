@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Branch, Edit, EditOp, Row
+from mpispec.core.messages import Branch, Edit, EditOp, Row, Run
 from mpispec.core.sequences import SequencePool, bury, label, row_labels
 from mpispec.core.tree import BY_DRAFT, BY_EXIT, BY_HEAD, Node, NodeState, TokenTree
 
@@ -138,7 +138,7 @@ def test_branches_within_a_run_label_the_ancestors_that_come_with_it() -> None:
     rows = [
         Row(RequestId(0), node.id, node.parent_id, node.token, node.pos, node.seq or SeqId(0), True) for node in nodes
     ]
-    assert row_labels(rows, branches) == [[0, 1, 2], [0], [1, 2], [1], [2]]
+    assert row_labels(Run(RunId(0), tuple(rows), branches=tuple(branches))) == [[0, 1, 2], [0], [1, 2], [1], [2]]
 
 
 def test_a_run_ends_where_ids_do() -> None:
