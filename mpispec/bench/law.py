@@ -74,12 +74,14 @@ def step_s(computed: Sequence[Lap], worker: str, during: Span) -> float | None:
     return statistics.median(spent) if len(spent) >= FEWEST_RUNS else None
 
 
-def beside_the_law(report: dict[str, Any], stage_s: Sequence[float | None]) -> dict[str, Any]:
-    """Return tau, the law's rate and how much of it was achieved.
+def beside_the_law(
+    report: dict[str, Any], stage_s: Sequence[float | None], draft_s: float | None = None
+) -> dict[str, Any]:
+    """Return tau, the law's rate and how much of it was achieved, then the same at the pace of the draft.
 
-    `report` is `Engine.report` of the request, `stage_s` what a one-row run takes on each stage of the target. What
-    cannot be known is None: tau if a stage computed hardly any such runs, the rest without tau or without a second
-    token.
+    `report` is `Engine.report` of the request, `stage_s` what a one-row run takes on each stage of the target,
+    `draft_s` what a step of the draft takes if there is one. What cannot be known is None: tau if a stage computed
+    hardly any such runs, the rest without tau or without a second token.
     """
     decided = report["tokens"] - 1
     hit_rate = report["speculation"]["accepted"] / decided if decided > 0 else None
@@ -87,6 +89,9 @@ def beside_the_law(report: dict[str, Any], stage_s: Sequence[float | None]) -> d
     tau = max(known) if len(known) == len(stage_s) else None
     speedup = law_speedup(len(stage_s), hit_rate) if hit_rate is not None else None
     law = speedup / (len(stage_s) * tau) if speedup is not None and tau is not None else None
+    paced = None
+    if hit_rate is not None and tau is not None:
+        paced = 1.0 / (hit_rate * max(tau, draft_s or 0.0) + (1.0 - hit_rate) * len(stage_s) * tau)
     achieved = report["timing"]["tokens_per_s"]
     return {
         "stages": len(stage_s),
@@ -96,6 +101,8 @@ def beside_the_law(report: dict[str, Any], stage_s: Sequence[float | None]) -> d
         "law_speedup": _rounded(speedup, 1.0, 3),
         "law_tokens_per_s": _rounded(law, 1.0, 3),
         "achieved_over_law": _rounded(achieved / law if law and achieved else None, 1.0, 4),
+        "paced_tokens_per_s": _rounded(paced, 1.0, 3),
+        "achieved_over_paced": _rounded(achieved / paced if paced and achieved else None, 1.0, 4),
     }
 
 

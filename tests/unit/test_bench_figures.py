@@ -108,6 +108,13 @@ def test_tokens_without_a_guess_count_as_misses() -> None:
     assert found["achieved_over_law"] == pytest.approx(20.0 * 0.010 * (1 + 0.5 * 3), abs=1e-4)
 
 
+def test_a_draft_slower_than_a_stage_sets_the_pace_of_hits_alone() -> None:
+    at_stages, at_draft = (beside_the_law(report_of(11, 5, 20.0), [0.010] * 4, draft) for draft in (0.004, 0.020))
+    assert at_stages["paced_tokens_per_s"] == at_stages["law_tokens_per_s"]
+    assert at_draft["law_tokens_per_s"] == at_stages["law_tokens_per_s"]
+    assert at_draft["achieved_over_paced"] == pytest.approx(20.0 * (0.5 * 0.020 + 0.5 * 4 * 0.010), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("tokens", "speed", "stage_s"), [(1, None, [0.01, 0.01]), (11, 20.0, [0.01, None]), (0, None, [None])]
 )
