@@ -64,6 +64,7 @@ class HeadCore:
         """Launched and not answered, in launch order."""
         self._live = 0
         """Flights that are not cancelled."""
+        self._window, self._most_in_flight = config.window, config.most_in_flight
         self._first = config.stages[0]
         self._told = relays(config.actor, config.actor, config.num_stages)
         """Stages that hear of a cancel from us; the others hear of it from them."""
@@ -339,8 +340,8 @@ class HeadCore:
     def _has_room(self) -> bool:
         return (
             self._first_stage.num_waiting < self.config.first_queue
-            and self._live < self.config.window
-            and len(self._flights) < self.config.most_in_flight
+            and self._live < self._window
+            and len(self._flights) < self._most_in_flight
         )
 
     def _launch(self) -> None:

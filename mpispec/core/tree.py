@@ -90,7 +90,7 @@ class Node:
         while pending:
             node = pending.pop()
             yield node
-            pending.extend(reversed(node.children))
+            pending += node.children[::-1]
 
 
 class TokenTree:
