@@ -45,10 +45,9 @@ class Calibration:
     def chance(self, confidence: float, depth: int = 1) -> float:
         """Return how often guesses of about this confidence, this many positions ahead, were right."""
         bucket = int(confidence * self._num_buckets)
-        rate = self._rates[bucket] if bucket < self._num_buckets else self._rates[-1]
+        rate = self._rates[bucket if bucket < self._num_buckets else -1]
         factors = self._factors or self._renewed()
-        chance = rate * factors[_BAND_OF[depth] if depth < _DEEPEST else -1]
-        return chance if chance < 1.0 else 1.0
+        return rate * factors[_BAND_OF[depth] if depth < _DEEPEST else -1]
 
     def learn(self, confidence: float, is_right: bool, depth: int = 1) -> None:
         """Hear the verdict on a guess."""
@@ -56,10 +55,12 @@ class Calibration:
         band = _BAND_OF[min(depth, _DEEPEST)]
         rate = self._rates[bucket]
         promised = rate * min(1.0, self._met / self._expected)
-        self._band_expected[band] = _faded(self._band_expected[band], _BAND_PRIOR_HITS, _BAND_FORGET, promised)
-        self._band_met[band] = _faded(self._band_met[band], _BAND_PRIOR_HITS, _BAND_FORGET, is_right)
-        self._expected = _faded(self._expected, _PRIOR_HITS, _LATELY, rate)
-        self._met = _faded(self._met, _PRIOR_HITS, _LATELY, is_right)
+        # Sums of hits fade, the older ones counting a little less; the prior in them stays.
+        expected, met = self._band_expected[band] - _BAND_PRIOR_HITS, self._band_met[band] - _BAND_PRIOR_HITS
+        self._band_expected[band] = expected * _BAND_FORGET + promised + _BAND_PRIOR_HITS
+        self._band_met[band] = met * _BAND_FORGET + is_right + _BAND_PRIOR_HITS
+        self._expected = (self._expected - _PRIOR_HITS) * _LATELY + rate + _PRIOR_HITS
+        self._met = (self._met - _PRIOR_HITS) * _LATELY + is_right + _PRIOR_HITS
         tries = self._tries[bucket]
         self._tries[bucket] = tries * _FORGET + 1.0
         self._rates[bucket] = (rate * tries * _FORGET + is_right) / self._tries[bucket]
@@ -71,8 +72,3 @@ class Calibration:
             lately * min(1.0, met / expected) for met, expected in zip(self._band_met, self._band_expected, strict=True)
         ]
         return self._factors
-
-
-def _faded(total: float, prior: float, forget: float, newest: float) -> float:
-    """Return a sum of hits with one more, the older ones counting a little less; the prior stays."""
-    return (total - prior) * forget + newest + prior

@@ -59,8 +59,6 @@ class DraftLink:
             return None
         for index, (parent, token, prob) in enumerate(zip(draft.parents, draft.tokens, draft.probs, strict=True)):
             place = draft.root if parent == ROOT else self._places.get(parent)
-            if isinstance(place, Node) and place.state is NodeState.DECIDED:
-                place = place.pos
             child = _child(place, token, prob, tree, accepted)
             if child is not None:
                 self._places[draft.first + index] = child
@@ -114,10 +112,14 @@ def _child(
     place: _Place | None, token: Token, prob: float, tree: TokenTree, accepted: Sequence[Token]
 ) -> _Place | None:
     """Return the place of a guess below `place`; None if it has turned out wrong."""
+    if isinstance(place, Node):
+        if place.state is NodeState.DEAD:
+            return None
+        if place.state is not NodeState.DECIDED:
+            return tree.add(place, token, prob, BY_DRAFT)
+        place = place.pos
     if place is None:
         return None
-    if isinstance(place, Node):
-        return tree.add(place, token, prob, BY_DRAFT) if place.state is not NodeState.DEAD else None
     if place == tree.root.pos:
         return tree.add(tree.root, token, prob, BY_DRAFT)
     pos = Pos(place + 1)

@@ -64,7 +64,10 @@ class HeadCore:
         """Launched and not answered, in launch order."""
         self._live = 0
         """Flights that are not cancelled."""
+        self._window, self._most_in_flight = config.window, config.most_in_flight
         self._first = config.stages[0]
+        self._told = relays(config.actor, config.actor, config.num_stages)
+        """Stages that hear of a cancel from us; the others hear of it from them."""
         self._first_stage = FirstStage()
         self._row_times = RowTimes(config.compute)
         self._next_run = RunId(0)
@@ -329,8 +332,7 @@ class HeadCore:
         if runs or rows:
             run_ids = tuple(flight.run_id for flight in runs)
             cancel = Cancel(run_ids, tuple(run for run, _ in rows), tuple(node for _, node in rows))
-            told = relays(self.config.actor, self.config.actor, self.config.num_stages)
-            self._out += [Send(stage, Plane.CONTROL, cancel) for stage in told]
+            self._out += [Send(stage, Plane.CONTROL, cancel) for stage in self._told]
 
     # -- launching ------------------------------------------------------------------------------------------------
 
@@ -338,8 +340,8 @@ class HeadCore:
     def _has_room(self) -> bool:
         return (
             self._first_stage.num_waiting < self.config.first_queue
-            and self._live < self.config.window
-            and len(self._flights) < self.config.most_in_flight
+            and self._live < self._window
+            and len(self._flights) < self._most_in_flight
         )
 
     def _launch(self) -> None:
@@ -360,8 +362,10 @@ class HeadCore:
         elif self._graves.is_full:
             return False
         request.propose()
-        allowed = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]
-        nodes, edits, branches = label(allowed, self._pool)
+        chosen = request.strategy.choose(request)
+        if not chosen:
+            return False
+        nodes, edits, branches = label([node for node in chosen if node.pos + 1 < request.limit], self._pool)
         if not nodes:
             return False
         self._edits += edits

@@ -215,9 +215,9 @@ class Request:
 
     def count_verdict(self, token: Token) -> None:
         """Count whether a launched guess was right, before the root advances."""
-        guesses = [child for child in self.tree.root.children if child.state is NodeState.LAUNCHED]
+        guesses = [child.token for child in self.tree.root.children if child.state is NodeState.LAUNCHED]
         if guesses:
-            hit = any(child.token == token for child in guesses)
+            hit = token in guesses
             self.statistics.verdicts += 1
             self.statistics.hits += hit
             self.statistics.accepted += hit

@@ -81,7 +81,8 @@ def label(nodes: Sequence[Node], pool: SequencePool) -> Labelled:
 
 def inherits(node: Node) -> bool:
     """Tell whether a node needs no id of its own, its parent's not being a sibling's."""
-    return node.parent is not None and all(sibling.seq != node.parent.seq for sibling in node.parent.children)
+    parent = node.parent
+    return parent is not None and parent.seq not in [sibling.seq for sibling in parent.children]
 
 
 def row_labels(run: Run) -> list[list[SeqId]]:

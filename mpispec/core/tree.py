@@ -69,7 +69,10 @@ class Node:
 
     def child(self, token: Token) -> Node | None:
         """Return the live child with this token."""
-        return next((node for node in self.children if node.token == token), None)
+        for node in self.children:
+            if node.token == token:
+                return node
+        return None
 
     def favourite(self) -> Node:
         """Return the child that has been launched, else the most probable; there must be one.
@@ -87,7 +90,7 @@ class Node:
         while pending:
             node = pending.pop()
             yield node
-            pending.extend(reversed(node.children))
+            pending += node.children[::-1]
 
 
 class TokenTree:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Sequence
 
 from mpispec.core.calibration import Calibration
 from mpispec.core.ids import NodeId, Token
@@ -36,7 +36,7 @@ _LONG_PASS = 10.0
 """Where rows are dear, the draft shall guess beside the likeliest only if a miss costs more than so many rows."""
 _LEAST_GAIN = 2.5
 """Runs that an alternative must save on average; it takes one itself, and comes late."""
-_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_LENGTHS = frozenset((1, 2, 3, 4, 6, 8, 12, 16, 24, 32))
 """Lengths of chains to weigh; runs of up to 63 rows have the bits of single ones (llama-layer-ranges)."""
 _MOST_ROWS = 32
 """Rows that every backend takes in one run."""
@@ -107,10 +107,11 @@ class Auto(Strategy):
             self._reaches = {root.id: 1.0}
         if self._is_batching and not view.is_first_idle:
             return []
-        best = self._best(view.tree.ready())
+        ranked = sorted(view.tree.ready(), key=lambda node: (-self._reach(node), node.id))
+        best = self._best(ranked)
         if best is None:
             return []
-        return self._comb(best, view.tree.ready()) if self._is_batching else [best]
+        return self._comb(best, ranked) if self._is_batching else [best]
 
     def verdict(self, root: Node, token: Token) -> None:
         """Learn from the decision after `root` how good its guesses were."""
@@ -135,14 +136,9 @@ class Auto(Strategy):
             cost = max(cost, view.cost(rows))
             self._times.append((cost, max(cost, view.passing(rows))))
 
-    def _best(self, ready: Collection[Node]) -> Node | None:
+    def _best(self, ranked: Sequence[Node]) -> Node | None:
         """Return the guess that is likeliest to be reached of those worth launching."""
-        best, best_reach = None, 0.0
-        for node in ready:
-            reach = self._reach(node)
-            is_better = best is None or reach > best_reach or (reach == best_reach and node.id < best.id)
-            if is_better and self._is_worth_it(node):
-                best, best_reach = node, reach
+        best = next(filter(self._is_worth_it, ranked), None)
         if best is not None and not self._may_branch and best.parent is not None:
             best = self._following(best.parent)
         if best is not None and self._chances[best.id] < _LEAST_CHANCE and not _has_launched_sibling(best):
@@ -162,15 +158,13 @@ class Auto(Strategy):
             return chance >= self._least_alternative
         return chance >= _LEAST_CHANCE or self._since_probe >= _PROBE_EVERY
 
-    def _comb(self, best: Node, ready: Collection[Node]) -> list[Node]:
+    def _comb(self, best: Node, ranked: Sequence[Node]) -> list[Node]:
         """Return the layer of the best guess and the chain below its likeliest, as much as pays."""
-        layer = [best] if not self._may_branch else [node for node in ready if node.pos == best.pos]
-        if len(layer) > 1:
-            layer.sort(key=lambda node: (-self._reach(node), node.id))
+        layer = [best] if not self._may_branch else [node for node in ranked if node.pos == best.pos]
         above = sum([self._reaches[parent] for parent in {node.parent_id for node in layer}])
         beside = [self._reaches[node.id] / above for node in layer[: self.width]]
         chain = self._chain(layer[0])
-        width, length = self._best_comb(beside, [self._chance(node) for node in chain])
+        width, length = self._best_comb(beside, [self._chances[node.id] for node in chain])
         return layer[:width] + chain[1:length]
 
     def _pays_to_batch(self) -> bool:
@@ -211,7 +205,7 @@ class Auto(Strategy):
     def _token_s(self, num_rows: int, goes_on: float, expected: float) -> float:
         """Return the time of a token with such runs; the formula at the top of the module."""
         cost, passing = self._times[num_rows - 1]
-        runs = 1.0 / (1.0 - min(_CERTAIN, goes_on))
+        runs = 1.0 / (1.0 - (goes_on if goes_on < _CERTAIN else _CERTAIN))
         return (passing - cost + 1.0 + cost * runs) / (1.0 + expected * runs)
 
     def _chain(self, node: Node) -> list[Node]:
@@ -261,7 +255,9 @@ class Auto(Strategy):
         reach = self._reaches.get(node.id)
         if reach is None:
             assert node.parent is not None
-            reach = self._reaches[node.id] = self._reach(node.parent) * self._chance(node)
+            above = self._reaches.get(node.parent_id)
+            reach = (self._reach(node.parent) if above is None else above) * self._chance(node)
+            self._reaches[node.id] = reach
         return reach
 
 
