@@ -42,7 +42,9 @@ class HeadConfig:
     first_queue: int = 2
     """Launched runs that the first stage may not have begun: the credits."""
     deadline_s: float = 600.0
-    """Longest time from the last sign of life of the pipeline to the answer of its oldest run."""
+    """Longest time from the last sign of life of the stages to the answer of their oldest run."""
+    name: str = "the target"
+    """What people are told that the stages are of."""
     actor: Actor = HEAD
     """Address of the head; its stages follow it."""
 

@@ -65,6 +65,7 @@ class HeadCore:
         self._live = 0
         """Flights that are not cancelled."""
         self._window, self._most_in_flight = config.window, config.most_in_flight
+        self._stages = frozenset(config.stages)
         self._first = config.stages[0]
         self._told = relays(config.actor, config.actor, config.num_stages)
         """Stages that hear of a cancel from us; the others hear of it from them."""
@@ -77,7 +78,7 @@ class HeadCore:
         self._sessions = Sessions(self._pool, config.max_active, config.tiling)
         self._graves = Graves(self._pool, config.most_buried)
         self._last_sign = 0.0
-        """When the pipeline was last heard of, or last given work while it had none."""
+        """When a stage was last heard of, or the first last given work while it had none."""
         self._stopping = False
         self._out: list[Effect] = []
 
@@ -109,7 +110,8 @@ class HeadCore:
                 self._check_deadline(now)
             case _:
                 raise ProtocolError(f"a head cannot handle {event}")
-        if isinstance(event, Received) or not self._flights:
+        # What a proposer says, or a level above, is no sign of the stages.
+        if not self._flights or (isinstance(event, Received) and event.src in self._stages):
             self._last_sign = now
         self._admit(now)
         self._launch()
@@ -172,8 +174,8 @@ class HeadCore:
     def _check_deadline(self, now: float) -> None:
         if self._flights and now - self._last_sign > self.config.deadline_s:
             raise ProtocolError(
-                f"no stage has been heard of for {now - self._last_sign:.0f} s while run {next(iter(self._flights))} "
-                "is under way: a host hangs or its network is down"
+                f"no stage of {self.config.name} has been heard of for {now - self._last_sign:.0f} s "
+                f"while run {next(iter(self._flights))} is under way: a host hangs or its network is down"
             )
 
     def _withdraw(self, request_id: RequestId) -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from mpispec.core.calibration import Calibration
 from mpispec.core.effects import Effect, Emit, Send
 from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Corrected, Event, Received, StopRequested, Submitted, Tick, Withdrawn
+from mpispec.core.events import Corrected, Event, Received, StopRequested, Submitted, Withdrawn
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, Plane, Pos, RequestId, Token
-from mpispec.core.messages import ROOT, Draft, Follow, Prime, Result, Retire, Run, Stop
+from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Stop
 
 _CONFIDENCE = 0.85
 """Chance that a level's token is right before any has been judged; of no weight after a few."""
@@ -37,21 +37,13 @@ class _Stream:
 class LevelCore:
     """The protocol of a level; its head's stages and proposer are actors of their own."""
 
-    def __init__(self, head: HeadCore, above: Actor, strategy: str, number: int) -> None:
-        """`strategy` launches the runs of all requests; `above` is the head of the level above.
-
-        `number` is the level's place in the ladder, counted from 0 for the lowest model; people are told of it.
-        """
+    def __init__(self, head: HeadCore, above: Actor, strategy: str) -> None:
+        """`strategy` launches the runs of all requests; `above` is the head of the level above."""
         self._head = head
         self._above = above
         self._strategy = strategy
-        self._number = number
         self._streams: dict[RequestId, _Stream] = {}
         self._calibration = Calibration()
-        self._in_flight = 0
-        """Runs launched and not answered."""
-        self._last_sign = 0.0
-        """When a stage of ours was last heard of, or last given work while it had none."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event; return what to do about it."""
@@ -65,15 +57,11 @@ class LevelCore:
                 inner = Withdrawn(request)
             case Received(message=Stop()):
                 inner = StopRequested()
-            case Tick():
-                self._check_deadline(now)
-                return []
             case _:
                 inner = event
         effects: list[Effect] = []
         for effect in self._head.handle(inner, now):
             effects += self._guess(effect) if isinstance(effect, Emit) else [effect]
-        self._watch(event, effects, now)
         return effects
 
     @property
@@ -84,24 +72,6 @@ class LevelCore:
     def check(self) -> None:
         """Assert the invariants; tests call it after every event."""
         self._head.check()
-
-    def _watch(self, event: Event, effects: Sequence[Effect], now: float) -> None:
-        """Take note of whether a stage is heard of, and of the runs that one must answer.
-
-        Our head's own watch is of no use here: to it what the proposer below says is a sign of life too, and that goes
-        on as long as the level above decides tokens.
-        """
-        if not self._in_flight or (isinstance(event, Received) and event.src in self._head.config.stages):
-            self._last_sign = now
-        self._in_flight -= isinstance(event, Received) and isinstance(event.message, Result)
-        self._in_flight += sum(isinstance(effect, Send) and isinstance(effect.message, Run) for effect in effects)
-
-    def _check_deadline(self, now: float) -> None:
-        if self._in_flight and now - self._last_sign > self._head.config.deadline_s:
-            raise ProtocolError(
-                f"no stage of level {self._number} of the ladder has been heard of for {now - self._last_sign:.0f} s "
-                "while a run of it is under way: a host hangs or its network is down"
-            )
 
     def _prime(self, prime: Prime) -> Event:
         self._streams[prime.request] = _Stream(list(prime.tokens), len(prime.tokens))

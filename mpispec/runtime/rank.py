@@ -84,9 +84,7 @@ class Rank:
         for pipeline, model, cost in zip(setup.plan.pipelines, (setup.model, *setup.levels), costs, strict=True):
             if pipeline.rank == group.rank:
                 head = self._head(pipeline, cost)
-                self._cores[pipeline.head] = (
-                    head if pipeline.head == HEAD else LevelCore(head, above, _LEVEL_STRATEGY, pipeline.number)
-                )
+                self._cores[pipeline.head] = head if pipeline.head == HEAD else LevelCore(head, above, _LEVEL_STRATEGY)
             self._add_stages(pipeline, model.width)
             above = pipeline.head
         if models.draft is not None:
@@ -172,6 +170,7 @@ class Rank:
             most_buried=MOST_CELLS if keeps_order else 0,
             is_row_exact=model.is_row_exact,
             max_active=options.parallel,
+            name="the target" if pipeline.head == HEAD else f"level {pipeline.number} of the ladder",
             actor=pipeline.head,
         )
         recording = self._recording

@@ -66,7 +66,7 @@ def build(
         head = HeadCore(config, {_STRATEGY: lambda: strategy(lookahead)}, {})
         levels.append(
             Level(
-                LevelCore(head, above, _STRATEGY, len(rungs) - depth),
+                LevelCore(head, above, _STRATEGY),
                 [StageCore(stage, rung.num_stages, 8 * config.most_in_flight, config.actor) for stage in config.stages],
                 ScriptedLevel(ladder, depth, rung.num_stages),
             )

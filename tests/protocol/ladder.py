@@ -143,6 +143,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
             max_active=scenario.parallel,
             chunk=rng.choice([1, 3, 64]),
             first_queue=rng.choice([1, 2, 3]),
+            name=f"level {len(scenario.stages) - len(heads)}",
             actor=Actor(actor),
         )
         heads.append(HeadCore(config, STRATEGIES, {}))
@@ -151,7 +152,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
     above = [head.config.actor for head in heads]
     levels = [
         Level(
-            LevelCore(heads[index], above[index - 1], rng.choice(list(STRATEGIES)), len(heads) - index),
+            LevelCore(heads[index], above[index - 1], rng.choice(list(STRATEGIES))),
             stages[index],
             ToyLevel(ladder, index, scenario.stages[index]),
         )

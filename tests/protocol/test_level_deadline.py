@@ -20,13 +20,14 @@ pytestmark = pytest.mark.protocol
 LEVEL, STAGE, DRAFT = Actor(2), Actor(3), Actor(4)
 REQUEST = RequestId(0)
 DEADLINE_S = HeadConfig(1, None, 1, 1).deadline_s
-SENTENCE = "no stage of level 1 of the ladder has been heard of for 601 s while a run of it is under way"
+SENTENCE = "no stage of level 1 has been heard of for 601 s while run 0 is under way"
 
 
 def primed() -> LevelCore:
     """Return a level that has launched its first run, at 0 s; its stage has taken it."""
-    head = HeadCore(HeadConfig(1, DRAFT, context=4096, sequences=8, actor=LEVEL), PRESETS, {})
-    level = LevelCore(head, HEAD, "pipespec", 1)
+    config = HeadConfig(1, DRAFT, context=4096, sequences=8, name="level 1", actor=LEVEL)
+    head = HeadCore(config, PRESETS, {})
+    level = LevelCore(head, HEAD, "pipespec")
     level.handle(Received(HEAD, Prime(REQUEST, (Token(1), Token(2)), Pos(4096), 1, 0.0, Sampling())), 0.0)
     level.handle(Received(STAGE, Credit(RunId(0))), 0.0)
     return level
@@ -45,7 +46,7 @@ def test_a_stage_that_says_nothing_is_told_of_although_the_levels_above_and_belo
 
 
 def test_a_stage_may_be_silent_while_it_has_nothing_to_do() -> None:
-    level = LevelCore(HeadCore(HeadConfig(1, None, context=8, sequences=2, actor=LEVEL), PRESETS, {}), HEAD, "plain", 1)
+    level = LevelCore(HeadCore(HeadConfig(1, None, context=8, sequences=2, actor=LEVEL), PRESETS, {}), HEAD, "plain")
     assert level.handle(Tick(), 10 * DEADLINE_S) == []
 
 
@@ -72,7 +73,7 @@ def test_the_target_goes_on_alone_until_the_level_is_given_up(seed: int) -> None
     cluster = build(scenario, Hanging(seed, Actor(head + 1)))
     for second in range(2 * int(DEADLINE_S)):
         cluster.at(float(second), Tick(), head)
-    with pytest.raises(ProtocolError, match="no stage of level 1 of the ladder has been heard of for 60[01] s"):
+    with pytest.raises(ProtocolError, match="no stage of level 1 has been heard of for 60[01] s"):
         cluster.run()
     for index, answer in cluster.answers.items():
         assert answer.tokens == scenario.text(index)[: len(answer.tokens)]
