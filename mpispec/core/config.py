@@ -25,6 +25,8 @@ class HeadConfig:
     """Time from the sending of an empty message to its arrival on the next rank, as a multiple of a run of one row."""
     link_row: float = 0.0
     """Time for which the activations of one row occupy a link between stages, in the same unit."""
+    draft_step: float = 1.0
+    """Time of a step of the draft with one row, as a multiple of a run of one row."""
     draft_pair: float = 1.0
     """Time of a step of the draft with two rows, as a multiple of one row's."""
     may_branch: bool = True

@@ -165,6 +165,7 @@ class Rank:
             rows_cost=costs.rows,
             link_delay=costs.link_delay,
             link_row=costs.link_row,
+            draft_step=costs.draft_step,
             draft_pair=costs.draft_pair,
             may_branch=not model.quantised or (keeps_order and model.is_row_exact),
             most_buried=MOST_CELLS if keeps_order else 0,

@@ -39,6 +39,8 @@ class PipelineCosts:
     """Time of an empty message on the slowest link between two stages, as a multiple of one row's."""
     link_row: float
     """What an activation row adds to that."""
+    draft_step: float
+    """Time of a step of the draft with one row, as a multiple of one row's on a stage; 1 without a draft."""
     draft_pair: float
     """Time of a step of the draft with two rows, as a multiple of one row's; 1 without a draft."""
 
@@ -46,24 +48,25 @@ class PipelineCosts:
 def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> list[PipelineCosts]:
     """Measure the target and each level of a ladder, as `Plan.pipelines`. Collective; `group` must be open."""
     found = []
-    draft_pair = _draft_pair(group, models, setup)
+    draft = _draft_seconds(group, models, setup)
     for model, pipeline in zip((setup.model, *setup.levels), setup.plan.pipelines, strict=True):
         actors = [pipeline.actor_of(index) for index in range(len(pipeline.stages))]
         stages = {actor: models.stages[actor] for actor in actors if actor in models.stages}
         seconds = row_seconds(group, stages, actors[0], model.width)
         link = link_cost(group, [stage.rank for stage in pipeline.stages], row_bytes(wire, model.width))
         rows = tuple(max(1.0, each / seconds[0]) for each in seconds)
-        found.append(PipelineCosts(rows, link.delay_s / seconds[0], link.row_s / seconds[0], draft_pair))
+        step, pair = (draft[0] / seconds[0], draft[1] / draft[0]) if draft else (1.0, 1.0)
+        found.append(PipelineCosts(rows, link.delay_s / seconds[0], link.row_s / seconds[0], step, pair))
     return found
 
 
-def _draft_pair(group: Group, models: Models, setup: Setup) -> float:
+def _draft_seconds(group: Group, models: Models, setup: Setup) -> list[float]:
+    """Return the time of a step of the draft with one and with two rows; nothing without a draft."""
     actor = setup.plan.draft
     if setup.draft is None or actor is None:
-        return 1.0
+        return []
     drafts = {actor: models.draft} if models.draft is not None else {}
-    one, two = row_seconds(group, drafts, actor, setup.draft.width, _SIZES[:2])
-    return two / one
+    return row_seconds(group, drafts, actor, setup.draft.width, _SIZES[:2])
 
 
 def row_seconds(

@@ -222,6 +222,7 @@ def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
         sequences=_SEQUENCES,
         rows_cost=study.rows_factor,
         link_delay=study.link_s / study.stage_s,
+        draft_step=study.draft_s / study.stage_s,
         draft_pair=study.costs.draft(2) / study.costs.draft(1) if study.draft_s else 1.0,
         link_row=study.row_bytes / study.link_bytes_per_s / study.stage_s,
         max_active=study.num_requests,

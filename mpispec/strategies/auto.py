@@ -33,7 +33,8 @@ _DEAR_ROW = 1.5
 _DEAR_FLOOR = 0.3
 """There, a guess this much less likely than the best of its layer is not guessed below."""
 _LONG_PASS = 10.0
-"""Where rows are dear, the draft shall guess beside the likeliest only if a miss costs more than so many rows."""
+"""Where rows are dear, the draft shall guess beside the likeliest only if a miss costs more than so many rows, or it can
+make two guesses in the time of a run."""
 _LEAST_GAIN = 2.5
 """Runs that an alternative must save on average; it takes one itself, and comes late."""
 _LENGTHS = frozenset((1, 2, 3, 4, 6, 8, 12, 16, 24, 32))
@@ -79,7 +80,8 @@ class Auto(Strategy):
     def begin(self, view: View) -> None:
         """Ask the draft for little beside the likeliest where rows are dear for it or for the stages.
 
-        For a chain and nothing else where a tree might change the text; runs of one row where longer ones might.
+        For a chain and nothing else where it would fall behind the stages otherwise or a tree might change the text;
+        runs of one row where longer ones might.
         """
         if not view.config.may_branch:
             self.width = 1
@@ -90,7 +92,7 @@ class Auto(Strategy):
         self._read_costs(view)
         if self._are_rows_dear or view.config.draft_pair > _DEAR_ROW:
             self.floor = _DEAR_FLOOR
-            if self._pass <= _LONG_PASS:
+            if self._pass <= _LONG_PASS and view.config.draft_step * view.config.draft_pair > 1.0:
                 self.width = 1
 
     def choose(self, view: View) -> list[Node]:

@@ -32,6 +32,7 @@ class Situation:
     is_awaiting_draft: bool = False
     num_stages: int = 4
     dear_rows: bool = True
+    draft_step: float = 1.0
     draft_pair: float = 1.0
 
     @property
@@ -41,6 +42,7 @@ class Situation:
             None,
             context=64,
             sequences=4,
+            draft_step=self.draft_step,
             draft_pair=self.draft_pair,
             may_branch=self.may_branch,
             is_row_exact=self.is_row_exact,
@@ -192,11 +194,11 @@ def test_auto_is_as_wide_as_rows_are_cheap() -> None:
     assert _begun(situation).choose(situation) == nodes
 
 
-@pytest.mark.parametrize(("num_stages", "width"), [(4, 1), (14, 4)])
-def test_auto_asks_a_draft_whose_rows_are_dear_for_a_tree_only_where_misses_are_dearer(
-    num_stages: int, width: int
+@pytest.mark.parametrize(("num_stages", "draft_step", "width"), [(4, 1.0, 1), (14, 1.0, 4), (4, 0.6, 1), (4, 0.4, 4)])
+def test_auto_asks_a_draft_whose_rows_are_dear_for_a_tree_where_misses_are_dearer_or_it_has_the_time(
+    num_stages: int, draft_step: float, width: int
 ) -> None:
-    situation = Situation(dear_rows=False, draft_pair=2.0, num_stages=num_stages)
+    situation = Situation(dear_rows=False, draft_step=draft_step, draft_pair=2.0, num_stages=num_stages)
     assert _begun(situation).width == width
 
 
