@@ -33,8 +33,8 @@ _DEAR_ROW = 1.5
 _DEAR_FLOOR = 0.3
 """There, a guess this much less likely than the best of its layer is not guessed below."""
 _LONG_PASS = 10.0
-"""Where rows are dear, the draft shall guess beside the likeliest only if a miss costs more than so many rows, or it can
-make two guesses in the time of a run."""
+"""Where rows are dear, the draft shall guess beside the likeliest only if a miss costs more than so many rows, or it
+has the time for two guesses in that of a run."""
 _LEAST_GAIN = 2.5
 """Runs that an alternative must save on average; it takes one itself, and comes late."""
 _LENGTHS = frozenset((1, 2, 3, 4, 6, 8, 12, 16, 24, 32))
