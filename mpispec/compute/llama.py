@@ -16,16 +16,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import psutil
 from llama_cpp import llama_cpp as api
 from llama_cpp._ctypes_extensions import load_shared_library
 from numpy.typing import NDArray
 
+from mpispec.compute import huge_pages
 from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.core.messages import Edit, EditOp
 from mpispec.models.errors import ModelError
 
 MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ of llama.cpp."""
+_ROOM = 2
+"""Times the size of the weights that must be available for reading them: the file stays in the page cache as well."""
 _LOG_ERROR, _LOG_CONTINUED = 4, 5
 _EVAL_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
 
@@ -69,7 +73,10 @@ def library() -> _Library:
 
 
 class LlamaModel:
-    """Weights, or only the vocabulary, of one GGUF file; mapped, not read, where the platform can."""
+    """Weights, or only the vocabulary, of one GGUF file.
+
+    Weights are read, for `huge_pages.collapse` to move them, where there is room and the kernel can; else mapped.
+    """
 
     def __init__(self, path: Path, vocab_only: bool = False) -> None:
         """Load `path`. Raises ModelError with llama.cpp's own reason."""
@@ -77,7 +84,8 @@ class LlamaModel:
         known.complaints.clear()
         params = api.llama_model_default_params()
         params.n_gpu_layers = 0
-        params.load_mode = api.LLAMA_LOAD_MODE_MMAP if api.llama_supports_mmap() else api.LLAMA_LOAD_MODE_NONE
+        is_mapped = api.llama_supports_mmap() and (vocab_only or not _has_huge_room(path))
+        params.load_mode = api.LLAMA_LOAD_MODE_MMAP if is_mapped else api.LLAMA_LOAD_MODE_NONE
         params.vocab_only = vocab_only
         handle = api.llama_model_load_from_file(str(path).encode(), params)
         if handle is None:
@@ -95,6 +103,15 @@ class LlamaModel:
         if self.handle is not None:
             api.llama_model_free(self.handle)
             self.handle = None
+
+
+def _has_huge_room(path: Path) -> bool:
+    """Tell whether the weights may go into memory of their own, which is not given up under pressure as a file is."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return False  # llama.cpp says what is wrong
+    return huge_pages.page_bytes() > 0 and size * _ROOM < psutil.virtual_memory().available
 
 
 @dataclass(frozen=True, slots=True)

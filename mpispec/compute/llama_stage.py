@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mpispec.compute import huge_pages
 from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.compute.llama import ContextSize, LayerWatch, LlamaContext, LlamaModel
 from mpispec.core.graves import MOST_CELLS
@@ -63,6 +64,7 @@ class LlamaStage:
         self.width = self._model.width
         self.vocabulary = self._model.n_tokens
         self._warm_up()
+        huge_pages.collapse()
 
     def edit(self, edits: Sequence[Edit]) -> None:
         """Apply cache edits in order. Raises ComputeError."""

@@ -1,0 +1,78 @@
+"""What a stage reads with every row lies in huge pages, where this kernel has any to give."""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpispec.compute import huge_pages
+from mpispec.models import registry
+from tests.models.pipeline import PROMPT, rows, split
+
+pytestmark = pytest.mark.models
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Let the kernel have no huge pages."""
+    monkeypatch.setattr(huge_pages, "_PAGE", tmp_path / "missing")
+    huge_pages.page_bytes.cache_clear()
+    yield
+    huge_pages.page_bytes.cache_clear()
+
+
+def in_huge_pages() -> int:
+    """Return the bytes of this process that lie in huge pages."""
+    found = re.search(r"AnonHugePages: +(\d+) kB", Path("/proc/self/smaps_rollup").read_text())
+    assert found
+    return 1024 * int(found[1])
+
+
+def huge_or_skip() -> int:
+    """Return the size of a huge page."""
+    size = huge_pages.page_bytes()
+    if not size:
+        pytest.skip("this kernel moves nothing into huge pages")
+    return size
+
+
+def test_what_is_touched_is_moved_and_keeps_its_bytes() -> None:
+    size = huge_or_skip()
+    before = in_huge_pages()
+    with mmap.mmap(-1, 40 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.write(b"weight".ljust(16) * (20 * size // 16))
+        huge_pages.collapse()
+        assert 18 * size <= in_huge_pages() - before <= 25 * size, "all that was written, little that was not"
+        assert memory[:6] == memory[20 * size - 16 : 20 * size - 10] == b"weight"
+
+
+def test_the_weights_of_a_stage_are_moved(default_model: Path) -> None:
+    huge_or_skip()
+    before = in_huge_pages()
+    whole = split(default_model, 1)
+    found = in_huge_pages() - before
+    whole.close()
+    assert found > 0.9 * registry.inspect(default_model).file_bytes
+
+
+def test_without_huge_pages_weights_are_mapped_and_compute_the_same(
+    default_model: Path, request: pytest.FixtureRequest
+) -> None:
+    def logits() -> tuple[np.ndarray, bool]:
+        whole = split(default_model, 1)
+        is_mapped = str(default_model.resolve()) in Path("/proc/self/maps").read_text()
+        found = whole.run(rows(PROMPT))
+        whole.close()
+        return found, is_mapped
+
+    expected, was_mapped = logits()
+    assert was_mapped == (huge_pages.page_bytes() == 0)
+    request.getfixturevalue("small_pages")
+    found, is_mapped = logits()
+    assert is_mapped
+    assert np.array_equal(found, expected)
