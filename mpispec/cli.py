@@ -20,6 +20,7 @@ from mpispec.cluster.prompt import chat_template, open_vocabulary, read_prompt, 
 from mpispec.cluster.ranks import INTERRUPTED, USAGE, Interrupts, advise, complain, joined
 from mpispec.cluster.simulate import simulate
 from mpispec.models.errors import ModelError
+from mpispec.runtime.balance import balanced
 from mpispec.runtime.engine import Generation
 from mpispec.runtime.group import Group, JobError, agree
 from mpispec.runtime.job import Session, Setup, prepare, run
@@ -57,6 +58,8 @@ def generate(
         vocabulary, tokens = agree(group, lambda: tokenised(group, setup, text, chat))
         if trace is not None:
             agree(group, lambda: _check_writable(trace) if group.rank == 0 else None)
+        progress = _progress(group, is_quiet=is_json)
+        setup = balanced(options, group, setup, progress)
         _announce(group, setup, is_quiet=is_json)
 
         interrupts = Interrupts() if group.rank == 0 else None
@@ -66,7 +69,7 @@ def generate(
             generation = Generation(tokens, max_tokens, read_sampling(flags), options.strategy, options.proposer)
             return answer(session, vocabulary, generation, interrupts.call, is_json)
 
-        outcome = run(options, group, setup, stops_of(vocabulary), application, _progress(group, is_quiet=is_json))
+        outcome = run(options, group, setup, stops_of(vocabulary), application, progress)
         if outcome is None:
             return
         if trace is not None:
@@ -99,7 +102,7 @@ def _announce(group: Group, setup: Setup, is_quiet: bool) -> None:
 def _progress(group: Group, is_quiet: bool) -> Callable[[str], None]:
     def show(what: str) -> None:
         if group.rank == 0 and not is_quiet:
-            click.echo(f"loading {what}", err=True)
+            click.echo(what, err=True)
 
     return show
 
@@ -132,6 +135,8 @@ def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, 
         setup = prepare(options, group)
         door = agree(group, lambda: open_door(host, port, api_key) if group.rank == 0 else None)
         vocabulary: Any = agree(group, lambda: open_vocabulary(setup) if group.rank == 0 else None)
+        progress = _progress(group, is_quiet=False)
+        setup = balanced(options, group, setup, progress)
         _announce(group, setup, is_quiet=False)
         interrupts = Interrupts(goes_on=repl) if group.rank == 0 else None
 
@@ -141,7 +146,7 @@ def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, 
             service = make_service(session, vocabulary, chat_template(vocabulary), read_sampling(flags))
             serve_until_stopped(service, door, repl, interrupts.call)
 
-        run(options, group, setup, stops_of(vocabulary), application, _progress(group, is_quiet=False))
+        run(options, group, setup, stops_of(vocabulary), application, progress)
 
 
 # -- models -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from mpispec.cluster.flags import job_flags, job_options, prompt_flags, read_sam
 from mpispec.cluster.plan_table import table
 from mpispec.cluster.prompt import read_prompt, stops_of, tokenised
 from mpispec.cluster.ranks import complain, joined
+from mpispec.runtime.balance import balanced
 from mpispec.runtime.engine import Generation
 from mpispec.runtime.group import Group, JobError, agree
 from mpispec.runtime.job import JobOptions, Outcome, Session, Setup, prepare, run
@@ -164,6 +165,7 @@ def _prepared(group: Group, is_quick: bool, flags: dict[str, Any]) -> Job:
     setup = prepare(options, group)
     text = agree(group, lambda: read_prompt(prompt, flags["file"]) if group.rank == 0 else "")
     vocabulary, tokens = agree(group, lambda: tokenised(group, setup, text, flags["chat"]))
+    setup = balanced(options, group, setup, _silent)
     generation = Generation(tokens, flags["max_tokens"], read_sampling(flags), options.strategy, options.proposer)
     return Job(options, setup, vocabulary, quick.shortened(generation) if is_quick else generation)
 

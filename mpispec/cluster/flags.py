@@ -62,6 +62,9 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
             "--threads", type=click.IntRange(min=1), help="Threads of each compute; default: the host's share."
         ),
         click.option("--layout", help="Who holds what, like 0:0-9,1:draft,2:10-19,3:20-29."),
+        click.option(
+            "--balance", "is_balanced", is_flag=True, help="Measure the hosts first; the faster one gets more layers."
+        ),
         click.option("--wire", type=click.Choice(_WIRES), default="f32", show_default=True, help="Activation format."),
         click.option("--insist", is_flag=True, help="Run a model whose layer ranges are not certified."),
     ]
@@ -105,6 +108,7 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         context=flags["context"],
         threads=flags["threads"],
         layout=flags["layout"],
+        is_balanced=flags["is_balanced"],
         wire=flags["wire"],
         strategy=flags["strategy"] or ("pipespec" if flags["ladder"] else "auto"),
         proposer=proposer,

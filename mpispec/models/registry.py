@@ -134,20 +134,22 @@ def ranges(
     head_layers: float = 0.0,
     first_layers: float = 0.0,
     exits: Collection[int] = (),
+    pace: Sequence[float] = (),
 ) -> list[range]:
     """Split layers as evenly as possible; what is left over goes to the first stages that have nothing else to do.
 
     `head_layers` is what the vocabulary projection of the last stage costs, in layers, `first_layers` what the first
-    stage's rank does besides; the stages of the indices `exits` project as the last one does. Raises ModelError if
-    there are more stages than pieces of `unit` layers.
+    stage's rank does besides; the stages of the indices `exits` project as the last one does. `pace` is how long a
+    layer takes on each stage, all alike by default. Raises ModelError if there are more stages than pieces of `unit`
+    layers.
     """
     pieces = -(-n_layers // unit)
     if not 1 <= stages <= pieces:
         raise ModelError(f"{n_layers} layers cannot be split into {stages} stages; use between 1 and {pieces} stages.")
-    if exits:
+    if exits or pace:
         besides = [head_layers / unit if stage in {*exits, stages - 1} else 0.0 for stage in range(stages)]
         besides[0] += first_layers / unit
-        counts = _levelled(pieces, besides)
+        counts = _levelled(pieces, besides, pace or [1.0] * stages)
     else:
         counts = _counts(pieces, stages, first_layers / unit, head_layers / unit)
     ends = [min(n_layers, unit * sum(counts[: stage + 1])) for stage in range(stages)]
@@ -166,14 +168,18 @@ def _counts(pieces: int, stages: int, first_extra: float, last_extra: float) -> 
     return [*alone, *(size + (stage < rest) for stage in range(others)), last]
 
 
-def _levelled(pieces: int, besides: Sequence[float]) -> list[int]:
-    """Return the pieces of each stage, at least one, where any of them has work besides, in pieces.
+def _levelled(pieces: int, besides: Sequence[float], pace: Sequence[float]) -> list[int]:
+    """Return the pieces of each stage, at least one, where any of them has work besides, in pieces, or is slower.
 
-    Each further piece goes to the stage with least to do, so the busiest has as little as can be.
+    Each further piece goes to the stage that is through with it first, so the busiest has as little as can be.
     """
     counts = [1] * len(besides)
+
+    def busy(stage: int) -> float:
+        return pace[stage] * (counts[stage] + 1 + besides[stage])
+
     for _ in range(pieces - len(counts)):
-        counts[min(range(len(counts)), key=lambda stage: counts[stage] + besides[stage])] += 1
+        counts[min(range(len(counts)), key=busy)] += 1
     return counts
 
 

@@ -16,7 +16,7 @@ from mpispec.runtime.plan import StagePlace
 from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, num_sequences
 
 Progress = Callable[[str], None]
-"""Told what is being loaded."""
+"""Told what is being done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def _load_stage(
 ) -> StageModel:
     from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  loads libllama: only where it computes
 
-    progress(f"layers {stage.first}-{stage.last} of {model.path.name}")
+    progress(f"loading layers {stage.first}-{stage.last} of {model.path.name}")
     whole = len(stage.layers) == model.layers
     path = model.path if whole else _part(options, model, stage)
     try:
@@ -82,7 +82,7 @@ def _load_draft(options: JobOptions, setup: Setup, progress: Progress) -> StageM
     from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  loads libllama: only where it computes
 
     assert setup.draft is not None
-    progress(f"draft {setup.draft.path.name}")
+    progress(f"loading draft {setup.draft.path.name}")
     return LlamaStage(
         setup.draft.path,
         first=True,

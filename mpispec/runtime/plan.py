@@ -137,6 +137,16 @@ class Plan:
         """Whether any stage guesses."""
         return any(stage.has_exit for stage in self.stages)
 
+    @property
+    def layout(self) -> str:
+        """What --layout has to say for the same plan; exits are said elsewhere."""
+        items = [f"{stage.rank}:{stage.first}-{stage.last}" for stage in self.stages]
+        for number, level in zip(range(len(self.levels), 0, -1), self.levels, strict=True):
+            items += [f"{stage.rank}:level{number}:{stage.first}-{stage.last}" for stage in level]
+        if self.draft_rank is not None:
+            items.append(f"{self.draft_rank}:draft")
+        return ",".join(items)
+
 
 def make_plan(
     num_ranks: int,
@@ -145,6 +155,7 @@ def make_plan(
     layout: str | None = None,
     levels: Sequence[ModelSummary] = (),
     exits: Sequence[int] = (),
+    pace: Sequence[float] = (),
 ) -> Plan:
     """Return the plan for a number of ranks; PlanError where it cannot be. `levels` of a ladder from the top down.
 
@@ -152,25 +163,28 @@ def make_plan(
     rank 1 to itself as soon as there are three ranks, and so does each level while there are ranks left for all; the
     target's layers are split so that the last stage, which also computes the vocabulary projection, those with an
     early exit, which compute it too, and the first, beside which the head works, have as much to do as the others.
-    `exits` are the numbers of stages, counted from 1.
+    `exits` are the numbers of stages, counted from 1, `pace` is how long a layer takes on each stage, all alike by
+    default.
     """
     if layout is not None:
         return _with_exits(_laid_out(num_ranks, model, has_draft, layout, levels), exits)
     lower = _lower_ranks(num_ranks, len(levels) + has_draft)
     ranks = [rank for rank in range(num_ranks) if rank not in lower] or [0]
-    parts = _split(num_ranks, model, len(ranks), exits)
+    parts = _split(num_ranks, model, len(ranks), exits, pace)
     stages = tuple(StagePlace(rank, part.start, part.stop - 1) for rank, part in zip(ranks, parts, strict=True))
     below = [(StagePlace(rank, 0, level.layers - 1),) for rank, level in zip(reversed(lower), levels, strict=False)]
     return _with_exits(Plan(num_ranks, stages, lower[0] if has_draft else None, tuple(below)), exits)
 
 
-def _split(num_ranks: int, model: ModelSummary, num_stages: int, exits: Sequence[int]) -> list[range]:
+def _split(
+    num_ranks: int, model: ModelSummary, num_stages: int, exits: Sequence[int], pace: Sequence[float]
+) -> list[range]:
     """Return the layers of each stage of the target."""
     head_work = _HEAD_BYTES * model.layers / max(1, sum(model.layer_bytes))
     first_layers = min(head_work, model.layers / num_stages / 2)
     leaving = [number - 1 for number in exits]
     try:
-        return ranges(model.layers, num_stages, model.unit, model.head_layers, first_layers, leaving)
+        return ranges(model.layers, num_stages, model.unit, model.head_layers, first_layers, leaving, pace)
     except ModelError as error:
         most = -(-model.layers // model.unit) + num_ranks - num_stages
         raise PlanError(

@@ -38,6 +38,8 @@ class JobOptions:
     threads: int | None = None
     """Threads of each compute; None shares the host's usable cores among its computing roles."""
     layout: str | None = None
+    is_balanced: bool = False
+    """Lay layers out by the measured speed of hosts."""
     wire: str = "f32"
     strategy: str = "auto"
     proposer: str | None = None
@@ -114,6 +116,8 @@ def _inspect(
             _check_vocabularies(model, lower)
     except (ModelError, PlanError) as error:
         raise JobError(str(error)) from error
+    if options.is_balanced and options.layout is not None:
+        raise JobError("--balance finds out where layers go and --layout says it; give one of them.")
     if options.context is not None and options.context > model.context:
         raise JobError(
             f"--ctx {options.context} is more than the {model.context} positions {model.path.name} was trained for; "

@@ -19,6 +19,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "cpuacct", "cpuset")
 DEFAULT_PERIOD = 4200
 """Microseconds of a quota's period: about one tick of a 250 Hz kernel."""
+LEAST_QUOTA = 1000
+"""Microseconds; the kernel gives no smaller one."""
 TICK = 250
 """Microseconds between two looks of the scheduler at the quotas, when smooth."""
 HELPER_SOURCE = Path(__file__).resolve().parent / "slowcore.c"
@@ -67,9 +69,17 @@ def join(cluster: str, host: str, pid: int, controllers: tuple[str, ...] = CONTR
         (group(controller, cluster, host) / "cgroup.procs").write_text(str(pid))
 
 
-def give(cluster: str, share: float | None, period: int) -> None:
-    """Give every host `share` of a core, None for as much as there is; `period` is in microseconds."""
-    for host in hosts_of(cluster):
+def give(cluster: str, share: float | None, period: int, one: Host | None = None) -> None:
+    """Give every host, or one, `share` of a core, None for as much as there is; `period` is in microseconds.
+
+    Raises Failed where that is less than the kernel gives.
+    """
+    if share is not None and round(share * period) < LEAST_QUOTA:
+        least = -(-LEAST_QUOTA // share)
+        raise Failed(
+            f"A share of {share:g} in {period} us is below the kernel's least; say --period {least:.0f} or more."
+        )
+    for host in hosts_of(cluster) if one is None else [one]:
         folder = group("cpu", cluster, host.name)
         (folder / "cpu.cfs_quota_us").write_text("-1")
         if share is not None:

@@ -113,3 +113,16 @@ def test_the_self_test_says_what_was_asked_for_and_what_is_there(
     table = import_module("emulation.checks").lines(found)
     assert table[0].split()[:2] == ["host", "share"]
     assert len(table) == 2 * NUM_HOSTS + 2
+
+
+def test_one_host_alone_may_be_slowed(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EMULATED_CLUSTER.parent)
+    asked = import_module("emulation.shares").asked
+    slowed = emulated_cluster("quota", "0.5", "--host", "2")
+    if slowed.returncode == NOT_ALLOWED:
+        pytest.skip(slowed.stderr.strip())
+    assert slowed.returncode == 0, slowed.stderr
+    assert [asked(NAME, f"node{1 + index}") for index in range(NUM_HOSTS)] == [None, 0.5, None, None]
+    assert "say --period 100000 or more" in emulated_cluster("quota", "0.01").stderr
+    assert emulated_cluster("quota", "0").returncode == 0
+    assert asked(NAME, "node2") is None

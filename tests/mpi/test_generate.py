@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,15 @@ def test_a_layout_by_hand_with_a_draft(alone: dict[str, Any], draft: Path, tmp_p
     events = json.loads(timeline.read_text())["traceEvents"]
     assert {event["pid"] for event in events} == {0, 1, 2}
     assert {"run", "draft"} <= {event["name"] for event in events}
+
+
+def test_layers_by_measured_speed(alone: dict[str, Any]) -> None:
+    written, said = generated(3, "--balance")
+    assert written == alone["text"].removesuffix("\n") + "\n"
+    layout = re.search(r"^the same without measuring: --layout 0:0-(\d+),1:(\d+)-(\d+),2:(\d+)-29$", said, re.MULTILINE)
+    assert layout, said
+    ends, starts = [int(layout[1]), int(layout[3])], [int(layout[2]), int(layout[4])]
+    assert starts == [end + 1 for end in ends]
 
 
 @pytest.mark.parametrize("n", [0, 4])

@@ -113,6 +113,10 @@ def test_layouts_that_do_not_fit(layout: str, sentence: str) -> None:
         ([*PROMPT, "--proposer", "exit"], "needs a stage that guesses; name one with --exit"),
         ([*PROMPT, "--exit", "1"], "needs a stage before the last one, and there is one stage; start more ranks"),
         ([*PROMPT, "--proposer", "draft"], "needs a draft model; name one with --draft"),
+        (
+            [*PROMPT, "--balance", "--layout", "0-29"],
+            "--balance finds out where layers go and --layout says it; give one",
+        ),
         ([*PROMPT, "--ladder", "a.gguf,,b.gguf"], "names no model in one place; write it as M0.gguf,M1.gguf"),
         ([*PROMPT, "--ladder", "a.gguf", "--draft", "b.gguf"], "with --draft or with --ladder, not with both"),
         ([*PROMPT, "--ladder", "{folder}/missing.gguf"], "There is no model file {folder}/missing.gguf"),

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mpispec.models.registry import ModelSummary
-from mpispec.runtime.plan import PlanError, make_plan
+from mpispec.runtime.balance import replanned
+from mpispec.runtime.plan import Plan, PlanError, make_plan
 from mpispec.runtime.setup import Setup
 
 pytestmark = pytest.mark.unit
@@ -177,3 +180,58 @@ def test_a_level_is_laid_out_over_ranks() -> None:
 def test_a_layout_that_does_not_fit_a_ladder_is_a_sentence(layout: str, sentence: str) -> None:
     with pytest.raises(PlanError, match=sentence):
         make_plan(2, _model(), True, layout, [_model(layers=10)])
+
+
+# -- hosts of different speed -------------------------------------------------------------------------------------
+
+
+def test_a_slow_host_gets_fewer_layers() -> None:
+    plan = make_plan(4, _model(layer_bytes=1 << 30), False, pace=(1.0, 1.0, 2.0, 1.0))
+    assert [len(stage.layers) for stage in plan.stages] == [8, 9, 4, 9]
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "has_draft", "num_levels"), [(1, False, 0), (4, False, 0), (4, True, 0), (2, True, 1), (6, True, 2)]
+)
+def test_a_plan_says_how_it_is_laid_out(num_ranks: int, has_draft: bool, num_levels: int) -> None:
+    levels = [_model(layers=10 * (num_levels - index)) for index in range(num_levels)]
+    plan = make_plan(num_ranks, _model(), has_draft, levels=levels)
+    assert make_plan(num_ranks, _model(), has_draft, plan.layout, levels) == plan
+
+
+def _setup(model: ModelSummary, plan: Plan) -> Setup:
+    return Setup(model, None, plan, ("host",) * plan.num_ranks, (1,) * plan.num_ranks, 128)
+
+
+def test_layers_move_to_the_faster_hosts() -> None:
+    model = _model(head_layers=4.0, layer_bytes=1 << 30)
+    even = make_plan(4, model, False)
+    assert [len(stage.layers) for stage in even.stages] == [9, 8, 8, 5]
+    found = replanned(_setup(model, even), [9.0, 32.0, 8.0, 9.0], ())
+    assert [len(stage.layers) for stage in found.stages] == [10, 2, 11, 7]
+
+
+def test_layers_stay_where_moving_them_gains_little() -> None:
+    model = _model(layer_bytes=1 << 30)
+    even = make_plan(3, model, False)
+    assert replanned(_setup(model, even), [10.0, 10.9, 10.0], ()) is even
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(st.floats(0.001, 1.0), min_size=2, max_size=9), st.floats(0, 20), st.booleans())
+def test_moved_layers_make_the_slowest_stage_faster(paces: list[float], head_layers: float, has_exit: bool) -> None:
+    model = _model(head_layers=head_layers, layer_bytes=1 << 30)
+    exits = (1,) if has_exit else ()
+    even = make_plan(len(paces), model, False, exits=exits)
+
+    def seconds(plan: Plan, exits_too: bool) -> list[float]:
+        projecting = [(exits_too and stage.has_exit) or stage is plan.stages[-1] for stage in plan.stages]
+        return [
+            pace * (len(stage.layers) + head_layers * projects)
+            for pace, stage, projects in zip(paces, plan.stages, projecting, strict=True)
+        ]
+
+    found = replanned(_setup(model, even), seconds(even, False), exits)
+    assert found is even or max(seconds(found, True)) < 0.9 * max(seconds(even, True))
+    assert [layer for stage in found.stages for layer in stage.layers] == list(range(30))
+    assert [stage.has_exit for stage in found.stages] == [stage.has_exit for stage in even.stages]

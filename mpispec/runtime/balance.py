@@ -1,0 +1,88 @@
+"""Gives each host as many of the target's layers as its speed allows, by measuring the even plan first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgpack
+import numpy as np
+
+from mpispec.compute.base import StageModel
+from mpispec.models.registry import ModelSummary
+from mpispec.runtime.group import Group, agree, gather
+from mpispec.runtime.loading import Models, Progress, load
+from mpispec.runtime.plan import Plan, make_plan
+from mpispec.runtime.row_costs import seconds_of_run
+from mpispec.runtime.setup import JobOptions, Setup
+
+_MEASURE_S = 1.0
+"""Long enough that a host which shares its cores, or is held to a quota of them, shows its mean speed."""
+_LEAST_RUNS = 3
+_WORTH = 0.9
+"""The layers are moved only if the slowest stage then takes less than this share of its time: measurements are noisy,
+and other layers have to be cut anew."""
+
+
+def balanced(options: JobOptions, group: Group, setup: Setup, progress: Progress) -> Setup:
+    """Return `setup` with the layers laid out by measured speed, if the options ask for it. Collective.
+
+    All stages of the even plan compute at the same time, as they will; it stays where another gains little. Raises
+    JobError.
+    """
+    if not options.is_balanced or setup.plan.num_stages == 1:
+        return setup
+    models = agree(group, lambda: load(options, group.rank, setup, progress))
+    progress("measuring every stage")
+    try:
+        seconds = _stage_seconds(group, models, setup)
+    finally:
+        models.close()
+    plan = replanned(setup, seconds, options.exits)
+    progress(f"the same without measuring: --layout {plan.layout}")
+    return replace(setup, plan=plan)
+
+
+def replanned(setup: Setup, seconds: Sequence[float], exits: Sequence[int]) -> Plan:
+    """Return a plan by what a row takes on each stage of the target; that of `setup` where another gains little.
+
+    `seconds` are without the projections of exits, which only rows that decide pay for.
+    """
+    model, plan = setup.model, setup.plan
+    held = [len(stage.layers) + model.head_layers * (stage is plan.stages[-1]) for stage in plan.stages]
+    pace = [spent / layers for spent, layers in zip(seconds, held, strict=True)]
+    other = make_plan(plan.num_ranks, model, setup.draft is not None, None, setup.levels, exits, pace)
+    return other if _slowest(model, other, pace) < _WORTH * _slowest(model, plan, pace) else plan
+
+
+def _slowest(model: ModelSummary, plan: Plan, pace: Sequence[float]) -> float:
+    """Return what a deciding row takes on the slowest stage."""
+    projecting = [stage.has_exit or stage is plan.stages[-1] for stage in plan.stages]
+    return max(
+        seconds * (len(stage.layers) + model.head_layers * projects)
+        for seconds, stage, projects in zip(pace, plan.stages, projecting, strict=True)
+    )
+
+
+def _stage_seconds(group: Group, models: Models, setup: Setup) -> list[float]:
+    """Return the mean time of a run of one row on each stage of the target."""
+    target, width = setup.plan.pipelines[0], setup.model.width
+    mine = {
+        index: _mean_seconds(models.stages[target.actor_of(index)], index == 0, width)
+        for index in range(len(target.stages))
+        if target.actor_of(index) in models.stages
+    }
+    everyone: dict[int, float] = {}
+    for theirs in gather(group, msgpack.packb(mine)):
+        everyone.update(msgpack.unpackb(theirs, strict_map_key=False))
+    return [everyone[index] for index in range(len(target.stages))]
+
+
+def _mean_seconds(stage: StageModel, is_first: bool, width: int) -> float:
+    activations = None if is_first else np.zeros((1, width), np.float32)
+    runs, start = 0, time.monotonic()
+    while runs < _LEAST_RUNS or time.monotonic() - start < _MEASURE_S:
+        seconds_of_run(stage, 1, activations)
+        runs += 1
+    return (time.monotonic() - start) / runs
