@@ -16,6 +16,8 @@ from pathlib import Path
 _PAGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 _COLLAPSE = 25
 """MADV_COLLAPSE of linux/mman.h, which Python's mmap does not name yet."""
+_MOST_PAGE_BYTES = 32 << 20
+"""Where pages are 64 kB, huge ones are 512 MB: nothing to fill for a few layers."""
 _LEAST_BYTES = 16 << 20
 """Mappings below are stacks of threads and odds and ends, which are hardly touched and would only grow."""
 
@@ -25,6 +27,8 @@ def page_bytes() -> int:
     """Return the size of a huge page, 0 where this kernel moves nothing into them."""
     try:
         size = int(_PAGE.read_text())
+        if size > _MOST_PAGE_BYTES:
+            return 0
         with mmap.mmap(-1, 2 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as scratch:
             scratch.write(bytes(2 * size))
             scratch.madvise(_COLLAPSE)

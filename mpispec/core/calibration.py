@@ -49,8 +49,12 @@ class Calibration:
         factors = self._factors or self._renewed()
         return rate * factors[_BAND_OF[depth] if depth < _DEEPEST else -1]
 
-    def learn(self, confidence: float, is_right: bool, depth: int = 1) -> None:
-        """Hear the verdict on a guess."""
+    def learn(self, confidence: float, is_right: bool, depth: int = 1, share: float = 1.0) -> None:
+        """Hear the verdict on a guess, one of 1 / `share` for the same position.
+
+        What was promised lately is remembered for as many verdicts however many guesses each has: else the unlikely
+        ones beside a guess would make its promises forgotten.
+        """
         bucket = min(self._num_buckets - 1, int(confidence * self._num_buckets))
         band = _BAND_OF[min(depth, _DEEPEST)]
         rate = self._rates[bucket]
@@ -59,8 +63,9 @@ class Calibration:
         expected, met = self._band_expected[band] - _BAND_PRIOR_HITS, self._band_met[band] - _BAND_PRIOR_HITS
         self._band_expected[band] = expected * _BAND_FORGET + promised + _BAND_PRIOR_HITS
         self._band_met[band] = met * _BAND_FORGET + is_right + _BAND_PRIOR_HITS
-        self._expected = (self._expected - _PRIOR_HITS) * _LATELY + rate + _PRIOR_HITS
-        self._met = (self._met - _PRIOR_HITS) * _LATELY + is_right + _PRIOR_HITS
+        memory = _LATELY**share
+        self._expected = (self._expected - _PRIOR_HITS) * memory + rate + _PRIOR_HITS
+        self._met = (self._met - _PRIOR_HITS) * memory + is_right + _PRIOR_HITS
         tries = self._tries[bucket]
         self._tries[bucket] = tries * _FORGET + 1.0
         self._rates[bucket] = (rate * tries * _FORGET + is_right) / self._tries[bucket]

@@ -23,6 +23,8 @@ _LEAST_RUNS = 3
 _WORTH = 0.9
 """The layers are moved only if the slowest stage then takes less than this share of its time: measurements are noisy,
 and other layers have to be cut anew."""
+_MUCH = 0.6
+"""Below this share of its time, people who did not ask are told."""
 
 
 def balanced(options: JobOptions, group: Group, setup: Setup, progress: Progress) -> Setup:
@@ -44,16 +46,34 @@ def balanced(options: JobOptions, group: Group, setup: Setup, progress: Progress
     return replace(setup, plan=plan)
 
 
+def advice(options: JobOptions, setup: Setup, seconds: Sequence[float]) -> str | None:
+    """Return a sentence where hosts are too unequal for an even plan; `seconds` as `replanned`."""
+    if options.layout is not None or options.is_balanced or setup.plan.num_stages == 1:
+        return None
+    _, share = _by_speed(setup, seconds, options.exits)
+    if share >= _MUCH:
+        return None
+    return (
+        f"hosts differ: with layers by their speed the slowest stage would take {share:.0%} of its time; see --balance"
+    )
+
+
 def replanned(setup: Setup, seconds: Sequence[float], exits: Sequence[int]) -> Plan:
     """Return a plan by what a row takes on each stage of the target; that of `setup` where another gains little.
 
     `seconds` are without the projections of exits, which only rows that decide pay for.
     """
+    plan, share = _by_speed(setup, seconds, exits)
+    return plan if share < _WORTH else setup.plan
+
+
+def _by_speed(setup: Setup, seconds: Sequence[float], exits: Sequence[int]) -> tuple[Plan, float]:
+    """Return the plan with layers by speed, and what its slowest stage takes, as a share of the slowest of `setup`."""
     model, plan = setup.model, setup.plan
     held = [len(stage.layers) + model.head_layers * (stage is plan.stages[-1]) for stage in plan.stages]
     pace = [spent / layers for spent, layers in zip(seconds, held, strict=True)]
     other = make_plan(plan.num_ranks, model, setup.draft is not None, None, setup.levels, exits, pace)
-    return other if _slowest(model, other, pace) < _WORTH * _slowest(model, plan, pace) else plan
+    return other, _slowest(model, other, pace) / _slowest(model, plan, pace)
 
 
 def _slowest(model: ModelSummary, plan: Plan, pace: Sequence[float]) -> float:

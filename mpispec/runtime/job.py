@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from mpispec.runtime.application import Session
+from mpispec.runtime.balance import advice
 from mpispec.runtime.group import Group, agree, gather
 from mpispec.runtime.loading import Models, Progress, load
 from mpispec.runtime.rank import Rank, RankReport, read_report
@@ -54,6 +55,8 @@ def run(
     models = prepare_models(agree(group, lambda: load(options, group.rank, setup, progress)))
     group.open(_limits(options, setup))
     costs = pipeline_costs(group, models, setup, options.wire)
+    if sentence := advice(options, setup, costs[0].stages_s):
+        progress(sentence)
     trace = Trace(options.is_traced, options.is_timed)
     offset = group.clock_offset() if trace.is_timed else 0.0
     rank = Rank(options, group, setup, models, costs, trace)

@@ -43,6 +43,8 @@ class PipelineCosts:
     """Time of a step of the draft with one row, as a multiple of one row's on a stage; 1 without a draft."""
     draft_pair: float
     """Time of a step of the draft with two rows, as a multiple of one row's; 1 without a draft."""
+    stages_s: tuple[float, ...]
+    """Seconds of one row on each stage."""
 
 
 def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> list[PipelineCosts]:
@@ -52,11 +54,13 @@ def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> lis
     for model, pipeline in zip((setup.model, *setup.levels), setup.plan.pipelines, strict=True):
         actors = [pipeline.actor_of(index) for index in range(len(pipeline.stages))]
         stages = {actor: models.stages[actor] for actor in actors if actor in models.stages}
-        seconds = row_seconds(group, stages, actors[0], model.width)
+        tables = row_tables(group, stages, actors[0], model.width)
+        seconds = slowest_seconds(tables)
         link = link_cost(group, [stage.rank for stage in pipeline.stages], row_bytes(wire, model.width))
         rows = tuple(max(1.0, each / seconds[0]) for each in seconds)
         step, pair = (draft[0] / seconds[0], draft[1] / draft[0]) if draft else (1.0, 1.0)
-        found.append(PipelineCosts(rows, link.delay_s / seconds[0], link.row_s / seconds[0], step, pair))
+        stages_s = tuple(tables[actor][0] for actor in actors)
+        found.append(PipelineCosts(rows, link.delay_s / seconds[0], link.row_s / seconds[0], step, pair, stages_s))
     return found
 
 
@@ -66,20 +70,27 @@ def _draft_seconds(group: Group, models: Models, setup: Setup) -> list[float]:
     if setup.draft is None or actor is None:
         return []
     drafts = {actor: models.draft} if models.draft is not None else {}
-    return row_seconds(group, drafts, actor, setup.draft.width, _SIZES[:2])
+    return slowest_seconds(row_tables(group, drafts, actor, setup.draft.width, _SIZES[:2]))
 
 
-def row_seconds(
+def row_tables(
     group: Group, stages: Mapping[Actor, StageModel], first: Actor, width: int, sizes: Sequence[int] = _SIZES
-) -> list[float]:
-    """Return the time of 1, 2, 3, ... rows on the slowest stage, up to the most that all ranks measured. Collective.
+) -> dict[Actor, list[float]]:
+    """Return the seconds of runs of `sizes` rows on the stages of all ranks, as many as each measured. Collective.
 
     `stages` are those of this rank, `first` is the one that takes tokens instead of activations.
     """
-    mine = [_seconds(stage, actor == first, width, sizes) for actor, stage in stages.items()]
-    tables = [table for theirs in gather(group, msgpack.packb(mine)) for table in msgpack.unpackb(theirs)]
-    slowest = [max(times) for times in zip(*tables, strict=False)]
-    return list(interpolated(dict(zip(sizes, slowest, strict=False))))
+    mine = {actor: _seconds(stage, actor == first, width, sizes) for actor, stage in stages.items()}
+    found: dict[Actor, list[float]] = {}
+    for theirs in gather(group, msgpack.packb(mine)):
+        found.update(msgpack.unpackb(theirs, strict_map_key=False))
+    return found
+
+
+def slowest_seconds(tables: Mapping[Actor, Sequence[float]]) -> list[float]:
+    """Return the time of 1, 2, 3, ... rows on the slowest stage, up to the most that all have measured."""
+    slowest = [max(times) for times in zip(*tables.values(), strict=False)]
+    return list(interpolated(dict(zip(_SIZES, slowest, strict=False))))
 
 
 def _seconds(stage: StageModel, is_first: bool, width: int, sizes: Sequence[int]) -> list[float]:

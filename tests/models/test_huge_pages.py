@@ -18,11 +18,11 @@ pytestmark = pytest.mark.models
 
 
 @pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Let the kernel have no huge pages."""
-    monkeypatch.setattr(huge_pages, "_PAGE", tmp_path / "missing")
+def page_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Return where the kernel is to say how large its huge pages are; as long as it does not, it has none."""
+    monkeypatch.setattr(huge_pages, "_PAGE", tmp_path / "hpage_pmd_size")
     huge_pages.page_bytes.cache_clear()
-    yield
+    yield tmp_path / "hpage_pmd_size"
     huge_pages.page_bytes.cache_clear()
 
 
@@ -72,7 +72,12 @@ def test_without_huge_pages_weights_are_mapped_and_compute_the_same(
 
     expected, was_mapped = logits()
     assert was_mapped == (huge_pages.page_bytes() == 0)
-    request.getfixturevalue("small_pages")
+    request.getfixturevalue("page_file")
     found, is_mapped = logits()
     assert is_mapped
     assert np.array_equal(found, expected)
+
+
+def test_pages_of_half_a_gigabyte_are_too_large(page_file: Path) -> None:
+    page_file.write_text("536870912\n")
+    assert huge_pages.page_bytes() == 0

@@ -25,6 +25,15 @@ def test_a_proposer_that_is_always_wrong_is_soon_believed_at_no_confidence() -> 
     assert calibration.chance(0.5) < 0.15
 
 
+def test_unlikely_guesses_beside_it_do_not_make_a_broken_promise_forgotten() -> None:
+    alone, beside = Calibration(), Calibration()
+    for _ in range(40):
+        alone.learn(0.75, is_right=False)
+        for confidence in (0.75, 0.05, 0.05, 0.05):
+            beside.learn(confidence, is_right=False, share=0.25)
+    assert beside.chance(0.45) == pytest.approx(alone.chance(0.45), rel=0.2)
+
+
 def test_guesses_far_ahead_are_believed_less_where_they_do_worse() -> None:
     calibration = Calibration()
     for index in range(400):

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpispec.models.registry import ModelSummary
-from mpispec.runtime.balance import replanned
+from mpispec.runtime.balance import advice, replanned
 from mpispec.runtime.plan import Plan, PlanError, make_plan
-from mpispec.runtime.setup import Setup
+from mpispec.runtime.setup import JobOptions, Setup
 
 pytestmark = pytest.mark.unit
 
@@ -215,6 +215,18 @@ def test_layers_stay_where_moving_them_gains_little() -> None:
     model = _model(layer_bytes=1 << 30)
     even = make_plan(3, model, False)
     assert replanned(_setup(model, even), [10.0, 10.9, 10.0], ()) is even
+
+
+def test_people_are_told_where_hosts_are_very_unequal() -> None:
+    model = _model(layer_bytes=1 << 30)
+    setup = _setup(model, make_plan(3, model, False))
+    said = advice(JobOptions(), setup, [10.0, 40.0, 10.0])
+    assert said == (
+        "hosts differ: with layers by their speed the slowest stage would take 35% of its time; see --balance"
+    )
+    assert advice(JobOptions(), setup, [10.0, 14.0, 10.0]) is None
+    assert advice(JobOptions(is_balanced=True), setup, [10.0, 40.0, 10.0]) is None
+    assert advice(JobOptions(layout="0-9,10-19,20-29"), setup, [10.0, 40.0, 10.0]) is None
 
 
 @settings(derandomize=True, deadline=None)

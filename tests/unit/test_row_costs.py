@@ -12,7 +12,7 @@ from mpispec.core.messages import Run
 from mpispec.runtime import row_costs as module
 from mpispec.runtime.group import Group
 from mpispec.runtime.link_costs import link_cost
-from mpispec.runtime.row_costs import row_seconds
+from mpispec.runtime.row_costs import row_tables, slowest_seconds
 from mpispec.transport.loopback import LoopbackTransport
 
 pytestmark = pytest.mark.unit
@@ -35,18 +35,23 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> dict[Actor, StageModel]:
     return {Actor(1): TimedStage(0, is_last=True, vocabulary=8)}
 
 
-def test_a_table_holds_the_slowest_stage_for_each_number_of_rows(
+def measured(stages: dict[Actor, StageModel]) -> list[float]:
+    """Return the seconds of runs of 1, 2, 4, 8 and 16 rows, as many as were measured."""
+    return row_tables(Group(LoopbackTransport()), stages, Actor(1), width=4)[Actor(1)]
+
+
+def test_a_table_holds_the_seconds_of_each_number_of_rows(
     timed: dict[Actor, StageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_BUDGET_S", 100.0)
-    seconds = row_seconds(Group(LoopbackTransport()), timed, Actor(1), width=4)
-    assert seconds == pytest.approx([0.5 + 0.5 * rows for rows in range(1, 17)])
+    seconds = measured(timed)
+    assert seconds == pytest.approx([0.5 + 0.5 * rows for rows in (1, 2, 4, 8, 16)])
 
 
 def test_a_slow_host_measures_less(timed: dict[Actor, StageModel], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_S", 5.0)
     began = TimedStage.now
-    assert row_seconds(Group(LoopbackTransport()), timed, Actor(1), width=4) == [1.0, 1.5]
+    assert measured(timed) == [1.0, 1.5]
     assert TimedStage.now - began <= 6.0
 
 
@@ -61,9 +66,13 @@ def test_a_disturbed_measurement_says_no_more_than_that_a_run_costs_its_halves(
         return forward(stage, run, activations, cancelled)
 
     monkeypatch.setattr(TimedStage, "forward", disturbed)
-    seconds = row_seconds(Group(LoopbackTransport()), timed, Actor(1), width=4)
-    assert (seconds[3], seconds[7]) == (2.5, 5.0)
-    assert seconds[15] == 8.5
+    seconds = measured(timed)
+    assert seconds[2:] == [2.5, 5.0, 8.5]
+
+
+def test_a_pipeline_is_as_slow_as_its_slowest_stage_for_as_many_rows_as_all_have_measured() -> None:
+    tables = {Actor(1): [1.0, 1.5, 2.0], Actor(2): [0.5, 1.0, 4.0, 9.0]}
+    assert slowest_seconds(tables) == [1.0, 1.5, 2.75, 4.0]
 
 
 def test_a_pipeline_within_one_rank_has_no_links() -> None:
