@@ -19,7 +19,7 @@ _COLLAPSE = 25
 _MOST_PAGE_BYTES = 32 << 20
 """Where pages are 64 kB, huge ones are 512 MB: nothing to fill for a few layers."""
 _LEAST_BYTES = 16 << 20
-"""Mappings below are stacks of threads and odds and ends, which are hardly touched and would only grow."""
+"""Mappings below are stacks of threads and odds and ends; and only what has been touched is moved, so nothing grows."""
 
 
 @functools.cache
@@ -42,11 +42,13 @@ def collapse() -> None:
     size = page_bytes()
     if not size:
         return
-    madvise = ctypes.CDLL(None).madvise
+    system = ctypes.CDLL(None)
+    is_there = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
     for start, end in _large_mappings():
-        # One by one, for a page that was never touched ends the call.
         for address in range(-(-start // size) * size, end - size + 1, size):
-            madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), _COLLAPSE)
+            place, length = ctypes.c_void_p(address), ctypes.c_size_t(size)
+            if system.mincore(place, length, is_there) == 0 and all(is_there):
+                system.madvise(place, length, _COLLAPSE)
 
 
 def _large_mappings() -> Iterator[tuple[int, int]]:
