@@ -47,8 +47,11 @@ def balanced(options: JobOptions, group: Group, setup: Setup, progress: Progress
 
 
 def advice(options: JobOptions, setup: Setup, seconds: Sequence[float]) -> str | None:
-    """Return a sentence where hosts are too unequal for an even plan; `seconds` as `replanned`."""
-    if options.layout is not None or options.is_balanced or setup.plan.num_stages == 1:
+    """Return a sentence where hosts are too unequal for an even plan; `seconds` as `replanned`.
+
+    Ranks of one host differ by what else it does at the moment.
+    """
+    if options.layout is not None or options.is_balanced or len(set(setup.hosts)) == 1:
         return None
     _, share = _by_speed(setup, seconds, options.exits)
     if share >= _MUCH:

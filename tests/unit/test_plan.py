@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,12 +220,13 @@ def test_layers_stay_where_moving_them_gains_little() -> None:
 
 def test_people_are_told_where_hosts_are_very_unequal() -> None:
     model = _model(layer_bytes=1 << 30)
-    setup = _setup(model, make_plan(3, model, False))
+    setup = replace(_setup(model, make_plan(3, model, False)), hosts=("a", "b", "c"))
     said = advice(JobOptions(), setup, [10.0, 40.0, 10.0])
     assert said == (
         "hosts differ: with layers by their speed the slowest stage would take 35% of its time; see --balance"
     )
     assert advice(JobOptions(), setup, [10.0, 14.0, 10.0]) is None
+    assert advice(JobOptions(), replace(setup, hosts=("a", "a", "a")), [10.0, 40.0, 10.0]) is None
     assert advice(JobOptions(is_balanced=True), setup, [10.0, 40.0, 10.0]) is None
     assert advice(JobOptions(layout="0-9,10-19,20-29"), setup, [10.0, 40.0, 10.0]) is None
 
