@@ -6,15 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import msgpack
 import numpy as np
 
 from mpispec.compute.base import StageModel
 from mpispec.models.registry import ModelSummary
-from mpispec.runtime.group import Group, agree, gather
+from mpispec.runtime.group import Group, agree
 from mpispec.runtime.loading import Models, Progress, load
 from mpispec.runtime.plan import Plan, make_plan
-from mpispec.runtime.row_costs import seconds_of_run
+from mpispec.runtime.row_costs import merged, seconds_of_run
 from mpispec.runtime.setup import JobOptions, Setup
 
 _MEASURE_S = 1.0
@@ -91,15 +90,14 @@ def _slowest(model: ModelSummary, plan: Plan, pace: Sequence[float]) -> float:
 def _stage_seconds(group: Group, models: Models, setup: Setup) -> list[float]:
     """Return the mean time of a run of one row on each stage of the target."""
     target, width = setup.plan.pipelines[0], setup.model.width
+    actors = [target.actor_of(index) for index in range(len(target.stages))]
     mine = {
-        index: _mean_seconds(models.stages[target.actor_of(index)], index == 0, width)
-        for index in range(len(target.stages))
-        if target.actor_of(index) in models.stages
+        actor: _mean_seconds(models.stages[actor], actor == actors[0], width)
+        for actor in actors
+        if actor in models.stages
     }
-    everyone: dict[int, float] = {}
-    for theirs in gather(group, msgpack.packb(mine)):
-        everyone.update(msgpack.unpackb(theirs, strict_map_key=False))
-    return [everyone[index] for index in range(len(target.stages))]
+    everyone = merged(group, mine)
+    return [everyone[actor] for actor in actors]
 
 
 def _mean_seconds(stage: StageModel, is_first: bool, width: int) -> float:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgpack
 import numpy as np
@@ -19,6 +20,8 @@ from mpispec.runtime.link_costs import link_cost
 from mpispec.runtime.loading import Models
 from mpispec.runtime.setup import Setup
 from mpispec.wire.activations import row_bytes
+
+T = TypeVar("T")
 
 _SIZES = (1, 2, 4, 8, 16)
 """Each double the one before; sizes between are interpolated, those beyond extended in a straight line."""
@@ -81,7 +84,12 @@ def row_tables(
     `stages` are those of this rank, `first` is the one that takes tokens instead of activations.
     """
     mine = {actor: _seconds(stage, actor == first, width, sizes) for actor, stage in stages.items()}
-    found: dict[Actor, list[float]] = {}
+    return merged(group, mine)
+
+
+def merged(group: Group, mine: Mapping[Actor, T]) -> dict[Actor, T]:
+    """Return what all ranks have measured of their actors. Collective."""
+    found: dict[Actor, T] = {}
     for theirs in gather(group, msgpack.packb(mine)):
         found.update(msgpack.unpackb(theirs, strict_map_key=False))
     return found

@@ -118,12 +118,12 @@ class Auto(Strategy):
     def verdict(self, root: Node, token: Token) -> None:
         """Learn from the decision after `root` how good its guesses were."""
         self._news = True
-        share = 1.0 / max(1, len(root.children))
+        if not root.children:
+            return
+        share = 1.0 / len(root.children)
         for child in root.children:
             self._calibrations[child.guessers].learn(child.prob, child.token == token, child.depth, share)
-        if root.children:
-            likeliest = root.favourite()
-            self._likeliest.learn(0.0, likeliest.token == token)
+        self._likeliest.learn(0.0, root.favourite().token == token)
 
     def accepted(self, count: int) -> None:
         """Count towards the next probe."""

@@ -23,7 +23,7 @@ _START_SECONDS = 300.0
 """The first host sends the others their weights."""
 _ANSWER_SECONDS = 900.0
 _RPC_PORT = 20152
-"""Below the range that outgoing connections take theirs from: one of these, closed a minute ago, may still hold it."""
+"""Below the range that outgoing connections take theirs from: one of these may still hold it."""
 _PAUSE_SECONDS = 0.2
 
 
