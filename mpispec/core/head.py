@@ -356,7 +356,9 @@ class HeadCore:
 
     def _launch_one(self, request: Request) -> bool:
         if request.is_behind:
-            self._fly(request, request.next_chunk(), [])
+            self._fly(request, chunk := request.next_chunk(), [], [])
+            if request.filled <= chunk[-1].pos:
+                self._edits.append(Edit(EditOp.DROP, request.seq, request.seq, Pos(request.filled), TO_END))
             return True
         if request.tree.root.state is NodeState.PROPOSED:
             if self._graves.is_due:
@@ -365,8 +367,6 @@ class HeadCore:
             return False
         request.propose()
         chosen = request.strategy.choose(request)
-        if not chosen:
-            return False
         nodes, edits, branches = label([node for node in chosen if node.pos + 1 < request.limit], self._pool)
         if not nodes:
             return False
@@ -374,7 +374,7 @@ class HeadCore:
         self._fly(request, [request.row(node) for node in nodes], nodes, branches)
         return True
 
-    def _fly(self, request: Request, rows: list[Row], nodes: list[Node], branches: Sequence[Branch] = ()) -> None:
+    def _fly(self, request: Request, rows: list[Row], nodes: list[Node], branches: Sequence[Branch]) -> None:
         run = Run(self._next_run, tuple(rows), tuple(self._edits), branches=tuple(branches))
         self._next_run = RunId(self._next_run + 1)
         self._edits = []
@@ -384,7 +384,8 @@ class HeadCore:
             if node is request.tree.root:
                 request.filled = node.pos + 1
             request.statistics.proposed += node is not request.tree.root
-        self._flights[run.run_id] = Flight(run.run_id, request, deciding, rows[-1].pos, is_chunk=not nodes)
+        last_pos = rows[-1].pos if nodes else Pos(request.filled - 1)
+        self._flights[run.run_id] = Flight(run.run_id, request, deciding, last_pos, is_chunk=not nodes)
         self._live += 1
         request.live_runs += 1
         request.statistics.runs += 1

@@ -158,11 +158,17 @@ class Request:
         return self.filled < max(len(self.prompt), self.tree.root.pos)
 
     def next_chunk(self) -> list[Row]:
-        """Return the next rows of the given tokens; the last of them decides the token after."""
-        start = self.filled
-        missing, tiling = len(self.prompt) - start, self.config.tiling
-        size = tiling.next_run(missing) if missing > 0 and tiling.is_long(len(self.prompt)) else self._chunk
-        stop = self.filled = min(start + size, len(self.tokens))
+        """Return the next rows of the given tokens; the last of all decides the token after.
+
+        Of a long prompt's first run the rows from `filled` on are to be dropped: the next run computes them once more.
+        """
+        start, tiling = self.filled, self.config.tiling
+        missing = len(self.prompt) - start
+        if missing > 0 and tiling.is_long(len(self.prompt)):
+            stop = start + tiling.tile
+            self.filled = start + tiling.num_final(missing)
+        else:
+            stop = self.filled = min(start + self._chunk, len(self.tokens))
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
 
     def propose(self) -> None:

@@ -9,28 +9,25 @@ from dataclasses import dataclass
 class Tiling:
     """Which prompts are computed in tiles, and in which runs.
 
-    llama.cpp attends in tiles where a run has `tile` rows or more. Over a long context that halves the time of a row
-    and moves its last bits; which of these runs a row is in does not. So that bits depend on the prompt alone (law 6),
-    all positions of a long prompt are computed in tiles, and none of another one.
+    llama.cpp attends in tiles where a run has `tile` rows or more, which over a long context halves the time of a row
+    and moves its last bits; one row more costs the attention of another whole tile. So that bits depend on the prompt
+    alone (law 6), all positions of a long prompt are computed in runs of a tile, and none of another prompt.
     """
 
     tile: int = 64
     long: int = 512
     """Tokens of the shortest prompt that is computed in tiles; at least `tile`."""
 
-    @property
-    def most_rows(self) -> int:
-        """Rows of the largest run that `next_run` asks for."""
-        runs, over = self.long // self.tile, self.tile - 1
-        return self.tile + -(-over // runs)
-
     def is_long(self, num_tokens: int) -> bool:
         """Tell whether a prompt of so many tokens is computed in tiles."""
         return num_tokens >= self.long
 
-    def next_run(self, num_missing: int) -> int:
-        """Return the rows of the next run where at least `tile` positions of a long prompt are missing."""
-        return -(-num_missing // (num_missing // self.tile))
+    def num_final(self, num_missing: int) -> int:
+        """Return how many rows of the next run are final where at least `tile` positions of a long prompt are missing.
+
+        What they leave is whole tiles: where the number missing is none, the next run begins over rows of this one.
+        """
+        return (num_missing - 1) % self.tile + 1
 
     def reusable(self, num_tokens: int, num_common: int, num_tiled: int) -> int:
         """Return how many cached positions a prompt of `num_tokens` may keep.

@@ -41,6 +41,8 @@ class Architecture:
 
 _SMALL_BLOCK = 32
 """Elements of a block of the older quantisations; K-quants and later ones have 256."""
+_ATTENDED = 512
+"""Cached positions that a layer attends to while an answer is written, as a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class ModelSummary:
     unit: int
     """Cuts may only fall on multiples of this many layers."""
     head_layers: float
-    """The vocabulary projection's multiplications, as a multiple of one layer's."""
+    """The vocabulary projection's multiplications, as a multiple of one layer's over a few hundred positions."""
     quantised: bool
     """Whether any weights are stored in another format than F32, F16 and BF16."""
     is_row_exact: bool
@@ -117,9 +119,13 @@ def _is_row_exact(tensor: gguf_file.Tensor) -> bool:
 
 
 def _head_layers(model: GgufFile, head: gguf_file.Tensor) -> float:
-    """Return the weights of the projection over the weights of an average layer: each is multiplied once a token."""
+    """Return what the projection multiplies for a token over what an average layer does.
+
+    A layer multiplies its weights once, and `_ATTENDED` cached keys and values.
+    """
     weights = sum(math.prod(tensor.dims) for name, tensor in model.tensors.items() if BLOCK.fullmatch(name))
-    return math.prod(head.dims) * layer_count(model) / max(1, weights)
+    attention = 2 * _ATTENDED * head.dims[0]
+    return math.prod(head.dims) / (weights / layer_count(model) + attention)
 
 
 def _vocabulary_digest(model: GgufFile) -> str:
@@ -136,7 +142,7 @@ def ranges(
     exits: Collection[int] = (),
     pace: Sequence[float] = (),
 ) -> list[range]:
-    """Split layers as evenly as possible; what is left over goes to the first stages that have nothing else to do.
+    """Split layers so that the busiest stage has as little to do as can be.
 
     `head_layers` is what the vocabulary projection of the last stage costs, in layers, `first_layers` what the first
     stage's rank does besides; the stages of the indices `exits` project as the last one does. `pace` is how long a
@@ -146,37 +152,23 @@ def ranges(
     pieces = -(-n_layers // unit)
     if not 1 <= stages <= pieces:
         raise ModelError(f"{n_layers} layers cannot be split into {stages} stages; use between 1 and {pieces} stages.")
-    if exits or pace:
-        besides = [head_layers / unit if stage in {*exits, stages - 1} else 0.0 for stage in range(stages)]
-        besides[0] += first_layers / unit
-        counts = _levelled(pieces, besides, pace or [1.0] * stages)
-    else:
-        counts = _counts(pieces, stages, first_layers / unit, head_layers / unit)
+    besides = [head_layers / unit if stage in {*exits, stages - 1} else 0.0 for stage in range(stages)]
+    besides[0] += first_layers / unit
+    counts = _levelled(pieces, besides, pace or [1.0] * stages)
     ends = [min(n_layers, unit * sum(counts[: stage + 1])) for stage in range(stages)]
     return [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-
-
-def _counts(pieces: int, stages: int, first_extra: float, last_extra: float) -> list[int]:
-    """Return the pieces of each stage, at least one; the first and the last have other things to do besides."""
-    if stages == 1:
-        return [pieces]
-    share = (pieces + first_extra + last_extra) / stages
-    last = min(max(1, round(share - last_extra)), pieces // stages)
-    alone = [] if first_extra < 0.5 or stages == 2 else [min(max(1, round(share - first_extra)), pieces // stages)]
-    others = stages - 1 - len(alone)
-    size, rest = divmod(pieces - sum(alone) - last, others)
-    return [*alone, *(size + (stage < rest) for stage in range(others)), last]
 
 
 def _levelled(pieces: int, besides: Sequence[float], pace: Sequence[float]) -> list[int]:
     """Return the pieces of each stage, at least one, where any of them has work besides, in pieces, or is slower.
 
-    Each further piece goes to the stage that is through with it first, so the busiest has as little as can be.
+    Each further piece goes to the stage that is through with it first, so the busiest has as little as can be; of those
+    alike to the one with the fewest, for prompts hardly know work besides.
     """
     counts = [1] * len(besides)
 
-    def busy(stage: int) -> float:
-        return pace[stage] * (counts[stage] + 1 + besides[stage])
+    def busy(stage: int) -> tuple[float, int]:
+        return pace[stage] * (counts[stage] + 1 + besides[stage]), counts[stage]
 
     for _ in range(pieces - len(counts)):
         counts[min(range(len(counts)), key=busy)] += 1

@@ -18,7 +18,7 @@ from mpispec.runtime.plan import Plan, PlanError, StagePlace, make_plan
 from mpispec.transport.environment import host_identity, hostname
 
 DEFAULT_CONTEXT = 2048
-MOST_ROWS = Tiling().most_rows
+MOST_ROWS = Tiling().tile
 """Rows of the largest run that any stage or draft is given."""
 
 

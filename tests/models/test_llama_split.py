@@ -116,6 +116,19 @@ def test_runs_of_a_tile_and_more_share_their_bits(default_model: Path, part_cach
     assert not np.array_equal(outputs[0], by_rows), "tiles have the bits of rows, so no rule is needed"
 
 
+def test_rows_that_are_computed_again_keep_their_bits(default_model: Path, part_cache: Path) -> None:
+    tokens = [(token * 7919 + index) % 49000 for index, token in enumerate(PROMPT * 36)][:168]
+    stage = first_layers(default_model, 1, max_rows=len(tokens))
+    whole = stage.forward(Run(0, rows(tokens)), None, bool)
+    stage.edit([drop(0)])
+    stage.forward(Run(0, rows(tokens[:64])), None, bool)
+    stage.edit([drop(0, 40)])
+    runs = [rows(tokens[start : start + 64], start) for start in (40, 104)]
+    again = np.concatenate([stage.forward(Run(0, run), None, bool) for run in runs])
+    stage.close()
+    assert np.array_equal(again, whole[40:])
+
+
 def test_graphs_of_changing_shape_are_told_apart(whole: Pipeline, default_model: Path, part_cache: Path) -> None:
     # llama.cpp reuses a graph only while its shape stays; past 256 cells of the cache the shape changes by itself.
     tokens = [(token * 7919 + index) % 49000 for index, token in enumerate(PROMPT * 18)]

@@ -12,9 +12,11 @@ from mpispec.core.config import HeadConfig
 from mpispec.core.events import Submitted
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
-from mpispec.core.messages import Run, Sampling
+from mpispec.core.messages import Branch, Row, Run, Sampling, given_rows
+from mpispec.core.request import Request
 from mpispec.core.stage import StageCore
 from mpispec.core.tiling import Tiling
+from mpispec.core.tree import Node
 from mpispec.proposers import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Chaos
@@ -97,12 +99,33 @@ def a_short_prompt_keeps_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def the_last_run_of_a_long_prompt_is_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tiling, "next_run", lambda self, num_missing: min(self.tile, num_missing))
+    def next_chunk(self: Request) -> list[Row]:
+        start = self.filled
+        stop = self.filled = min(start + TILING.tile, len(self.tokens))
+        return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
+
+    monkeypatch.setattr(Request, "next_chunk", next_chunk)
+
+
+def what_is_computed_again_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = HeadCore._fly
+
+    def fly(self: HeadCore, request: Request, rows: list[Row], nodes: list[Node], branches: Sequence[Branch]) -> None:
+        if not nodes and rows[0].pos:
+            self._edits = [edit for edit in self._edits if edit.start != rows[0].pos]
+        original(self, request, rows, nodes, branches)
+
+    monkeypatch.setattr(HeadCore, "_fly", fly)
 
 
 @pytest.mark.parametrize(
     "breach",
-    [a_long_prompt_keeps_single_rows, a_short_prompt_keeps_tiles, the_last_run_of_a_long_prompt_is_what_is_left],
+    [
+        a_long_prompt_keeps_single_rows,
+        a_short_prompt_keeps_tiles,
+        the_last_run_of_a_long_prompt_is_what_is_left,
+        what_is_computed_again_stays,
+    ],
 )
 def test_a_breach_is_noticed(breach: Breach, monkeypatch: pytest.MonkeyPatch) -> None:
     breach(monkeypatch)

@@ -51,13 +51,18 @@ def test_a_first_stage_with_other_work_gets_fewer_layers() -> None:
         18,
         11,
     ]
-    assert [len(layers) for layers in registry.ranges(30, 4, first_layers=0.01)] == [8, 8, 7, 7]
+    assert [len(layers) for layers in registry.ranges(30, 4, first_layers=0.01)] == [7, 8, 8, 7]
     assert [len(layers) for layers in registry.ranges(4, 4, head_layers=8, first_layers=3)] == [1, 1, 1, 1]
+
+
+def test_of_stages_alike_the_one_with_the_fewest_layers_gets_another() -> None:
+    counts = [len(layers) for layers in registry.ranges(120, 8, head_layers=8, first_layers=2)]
+    assert counts == [15, 16, 16, 16, 16, 16, 16, 9]
 
 
 @pytest.mark.parametrize(
     ("exits", "counts"),
-    [((), [11, 11, 10, 2]), ((0,), [5, 13, 12, 4]), ((1,), [13, 5, 12, 4]), ((0, 1, 2), [9, 9, 8, 8])],
+    [((), [11, 10, 10, 3]), ((0,), [5, 12, 12, 5]), ((1,), [12, 5, 12, 5]), ((0, 1, 2), [9, 9, 8, 8])],
 )
 def test_a_stage_with_an_exit_gets_fewer_layers(exits: tuple[int, ...], counts: list[int]) -> None:
     assert [len(layers) for layers in registry.ranges(34, 4, head_layers=8, exits=exits)] == counts

@@ -16,28 +16,17 @@ pytestmark = pytest.mark.unit
 TILING = Tiling(tile=4, long=12)
 
 
-def runs(tiling: Tiling, num_missing: int) -> list[int]:
-    """Cut what a long prompt lacks."""
-    sizes = []
-    while num_missing:
-        sizes.append(tiling.next_run(num_missing))
-        num_missing -= sizes[-1]
-    return sizes
-
-
 @given(st.integers(1, 80), st.integers(1, 20), st.data())
-def test_every_run_of_a_long_prompt_is_a_tile_and_not_much_more(tile: int, times: int, data: st.DataObject) -> None:
+def test_a_long_prompt_is_whole_tiles_after_its_first_run(tile: int, times: int, data: st.DataObject) -> None:
     tiling = Tiling(tile, tile * times + data.draw(st.integers(0, tile - 1)))
     num_tokens = data.draw(st.integers(tiling.long, 3 * tiling.long))
     common = data.draw(st.integers(0, num_tokens - 1))
     kept = tiling.reusable(num_tokens, common, data.draw(st.integers(0, num_tokens)))
     assert 0 <= kept <= common
-    assert all(tile <= size <= tiling.most_rows for size in runs(tiling, num_tokens - kept))
-
-
-def test_runs_are_of_nearly_one_size() -> None:
-    assert runs(Tiling(), 513) == [65, *[64] * 7]
-    assert Tiling().most_rows == 72
+    final = tiling.num_final(num_tokens - kept)
+    assert 1 <= final <= tile
+    assert (num_tokens - kept - final) % tile == 0
+    assert final == tile or kept == 0, "rows of an earlier request would be computed again"
 
 
 @pytest.mark.parametrize(
