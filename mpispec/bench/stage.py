@@ -18,7 +18,7 @@ from mpispec.compute.base import Floats, StageModel
 from mpispec.models import cut, default, registry
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
-from mpispec.runtime.row_costs import seconds_of_run
+from mpispec.runtime.trial import trial
 
 MOST_ROWS = 512
 _WARM_UP = 2
@@ -92,11 +92,11 @@ def _in_turns(stage: StageModel, width: int | None, load: Load) -> dict[int, lis
 
     for start in range(0, load.past, _CHUNK):
         size = min(_CHUNK, load.past - start)
-        seconds_of_run(stage, size, activations(size), start, is_kept=True)
+        trial(stage, size, activations(size), start, is_kept=True)
     found: dict[int, list[float]] = {size: [] for size in load.rows}
     for turn in range(_WARM_UP + load.repeats):
         for size, seconds in found.items():
-            spent = seconds_of_run(stage, size, activations(size), load.past)
+            spent = trial(stage, size, activations(size), load.past).seconds
             if turn >= _WARM_UP:
                 seconds.append(spent)
     return found

@@ -1,4 +1,4 @@
-"""llama.cpp, unmodified, through ctypes: the only module that imports llama_cpp.
+"""llama.cpp through ctypes: the only module that imports llama_cpp.
 
 What the others need of it: loading a model, a context with its cache and its batch, and `LayerWatch`, which reads
 the output of the last layer held and stops the graph there, so that norm and projection are never computed

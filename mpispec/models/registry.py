@@ -39,8 +39,6 @@ class Architecture:
     """Parts with this many layers would be computed wrongly."""
 
 
-_SMALL_BLOCK = 32
-"""Elements of a block of the older quantisations; K-quants and later ones have 256."""
 _ATTENDED = 512
 """Cached positions that a layer attends to while an answer is written, as a rule."""
 
@@ -74,8 +72,6 @@ class ModelSummary:
     """The vocabulary projection's multiplications, as a multiple of one layer's over a few hundred positions."""
     quantised: bool
     """Whether any weights are stored in another format than F32, F16 and BF16."""
-    is_row_exact: bool
-    """Whether a row has the same bits in runs of any size; with K-quants and floats several rows have other kernels."""
     vocabulary_digest: str
     """Hash of the list of tokens: equal where two models share a vocabulary."""
     header_digest: str
@@ -107,15 +103,9 @@ def inspect(path: Path | str) -> ModelSummary:
         unit=unit(model),
         head_layers=_head_layers(model, head),
         quantised=any(BLOCKS[tensor.type].elements > 1 for tensor in model.tensors.values()),
-        is_row_exact=all(_is_row_exact(tensor) for tensor in model.tensors.values()),
         vocabulary_digest=_vocabulary_digest(model),
         header_digest=hashlib.blake2b(model.header, digest_size=16).hexdigest(),
     )
-
-
-def _is_row_exact(tensor: gguf_file.Tensor) -> bool:
-    """Tell whether llama.cpp multiplies several rows by a tensor as it does one; only matrices are multiplied by."""
-    return len(tensor.dims) == 1 or 1 < BLOCKS[tensor.type].elements <= _SMALL_BLOCK
 
 
 def _head_layers(model: GgufFile, head: gguf_file.Tensor) -> float:

@@ -10,11 +10,11 @@ import numpy as np
 
 from mpispec.compute.base import StageModel
 from mpispec.models.registry import ModelSummary
-from mpispec.runtime.group import Group, agree
+from mpispec.runtime.group import Group, agree, merged
 from mpispec.runtime.loading import Models, Progress, load
 from mpispec.runtime.plan import Plan, make_plan
-from mpispec.runtime.row_costs import merged, seconds_of_run
 from mpispec.runtime.setup import JobOptions, Setup
+from mpispec.runtime.trial import trial
 
 _MEASURE_S = 1.0
 """Long enough that a host which shares its cores, or is held to a quota of them, shows its mean speed."""
@@ -104,6 +104,6 @@ def _mean_seconds(stage: StageModel, is_first: bool, width: int) -> float:
     activations = None if is_first else np.zeros((1, width), np.float32)
     runs, start = 0, time.monotonic()
     while runs < _LEAST_RUNS or time.monotonic() - start < _MEASURE_S:
-        seconds_of_run(stage, 1, activations)
+        trial(stage, 1, activations)
         runs += 1
     return (time.monotonic() - start) / runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn, Protocol, TypeVar
 
 import msgpack
@@ -14,6 +14,7 @@ from mpispec.transport.base import Frame, Transport, TransportError
 from mpispec.transport.environment import hostname
 from mpispec.transport.limits import Limits
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -80,6 +81,14 @@ _MOST_WORDS = 1 << 20
 def gather(group: Group, mine: bytes, limit: int = _MOST_WORDS) -> list[bytes]:
     """Return what every rank contributed, in rank order, on every rank."""
     return group.transport.allgather_bytes(mine, limit)
+
+
+def merged(group: Group, mine: Mapping[K, T]) -> dict[K, T]:
+    """Return the union of what all ranks know; keys and values as msgpack takes them. Collective."""
+    found: dict[K, T] = {}
+    for theirs in gather(group, msgpack.packb(mine)):
+        found.update(msgpack.unpackb(theirs, strict_map_key=False))
+    return found
 
 
 def agree(group: Group, action: Callable[[], T]) -> T:

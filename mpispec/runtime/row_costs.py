@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-import msgpack
 import numpy as np
 
-from mpispec.compute.base import Floats, StageModel
-from mpispec.core.ids import Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Edit, EditOp, Row, Run
+from mpispec.compute.base import StageModel
+from mpispec.core.ids import Actor
 from mpispec.core.row_times import interpolated
-from mpispec.runtime.group import Group, gather
+from mpispec.runtime.group import Group, merged
 from mpispec.runtime.link_costs import link_cost
 from mpispec.runtime.loading import Models
+from mpispec.runtime.row_exactness import are_rows_exact
 from mpispec.runtime.setup import Setup
+from mpispec.runtime.trial import trial
 from mpispec.wire.activations import row_bytes
-
-T = TypeVar("T")
 
 _SIZES = (1, 2, 4, 8, 16)
 """Each double the one before; sizes between are interpolated, those beyond extended in a straight line."""
@@ -48,6 +44,8 @@ class PipelineCosts:
     """Time of a step of the draft with two rows, as a multiple of one row's; 1 without a draft."""
     stages_s: tuple[float, ...]
     """Seconds of one row on each stage."""
+    is_row_exact: bool
+    """Whether a row has the same bits in runs of any size."""
 
 
 def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> list[PipelineCosts]:
@@ -63,7 +61,9 @@ def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> lis
         rows = tuple(max(1.0, each / seconds[0]) for each in seconds)
         step, pair = (draft[0] / seconds[0], draft[1] / draft[0]) if draft else (1.0, 1.0)
         stages_s = tuple(tables[actor][0] for actor in actors)
-        found.append(PipelineCosts(rows, link.delay_s / seconds[0], link.row_s / seconds[0], step, pair, stages_s))
+        is_exact = are_rows_exact(group, stages, actors[0], model.width)
+        delay, row = link.delay_s / seconds[0], link.row_s / seconds[0]
+        found.append(PipelineCosts(rows, delay, row, step, pair, stages_s, is_exact))
     return found
 
 
@@ -85,14 +85,6 @@ def row_tables(
     """
     mine = {actor: _seconds(stage, actor == first, width, sizes) for actor, stage in stages.items()}
     return merged(group, mine)
-
-
-def merged(group: Group, mine: Mapping[Actor, T]) -> dict[Actor, T]:
-    """Return what all ranks have measured of their actors. Collective."""
-    found: dict[Actor, T] = {}
-    for theirs in gather(group, msgpack.packb(mine)):
-        found.update(msgpack.unpackb(theirs, strict_map_key=False))
-    return found
 
 
 def slowest_seconds(tables: Mapping[Actor, Sequence[float]]) -> list[float]:
@@ -117,27 +109,9 @@ def _seconds(stage: StageModel, is_first: bool, width: int, sizes: Sequence[int]
         for repeat in range(_REPEATS):
             if repeat and best > left:
                 break
-            spent = seconds_of_run(stage, size, activations)
+            spent = trial(stage, size, activations).seconds
             best, left = min(best, spent), left - spent
         if not seconds:
             left += max(0.0, min(_MOST_S, _BUDGET_ROWS * best) - _BUDGET_S)
         seconds.append(min(max(best, seconds[-1]), expected) if seconds else best)
     return seconds
-
-
-def seconds_of_run(
-    stage: StageModel, size: int, activations: Floats | None, past: int = 0, is_kept: bool = False
-) -> float:
-    """Return the time of a run of `size` rows that follow `past` cached positions of sequence 0.
-
-    Its cells are dropped unless it `is_kept`. `activations` is float32 [size, width], None on the first stage.
-    """
-    positions = range(past, past + size)
-    rows = (Row(RequestId(0), NodeId(pos), NodeId(pos - 1), Token(0), Pos(pos), SeqId(0), True) for pos in positions)
-    run = Run(RunId(0), tuple(rows))
-    start = time.monotonic()
-    stage.forward(run, activations, bool)
-    elapsed = time.monotonic() - start
-    if not is_kept:
-        stage.edit([Edit(EditOp.DROP, SeqId(0), SeqId(0), Pos(past), -1)])
-    return elapsed

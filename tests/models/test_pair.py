@@ -62,7 +62,6 @@ def test_a_copy_in_another_quantisation_is_smaller_and_mostly_agrees(
     copy = tmp_path / "q4_0.gguf"
     quantise(default_model, copy, "q4_0", threads=1)
     assert copy.stat().st_size < default_model.stat().st_size
-    assert registry.inspect(copy).is_row_exact
     assert 0.5 < measure(copy, written, threads=1).share <= 1.0
 
 

@@ -18,9 +18,6 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
 
 MAX_TOKENS = 64
 TREES = (("synctree", "draft"), ("specpipe", "draft"), ("pipedec", "draft"))
-ROW_GAP = 0.02
-"""By so much a logit may move with the number of rows that travel together: floats have another kernel for one row
-(measured on this copy: 0.015, whatever the number of rows beyond one)."""
 WAYS = (
     ("plain", "none"),
     ("sync", "draft"),
@@ -98,6 +95,4 @@ def all_references(float_model: Path, vocabulary: Vocabulary, prompts: list[list
 def test_every_strategy_writes_the_plain_text_at_length(
     way: Way, n: int, float_model: Path, draft: Path, vocabulary: Vocabulary, all_references: list[Reference]
 ) -> None:
-    found = differences(n, [way], float_model, draft, vocabulary, all_references, MAX_TOKENS)
-    gaps = [difference.gap for divergence in found.values() for difference in divergence.differences]
-    assert all(gap < ROW_GAP for gap in gaps), found
+    assert differences(n, [way], float_model, draft, vocabulary, all_references, MAX_TOKENS) == {}

@@ -25,7 +25,7 @@ from mpispec.models.errors import ModelError
 from mpispec.models.registry import inspect
 from mpispec.runtime.group import Group, JobError
 from mpispec.runtime.job import RankReport
-from mpispec.runtime.row_costs import seconds_of_run
+from mpispec.runtime.trial import trial
 from mpispec.sim.costs import law_speedup
 from mpispec.transport.loopback import LoopbackTransport
 
@@ -181,7 +181,7 @@ def test_what_runs_cost_is_measured_with_arithmetic() -> None:
             return super().forward(run, activations, cancelled)
 
     stage = Skippable(Counting(0, is_last=True, vocabulary=8), inspect(resolve(None)), True, is_null)
-    seconds_of_run(stage, 3, None)
+    trial(stage, 3, None)
     assert counted == [3]
 
 

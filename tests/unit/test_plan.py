@@ -36,7 +36,6 @@ def _model(layers: int = 30, head_layers: float = 0.0, is_tied: bool = True, lay
         unit=1,
         head_layers=head_layers,
         quantised=False,
-        is_row_exact=True,
         vocabulary_digest="",
         header_digest="",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from mpispec.compute.base import Cancelled, Floats, StageModel
@@ -31,7 +33,7 @@ class TimedStage(ToyStage):
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> dict[Actor, StageModel]:
     """One stage, by whose clock everything is timed."""
-    monkeypatch.setattr(module.time, "monotonic", lambda: TimedStage.now)
+    monkeypatch.setattr(time, "monotonic", lambda: TimedStage.now)
     return {Actor(1): TimedStage(0, is_last=True, vocabulary=8)}
 
 
