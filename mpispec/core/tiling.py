@@ -25,7 +25,7 @@ class Tiling:
     def num_final(self, num_missing: int) -> int:
         """Return how many rows of the next run are final where at least `tile` positions of a long prompt are missing.
 
-        What they leave is whole tiles: where the number missing is none, the next run begins over rows of this one.
+        They leave whole tiles. If they are not the whole run, the next one begins over the last rows of this one.
         """
         return (num_missing - 1) % self.tile + 1
 
