@@ -356,7 +356,8 @@ class HeadCore:
 
     def _launch_one(self, request: Request) -> bool:
         if request.is_behind:
-            self._fly(request, chunk := request.next_chunk(), [], [])
+            chunk = request.next_chunk()
+            self._fly(request, chunk, [], [])
             if request.filled <= chunk[-1].pos:
                 self._edits.append(Edit(EditOp.DROP, request.seq, request.seq, Pos(request.filled), TO_END))
             return True
