@@ -13,7 +13,7 @@ from mpispec.core.effects import AbortDraft, CloseSampler, ComputeDraft, Effect,
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Drafted, Event, Guess, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Plane, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import ROOT, Draft, Edit, EditOp, Follow, Open, Prime, Retire, Row, Run, Stop, given_rows
+from mpispec.core.messages import ROOT, Draft, Edit, EditOp, Follow, Prime, Retire, Row, Run, Stop, given_rows, opening
 from mpispec.core.sequences import TO_END, SequencePool, bury, inherits, label
 from mpispec.core.sessions import Sessions, Slot
 from mpispec.core.tree import Node, NodeState, TokenTree
@@ -195,9 +195,7 @@ class DraftCore:
         self._edits += edits
         self._streams[prime.request] = _Stream(prime, slot, cached)
         self._turns.append(prime.request)
-        window = prime.sampling.repeat_last_n if prime.sampling.repeat_penalty != 1.0 else 0
-        recent = prime.tokens[max(0, cached - window) : cached]
-        return [OpenSampler(Open(prime.request, prime.sampling, Pos(cached), recent))]
+        return [OpenSampler(opening(prime.request, prime.sampling, prime.tokens, cached))]
 
     def _follow(self, follow: Follow) -> list[Effect]:
         stream = self._stream(follow.request)

@@ -31,11 +31,11 @@ from mpispec.core.messages import (
     Edit,
     EditOp,
     Idle,
-    Open,
     Result,
     Row,
     Run,
     Stop,
+    opening,
 )
 from mpispec.core.relay import relays
 from mpispec.core.request import Flight, Request
@@ -149,7 +149,8 @@ class HeadCore:
             submitted = self._waiting.popleft()
             slot, common, edits = self._sessions.adopt(submitted.prompt)
             self._edits += edits
-            self._out.append(Send(self._first, Plane.DATA, _opening(submitted, common)))
+            opened = opening(submitted.request, submitted.sampling, submitted.prompt, common)
+            self._out.append(Send(self._first, Plane.DATA, opened))
             proposer = self._proposers.get(submitted.proposer)
             request = Request(
                 submitted,
@@ -367,8 +368,10 @@ class HeadCore:
         elif self._graves.is_full:
             return False
         request.propose()
-        chosen = request.strategy.choose(request)
-        nodes, edits, branches = label([node for node in chosen if node.pos + 1 < request.limit], self._pool)
+        chosen = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]
+        if not chosen:
+            return False
+        nodes, edits, branches = label(chosen, self._pool)
         if not nodes:
             return False
         self._edits += edits
@@ -392,9 +395,3 @@ class HeadCore:
         request.statistics.runs += 1
         self._first_stage.launched(run.run_id)
         self._out.append(Send(self._first, Plane.DATA, run))
-
-
-def _opening(submitted: Submitted, common: int) -> Open:
-    window = submitted.sampling.repeat_last_n if submitted.sampling.repeat_penalty != 1.0 else 0
-    recent = submitted.prompt[max(0, common - window) : common]
-    return Open(submitted.request, submitted.sampling, Pos(common), recent)

@@ -106,6 +106,12 @@ class Open:
     """The last of those positions' tokens, as many as the repeat penalty looks at; none where it is off."""
 
 
+def opening(request: RequestId, sampling: Sampling, prompt: Sequence[Token], cached: int) -> Open:
+    """Return what opens a request of which the first `cached` tokens of its prompt have cells."""
+    window = sampling.repeat_last_n if sampling.repeat_penalty != 1.0 else 0
+    return Open(request, sampling, Pos(cached), tuple(prompt[max(0, cached - window) : cached]))
+
+
 @dataclass(frozen=True, slots=True)
 class Close:
     """A request has ended; no later run names it."""
