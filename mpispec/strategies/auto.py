@@ -8,11 +8,13 @@ each brings e tokens on average, so a token takes
 
     (pass(m) - t(m) + 1 + t(m) / (1 - q)) / (1 + e / (1 - q))
 
-where a run of m = w + b - 1 rows occupies the busiest stage for t(m) and passes an empty pipeline in pass(m).
+where a run of m = w + b - 1 rows occupies the busiest stage for t(m) and passes an empty pipeline in pass(m). Rows that
+add less to this than they save come along, so that free ones are never left empty.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -45,6 +47,13 @@ _BETTER = 1.02
 """By how much more rows must be better to be taken: the costs of rows are measured, and noisy."""
 _CERTAIN = 0.995
 """A run is never taken to be surer than this."""
+_UNLIKELY = 0.005
+"""A guess less likely than this to be reached is not launched even where its row is free: it takes the head time."""
+_USUAL_FROM, _USUAL_OF = 32, 200
+"""Verdicts that a proposer's first promise counts for, so that a lucky streak does not decide, and how many count."""
+_WORTH_WAITING = 1.1
+"""By how much runs of dear rows must be better than those of one: the hit rate is an estimate, and with them the first
+stage waits for the head between two."""
 _UNREACHED = 0.001
 """A chain is not weighed beyond a guess that is less likely than this to be reached: it takes the head time."""
 
@@ -62,8 +71,10 @@ class Auto(Strategy):
         """Of guesses, calibrated, since the last verdict: most nodes are looked at several times between two."""
         self._since_probe = 0
         self._since_costs = 0
-        self._likeliest = Calibration(1)
-        """Of the likeliest guess for each position, whatever its confidence."""
+        self._usual = 0.0
+        """How often the likeliest guess for a position is right, whatever its confidence; at first what it promises."""
+        self._usual_of = 0
+        """Verdicts that this is the mean of."""
         self._news = True
         self._are_rows_dear = False
         self._may_branch = True
@@ -100,6 +111,9 @@ class Auto(Strategy):
         root = view.tree.root
         if root.state is NodeState.PROPOSED:
             return [root]
+        if not self._usual_of and root.children:
+            self._usual, self._usual_of = root.favourite().prob, _USUAL_FROM
+            self._news = True
         if self._news:
             if self._since_costs >= _COSTS_EVERY:
                 self._read_costs(view)
@@ -109,11 +123,12 @@ class Auto(Strategy):
             self._reaches = {root.id: 1.0}
         if self._is_batching and not view.is_first_idle:
             return []
-        ranked = sorted(view.tree.ready(), key=lambda node: (-self._reach(node), node.id))
+        known = self._reaches.get
+        ranked = sorted(view.tree.ready(), key=lambda node: (-(known(node.id) or self._reach(node)), node.id))
         best = self._best(ranked)
         if best is None:
             return []
-        return self._comb(best, ranked) if self._is_batching else [best]
+        return self._filled(self._comb(best, ranked), ranked) if self._is_batching else [best]
 
     def verdict(self, root: Node, token: Token) -> None:
         """Learn from the decision after `root` how good its guesses were."""
@@ -123,7 +138,8 @@ class Auto(Strategy):
         share = 1.0 / len(root.children)
         for child in root.children:
             self._calibrations[child.guessers].learn(child.prob, child.token == token, child.depth, share)
-        self._likeliest.learn(0.0, root.favourite().token == token)
+        self._usual_of = min(self._usual_of + 1, _USUAL_OF)
+        self._usual += ((root.favourite().token == token) - self._usual) / self._usual_of
 
     def accepted(self, count: int) -> None:
         """Count towards the next probe."""
@@ -170,14 +186,31 @@ class Auto(Strategy):
         width, length = self._best_comb(beside, [self._chances[node.id] for node in chain])
         return layer[:width] + chain[1:length]
 
+    def _filled(self, comb: list[Node], ranked: Sequence[Node]) -> list[Node]:
+        """Add what else is ready while the refilling of the pipeline that it saves is worth more than its rows."""
+        if not self._may_branch:
+            return comb
+        chosen = {node.id for node in comb}
+        others = [node for node in ranked if node.id not in chosen]
+        miss = 1.0 - self._reach(comb[0])
+        for node, (before, after) in zip(others, itertools.pairwise(self._times[len(comb) - 1 :]), strict=False):
+            dearer = after[0] - before[0] + miss * (after[1] - before[1])
+            reach = self._reach(node)
+            if reach < _UNLIKELY or reach * (self._pass - 1.0) < dearer:
+                break
+            comb.append(node)
+        return comb
+
     def _pays_to_batch(self) -> bool:
         """Tell whether runs of several rows are better than runs of one."""
         if self._most_rows == 1:
             return False
         if not self._are_rows_dear:
             return True
-        chances = [self._likeliest.chance(0.0)] * min(self.lead, _MOST_ROWS)
-        return self._best_comb(chances[:1], chances) != (1, 1)
+        usual = self._usual
+        _, length = self._best_comb([usual], [usual] * min(self.lead, _MOST_ROWS))
+        expected = sum(usual**reached for reached in range(1, length + 1))
+        return self._token_s(length, usual**length, expected) * _WORTH_WAITING < self._token_s(1, usual, usual)
 
     def _best_comb(self, beside: list[float], below: list[float]) -> tuple[int, int]:
         """Return the width and the length of the comb that takes least time a token.

@@ -227,17 +227,32 @@ def test_auto_hangs_a_chain_below_the_likeliest_of_a_layer() -> None:
     assert _begun(situation).choose(situation) == [*nodes, below]
 
 
-def test_auto_gathers_runs_once_guesses_have_been_right_where_many_rows_cost_little_more_than_two() -> None:
+@pytest.mark.parametrize(
+    ("promise", "is_right", "gathers"), [(0.95, True, True), (0.95, False, False), (0.5, True, True)]
+)
+def test_auto_gathers_runs_where_many_rows_cost_little_more_than_two_and_guesses_are_good(
+    promise: float, is_right: bool, gathers: bool
+) -> None:
     situation = Situation(dear_rows=True, num_stages=2)
     situation.cost = lambda num_rows: 1.0 if num_rows == 1 else 3.5  # type: ignore[method-assign]
-    nodes = situation.chain(*[0.95] * 32)
+    nodes = situation.chain(*[promise] * 32)
     situation.tree.launch(nodes[0], RunId(0))
     strategy = _begun(situation)
-    assert strategy.choose(situation) == nodes[1:2]
-    for _ in range(100):
-        strategy.verdict(situation.tree.root, nodes[1].token)
+    assert (strategy.choose(situation) == nodes[1:]) is (promise > 0.9), "what it promises is believed at first"
+    for _ in range(200):
+        strategy.verdict(situation.tree.root, nodes[0].token if is_right else Token(-1))
     strategy.accepted(1)
-    assert strategy.choose(situation) == nodes[1:]
+    assert (strategy.choose(situation) == nodes[1:]) is gathers
+
+
+def test_auto_fills_a_run_with_what_else_is_likely_enough_where_rows_are_free() -> None:
+    situation = Situation(dear_rows=False)
+    likely, unlikely, launched = _siblings(situation, 0.8, 0.1, 0.003)
+    situation.tree.launch(likely, RunId(0))
+    situation.tree.launch(launched, RunId(1))
+    situation.tree.add(launched, Token(9), 0.003)
+    below = situation.tree.add(likely, Token(9), 0.95)
+    assert _begun(situation).choose(situation) == [below, unlikely]
 
 
 def test_auto_launches_a_chain_as_one_run_where_rows_are_cheap_and_lets_it_grow_while_the_first_stage_works() -> None:
