@@ -32,6 +32,8 @@ _COSTS_EVERY = 64
 """Accepted tokens after which the costs of rows, which are refined all the time, are looked at again."""
 _DEAR_ROW = 1.5
 """Where two rows cost more than this much of one, the draft shall not guess much beside the likeliest."""
+_FREE = 1.1
+"""Where the longest run takes no more than this much of one row, there is nothing to weigh: all that is ready goes."""
 _DEAR_FLOOR = 0.3
 """There, a guess this much less likely than the best of its layer is not guessed below."""
 _LONG_PASS = 10.0
@@ -76,7 +78,7 @@ class Auto(Strategy):
         self._usual_of = 0
         """Verdicts that this is the mean of."""
         self._news = True
-        self._are_rows_dear = False
+        self._are_rows_dear = self._are_rows_free = False
         self._may_branch = True
         self._pass = 1.0
         """From the launch of a row to its verdict, in times of one row."""
@@ -128,7 +130,10 @@ class Auto(Strategy):
         best = self._best(ranked)
         if best is None:
             return []
-        return self._filled(self._comb(best, ranked), ranked) if self._is_batching else [best]
+        if not self._is_batching:
+            return [best]
+        run = self._chain(best)[: self._most_rows] if self._are_rows_free else self._comb(best, ranked)
+        return self._filled(run, ranked)
 
     def verdict(self, root: Node, token: Token) -> None:
         """Learn from the decision after `root` how good its guesses were."""
@@ -154,6 +159,8 @@ class Auto(Strategy):
         for rows in range(1, self._most_rows + 1):
             cost = max(cost, view.cost(rows))
             self._times.append((cost, max(cost, view.passing(rows))))
+        (least, soonest), (most, latest) = self._times[0], self._times[-1]
+        self._are_rows_free = most <= _FREE * least and latest <= _FREE * soonest
 
     def _best(self, ranked: Sequence[Node]) -> Node | None:
         """Return the guess that is likeliest to be reached of those worth launching."""
@@ -186,20 +193,20 @@ class Auto(Strategy):
         width, length = self._best_comb(beside, [self._chances[node.id] for node in chain])
         return layer[:width] + chain[1:length]
 
-    def _filled(self, comb: list[Node], ranked: Sequence[Node]) -> list[Node]:
+    def _filled(self, run: list[Node], ranked: Sequence[Node]) -> list[Node]:
         """Add what else is ready while the refilling of the pipeline that it saves is worth more than its rows."""
         if not self._may_branch:
-            return comb
-        chosen = {node.id for node in comb}
+            return run
+        chosen = {node.id for node in run}
         others = [node for node in ranked if node.id not in chosen]
-        miss = 1.0 - self._reach(comb[0])
-        for node, (before, after) in zip(others, itertools.pairwise(self._times[len(comb) - 1 :]), strict=False):
+        miss = 1.0 - self._reach(run[0])
+        for node, (before, after) in zip(others, itertools.pairwise(self._times[len(run) - 1 :]), strict=False):
             dearer = after[0] - before[0] + miss * (after[1] - before[1])
             reach = self._reach(node)
             if reach < _UNLIKELY or reach * (self._pass - 1.0) < dearer:
                 break
-            comb.append(node)
-        return comb
+            run.append(node)
+        return run
 
     def _pays_to_batch(self) -> bool:
         """Tell whether runs of several rows are better than runs of one."""
