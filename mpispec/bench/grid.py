@@ -31,7 +31,7 @@ def cases() -> Iterator[tuple[str, int, float, str]]:
     return itertools.product(ROWS_FACTORS, STAGES, HITS, LINKS)
 
 
-def measure(rows: str, stages: int, hit: float, link: str, tokens: int) -> dict[str, Any]:
+def measure(rows: str, stages: int, hit: float, link: str, tokens: int, seed: int = 0) -> dict[str, Any]:
     """Return the speed-ups over plain of one case, and the share of the best fixed one that `auto` reaches."""
     latency, rate = LINKS[link]
     study = Study(
@@ -41,6 +41,7 @@ def measure(rows: str, stages: int, hit: float, link: str, tokens: int) -> dict[
         rows_factor=ROWS_FACTORS[rows],
         hits=Hits((hit,)),
         num_tokens=tokens,
+        seed=seed,
     )
     speedups = {outcome.strategy: outcome.speedup_over_plain for outcome in compare((*FIXED, "auto"), study)}
     best = max(FIXED, key=lambda name: speedups[name])
@@ -57,11 +58,12 @@ def measure(rows: str, stages: int, hit: float, link: str, tokens: int) -> dict[
 
 @click.command()
 @click.option("--tokens", type=click.IntRange(min=50), default=200, show_default=True)
-def main(tokens: int) -> None:
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the script: which guesses are right.")
+def main(tokens: int, seed: int) -> None:
     """Print every case as JSON, one a line, then how many of them reach what is asked."""
     shares = []
     for case in cases():
-        found = measure(*case, tokens)
+        found = measure(*case, tokens, seed)
         shares.append(found["share"])
         click.echo(json.dumps(found))
     reached = sum(share >= ASKED for share in shares)
