@@ -29,11 +29,10 @@ class Calibration:
     A proposer that breaks its promises is believed less at every confidence before each bucket has been learned.
     """
 
-    def __init__(self, num_buckets: int = _BUCKETS) -> None:
-        self._num_buckets = num_buckets
-        self._rates = [(index + 0.5) / num_buckets for index in range(num_buckets)]
+    def __init__(self) -> None:
+        self._rates = [(index + 0.5) / _BUCKETS for index in range(_BUCKETS)]
         """By bucket, how often its guesses were right."""
-        self._tries = [_PRIOR_TRIES] * num_buckets
+        self._tries = [_PRIOR_TRIES] * _BUCKETS
         self._expected = self._met = _PRIOR_HITS
         """What was promised lately, all buckets together, and what was kept."""
         self._band_expected = [_BAND_PRIOR_HITS] * (_BAND_OF[-1] + 1)
@@ -44,8 +43,8 @@ class Calibration:
 
     def chance(self, confidence: float, depth: int = 1) -> float:
         """Return how often guesses of about this confidence, this many positions ahead, were right."""
-        bucket = int(confidence * self._num_buckets)
-        rate = self._rates[bucket if bucket < self._num_buckets else -1]
+        bucket = int(confidence * _BUCKETS)
+        rate = self._rates[bucket if bucket < _BUCKETS else -1]
         factors = self._factors or self._renewed()
         return rate * factors[_BAND_OF[depth] if depth < _DEEPEST else -1]
 
@@ -55,7 +54,7 @@ class Calibration:
         What was promised lately is remembered for as many verdicts however many guesses each has: else the unlikely
         ones beside a guess would make its promises forgotten.
         """
-        bucket = min(self._num_buckets - 1, int(confidence * self._num_buckets))
+        bucket = min(_BUCKETS - 1, int(confidence * _BUCKETS))
         band = _BAND_OF[min(depth, _DEEPEST)]
         rate = self._rates[bucket]
         promised = rate * min(1.0, self._met / self._expected)

@@ -125,8 +125,7 @@ class Auto(Strategy):
             self._reaches = {root.id: 1.0}
         if self._is_batching and not view.is_first_idle:
             return []
-        known = self._reaches.get
-        ranked = sorted(view.tree.ready(), key=lambda node: (-(known(node.id) or self._reach(node)), node.id))
+        ranked = sorted(view.tree.ready(), key=lambda node: (-self._reach(node), node.id))
         best = self._best(ranked)
         if best is None:
             return []

@@ -229,21 +229,22 @@ def test_auto_hangs_a_chain_below_the_likeliest_of_a_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("promise", "is_right", "gathers"), [(0.95, True, True), (0.95, False, False), (0.5, True, True)]
+    ("promise", "first_rows", "is_right", "later_rows"),
+    [(0.95, 32, True, 32), (0.95, 32, False, 0), (0.5, 1, True, 32)],
 )
 def test_auto_gathers_runs_where_many_rows_cost_little_more_than_two_and_guesses_are_good(
-    promise: float, is_right: bool, gathers: bool
+    promise: float, first_rows: int, is_right: bool, later_rows: int
 ) -> None:
     situation = Situation(dear_rows=True, num_stages=2)
     situation.cost = lambda num_rows: 1.0 if num_rows == 1 else 3.5  # type: ignore[method-assign]
     nodes = situation.chain(*[promise] * 32)
     situation.tree.launch(nodes[0], RunId(0))
     strategy = _begun(situation)
-    assert (strategy.choose(situation) == nodes[1:]) is (promise > 0.9), "what it promises is believed at first"
+    assert strategy.choose(situation) == nodes[1 : 1 + first_rows], "what it promises is believed at first"
     for _ in range(200):
         strategy.verdict(situation.tree.root, nodes[1].token if is_right else Token(-1))
     strategy.accepted(1)
-    assert (strategy.choose(situation) == nodes[1:]) is gathers
+    assert strategy.choose(situation) == nodes[1 : 1 + later_rows]
 
 
 def test_auto_fills_a_run_with_what_else_is_likely_enough_where_rows_are_free() -> None:
