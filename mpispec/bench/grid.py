@@ -31,11 +31,14 @@ def cases() -> Iterator[tuple[str, int, float, str]]:
     return itertools.product(ROWS_FACTORS, STAGES, HITS, LINKS)
 
 
-def measure(rows: str, stages: int, hit: float, link: str, tokens: int, seed: int = 0) -> dict[str, Any]:
+def measure(
+    rows: str, stages: int, hit: float, link: str, tokens: int, seed: int = 0, draft_s: float = 0.001
+) -> dict[str, Any]:
     """Return the speed-ups over plain of one case, and the share of the best fixed one that `auto` reaches."""
     latency, rate = LINKS[link]
     study = Study(
         stages,
+        draft_s=draft_s,
         link_s=latency,
         link_bytes_per_s=rate,
         rows_factor=ROWS_FACTORS[rows],
@@ -59,11 +62,12 @@ def measure(rows: str, stages: int, hit: float, link: str, tokens: int, seed: in
 @click.command()
 @click.option("--tokens", type=click.IntRange(min=50), default=200, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the script: which guesses are right.")
-def main(tokens: int, seed: int) -> None:
+@click.option("--draft-s", type=float, default=0.001, show_default=True, help="Of a draft step; a stage takes 0.01.")
+def main(tokens: int, seed: int, draft_s: float) -> None:
     """Print every case as JSON, one a line, then how many of them reach what is asked."""
     shares = []
     for case in cases():
-        found = measure(*case, tokens, seed)
+        found = measure(*case, tokens, seed, draft_s)
         shares.append(found["share"])
         click.echo(json.dumps(found))
     reached = sum(share >= ASKED for share in shares)

@@ -90,7 +90,7 @@ def _cluster_flags(command: Callable[..., None]) -> Callable[..., None]:
             "--rows",
             default="flat",
             show_default=True,
-            metavar="flat|cpu|moe|gpu4|FILE",
+            metavar="flat|cpu|cpu4|moe|gpu4|FILE",
             help="What more rows cost: nothing, as measured with Q4_1 on a CPU, as on a mixture of experts, as with "
             "4-bit kernels on GPUs; or a JSON list of factors for 1, 2, 3, ... rows.",
         ),

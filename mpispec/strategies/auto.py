@@ -30,15 +30,17 @@ _PROBE_EVERY = 16
 """Accepted tokens between two guesses of a proposer that has been found worthless."""
 _COSTS_EVERY = 64
 """Accepted tokens after which the costs of rows, which are refined all the time, are looked at again."""
-_DEAR_ROW = 1.5
-"""Where two rows cost more than this much of one, the draft shall not guess much beside the likeliest."""
+_DEAR_ROW = 1.25
+"""Where two rows cost more than this much of one, the draft shall not guess much beside the likeliest, and whether runs
+grow is weighed."""
+_LATE_ROW = 1.05
+"""The same where the draft has not the time for two guesses in that of a run, so that stages wait for what it adds."""
 _FREE = 1.1
 """Where the longest run takes no more than this much of one row, there is nothing to weigh: all that is ready goes."""
 _DEAR_FLOOR = 0.3
 """There, a guess this much less likely than the best of its layer is not guessed below."""
 _LONG_PASS = 10.0
-"""Where rows are dear, the draft shall guess beside the likeliest only if a miss costs more than so many rows, or it
-has the time for two guesses in that of a run."""
+"""Where rows are dear, a draft that is late shall guess beside the likeliest only if a miss costs more than so many."""
 _LEAST_GAIN = 2.5
 """Runs that an alternative must save on average; it takes one itself, and comes late."""
 _LENGTHS = frozenset((1, 2, 3, 4, 6, 8, 12, 16, 24, 32))
@@ -103,10 +105,13 @@ class Auto(Strategy):
         if view.config.may_branch and self._pass > 1.0:
             self._least_alternative = _LEAST_GAIN / (self._pass - 1.0)
         self._read_costs(view)
-        if self._are_rows_dear or view.config.draft_pair > _DEAR_ROW:
+        step, pair = view.config.draft_step, view.config.draft_pair
+        are_guesses_dear = self._are_rows_dear or pair > _DEAR_ROW
+        is_draft_late = step * pair > 1.0
+        if are_guesses_dear or (is_draft_late and pair > _LATE_ROW):
             self.floor = _DEAR_FLOOR
-            if self._pass <= _LONG_PASS and view.config.draft_step * view.config.draft_pair > 1.0:
-                self.width = 1
+        if are_guesses_dear and is_draft_late and self._pass <= _LONG_PASS:
+            self.width = 1
 
     def choose(self, view: View) -> list[Node]:
         """Launch the root alone, else the likeliest guess with as much beside it and below it as pays."""

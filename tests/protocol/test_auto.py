@@ -1,0 +1,21 @@
+"""What `auto` does beside fixed strategies in virtual time, where costs are of a kind that once misled it."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpispec.sim.costs import ROWS_FACTORS
+from mpispec.sim.script import Hits
+from mpispec.sim.study import Study, compare
+
+pytestmark = pytest.mark.protocol
+
+
+@pytest.mark.parametrize(("num_stages", "hit", "draft_s"), [(4, 0.9, 0.010), (7, 0.8, 0.018)])
+def test_auto_keeps_the_pipeline_full_where_two_rows_cost_half_as_much_again_and_the_draft_is_late(
+    num_stages: int, hit: float, draft_s: float
+) -> None:
+    study = Study(num_stages, 0.010, draft_s, rows_factor=ROWS_FACTORS["cpu4"], hits=Hits((hit,)), num_tokens=100)
+    speed = {found.strategy: found.speedup_over_plain for found in compare(("pipeinfer", "specpipe", "auto"), study)}
+    assert speed["pipeinfer"] > speed["specpipe"]
+    assert speed["auto"] >= 0.97 * speed["pipeinfer"]
