@@ -31,9 +31,7 @@ def cases() -> Iterator[tuple[str, int, float, str]]:
     return itertools.product(ROWS_FACTORS, STAGES, HITS, LINKS)
 
 
-def measure(
-    rows: str, stages: int, hit: float, link: str, tokens: int, seed: int = 0, draft_s: float = 0.001
-) -> dict[str, Any]:
+def measure(rows: str, stages: int, hit: float, link: str, tokens: int, seed: int, draft_s: float) -> dict[str, Any]:
     """Return the speed-ups over plain of one case, and the share of the best fixed one that `auto` reaches."""
     latency, rate = LINKS[link]
     study = Study(
