@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,11 @@ def _guessing_flags(command: Callable[..., None]) -> Callable[..., None]:
             default=0.45,
             show_default=True,
             help="Chance that a miss is the draft's second choice; each further one gets half of that of the rest.",
+        ),
+        click.option(
+            "--promised",
+            type=click.FloatRange(0.0, 1.0),
+            help="How sure the draft says it is of its first choices; default: as sure as it may be.",
         ),
         click.option("--width", type=_COUNT, default=4, show_default=True, help="Most guesses for one position."),
         click.option("--chain", type=_COUNT, help="Guesses in a chain of sync; default: the best."),
@@ -157,7 +162,7 @@ def study_of(flags: dict[str, Any]) -> Study:
         link_bytes_per_s=rate or float("inf"),
         row_bytes=flags["row_bytes"],
         rows_factor=read_rows(flags["rows"]),
-        hits=hits,
+        hits=replace(hits, promised=flags["promised"]),
         width=flags["width"],
         lead=flags["lead"],
         chain=flags["chain"],
@@ -199,6 +204,8 @@ def conditions(study: Study) -> list[str]:
         chance = f"hits as recorded ({hits.mean:.0%} of {len(hits.outcomes)})"
     else:
         chance = f"first choice right {hits.mean:.1%}" + (" at first, less or more deeper" if hits.rates[1:] else "")
+    if hits.promised is not None:
+        chance += f", {hits.promised:.1%} promised"
     rate = study.link_bytes_per_s * _BITS / 1e6
     speed = "no limit of rate" if rate == float("inf") else f"{rate:g} Mbit/s"
     four = study.costs.compute(Actor(1), 4) / study.stage_s

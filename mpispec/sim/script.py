@@ -132,6 +132,8 @@ class Hits:
     rescue: float = 0.45
     """Chance that a miss is the second choice. Each further choice gets half of that of what is left, which fits the
     measured top 2 in 40-46 % and top 3 in 53-58 % of misses (papers.md 3.8)."""
+    promised: float | None = None
+    """What the draft says of its first choices; None: the truth."""
 
     @property
     def mean(self) -> float:
@@ -198,7 +200,8 @@ class ScriptedGuesser:
             rank = self._rank(row, probs, draw / 2**64)
             if rank < branch:
                 tokens[rank] = right
-        return tuple((token, max(prob, 1e-9)) for token, prob in zip(tokens, probs, strict=True))
+        said = probs if self.hits.promised is None else [self.hits.promised, *probs[1:]]
+        return tuple((token, max(prob, 1e-9)) for token, prob in zip(tokens, said, strict=True))
 
     def _rank(self, row: Row, probs: Sequence[float], draw: float) -> int:
         """Return which choice the right token is, `len(probs)` if none."""

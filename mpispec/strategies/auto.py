@@ -52,7 +52,8 @@ _BETTER = 1.02
 _CERTAIN = 0.995
 """A run is never taken to be surer than this."""
 _UNLIKELY = 0.005
-"""A guess less likely than this to be reached is not launched even where its row is free: it takes the head time."""
+"""A guess less likely than this to be reached takes the head more time than it is worth beside others, and alone, where
+rows are not free, a run of stages that may share a machine, and takes power anyway."""
 _USUAL_FROM, _USUAL_OF = 32, 200
 """Verdicts that a proposer's first promise counts for, so that a lucky streak does not decide, and how many count."""
 _WORTH_WAITING = 1.1
@@ -182,6 +183,9 @@ class Auto(Strategy):
         pipeline if it is right.
         """
         chance = self._chance(node)
+        is_hardly_reached = chance >= _LEAST_CHANCE and self._reach(node) < _UNLIKELY
+        if is_hardly_reached and not self._are_rows_free:
+            return False
         if chance >= _LEAST_CHANCE and chance >= self._least_alternative:
             return True
         if _has_launched_sibling(node):

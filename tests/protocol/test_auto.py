@@ -19,3 +19,11 @@ def test_auto_keeps_the_pipeline_full_where_two_rows_cost_half_as_much_again_and
     speed = {found.strategy: found.speedup_over_plain for found in compare(("pipeinfer", "specpipe", "auto"), study)}
     assert speed["pipeinfer"] > speed["specpipe"]
     assert speed["auto"] >= 0.97 * speed["pipeinfer"]
+
+
+def test_auto_gives_up_a_draft_that_promises_much_and_is_never_right_after_few_vain_rows() -> None:
+    hits = Hits((0.0,), rescue=0.0, promised=0.95)
+    study = Study(7, 0.010, 0.002, rows_factor=ROWS_FACTORS["cpu4"], hits=hits, num_tokens=64)
+    fixed, auto = compare(("pipeinfer", "auto"), study)
+    assert auto.speedup_over_plain == pytest.approx(1.0)
+    assert auto.wasted_rows < 64 < fixed.wasted_rows

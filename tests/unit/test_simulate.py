@@ -53,6 +53,14 @@ def test_recorded_outcomes_are_replayed(tmp_path: Path) -> None:
     assert result["hit_rate"] == pytest.approx(0.75, abs=0.01)
 
 
+def test_a_draft_that_promises_too_much_wastes_more_rows_of_auto() -> None:
+    flags = ("--hit", "0.05", "--rescue", "0", "--strategy", "auto", "--rows", "cpu", "--tokens", "60")
+    boasting = _simulate(*flags, "--promised", "0.9")
+    assert "first choice right 5.0%, 90.0% promised" in boasting.output
+    honest = _results(*flags)["auto"]["wasted_rows"]
+    assert honest < _results(*flags, "--promised", "0.9")["auto"]["wasted_rows"]
+
+
 def test_requests_at_once_share_the_stages() -> None:
     flags = ("--stages", "4", "--strategy", "plain", "--tokens", "50")
     alone, four = _results(*flags)["plain"], _results(*flags, "--requests", "4")["plain"]
