@@ -11,12 +11,12 @@
 #include "ggml-cpu.h"
 #include "ggml.h"
 
-#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
+#define HAS_FOUR_ROWS
 #define FOUR_ROWS_INLINE static inline __attribute__((always_inline))
 
 // The sum of eight lanes, added like hsum_float_8 in arch/x86/quants.c.
@@ -88,10 +88,6 @@ FOUR_ROWS_INLINE void four_rows(
     }
 }
 
-static inline bool has_four_rows(enum ggml_type type) {
-    return type == GGML_TYPE_Q4_1;
-}
-
 // Rows [row, row_end) of the weights at x times rows [column, column_end) of the activations at y, n numbers each. The
 // distances of two rows are bx and by in bytes, and ds in numbers of the result s.
 static inline void four_rows_chunk(
@@ -111,22 +107,6 @@ static inline void four_rows_chunk(
             vec_dot(n, s + c * ds + row, 0, x + row * bx, 0, y + c * by, 0, 1);
         }
     }
-}
-
-#else
-
-static inline bool has_four_rows(enum ggml_type type) {
-    GGML_UNUSED(type);
-    return false;
-}
-
-static inline void four_rows_chunk(
-        ggml_vec_dot_t vec_dot, int n, float * s, size_t ds, const char * x, size_t bx, const char * y, size_t by,
-        int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
-    GGML_UNUSED(vec_dot); GGML_UNUSED(n); GGML_UNUSED(s); GGML_UNUSED(ds);
-    GGML_UNUSED(x); GGML_UNUSED(bx); GGML_UNUSED(y); GGML_UNUSED(by);
-    GGML_UNUSED(row); GGML_UNUSED(row_end); GGML_UNUSED(column); GGML_UNUSED(column_end);
-    GGML_ABORT("four rows at once need AVX2");
 }
 
 #endif
