@@ -8,7 +8,6 @@ tests here have shown that its parts compute what the whole computes (docs: Runn
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ class ModelSummary:
     unit: int
     """Cuts may only fall on multiples of this many layers."""
     head_layers: float
-    """The vocabulary projection's multiplications, as a multiple of one layer's over a few hundred positions."""
+    """How long the vocabulary projection takes for a row, as a multiple of one layer over a few hundred positions."""
     quantised: bool
     """Whether any weights are stored in another format than F32, F16 and BF16."""
     vocabulary_digest: str
@@ -109,13 +108,13 @@ def inspect(path: Path | str) -> ModelSummary:
 
 
 def _head_layers(model: GgufFile, head: gguf_file.Tensor) -> float:
-    """Return what the projection multiplies for a token over what an average layer does.
+    """Return how long the projection takes for a row over how long an average layer does.
 
-    A layer multiplies its weights once, and `_ATTENDED` cached keys and values.
+    Weights take as long as their bytes take to be read; a layer also multiplies `_ATTENDED` cached keys and values,
+    each of which takes about as long as a byte.
     """
-    weights = sum(math.prod(tensor.dims) for name, tensor in model.tensors.items() if BLOCK.fullmatch(name))
     attention = 2 * _ATTENDED * head.dims[0]
-    return math.prod(head.dims) / (weights / layer_count(model) + attention)
+    return head.n_bytes / (sum(_layer_bytes(model)) / layer_count(model) + attention)
 
 
 def _vocabulary_digest(model: GgufFile) -> str:

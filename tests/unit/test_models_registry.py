@@ -92,6 +92,7 @@ def test_summary(tmp_path: Path) -> None:
     assert (summary.context, summary.name, summary.certified, summary.unit) == (128, "a", True, 1)
     assert summary.layer_bytes == (384,) * 4
     assert summary.embedding_bytes == summary.head_bytes == 40 * 32 * 4
+    assert summary.head_layers == pytest.approx(40 * 32 * 4 / (384 + 2 * 512 * 32))
 
 
 @pytest.mark.parametrize(
