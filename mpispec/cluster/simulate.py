@@ -64,7 +64,7 @@ def _guessing_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--promised",
             type=click.FloatRange(0.0, 1.0),
-            help="How sure the draft says it is of its first choices; default: as sure as it may be.",
+            help="The chance of its first choices that the draft claims; default: the true one, of --hit.",
         ),
         click.option("--width", type=_COUNT, default=4, show_default=True, help="Most guesses for one position."),
         click.option("--chain", type=_COUNT, help="Guesses in a chain of sync; default: the best."),

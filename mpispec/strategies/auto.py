@@ -52,8 +52,8 @@ _BETTER = 1.02
 _CERTAIN = 0.995
 """A run is never taken to be surer than this."""
 _UNLIKELY = 0.005
-"""A guess less likely than this to be reached takes the head more time than it is worth beside others, and alone, where
-rows are not free, a run of stages that may share a machine, and takes power anyway."""
+"""A guess less likely than this to be reached is not launched: beside others it takes the head more time than it is
+worth, alone it takes a run of stages that may share a machine. Where rows are free it may go alone."""
 _USUAL_FROM, _USUAL_OF = 32, 200
 """Verdicts that a proposer's first promise counts for, so that a lucky streak does not decide, and how many count."""
 _WORTH_WAITING = 1.1
