@@ -46,7 +46,7 @@ class DraftLink:
 
     def prime(self, prompt: tuple[Token, ...], sampling: Sampling, root: Node) -> list[Effect]:
         """Start the stream."""
-        self._limit = self._bound(root)
+        self._limit = self._bound(root, self._lead)
         return [self._send(Prime(self._request, prompt, self._limit, self._width, self._floor, sampling))]
 
     def received(self, draft: Draft, tree: TokenTree, accepted: Sequence[Token]) -> Node | None:
@@ -71,11 +71,14 @@ class DraftLink:
         self._epoch += 1
         self._places = {}
 
-    def accepted(self, tokens: Sequence[Token], root: Node) -> list[Effect]:
-        """Hear that `tokens` were accepted, the last of them being `root`; tell the draft."""
+    def accepted(self, tokens: Sequence[Token], root: Node, lead: int) -> list[Effect]:
+        """Hear that `tokens` were accepted, the last of them being `root`; tell the draft how far it may go now.
+
+        `lead` is at most what it was at first.
+        """
         if len(self._places) > self._most_places:
             self._forget(root)
-        self._limit = self._bound(root)
+        self._limit = self._bound(root, lead)
         first = Pos(root.pos - len(tokens) + 1)
         return [self._send(Follow(self._request, first, tuple(tokens), self._limit, self._epoch))]
 
@@ -101,8 +104,8 @@ class DraftLink:
         }
         self._most_places = 2 * len(self._places) + _FEW_PLACES
 
-    def _bound(self, root: Node) -> Pos:
-        return Pos(min(root.pos + 1 + self._lead, self._last))
+    def _bound(self, root: Node, lead: int) -> Pos:
+        return Pos(min(root.pos + 1 + lead, self._last))
 
     def _send(self, message: Prime | Follow | Retire) -> Effect:
         return Send(self._draft, Plane.DRAFT, message)

@@ -257,7 +257,7 @@ class Request:
     def accepted(self, tokens: Sequence[Token]) -> list[Effect]:
         """Tell strategy and draft of newly accepted tokens."""
         self.strategy.accepted(len(tokens))
-        return self._link.accepted(tokens, self.tree.root) if self._link is not None else []
+        return self._link.accepted(tokens, self.tree.root, self.strategy.lead) if self._link is not None else []
 
     def finish_after(self, token: Token) -> FinishReason | None:
         """Return why the request ends with this token, if it does."""

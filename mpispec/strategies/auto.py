@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from mpispec.core.calibration import Calibration
 from mpispec.core.ids import NodeId, Token
 from mpispec.core.strategy import Strategy, View
-from mpispec.core.tree import BY_HEAD, Node, NodeState
+from mpispec.core.tree import BY_DRAFT, BY_HEAD, Node, NodeState
 
 _LEAST_CHANCE = 0.08
 """Below this a guess costs the stages more than it saves where they share a machine."""
@@ -68,7 +68,7 @@ class Auto(Strategy):
 
     def __init__(self, width: int = 4, lead: int = 32) -> None:
         self.width = width
-        self.lead = lead
+        self.lead = self._longest_lead = lead
         self._calibrations: defaultdict[int, Calibration] = defaultdict(Calibration)
         """By who guessed: a guess of two proposers is another thing than one of either."""
         self._chances: dict[NodeId, float] = {}
@@ -148,8 +148,17 @@ class Auto(Strategy):
         share = 1.0 / len(root.children)
         for child in root.children:
             self._calibrations[child.guessers].learn(child.prob, child.token == token, child.depth, share)
+        self.lead = self._lead_after(root.favourite())
         self._usual_of = min(self._usual_of + 1, _USUAL_OF)
         self._usual += ((root.favourite().token == token) - self._usual) / self._usual_of
+
+    def _lead_after(self, guess: Node) -> int:
+        """Let a draft whose like is not believed guess no more than what a probe needs, until it is believed again.
+
+        It computes, and the head hears of it, while the stages of hosts that share a machine have the same work to do.
+        """
+        is_believed = self._calibrations[guess.guessers].chance(guess.prob) >= _LEAST_CHANCE
+        return self._longest_lead if is_believed or guess.guessers != BY_DRAFT else 1
 
     def accepted(self, count: int) -> None:
         """Count towards the next probe."""
@@ -223,7 +232,7 @@ class Auto(Strategy):
         if not self._are_rows_dear:
             return True
         usual = self._usual
-        _, length = self._best_comb([usual], [usual] * min(self.lead, _MOST_ROWS))
+        _, length = self._best_comb([usual], [usual] * min(self._longest_lead, _MOST_ROWS))
         expected = sum(usual**reached for reached in range(1, length + 1))
         return self._token_s(length, usual**length, expected) * _WORTH_WAITING < self._token_s(1, usual, usual)
 
