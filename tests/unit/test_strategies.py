@@ -333,3 +333,23 @@ def test_auto_stops_asking_a_proposer_that_is_always_wrong_and_tries_again_later
     assert strategy.choose(situation) == []
     strategy.accepted(100)
     assert strategy.choose(situation) == [guess]
+
+
+def test_auto_asks_a_draft_that_is_always_wrong_for_one_position_until_it_is_right_again() -> None:
+    situation = Situation()
+    strategy = _begun(situation)
+    guess = situation.tree.add(situation.tree.root, Token(1), 0.95, BY_DRAFT)
+    longest = strategy.lead
+    for right, lead in ((False, 1), (True, longest)):
+        for _ in range(50):
+            strategy.verdict(situation.tree.root, guess.token if right else Token(77))
+        assert strategy.lead == lead
+
+
+def test_auto_lets_the_head_guess_ahead_even_where_it_is_always_wrong() -> None:
+    situation = Situation()
+    strategy = _begun(situation)
+    situation.tree.add(situation.tree.root, Token(1), 0.95, BY_HEAD)
+    for _ in range(50):
+        strategy.verdict(situation.tree.root, Token(77))
+    assert strategy.lead > 1
