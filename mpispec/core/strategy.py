@@ -41,7 +41,7 @@ class Strategy(ABC):
     """One instance a request. It never touches the tree, so it cannot make the text wrong, only slow."""
 
     lead: int
-    """How many positions beyond the root proposers may run ahead."""
+    """How many positions beyond the root proposers may run ahead; it may change later, up to what it was at first."""
     width: int = 1
     """Most guesses for one position that a draft shall make."""
     floor: float = 0.0

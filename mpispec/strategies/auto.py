@@ -148,9 +148,10 @@ class Auto(Strategy):
         share = 1.0 / len(root.children)
         for child in root.children:
             self._calibrations[child.guessers].learn(child.prob, child.token == token, child.depth, share)
-        self.lead = self._lead_after(root.favourite())
+        favourite = root.favourite()
+        self.lead = self._lead_after(favourite)
         self._usual_of = min(self._usual_of + 1, _USUAL_OF)
-        self._usual += ((root.favourite().token == token) - self._usual) / self._usual_of
+        self._usual += ((favourite.token == token) - self._usual) / self._usual_of
 
     def _lead_after(self, guess: Node) -> int:
         """Let a draft whose like is not believed guess no more than what a probe needs, until it is believed again.
@@ -192,11 +193,11 @@ class Auto(Strategy):
         pipeline if it is right.
         """
         chance = self._chance(node)
-        is_hardly_reached = chance >= _LEAST_CHANCE and self._reach(node) < _UNLIKELY
-        if is_hardly_reached and not self._are_rows_free:
-            return False
-        if chance >= _LEAST_CHANCE and chance >= self._least_alternative:
-            return True
+        if chance >= _LEAST_CHANCE:
+            if not self._are_rows_free and self._reach(node) < _UNLIKELY:
+                return False
+            if chance >= self._least_alternative:
+                return True
         if _has_launched_sibling(node):
             return chance >= self._least_alternative
         return chance >= _LEAST_CHANCE or self._since_probe >= _PROBE_EVERY
