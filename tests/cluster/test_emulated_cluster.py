@@ -78,6 +78,20 @@ def test_somebody_without_root_is_told_so() -> None:
     assert result.stderr == "emulated-cluster: Emulated hosts need root; run this with sudo.\n"
 
 
+@pytest.mark.parametrize("name", ["/home/me", "..", "a b", ""])
+def test_a_cluster_s_name_is_no_path(name: str) -> None:
+    result = emulated_cluster("list", cluster=name)
+    assert result.returncode == 2
+    assert f"{name!r} is no name of a cluster; use letters, digits, - and _." in result.stderr
+
+
+def test_an_empty_variable_means_the_default_cluster() -> None:
+    command = [sys.executable, str(EMULATED_CLUSTER), "--help"]
+    environment = os.environ | {"MPISPEC_CLUSTER": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert "(default: default)" in " ".join(done.stdout.split())
+
+
 @pytest.fixture
 def crashed(cluster: None) -> Iterator[str]:
     """A second cluster of two hosts, beside the first, whose lock it needs."""
