@@ -102,15 +102,26 @@ def smooth(cluster: str) -> None:
     (group("cpu", cluster) / "cpu.shares").write_text("8192")
     for host in keepers(cluster):
         if host.name == SWITCH:
-            spawn(host, helper, "tick", str(TICK))
+            spawn(cluster, host, helper, "tick", str(TICK))
         else:  # not into cpuacct, where only the host's own work counts
-            join(cluster, host.name, spawn(host, helper, "burn"), ("cpu", "cpuset"))
+            join(cluster, host.name, spawn(cluster, host, helper, "burn"), ("cpu", "cpuset"))
 
 
-def spawn(host: Host, *command: str) -> int:
-    """Start a command on a host that outlives us and return its process id."""
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(host.command(*command), stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True).pid
+def spawn(cluster: str, host: Host, *command: str) -> int:
+    """Start a helper on a host that outlives us, wait until it says that it is up, and return its process id."""
+    process = subprocess.Popen(
+        host.command(*command),
+        env={**os.environ, "MPISPEC_CLUSTER": cluster},  # by which `down` knows it once the keepers are gone
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    if process.stdout.readline() != "up\n":
+        raise NotAllowed(f"Shares cannot be smooth here ({process.stderr.read().strip()}); do without --fine.")
+    return process.pid
 
 
 def seconds_used(cluster: str, host: str) -> float:

@@ -4,6 +4,8 @@
  *                     SCHED_IDLE, so any other process of the group goes first
  *   slowcore tick US  wake a real-time thread on every core each US microseconds: at HZ=250 the kernel would look at
  *                     quotas only every 4 ms, and bursts below that would run at full speed
+ *
+ * Each says "up" once the kernel has given it that scheduling, or why not and ends.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -17,6 +19,12 @@
 
 static const long second_ns = 1000000000L;
 static long period_ns;
+static pthread_barrier_t all_tick;
+
+static void say_up(void) {
+    puts("up");
+    fflush(stdout);
+}
 
 static int burn(void) {
     struct sched_param none = {0};
@@ -24,6 +32,7 @@ static int burn(void) {
         perror("slowcore burn");
         return 1;
     }
+    say_up();
     for (;;) {
         __asm__ volatile("" ::: "memory");
     }
@@ -42,6 +51,7 @@ static void *tick(void *argument) {
         exit(1);
     }
     prctl(PR_SET_TIMERSLACK, 1);
+    pthread_barrier_wait(&all_tick);
     clock_gettime(CLOCK_MONOTONIC, &wake);
     for (;;) {
         wake.tv_nsec += period_ns;
@@ -65,9 +75,15 @@ int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "tick") == 0 && (period_ns = atol(argv[2]) * 1000) > 0) {
         long cores = sysconf(_SC_NPROCESSORS_ONLN);
         pthread_t thread;
+        pthread_barrier_init(&all_tick, NULL, (unsigned)cores + 1);
         for (long core = 0; core < cores; core++) {
-            pthread_create(&thread, NULL, tick, (void *)core);
+            if (pthread_create(&thread, NULL, tick, (void *)core) != 0) {
+                fputs("slowcore tick: no thread for each core\n", stderr);
+                return 1;
+            }
         }
+        pthread_barrier_wait(&all_tick);
+        say_up();
         pause();
         return 0;
     }

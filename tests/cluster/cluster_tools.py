@@ -32,10 +32,10 @@ def emulated_cluster(*arguments: str, cluster: str = NAME) -> subprocess.Complet
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def bring_up(num_hosts: int, cluster: str = NAME) -> None:
+def bring_up(num_hosts: int, *options: str, cluster: str = NAME) -> None:
     """Bring up a cluster in the place of what a crash may have left; skip the test where that is not allowed."""
     emulated_cluster("down", cluster=cluster)
-    result = emulated_cluster("up", str(num_hosts), cluster=cluster)
+    result = emulated_cluster("up", str(num_hosts), *options, cluster=cluster)
     if result.returncode == NOT_ALLOWED:
         pytest.skip(result.stderr.strip())
     assert result.returncode == 0, result.stderr

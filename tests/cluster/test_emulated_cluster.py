@@ -18,6 +18,7 @@ pytestmark = pytest.mark.cluster
 
 RING = str(Path(__file__).with_name("ring.py"))
 CRASHED = "crashed"
+FINE = "fine"
 
 
 @pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
@@ -100,19 +101,57 @@ def crashed(cluster: None) -> Iterator[str]:
     emulated_cluster("down", cluster=CRASHED)
 
 
+def kill_keepers(cluster: str) -> None:
+    """Kill what keeps the hosts of a cluster, as a crash would."""
+    for line in emulated_cluster("list", cluster=cluster).stdout.splitlines():
+        os.kill(int(line.split("keeper")[1].split()[0]), signal.SIGKILL)
+
+
 def test_down_ends_what_runs_on_a_host_whose_keeper_was_killed(crashed: str) -> None:
     command = [sys.executable, str(EMULATED_CLUSTER), "--cluster", crashed, "exec", "1", "sh", "-c", "echo runs; cat"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as job:
         assert job.stdout is not None
         assert job.stdout.readline() == "runs\n"
-        for line in emulated_cluster("list", cluster=crashed).stdout.splitlines():
-            os.kill(int(line.split("keeper")[1].split()[0]), signal.SIGKILL)
+        kill_keepers(crashed)
         assert emulated_cluster("down", cluster=crashed).returncode == 0
         assert job.wait(timeout=10) == -signal.SIGKILL
     assert "is not up" in emulated_cluster("list", cluster=crashed).stderr
     assert not Path("/run/mpispec-cluster", crashed).exists()
     assert not list(Path("/sys/fs/cgroup").glob(f"*/mpispec/{crashed}"))
     assert emulated_cluster("down", cluster=crashed).returncode == 0, "down may be called again"
+
+
+@pytest.fixture
+def fine(cluster: None) -> Iterator[str]:
+    """A second cluster of two hosts that act like slow cores."""
+    bring_up(2, "--share", "0.5", "--fine", cluster=FINE)
+    yield FINE
+    emulated_cluster("down", cluster=FINE)
+
+
+def helpers_of(cluster: str) -> list[int]:
+    """Return the processes that smooth the shares of a cluster."""
+    hosts = import_module("emulation.hosts")
+    program = f"{hosts.STATE}/{cluster}/slowcore".encode()
+    return [pid for pid in hosts.processes() if hosts.peek(pid, "cmdline").startswith(program)]
+
+
+def test_down_ends_what_smooths_shares_on_hosts_whose_keepers_were_killed(
+    fine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EMULATED_CLUSTER.parent)
+    assert len(helpers_of(fine)) == 3, "a burner a host, and what wakes the scheduler"
+    kill_keepers(fine)
+    assert emulated_cluster("down", cluster=fine).returncode == 0
+    assert helpers_of(fine) == []
+
+
+def test_a_helper_that_does_not_come_up_says_why(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EMULATED_CLUSTER.parent)
+    shares, hosts = import_module("emulation.shares"), import_module("emulation.hosts")
+    refused = ("sh", "-c", "echo slowcore tick: Operation not permitted >&2; exit 1")
+    with pytest.raises(shares.NotAllowed, match=r"\(slowcore tick: Operation not permitted\); do without --fine"):
+        shares.spawn(NAME, hosts.find_host(NAME, "1"), *refused)
 
 
 def test_the_self_test_says_what_was_asked_for_and_what_is_there(
