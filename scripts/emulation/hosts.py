@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,16 @@ STATE = Path("/run/mpispec-cluster")
 SWITCH = "switch"
 DEADLINE = 10.0
 """Seconds that any one step of bringing up or taking down may need."""
+TOOLS = {
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "mount": "mount",
+    "hostname": "hostname",
+    "bash": "bash",
+}
+"""What makes hosts, and the packages of it."""
 UNSHARE = ("unshare", "--net", "--uts", "--ipc", "--mount", "--propagation", "private")
 
 # /sys is mounted anew so that /sys/class/net shows the host's own interfaces, and the cgroup tree put back into it.
@@ -148,13 +158,23 @@ def find_host(cluster: str, wanted: str) -> Host:
 # ---- bringing up -------------------------------------------------------------------------------------------------
 
 
-def require_permission() -> None:
-    """Raise NotAllowed unless this process may make namespaces, bridges and mounts here."""
+def require_root() -> None:
+    """Raise NotAllowed unless this process is root's: others cannot even see which processes are a host's."""
     if os.geteuid() != 0:
         raise NotAllowed("Emulated hosts need root; run this with sudo.")
-    missing = [tool for tool in ("ip", "unshare", "nsenter", "mount", "bash") if shutil.which(tool) is None]
+
+
+def require_tools(tools: Mapping[str, str]) -> None:
+    """Raise NotAllowed unless the machine has the programs, each given with its package."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
-        raise NotAllowed(f"{', '.join(missing)} not found; on Debian and Ubuntu: apt install iproute2 util-linux.")
+        packages = " ".join(sorted({tools[tool] for tool in missing}))
+        raise NotAllowed(f"{', '.join(missing)} not found; on Debian and Ubuntu: apt install {packages}.")
+
+
+def require_permission() -> None:
+    """Raise NotAllowed unless this process may make namespaces, bridges and mounts here."""
+    require_tools(TOOLS)
     try:
         run(*UNSHARE, "sh", "-c", TRIAL_SCRIPT)
     except Failed as failure:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from emulation.errors import Failed, NotAllowed
-from emulation.hosts import DEADLINE, STATE, SWITCH, Host, hosts_of, keepers, run
+from emulation.hosts import DEADLINE, STATE, SWITCH, Host, hosts_of, keepers, require_tools, run
 
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "cpuacct", "cpuset")
@@ -36,6 +36,11 @@ def require() -> None:
     if not available():
         wanted = ", ".join(CONTROLLERS)
         raise NotAllowed(f"CPU shares and seconds need version 1 of the cgroup controllers {wanted}; do without here.")
+
+
+def require_smoothing() -> None:
+    """Raise NotAllowed unless the helper that smooths shares can be built here."""
+    require_tools({"cc": "gcc libc6-dev"})
 
 
 def group(controller: str, cluster: str, host: str = "") -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,11 +66,12 @@ def test_a_host_that_does_not_exist_is_named_in_one_sentence(cluster: None) -> N
     )
 
 
-def test_somebody_without_root_is_told_so() -> None:
+@pytest.mark.parametrize("arguments", [["up"], ["list"], ["cpu"], ["quota", "0.5"], ["hostfile", "mpich"], ["down"]])
+def test_somebody_without_root_is_told_so(arguments: list[str]) -> None:
     python = "/usr/bin/python3"  # another user may not be able to reach ours
     if os.geteuid() != 0 or not os.path.exists(python):
         pytest.skip(f"needs root, to become somebody else, and {python}")
-    command = [python, str(EMULATED_CLUSTER), "up"]
+    command = [python, str(EMULATED_CLUSTER), *arguments]
     result = subprocess.run(
         command, user=65534, group=65534, extra_groups=[], cwd="/", capture_output=True, text=True, check=False
     )
@@ -77,6 +79,21 @@ def test_somebody_without_root_is_told_so() -> None:
         pytest.skip(f"other users cannot read {EMULATED_CLUSTER}")
     assert result.returncode == NOT_ALLOWED
     assert result.stderr == "emulated-cluster: Emulated hosts need root; run this with sudo.\n"
+
+
+def test_a_missing_compiler_is_named_before_anything_is_brought_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EMULATED_CLUSTER.parent)
+    for tool in ("sh", *import_module("emulation.hosts").TOOLS):
+        if (program := shutil.which(tool)) is not None:
+            (tmp_path / tool).symlink_to(program)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = emulated_cluster("up", "2", "--share", "0.5", "--fine", cluster=FINE)
+    if done.returncode == NOT_ALLOWED and "cc not found" not in done.stderr:
+        pytest.skip(done.stderr.strip())
+    expected = "emulated-cluster: cc not found; on Debian and Ubuntu: apt install gcc libc6-dev.\n"
+    assert (done.returncode, done.stderr) == (NOT_ALLOWED, expected)
 
 
 @pytest.mark.parametrize("name", ["/home/me", "..", "a b", ""])
