@@ -53,7 +53,8 @@ def make(cluster: str, pinned: bool) -> None:
     cores = sorted(os.sched_getaffinity(0))
     for host in hosts_of(cluster):
         for controller in CONTROLLERS:
-            group(controller, cluster, host.name).mkdir(parents=True)
+            # The second of two controllers in one tree, as cpu and cpuacct often are, finds the folder made.
+            group(controller, cluster, host.name).mkdir(parents=True, exist_ok=True)
         fill_cpuset(group("cpuset", cluster, host.name))
         if pinned:
             core = cores[(host.number - 1) % len(cores)]
@@ -100,9 +101,14 @@ def asked(cluster: str, host: str) -> float | None:
     return quota / int((folder / "cpu.cfs_period_us").read_text())
 
 
+def helper_of(cluster: str) -> Path:
+    """Return where the program is that smooths a cluster's shares, if they are smoothed."""
+    return STATE / cluster / "slowcore"
+
+
 def smooth(cluster: str) -> None:
     """Start the burners and the ticker; they live on the hosts and end with them."""
-    helper = str(STATE / cluster / "slowcore")
+    helper = str(helper_of(cluster))
     run("cc", "-O2", "-pthread", "-o", helper, str(HELPER_SOURCE))
     (group("cpu", cluster) / "cpu.shares").write_text("8192")
     for host in keepers(cluster):
@@ -130,7 +136,11 @@ def spawn(cluster: str, host: Host, *command: str) -> int:
 
 
 def seconds_used(cluster: str, host: str) -> float:
-    """Return the CPU seconds that a host's own processes have used."""
+    """Return the CPU seconds that a host's own processes have used; raise NotAllowed if burners count as well."""
+    if helper_of(cluster).exists() and os.path.samefile(CGROUPS / "cpu", CGROUPS / "cpuacct"):
+        raise NotAllowed(
+            "CPU seconds would count the burners of --fine, for cpu and cpuacct are one tree here; do without --fine."
+        )
     return int((group("cpuacct", cluster, host) / "cpuacct.usage").read_text()) / 1e9
 
 

@@ -171,6 +171,35 @@ def test_a_helper_that_does_not_come_up_says_why(cluster: None, monkeypatch: pyt
         shares.spawn(NAME, hosts.find_host(NAME, "1"), *refused)
 
 
+@pytest.fixture
+def joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the cgroups of a machine where cpu and cpuacct are one tree, and of a host's state."""
+    monkeypatch.syspath_prepend(EMULATED_CLUSTER.parent)
+    shares, hosts = import_module("emulation.shares"), import_module("emulation.hosts")
+    for folder in (tmp_path / "cpu,cpuacct", tmp_path / "cpuset"):
+        folder.mkdir()
+    for controller in ("cpu", "cpuacct"):
+        (tmp_path / controller).symlink_to("cpu,cpuacct")
+    for entry in ("cpuset.cpus", "cpuset.mems"):
+        (tmp_path / "cpuset" / entry).write_text("0")
+    monkeypatch.setattr(shares, "CGROUPS", tmp_path)
+    monkeypatch.setattr(shares, "STATE", tmp_path)
+    monkeypatch.setattr(shares, "hosts_of", lambda cluster: [hosts.Host("node1", 0)])
+    return tmp_path
+
+
+def test_groups_can_be_made_where_two_controllers_are_one_tree(joined: Path) -> None:
+    shares = import_module("emulation.shares")
+    shares.make("joined", pinned=False)
+    usage = joined / "cpu,cpuacct" / "mpispec" / "joined" / "node1" / "cpuacct.usage"
+    usage.write_text("1500000000")
+    assert shares.seconds_used("joined", "node1") == 1.5
+    (joined / "joined").mkdir()
+    (joined / "joined" / "slowcore").touch()
+    with pytest.raises(shares.NotAllowed, match="would count the burners of --fine"):
+        shares.seconds_used("joined", "node1")
+
+
 def test_the_self_test_says_what_was_asked_for_and_what_is_there(
     cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
