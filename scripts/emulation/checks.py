@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from emulation import hosts, shares
 from emulation.errors import Failed
@@ -44,6 +44,41 @@ def lines(found: dict[str, Any]) -> list[str]:
         limit = f"{asked:.0f} {_off(link['mbit_per_s'], asked)}" if asked else "any"
         rows.append(f"{link['from'] + ' ' + link['to']:<18}{link['rtt_ms']:>9.2f} ms{rate:>14}{limit:>12}")
     return rows
+
+
+class Deviation(NamedTuple):
+    """A share or a rate that was asked for, and what was found."""
+
+    what: str
+    found: float
+    asked: float
+    unit: str
+
+    @property
+    def fraction(self) -> float:
+        """How far off it is."""
+        return abs(self.found / self.asked - 1)
+
+
+def require_within(found: dict[str, Any], fraction: float) -> None:
+    """Raise Failed if a share or a rate is further off than that; what was not asked for cannot be."""
+    deviations = [
+        Deviation(f"The share of {host['host']} in bursts of {length} ms", share, host["asked_share"], " of a core")
+        for host in found["hosts"]
+        for length, share in host["share"].items()
+        if host["asked_share"]
+    ]
+    deviations += [
+        Deviation(f"The rate from {link['from']} to {link['to']}", link["mbit_per_s"], asked, " Mbit/s")
+        for link in found["links"]
+        if (asked := link["asked_mbit_per_s"])
+    ]
+    worst = max(deviations, key=lambda deviation: deviation.fraction, default=None)
+    if worst is not None and worst.fraction > fraction:
+        raise Failed(
+            f"{worst.what} is {worst.found:.3g}{worst.unit} instead of {worst.asked:g}, {worst.fraction:.0%} off; "
+            f"let nothing else run, share with --fine, or allow more with --within (now {fraction:g})."
+        )
 
 
 def _off(found: float, asked: float | None) -> str:

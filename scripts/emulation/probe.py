@@ -18,6 +18,9 @@ import threading
 import time
 
 _BURSTS = 15
+"""At least; the shorter a burst, the more depends on where in the quota's period it begins, so short ones get more."""
+_BURSTS_S = 1.5
+"""How long at least each length of burst is measured."""
 _REST_S = 0.03
 """Between bursts; a stage of a pipeline rests too."""
 _ROUND_TRIPS = 100
@@ -30,8 +33,9 @@ def bursts(milliseconds: list[float]) -> None:
     """Print, for each length of burst, the median of CPU time over time."""
     found = {}
     for length in milliseconds:
-        shares = []
-        for _ in range(_BURSTS):
+        shares: list[float] = []
+        enough = time.perf_counter() + _BURSTS_S
+        while len(shares) < _BURSTS or time.perf_counter() < enough:
             time.sleep(_REST_S)
             began, end = time.perf_counter(), time.thread_time() + length / 1e3
             while time.thread_time() < end:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster_tools import EMULATED_CLUSTER, NAME, NOT_ALLOWED, NUM_HOSTS, RunOnCluster, bring_up, emulated_cluster
@@ -212,6 +213,35 @@ def test_the_self_test_says_what_was_asked_for_and_what_is_there(
     table = import_module("emulation.checks").lines(found)
     assert table[0].split()[:2] == ["host", "share"]
     assert len(table) == 2 * NUM_HOSTS + 2
+
+
+def measured(share: float, rate: float, *, asked: bool = True) -> dict[str, Any]:
+    """Return what the self-test finds on two hosts that were asked for 0.25 of a core and 1000 Mbit/s, or nothing."""
+    host = {"host": "node1", "asked_share": 0.25 if asked else None, "share": {"1": share, "4": 0.25}}
+    link = {"from": "node1", "to": "node2", "asked_mbit_per_s": 1000.0 if asked else None, "mbit_per_s": rate}
+    return {"hosts": [host], "links": [link]}
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (measured(0.25, 950.0), None),
+        (measured(0.30, 820.0), None),
+        (measured(0.98, 100.0, asked=False), None),
+        (measured(0.98, 700.0), "The share of node1 in bursts of 1 ms is 0.98 of a core instead of 0.25, 292% off"),
+        (measured(0.20, 500.0), "The rate from node1 to node2 is 500 Mbit/s instead of 1000, 50% off"),
+    ],
+)
+def test_the_self_test_names_the_worst_that_is_too_far_off(
+    found: dict[str, Any], sentence: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EMULATED_CLUSTER.parent)
+    checks = import_module("emulation.checks")
+    if sentence is None:
+        checks.require_within(found, 0.25)
+    else:
+        with pytest.raises(checks.Failed, match=sentence):
+            checks.require_within(found, 0.25)
 
 
 def test_one_host_alone_may_be_slowed(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
