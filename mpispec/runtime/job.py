@@ -60,15 +60,12 @@ def run(
     trace = Trace(options.is_traced, options.is_timed)
     offset = group.clock_offset() if trace.is_timed else 0.0
     rank = Rank(options, group, setup, models, costs, trace)
-    try:
-        if group.rank != 0:
-            rank.follow()
-            gather(group, rank.report(offset), _MOST_REPORT)
-            return None
-        value = rank.lead(stops, application)
-        reports = gather(group, rank.report(offset), _MOST_REPORT)
-    finally:
-        rank.close()
+    if group.rank != 0:
+        rank.follow()
+        gather(group, rank.report(offset), _MOST_REPORT)
+        return None
+    value = rank.lead(stops, application)
+    reports = gather(group, rank.report(offset), _MOST_REPORT)
     return Outcome(value, [read_report(report, index, setup) for index, report in enumerate(reports)])
 
 

@@ -119,10 +119,6 @@ class Rank:
         """Run the driver until the head says stop."""
         self._drive(self._driver(None))
 
-    def close(self) -> None:
-        """Free the models."""
-        self._models.close()
-
     def report(self, offset: float) -> bytes:
         """Return what this rank tells rank 0 at the end."""
         busy = max((worker.busy_s for worker in self._workers.values()), default=0.0)
@@ -130,9 +126,14 @@ class Rank:
         return packed
 
     def _drive(self, driver: Driver) -> None:
+        """Run the driver to its end, then free the models.
+
+        Where it raises they stay: a thread may still compute with one, and the process is about to end.
+        """
         start = self._group.now()
         driver.run()
         self._wall_s = self._group.now() - start
+        self._models.close()
 
     def _driver(self, emit: Callable[[Emit, float], None] | None) -> Driver:
         return Driver(self._setup.plan, self._group.transport, self._cores, self._workers, self._trace, emit)

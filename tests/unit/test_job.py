@@ -1,0 +1,92 @@
+"""A rank's models are freed when its loop has ended, and stay where a thread may still compute with one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpispec.compute.base import Cancelled, Floats
+from mpispec.core.ids import Actor, Plane
+from mpispec.core.messages import Edit, Run, Sampling
+from mpispec.runtime import job
+from mpispec.runtime.engine import Generation
+from mpispec.runtime.group import Group
+from mpispec.runtime.job import Session
+from mpispec.runtime.loading import Models
+from mpispec.runtime.plan import Plan, StagePlace
+from mpispec.runtime.row_costs import PipelineCosts
+from mpispec.runtime.setup import JobOptions
+from mpispec.transport.loopback import LoopbackTransport
+from mpispec.wire.errors import PeerProtocolError
+
+pytestmark = pytest.mark.unit
+
+PATIENCE = 30.0
+VOCABULARY = 4
+GENERATION = Generation((1,), 1, Sampling(), "plain", "none")
+
+
+class Computing:
+    """A `StageModel` that computes until a test lets it go, and knows whether it has been freed."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.released = threading.Event()
+        self.is_closed = False
+
+    def edit(self, edits: Sequence[Edit]) -> None:
+        """There is no cache."""
+
+    def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        """See `StageModel.forward`."""
+        self.begun.set()
+        self.released.wait(PATIENCE)
+        return np.zeros((len(run.rows), VOCABULARY), np.float32)
+
+    def close(self) -> None:
+        """See `StageModel.close`."""
+        self.is_closed = True
+
+
+def run_alone(model: Computing, application: Callable[[Session, Group], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a job of one rank whose only stage is `model`."""
+    costs = PipelineCosts((1.0,), 0.0, 0.0, 1.0, 1.0, (0.001,), is_row_exact=True)
+    monkeypatch.setattr(job, "load", lambda *_: Models({Actor(1): model}, None))
+    monkeypatch.setattr(job, "pipeline_costs", lambda *_: [costs])
+    plan = Plan(1, (StagePlace(0, 0, 0),), None)
+    summary = SimpleNamespace(width=4, vocabulary=VOCABULARY, quantised=True)
+    setup: Any = SimpleNamespace(plan=plan, model=summary, levels=(), draft=None, context=16, hosts=("here",))
+    group = Group(LoopbackTransport())
+    job.run(JobOptions(), group, setup, frozenset(), lambda session: application(session, group), lambda _: None)
+
+
+def test_a_model_that_computes_is_not_freed_when_the_loop_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Computing()
+
+    def application(session: Session, group: Group) -> None:
+        session.engine.submit(GENERATION, lambda _: None)
+        assert model.begun.wait(PATIENCE)
+        group.transport.send(0, Plane.CONTROL, (b"no frame",))
+
+    with pytest.raises(PeerProtocolError):
+        run_alone(model, application, monkeypatch)
+    assert not model.is_closed
+    model.released.set()
+
+
+def test_models_are_freed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ended = Computing(), threading.Event()
+    model.released.set()
+
+    def application(session: Session, group: Group) -> None:
+        session.engine.submit(GENERATION, lambda progress: ended.set() if progress.finish else None)
+        assert ended.wait(PATIENCE)
+        assert not model.is_closed
+
+    run_alone(model, application, monkeypatch)
+    assert model.is_closed
