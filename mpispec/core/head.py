@@ -353,6 +353,7 @@ class HeadCore:
         while hungry and self._has_room:
             request = hungry.popleft()
             if self._launch_one(request):
+                self._active[request.id] = self._active.pop(request.id)  # whoever waits longest is first next time
                 hungry.append(request)
 
     def _launch_one(self, request: Request) -> bool:
