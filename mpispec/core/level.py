@@ -49,19 +49,20 @@ class LevelCore:
         """Take one event; return what to do about it."""
         match event:
             case Received(message=Prime() as prime):
-                inner: Event = self._prime(prime)
+                inner: list[Event] = self._prime(prime)
             case Received(message=Follow() as follow):
-                inner = self._follow(follow)
+                inner = [self._follow(follow)]
             case Received(message=Retire(request)):
                 del self._streams[request]
-                inner = Withdrawn(request)
+                inner = [Withdrawn(request)]
             case Received(message=Stop()):
-                inner = StopRequested()
+                inner = [StopRequested()]
             case _:
-                inner = event
+                inner = [event]
         effects: list[Effect] = []
-        for effect in self._head.handle(inner, now):
-            effects += self._guess(effect) if isinstance(effect, Emit) else [effect]
+        for told in inner:
+            for effect in self._head.handle(told, now):
+                effects += self._guess(effect) if isinstance(effect, Emit) else [effect]
         return effects
 
     @property
@@ -73,10 +74,11 @@ class LevelCore:
         """Assert the invariants; tests call it after every event."""
         self._head.check()
 
-    def _prime(self, prime: Prime) -> Event:
+    def _prime(self, prime: Prime) -> list[Event]:
+        """Begin a request, within its limit at once: the first `Follow` may come long after we have reached it."""
         self._streams[prime.request] = _Stream(list(prime.tokens), len(prime.tokens))
         config = self._head.config
-        return Submitted(
+        submitted = Submitted(
             prime.request,
             prime.tokens,
             config.context,  # the limit ends it sooner
@@ -85,6 +87,7 @@ class LevelCore:
             self._strategy,
             "draft" if config.draft is not None else "none",
         )
+        return [submitted, Corrected(prime.request, Pos(len(prime.tokens)), (), prime.limit)]
 
     def _follow(self, follow: Follow) -> Event:
         stream = self._streams.get(follow.request)

@@ -5,20 +5,28 @@ A failing seed is repeated by `play(draw(seed))` of `tests/protocol/ladder.py`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpispec.core import draft as draft_module
 from mpispec.core import head as head_module
+from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, Send
+from mpispec.core.events import Received
 from mpispec.core.head import HeadCore
-from mpispec.core.messages import Edit, EditOp, Follow
+from mpispec.core.ids import HEAD, Actor, Pos, RequestId, Token
+from mpispec.core.level import LevelCore
+from mpispec.core.messages import Draft, Edit, EditOp, Follow, Prime, Result, Run, Sampling
 from mpispec.core.request import Flight
+from mpispec.sim.costs import Chaos
+from mpispec.strategies import PRESETS
 from tests.protocol.ladder import CHARACTERS, build, draw, play
-from tests.protocol.playing import Breach, assert_everyone_quits, assert_noticed
+from tests.protocol.playing import Breach, assert_everyone_quits, assert_noticed, finish
 
 pytestmark = pytest.mark.protocol
 
@@ -36,6 +44,39 @@ def test_a_ladder_writes_the_plain_text_in_any_order(depth: int, character: str 
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_any_seed(seed: int) -> None:
     play(draw(seed))
+
+
+class Ponderous(Chaos):
+    """Random delays, but for a target that is slower than a level needs to write as far as its context goes."""
+
+    def compute(self, stage: Actor, num_rows: int) -> float:
+        """See `Costs`."""
+        return (1000.0 if stage == Actor(1) else 1.0) * super().compute(stage, num_rows)
+
+
+def test_a_level_goes_as_far_as_it_was_told_at_first_while_the_target_is_silent() -> None:
+    level, stage, limit = Actor(2), Actor(3), Pos(6)
+    core = LevelCore(HeadCore(HeadConfig(1, None, context=64, sequences=2, actor=level), PRESETS, {}), HEAD, "pipespec")
+    prompt = (Token(1), Token(2))
+    effects = core.handle(Received(HEAD, Prime(RequestId(0), prompt, limit, 1, 0.0, Sampling())), 0.0)
+    told: list[Token] = []
+    while effects:
+        match effects.pop(0):
+            case Send(message=Run(run_id, rows)):
+                nodes = tuple(row.node for row in rows if row.decide)
+                result = Result(run_id, nodes, (Token(3),) * len(nodes))
+                effects += core.handle(Received(stage, result), 0.0)
+            case Send(message=Draft(tokens=tokens)):
+                told += tokens
+    assert len(prompt) + len(told) == limit
+
+
+@pytest.mark.parametrize("strategy", ["sync", "synctree"])
+def test_a_level_waits_within_its_limit_for_a_slow_target(strategy: str) -> None:
+    """Where it ended the request itself, at its context's end, all that it was told later was lost on it."""
+    for seed in range(SEEDS_EACH // 3):
+        scenario = replace(draw(seed, depth=2, character="perfect"), strategy=strategy)
+        finish(scenario, build(scenario, Ponderous(seed)))
 
 
 @pytest.mark.parametrize("seed", range(60))
