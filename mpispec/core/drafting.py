@@ -39,10 +39,20 @@ class DraftLink:
         """How many guesses to remember before those that are of no use any more are sought and forgotten."""
         self._epoch = 0
         """How often accepted tokens have been taken back."""
+        self._owing_since: float | None = None
+        """The first look at the clock since the draft could have guessed and has said nothing."""
+        self._is_silent = False
+        """Whether that was too long ago."""
 
     def is_due(self, tree: TokenTree) -> bool:
-        """Tell whether the draft may propose further and so is about to."""
-        return tree.end() < self._limit
+        """Tell whether the draft may propose further and so is about to, unless it has long been silent."""
+        return tree.end() < self._limit and not self._is_silent
+
+    def look(self, tree: TokenTree, now: float, deadline_s: float) -> None:
+        """Look at the clock: a draft that owes guesses for longer than the deadline is due no more (law 7)."""
+        if self._owing_since is None or tree.end() >= self._limit:
+            self._owing_since = now
+        self._is_silent = now - self._owing_since > deadline_s
 
     def prime(self, prompt: tuple[Token, ...], sampling: Sampling, root: Node) -> list[Effect]:
         """Start the stream."""
@@ -55,6 +65,7 @@ class DraftLink:
         Returns the first new node, for the draft names the best of a layer first.
         """
         first = None
+        self._owing_since, self._is_silent = None, False
         if draft.epoch != self._epoch:
             return None
         for index, (parent, token, prob) in enumerate(zip(draft.parents, draft.tokens, draft.probs, strict=True)):

@@ -96,8 +96,8 @@ class HeadCore:
             case Received(message=Idle(run_id)):
                 self._first_stage.emptied(run_id)
                 self._row_times.ended(now)
-            case Received(message=Draft() | EarlyGuess()):
-                self._guessed(event)
+            case Received(src, (Draft() | EarlyGuess()) as guess):
+                self._guessed(src, guess)
             case Submitted():
                 self._submit(event)
             case Corrected():
@@ -178,6 +178,8 @@ class HeadCore:
                 f"no stage of {self.config.name} has been heard of for {now - self._last_sign:.0f} s "
                 f"while run {next(iter(self._flights))} is under way: a host hangs or its network is down"
             )
+        for request in self._active.values():
+            request.look(now)
 
     def _withdraw(self, request_id: RequestId) -> None:
         for submitted in self._waiting:
@@ -265,20 +267,15 @@ class HeadCore:
                 return accepted, finish
         return accepted, None
 
-    def _guessed(self, event: Received) -> None:
-        if isinstance(event.message, EarlyGuess):
-            self._guessed_early(event.src, event.message)
-        elif isinstance(event.message, Draft) and (request := self._active.get(event.message.request)) is not None:
-            request.drafted(event.message)
-
-    def _guessed_early(self, stage: Actor, early: EarlyGuess) -> None:
-        """Take what an exit guesses of a run that is still in flight, and cancel what it takes back."""
-        flight = self._flights.get(early.run_id)
-        if flight is None or flight.is_cancelled:
-            return
-        for survivor, dead in flight.request.guessed_early(stage, flight, early):
-            self._edits += self._graves.bury(dead, flight.request.tree.root, survivor)
-            self._drop(dead)
+    def _guessed(self, src: Actor, guess: Draft | EarlyGuess) -> None:
+        """Take a draft's guesses, or an exit's of a run that is still in flight, and cancel what these take back."""
+        if isinstance(guess, Draft):
+            if (request := self._active.get(guess.request)) is not None:
+                request.drafted(guess)
+        elif (flight := self._flights.get(guess.run_id)) is not None and not flight.is_cancelled:
+            for survivor, dead in flight.request.guessed_early(src, flight, guess):
+                self._edits += self._graves.bury(dead, flight.request.tree.root, survivor)
+                self._drop(dead)
 
     def _correct(self, event: Corrected) -> None:
         """Replace the end of a level's text by what the level above says it is; all built on the old one is dead."""

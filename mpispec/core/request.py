@@ -123,8 +123,13 @@ class Request:
 
     @property
     def is_awaiting_draft(self) -> bool:
-        """Whether the draft rank is about to extend the tree."""
+        """Whether the draft rank is about to extend the tree; not if it has said nothing for too long."""
         return self._link is not None and self._link.is_due(self.tree)
+
+    def look(self, now: float) -> None:
+        """Look at the clock."""
+        if self._link is not None:
+            self._link.look(self.tree, now, self.config.deadline_s)
 
     def begin(self) -> list[Effect]:
         """Start the proposers."""

@@ -18,7 +18,7 @@ from mpispec.proposers import IN_HEAD
 from mpispec.proposers.chain import Chain
 from mpispec.proposers.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
-from mpispec.sim.costs import Chaos
+from mpispec.sim.costs import Chaos, Costs
 from mpispec.sim.target import ScriptedDraft, ScriptedExits, ToyTarget
 from mpispec.strategies import PRESETS
 from tests.protocol.playing import finish, submit
@@ -110,8 +110,8 @@ def draw(
     )
 
 
-def build(scenario: Scenario) -> VirtualCluster:
-    """Return the scenario's cluster with its requests, and some withdrawals, on the way."""
+def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
+    """Return the scenario's cluster with its requests, and some withdrawals, on the way; default: random delays."""
     rng = random.Random(scenario.seed + 1)
     num_stages = scenario.num_stages
     texts = [[*prompt, *scenario.text(index)] for index, prompt in enumerate(scenario.prompts)]
@@ -142,7 +142,7 @@ def build(scenario: Scenario) -> VirtualCluster:
             for index in range(1, num_stages + 1)
         ],
         draft,
-        Chaos(scenario.seed),
+        costs or Chaos(scenario.seed),
         VOCABULARY,
         target=ToyTarget(
             num_stages,
