@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from mpispec.models.errors import ModelError
 from mpispec.runtime.balance import balanced
 from mpispec.runtime.engine import Generation
 from mpispec.runtime.group import Group, JobError, agree
-from mpispec.runtime.job import Session, Setup, prepare, run
-from mpispec.runtime.trace import write
+from mpispec.runtime.job import Outcome, Session, Setup, prepare, run
+from mpispec.runtime.trace import Event, write
 
 
 @click.group(cls=OncePerJob, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -70,17 +70,37 @@ def generate(
             return answer(session, vocabulary, generation, interrupts.call, is_json)
 
         outcome = run(options, group, setup, stops_of(vocabulary), application, progress)
-        if outcome is None:
-            return
+        if outcome is not None:
+            _sum_up(outcome, is_json)
         if trace is not None:
-            write(trace, [(_rank_name(r), r.clock_offset, r.events) for r in outcome.ranks])
-        if is_json:
-            click.echo(json.dumps(outcome.value.to_json(outcome.ranks)))
-        else:
-            lines = [*table(outcome.value.summary()), "", *report_lines(outcome.ranks)]
-            click.echo("\n" + "\n".join(lines), err=True)
-        if outcome.value.was_interrupted:
+            _keep_trace(group, trace, outcome)
+        if outcome is not None and outcome.value.was_interrupted:
             sys.exit(INTERRUPTED)
+
+
+def _sum_up(outcome: Outcome[Any], is_json: bool) -> None:
+    if is_json:
+        click.echo(json.dumps(outcome.value.to_json(outcome.ranks)))
+    else:
+        lines = [*table(outcome.value.summary()), "", *report_lines(outcome.ranks)]
+        click.echo("\n" + "\n".join(lines), err=True)
+
+
+def _keep_trace(group: Group, path: Path, outcome: Outcome[Any] | None) -> None:
+    """Write the timeline on rank 0, the only one with an outcome, while the others wait.
+
+    Collective: who has begun to leave the job gives the others a few seconds, and a long trace takes more.
+    """
+    ranks = outcome.ranks if outcome is not None else []
+    timelines = [(_rank_name(report), report.clock_offset, report.events) for report in ranks]
+    agree(group, lambda: _write_trace(path, timelines) if timelines else None)
+
+
+def _write_trace(path: Path, timelines: Sequence[tuple[str, float, Sequence[Event]]]) -> None:
+    try:
+        write(path, timelines)
+    except OSError as error:
+        raise JobError(f"The trace cannot be written to {path} ({error.strerror}); make room there.") from error
 
 
 def _check_writable(path: Path) -> None:
