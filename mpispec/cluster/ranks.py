@@ -15,8 +15,8 @@ from typing import NoReturn
 from mpispec.compute.base import ComputeError
 from mpispec.core.errors import ProtocolError
 from mpispec.runtime.group import Group, GroupTransport, JobError
-from mpispec.transport.base import TransportError
-from mpispec.transport.environment import hostname, launched_rank, launched_size, read_launch
+from mpispec.transport.base import SharedError, TransportError
+from mpispec.transport.environment import hostname, read_launch
 from mpispec.transport.loopback import LoopbackTransport
 from mpispec.transport.pipes import say_all
 from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
@@ -115,16 +115,22 @@ class Interrupts:
 
 
 def _connect() -> GroupTransport:
-    if launched_size() == 1:
+    launch = read_launch()
+    if launch.size == 1:
         return LoopbackTransport()
+    is_teller = launch.local_rank == 0  # one a host: MPI may be missing on some of them
     try:
         from mpispec.transport.mpi import connect  # noqa: PLC0415  a job of one rank needs no MPI
 
+        is_teller = True
         return connect()
-    except TransportError as error:
-        if launched_rank() == 0:
+    except SharedError as error:
+        if launch.rank == 0:
             complain(str(error))
-        sys.exit(USAGE)
+    except TransportError as error:
+        if is_teller:
+            complain(f"Rank {launch.rank} on {hostname()}: {error}")
+    sys.exit(USAGE)
 
 
 def _install_hooks(group: Group) -> None:

@@ -12,6 +12,10 @@ class TransportError(Exception):
     """The transport cannot go on; the text is one sentence with the remedy."""
 
 
+class SharedError(TransportError):
+    """One that every rank raises, so that one of them should tell it."""
+
+
 class Frame(NamedTuple):
     """One received message."""
 

@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import psutil
 
-from mpispec.transport.base import TransportError
-from mpispec.transport.environment import host_identity
+from mpispec.transport.base import SharedError
+from mpispec.transport.environment import host_identity, hostname
 
 VARIABLE = "MPISPEC_DOORBELL"
 """Environment variable: `off`, or the address, network or interface to listen on."""
@@ -125,11 +125,16 @@ def open_doorbell(rank: int, allgather: Allgather, setting: str | None = None) -
     """Set up the doorbells of all ranks together; None on all of them unless every pair has heard each other.
 
     `allgather` exchanges bytes between all ranks, `setting` overrides the environment variable. Raises
-    TransportError if the setting names nothing this host has.
+    SharedError if the setting of any rank names nothing that its host has.
     """
     own = Host(host_identity(), local_interfaces())
     hosts = [_read_host(text) for text in allgather(json.dumps(own).encode(), SETUP_LIMIT)]
-    address = _wanted_address(own, hosts, os.environ.get(VARIABLE, "") if setting is None else setting)
+    setting = os.environ.get(VARIABLE, "") if setting is None else setting
+    address, refusal = _wanted_address(own, hosts, setting)
+    where = f"Rank {rank} on {hostname()}: " if refusal else ""
+    refusals = allgather(f"{where}{refusal}".encode(), SETUP_LIMIT)
+    if any(refusals):
+        raise SharedError(next(filter(None, refusals)).decode("utf-8", "replace"))
     bound = _bind(address)
     port = bound.getsockname()[1] if bound else 0
     addresses = [_read_address(text) for text in allgather(json.dumps((address, port)).encode(), SETUP_LIMIT)]
@@ -182,20 +187,18 @@ def choose_address(own: Host, hosts: Sequence[Host]) -> str:
     return next(filter(None, map(_source_towards, remote)), "")
 
 
-def _wanted_address(own: Host, hosts: Sequence[Host], setting: str) -> str:
-    """Resolve the setting to an address to bind; empty means off."""
+def _wanted_address(own: Host, hosts: Sequence[Host], setting: str) -> tuple[str, str]:
+    """Resolve the setting to an address to bind, empty for off, and what is wrong with it."""
     if setting == "off":
-        return ""
+        return "", ""
     if not setting or all(host.identity == own.identity for host in hosts):
-        return choose_address(own, hosts)
+        return choose_address(own, hosts), ""
     for interface in own.interfaces:
         if setting == interface.name or _is_in_network(interface.address, setting):
-            return interface.address
+            return interface.address, ""
     known = ", ".join(f"{interface.name} ({interface.address})" for interface in own.interfaces) or "none"
-    raise TransportError(
-        f"{VARIABLE}={setting} names no interface, address or network of this host; there are: {known}; "
-        "or set it to off."
-    )
+    refusal = f"{VARIABLE}={setting} names no interface, address or network of this host; there are: {known}; "
+    return "", refusal + "or set it to off."
 
 
 def _is_in_network(address: str, network: str) -> bool:
@@ -255,7 +258,7 @@ def _read_host(text: bytes) -> Host:
         identity, interfaces = json.loads(text)
         return Host(str(identity), tuple(Interface(*map(str, interface)) for interface in interfaces))
     except (ValueError, TypeError) as error:
-        raise TransportError(_STRANGE_PEER) from error
+        raise SharedError(_STRANGE_PEER) from error
 
 
 def _read_address(text: bytes) -> tuple[str, int]:
@@ -263,4 +266,4 @@ def _read_address(text: bytes) -> tuple[str, int]:
         address, port = json.loads(text)
         return str(address), int(port)
     except (ValueError, TypeError) as error:
-        raise TransportError(_STRANGE_PEER) from error
+        raise SharedError(_STRANGE_PEER) from error

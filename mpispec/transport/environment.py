@@ -59,11 +59,6 @@ def launched_rank() -> int:
     return read_launch().rank
 
 
-def launched_size() -> int:
-    """Return the number of processes the launcher started, 1 without a launcher."""
-    return read_launch().size
-
-
 def local_rank() -> int:
     """Return this process's index on its host."""
     return read_launch().local_rank

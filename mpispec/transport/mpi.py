@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from mpispec.core.ids import Plane
 from mpispec.transport.backoff import LONGEST_BUSY, LONGEST_IDLE, SHORTEST
-from mpispec.transport.base import Frame, TransportError
+from mpispec.transport.base import Frame, SharedError, TransportError
 from mpispec.transport.doorbell import open_doorbell
 from mpispec.transport.environment import hostname, read_launch
 from mpispec.transport.limits import Limits
@@ -63,8 +63,7 @@ _LENGTH = struct.Struct("<q")
 def connect(limits: Limits | None = None) -> MpiTransport:
     """Start MPI and return this rank's transport; with `limits`, its planes are open already.
 
-    Collective over all ranks. Raises TransportError if this process was started by the mpirun of another MPI, which
-    happens in every process alike: only the one whose `environment.launched_rank()` is 0 should print it.
+    Collective over all ranks. Raises SharedError for the mpirun of another MPI and for a doorbell that cannot be.
     """
     launch = read_launch()
     vendor = MPI.get_vendor()[0]
@@ -86,10 +85,10 @@ def connect(limits: Limits | None = None) -> MpiTransport:
     return transport
 
 
-def _wrong_launcher(vendor: str) -> TransportError:
+def _wrong_launcher(vendor: str) -> SharedError:
     own = os.path.join(sys.prefix, "bin", "mpirun")
     remedy = own if os.path.exists(own) else f"the mpirun of the {vendor} that mpi4py uses"
-    return TransportError(
+    return SharedError(
         f"The launcher of this job does not belong to the installed MPI, {vendor}, so its ranks find no peers; "
         f"start mpispec with {remedy}, or under SLURM with the srun --mpi plugin made for {vendor}."
     )
@@ -178,7 +177,11 @@ class MpiTransport:
         """The rank that has been rung at for the next frame."""
         self._has_looked = False
         """Whether `wait` has looked at all planes and found the frame in the stash, so that none need look again."""
-        doorbell = open_doorbell(self.rank, self.allgather_bytes) if self.size > 1 else None
+        try:
+            doorbell = open_doorbell(self.rank, self.allgather_bytes) if self.size > 1 else None
+        except SharedError:
+            self._is_closed = True  # as on all ranks: they leave in order
+            raise
         self.has_doorbell = doorbell is not None
         """Whether idle ranks sleep until rung rather than look at MPI every few milliseconds."""
         self._waiter = Waiter(self.rank, self.size, doorbell)
@@ -189,8 +192,7 @@ class MpiTransport:
         Raises TransportError if the ranks' limits differ, or if one does not hear another.
         """
         own = repr(limits).encode()
-        theirs = self.allgather_bytes(own, 4096)
-        for rank, text in enumerate(theirs):
+        for rank, text in enumerate(self.allgather_bytes(own, 4096)):
             if text != own:
                 raise TransportError(
                     f"Rank {rank} expects frames of other sizes than rank {self.rank}; "
@@ -277,8 +279,7 @@ class MpiTransport:
                 raise TransportError(f"Rank {rank} contributes {count} bytes where at most {limit} are agreed.")
         starts = [sum(counts[:rank]) for rank in range(self.size)]
         gathered = bytearray(sum(counts))
-        into = [gathered, (counts, starts), MPI.BYTE]
-        self._complete(self._setup.Iallgatherv([data, MPI.BYTE], into), deadline)
+        self._complete(self._setup.Iallgatherv([data, MPI.BYTE], [gathered, (counts, starts), MPI.BYTE]), deadline)
         return [bytes(gathered[start : start + count]) for start, count in zip(starts, counts, strict=True)]
 
     def close(self) -> None:

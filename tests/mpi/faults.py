@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -16,7 +17,9 @@ from mpispec.runtime import loading
 from mpispec.runtime.engine import Generation
 from mpispec.runtime.group import Group, JobError
 from mpispec.runtime.job import JobOptions, Session, prepare, run
+from mpispec.transport import doorbell
 from mpispec.transport.base import Frame
+from mpispec.transport.environment import launched_rank
 
 _FOREVER_S = 3600.0
 
@@ -57,6 +60,13 @@ def break_driver(group: Group) -> None:
     group.transport.poll = breaking  # type: ignore[method-assign]
 
 
+def scatter(bad_rank: int) -> None:
+    """Let each rank be on a host of its own, one of which has not the network card that it is told to use."""
+    rank = launched_rank()
+    doorbell.host_identity = lambda: str(rank)
+    os.environ[doorbell.VARIABLE] = "nonsense0" if rank == bad_rank else "off"
+
+
 def application(place: str) -> Callable[[Session], None]:
     """Return an application that asks for a long answer and breaks if it is the one to."""
 
@@ -75,6 +85,8 @@ def application(place: str) -> Callable[[Session], None]:
 def main() -> None:
     model, place, bad_rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
     options = JobOptions(model=model, threads=1)
+    if place == "doorbell":
+        scatter(bad_rank)
     with joined() as group, patch("mpispec.runtime.job.load", broken_load(place, bad_rank)):
         setup = prepare(options, group)
         if place == "driver" and group.rank == bad_rank:

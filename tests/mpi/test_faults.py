@@ -66,6 +66,16 @@ def test_what_one_rank_cannot_load_is_told_by_the_first(model: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_what_one_host_does_not_have_is_told_by_the_first_rank(model: Path) -> None:
+    code, said = broken(model, "doorbell", 2)
+    assert code == 2
+    (sentence,) = re.findall("^mpispec: .*$", said, re.MULTILINE)
+    assert sentence.startswith(
+        f"mpispec: Rank 2 on {socket.gethostname()}: MPISPEC_DOORBELL=nonsense0 names no interface"
+    )
+    assert "MPI_Abort" not in said
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_rank_takes_the_others_along(model: Path, rank: int, kind: signal.Signals) -> None:

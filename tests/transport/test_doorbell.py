@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import threading
@@ -11,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mpispec.transport.base import TransportError
+from mpispec.transport import doorbell as doorbell_module
+from mpispec.transport.base import SharedError, TransportError
 from mpispec.transport.doorbell import LOOPBACK, Doorbell, Host, Interface, choose_address, open_doorbell
+from mpispec.transport.environment import hostname
 from mpispec.transport.waiting import Waiter
 
 pytestmark = pytest.mark.transport
@@ -93,6 +96,24 @@ def test_a_setting_that_names_nothing_is_refused_with_what_there_is() -> None:
 
     with pytest.raises(TransportError, match=r"MPISPEC_DOORBELL=nonsense0 names no interface, .* set it to off\."):
         open_doorbell(0, two_hosts, "nonsense0")
+
+
+def test_all_ranks_raise_what_one_of_them_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    identities = map(str, itertools.count())
+    monkeypatch.setattr(doorbell_module, "host_identity", lambda: next(identities))
+    refusals: list[str] = []
+
+    def open_one(rank: int, exchange: Exchange, setting: str) -> None:
+        with pytest.raises(SharedError) as caught:
+            open_doorbell(rank, lambda data, limit: exchange.allgather(rank, data, limit), setting)
+        refusals.append(str(caught.value))
+
+    settings = ["off", "nonsense0", "off"]
+    with ThreadPoolExecutor(len(settings)) as threads:
+        exchange = Exchange(len(settings))
+        list(threads.map(lambda rank: open_one(rank, exchange, settings[rank]), range(len(settings))))
+    assert len(refusals) == 3 and len(set(refusals)) == 1
+    assert refusals[0].startswith(f"Rank 1 on {hostname()}: MPISPEC_DOORBELL=nonsense0 names no interface")
 
 
 @pytest.mark.parametrize("answer", [b"", b"{", b"[1]", b'["x", [["a"]]]', b"\xff"])
