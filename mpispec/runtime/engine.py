@@ -67,7 +67,10 @@ class Engine(Protocol):
         """End a request early; its listener hears `cancelled` unless it has ended already."""
 
     def report(self, request: int) -> dict[str, Any]:
-        """What happened to a finished request, JSON-ready: timing and speculation as `generate --json` prints them."""
+        """What happened to a finished request, JSON-ready: timing and speculation as `generate --json` prints them.
+
+        Nothing where many others have ended since: a client may take its answer slowly.
+        """
 
     def stats(self) -> dict[str, Any]:
         """Totals since the start, JSON-ready: requests, tokens, speculation counters, queue length."""

@@ -101,8 +101,9 @@ class HeadEngine:
                 self._send(Withdrawn(RequestId(request)))
 
     def report(self, request: int) -> dict[str, Any]:
-        """See `Engine.report`; KeyError if the request is unknown or long gone."""
-        return self._timelines[request].report()
+        """See `Engine.report`."""
+        timeline = self._timelines.get(request)
+        return timeline.report() if timeline is not None else {}
 
     def stats(self) -> dict[str, Any]:
         """See `Engine.stats`."""

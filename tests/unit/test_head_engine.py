@@ -116,5 +116,11 @@ def test_totals_survive_forgotten_reports(engine: HeadEngine) -> None:
         request = RequestId(engine.submit(Generation((1,), 5), lambda progress: None))
         engine.emitted(Emit(request, _tokens(2), "stop", Statistics(runs=2)), 1.0)
     assert engine.stats()["runs"] == 800
-    with pytest.raises(KeyError):
-        engine.report(0)
+
+
+def test_the_report_of_long_ago_is_empty(engine: HeadEngine) -> None:
+    for _ in range(400):
+        request = RequestId(engine.submit(Generation((1,), 5), lambda progress: None))
+        engine.emitted(Emit(request, _tokens(2), "stop", Statistics()), 1.0)
+    assert engine.report(0) == {}
+    assert engine.report(request)["tokens"] == 1
