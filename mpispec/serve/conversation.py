@@ -21,9 +21,6 @@ class Conversation:
         self._seen_text = ""
         self._seen_tokens: list[int] = []
 
-    def __len__(self) -> int:
-        return len(self._messages)
-
     def ask(self, text: str) -> list[int]:
         """Return the prompt for a message of the user without adding it; raises ModelError as the template does."""
         return self._tokenize(self._service.render([*self._messages, {"role": "user", "content": text}]))

@@ -29,7 +29,7 @@ class Lines(Protocol):
 
 Reason = Literal["quit", "eof", "interrupt", "stopped"]
 """Why the REPL ended: `/quit`, the end of the input, Ctrl-C at the prompt, or the engine."""
-_Signal = Literal["eof", "interrupt", "quit"]
+_Signal = Literal["eof", "interrupt"]
 
 _MAX_LINE = 1 << 20
 """Bytes; a longer line is taken in portions."""
@@ -48,7 +48,7 @@ Ctrl-C stops an answer. A line that begins with a space is never a command."""
 
 
 class Repl:
-    """A chat on `source` and `out`; `run` it in any thread, `interrupt` and `close` it from any other."""
+    """A chat on `source` and `out`; `run` it in any thread, `interrupt` it from any other."""
 
     def __init__(self, service: Service, source: Lines, out: TextIO) -> None:
         self._service = service
@@ -88,13 +88,6 @@ class Repl:
             running.interrupt()
         else:
             self._inbox.put(("interrupt",))
-
-    def close(self) -> None:
-        """End the REPL as `/quit` does, the running answer too. Safe in a signal handler."""
-        self._inbox.put(("quit",))
-        running = self._running
-        if running is not None:
-            running.interrupt()
 
     def _read(self) -> None:
         for raw in iter(lambda: self._source.readline(_MAX_LINE), b""):

@@ -59,16 +59,6 @@ def launched_rank() -> int:
     return read_launch().rank
 
 
-def local_rank() -> int:
-    """Return this process's index on its host."""
-    return read_launch().local_rank
-
-
-def local_size() -> int:
-    """Return the number of the job's processes on this host."""
-    return read_launch().local_size
-
-
 def hostname() -> str:
     """Return this host's own name."""
     return socket.gethostname()

@@ -43,14 +43,12 @@ def test_what_the_model_wrote_stays_as_it_wrote_it(service: Service) -> None:
     conversation.add("x", first, "abc", [PAIR, ord("c"), END])
     second = conversation.ask("y")
     assert second == [*first, PAIR, ord("c"), END, START, *b"user\ny", END, START, *b"assistant\n"]
-    assert len(conversation) == 2
 
 
 def test_asking_alone_adds_nothing(service: Service) -> None:
     conversation = Conversation(service)
     conversation.ask("too long")
     assert conversation.ask("x") == Conversation(service).ask("x")
-    assert len(conversation) == 0
 
 
 def test_a_template_that_changes_an_answer_is_tokenized_anew(service: Service) -> None:

@@ -91,7 +91,7 @@ def engine() -> Iterator[FakeEngine]:
 def session(engine: FakeEngine) -> Iterator[Session]:
     session = Session(engine)
     yield session
-    session.repl.close()
+    session.repl.interrupt()
     session.hang_up()
     session.end()
 
@@ -140,13 +140,6 @@ def test_ctrl_c_after_a_stopped_answer_ends(session: Session) -> None:
     session.screen.await_text("(stopped)\n> ")
     session.repl.interrupt()
     assert session.end()[0] == "interrupt"
-
-
-def test_closing_ends_a_running_answer(session: Session) -> None:
-    session.type("wait")
-    session.screen.await_text("You said: wait")
-    session.repl.close()
-    assert session.end()[0] == "quit"
 
 
 def test_the_end_of_the_input(session: Session) -> None:
