@@ -98,9 +98,10 @@ def penalised(logits: Floats, recent: Sequence[int], penalty: float) -> Floats:
 
 
 def allowed(logits: Floats, parameters: Parameters) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the tokens that top-k, then top-p, then min-p leave, and their logits divided by the temperature.
+    """Return the tokens that top-k, then top-p, then min-p leave, and their scores: logits divided by the temperature.
 
-    The filters look at softmax(logits) at temperature 1, as llama.cpp's default order of samplers does.
+    The best score is 0. The filters look at softmax(logits) at temperature 1, as llama.cpp's default order of samplers
+    does.
     """
     if parameters.top_k > 0 and parameters.top_k < logits.size:
         # All tokens as good as the k-th stay, so that ties do not depend on the order of a partial sort.
@@ -118,7 +119,9 @@ def allowed(logits: Floats, parameters: Parameters) -> tuple[NDArray[np.int64], 
             cumulative = np.cumsum(probs) / probs.sum()
             size = min(size, int(np.searchsorted(cumulative, parameters.top_p)) + 1)
         tokens, kept = tokens[: max(size, 1)], kept[: max(size, 1)]
-    return tokens, kept / parameters.temperature
+    # Subtracted before, so that a tiny temperature makes -inf of the others and leaves the best one its score.
+    with np.errstate(over="ignore"):
+        return tokens, (kept - kept.max()) / parameters.temperature
 
 
 def gumbel(seed: int, pos: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -32,6 +32,26 @@ def test_the_noise_draws_from_the_softmax(temperature: float) -> None:
     assert chi_square < 20.5  # 99.9 % quantile of chi-square with 5 degrees of freedom; the seed is fixed
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [5e-324, 1e-308, 1e-100, 1e-40, 1e-15, 1e-12, 1e-6])
+def test_a_temperature_of_next_to_nothing_is_greedy(temperature: float) -> None:
+    rng = np.random.default_rng(2)
+    for pos in range(50):
+        logits = (rng.standard_normal(500) * 3).astype(np.float32)
+        sampling = Sampling(temperature=temperature, seed=5, repeat_penalty=0.01)
+        greedy = decide(logits, Sampling(repeat_penalty=0.01), pos, [1, 2])
+        assert decide(logits, sampling, pos, [1, 2]) == greedy
+        assert successors(logits, sampling, pos, 3, [1, 2])[0] == (greedy, 1.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_temperature_draws_from_equals() -> None:
+    logits = np.array([-2.0, 7.0, 7.0, 1.0], dtype=np.float32)
+    for exponent in range(-323, 1, 17):
+        drawn = {decide(logits, Sampling(temperature=10.0**exponent, seed=1), pos) for pos in range(40)}
+        assert drawn >= {1, 2}
+
+
 def test_a_large_vocabulary_draws_as_the_whole_sum_would() -> None:
     """Leaving out tokens that cannot win must not change who wins."""
     rng = np.random.default_rng(3)
