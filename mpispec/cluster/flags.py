@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,26 @@ from typing import Any
 import click
 
 from mpispec.cluster.guessers import read_hit_rate, read_ladder
-from mpispec.core.messages import Sampling
+from mpispec.core.messages import SAMPLING_RANGES, Sampling
 from mpispec.proposers import IN_HEAD
 from mpispec.runtime.group import JobError
 from mpispec.runtime.job import JobOptions
 from mpispec.strategies import PRESETS
 
 _WIRES = ("f32", "f16", "bf16", "q8")
+_MOST_TOP_K = int(SAMPLING_RANGES["top_k"][1])
 Flag = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+class _NumberRange(click.FloatRange):
+    """A range of numbers; click's own takes "nan" for being in every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 def prompt_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -74,11 +87,11 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
 def sampling_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that `read_sampling` reads."""
     flags = [
-        click.option("--temperature", type=click.FloatRange(0.0, 100.0), default=0.0, show_default=True),
-        click.option("--top-k", type=click.IntRange(min=0), default=0, help="0 keeps all."),
-        click.option("--top-p", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.0),
-        click.option("--min-p", type=click.FloatRange(0.0, 1.0), default=0.0),
-        click.option("--repeat-penalty", type=click.FloatRange(0.0, 10.0, min_open=True), default=1.0),
+        click.option("--temperature", type=_NumberRange(0.0, 100.0), default=0.0, show_default=True),
+        click.option("--top-k", type=click.IntRange(0, _MOST_TOP_K), default=0, help="0 keeps all."),
+        click.option("--top-p", type=_NumberRange(0.0, 1.0, min_open=True), default=1.0),
+        click.option("--min-p", type=_NumberRange(0.0, 1.0), default=0.0),
+        click.option("--repeat-penalty", type=_NumberRange(SAMPLING_RANGES["repeat_penalty"][0], 10.0), default=1.0),
         click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True),
     ]
     return with_flags(command, *flags)

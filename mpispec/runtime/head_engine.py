@@ -10,6 +10,7 @@ from typing import Any
 from mpispec.core.effects import Emit
 from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
+from mpispec.core.messages import SAMPLING_RANGES
 from mpispec.core.statistics import Statistics
 from mpispec.runtime.engine import EngineStopped, Generation, Progress
 from mpispec.runtime.timeline import Timeline
@@ -172,6 +173,9 @@ class HeadEngine:
             raise ValueError("max_tokens must be at least 1.")
         if not all(0 <= token < self._vocabulary for token in generation.prompt):
             raise ValueError(f"The prompt has a token id outside the vocabulary of {self._vocabulary}.")
+        for name, (low, high) in SAMPLING_RANGES.items():
+            if not low <= getattr(generation.sampling, name) <= high:  # written so that NaN fails too
+                raise ValueError(f"{name} must be from {low} to {high}.")
 
     def _send(self, event: Event) -> None:
         assert self._tell is not None, "the engine is not attached to a driver"

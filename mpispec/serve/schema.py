@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
-from mpispec.core.messages import Sampling
+from mpispec.core.messages import SAMPLING_RANGES, Sampling
 from mpispec.serve.errors import ApiError
 from mpispec.serve.service import MAX_TEMPERATURE, ChatMessage
 
@@ -107,9 +107,9 @@ class CompletionRequest(BaseModel):
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=MAX_TEMPERATURE)
     top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0)
+    top_k: int | None = Field(None, ge=0, le=int(SAMPLING_RANGES["top_k"][1]))
     min_p: float | None = Field(None, ge=0, le=1)
-    repeat_penalty: float | None = Field(None, gt=0, le=10)
+    repeat_penalty: float | None = Field(None, ge=SAMPLING_RANGES["repeat_penalty"][0], le=10)
     repeat_last_n: int | None = Field(None, ge=0, le=4096)
     seed: int | None = Field(None, ge=0, lt=1 << 64)
     stop: Annotated[list[str], PlainValidator(_read_stops)] = []

@@ -139,6 +139,17 @@ def test_a_draft_with_another_vocabulary(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flag", "value"),
+    [("temperature", "nan"), ("top-p", "nan"), ("min-p", "nan"), ("repeat-penalty", "1e-40"), ("top-k", "2147483648")],
+)
+@pytest.mark.parametrize("command", ["generate", "serve"])
+def test_sampling_that_cannot_be(command: str, flag: str, value: str) -> None:
+    done = mpispec(command, f"--{flag}", value)
+    assert done.returncode == 2
+    assert f"Invalid value for '--{flag}': " in done.stderr
+
+
+@pytest.mark.parametrize(
     ("argv", "sentence"),
     [
         (["--host", "0.0.0.0"], "needs a key: give --api-key"),

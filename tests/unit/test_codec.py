@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mpispec.core.ids import Actor
 from mpispec.core.messages import (
+    SAMPLING_RANGES,
     Branch,
     Cancel,
     Close,
@@ -169,6 +170,10 @@ def test_round_trip_keeps_types_inside_rows_and_edits() -> None:
 def test_unsigned_64_bit_seeds_survive(seed: int) -> None:
     message = Open(0, Sampling(seed=seed), 0, ())
     assert decode(frame_of(message))[2] == message
+
+
+def test_sampling_ranges_name_the_fields_in_their_order() -> None:
+    assert list(SAMPLING_RANGES) == [field.name for field in fields(Sampling)]
 
 
 def test_integral_sampling_parameters_arrive_as_floats() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from mpispec.core.effects import Emit
 from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
+from mpispec.core.messages import Sampling
 from mpispec.core.statistics import Statistics
 from mpispec.runtime.engine import EngineStopped, Generation, Progress
 from mpispec.runtime.head_engine import HeadEngine
@@ -60,6 +62,10 @@ def test_plain_needs_nobody_to_guess(engine: HeadEngine, told: list[Event]) -> N
         ({"max_tokens": 0}, "at least 1"),
         ({"strategy": "magic"}, "choose one of plain, pipeinfer"),
         ({"proposer": "draft"}, "choose one of none, ngram"),
+        ({"sampling": Sampling(top_k=2**31)}, "top_k must be from 0 to 2147483647"),
+        ({"sampling": Sampling(temperature=math.nan)}, "temperature must be from 0"),
+        ({"sampling": Sampling(repeat_penalty=1e-40)}, "repeat_penalty must be from 0.01"),
+        ({"sampling": Sampling(seed=-1)}, "seed must be from 0"),
     ],
 )
 def test_what_cannot_run_is_refused_with_a_sentence(
