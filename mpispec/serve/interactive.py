@@ -11,7 +11,6 @@ from socket import socket
 from typing import Protocol
 
 from mpispec.core.messages import Sampling
-from mpispec.models.errors import ModelError
 from mpispec.runtime.group import JobError
 from mpispec.runtime.job import Session
 from mpispec.serve.address import bind, find_key
@@ -49,16 +48,9 @@ def open_door(host: str, port: int, api_key: str | None) -> Door:
 
 def make_service(session: Session, vocabulary: Vocabulary, template: Template, sampling: Sampling) -> Service:
     """Return what REPL and server serve."""
-
-    def render(messages: Sequence[ChatMessage]) -> str:
-        try:
-            return template.render(messages)
-        except ModelError as error:
-            raise ValueError(str(error)) from error
-
     engine = session.engine
     name = session.setup.model.path.stem
-    return Service(engine, vocabulary, render, name, sampling, alive=lambda: engine.is_running)
+    return Service(engine, vocabulary, template.render, name, sampling, alive=lambda: engine.is_running)
 
 
 def serve_until_stopped(

@@ -8,12 +8,17 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from serve_fake import DEADLINE, FakeEngine, make_service, serving
+from serve_fake import DEADLINE, ByteVocabulary, FakeEngine, make_service, serving
 
+from mpispec.core.messages import Sampling
+from mpispec.models.template import ChatTemplate
+from mpispec.serve import interactive
 from mpispec.serve.http import MAX_BODY, MAX_QUEUE
 
 pytestmark = pytest.mark.unit
@@ -327,6 +332,21 @@ def test_a_bug_is_a_500_and_the_server_goes_on(caplog: pytest.LogCaptureFixture)
         check_error(httpx.post(url + CHAT, json=say("hi"), trust_env=False), 500, code="internal")
         assert httpx.post(url + TEXT, json={"prompt": "hi"}, trust_env=False).status_code == 200
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_chat_that_the_template_refuses(caplog: pytest.LogCaptureFixture) -> None:
+    """With the service as `mpispec serve` makes it."""
+    template = ChatTemplate("{% if messages[1] is defined %}{{ raise_exception('Roles must alternate') }}{% endif %}hi")
+    engine = FakeEngine()
+    session: Any = SimpleNamespace(engine=engine, setup=SimpleNamespace(model=SimpleNamespace(path=Path("toy.gguf"))))
+    service = interactive.make_service(session, ByteVocabulary(), template, Sampling())
+    twice = {"messages": say("one")["messages"] * 2}
+    with serving(engine, service=service) as url:
+        assert "Roles must alternate" in check_error(
+            httpx.post(url + CHAT, json=twice, trust_env=False), 400, "messages"
+        )
+        assert httpx.post(url + CHAT, json=say("one"), trust_env=False).status_code == 200
+    assert caplog.records == []
 
 
 def test_requests_at_once_queue(shared: httpx.Client) -> None:
