@@ -157,7 +157,7 @@ class TextRequest(CompletionRequest):
 class ChatRequest(CompletionRequest):
     """Body of POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1)
 
     @property

@@ -14,12 +14,14 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from serve_fake import DEADLINE, ByteVocabulary, FakeEngine, make_service, serving
 
 from mpispec.core.messages import Sampling
 from mpispec.models.template import ChatTemplate
 from mpispec.serve import interactive
 from mpispec.serve.http import MAX_BODY, MAX_QUEUE
+from mpispec.serve.schema import ChatRequest
 
 pytestmark = pytest.mark.unit
 
@@ -272,6 +274,12 @@ def test_a_bad_body_is_refused_and_the_server_goes_on(
 ) -> None:
     check_error(shared.post(path, content=body), 400, param)
     assert shared.post(CHAT, json=say("hi")).status_code == 200
+
+
+def test_of_many_bad_messages_the_first_is_looked_at() -> None:
+    with pytest.raises(ValidationError) as caught:
+        ChatRequest.model_validate_json(b'{"messages": [%s1]}' % (b"1, " * 1000))
+    assert caught.value.error_count() == 1
 
 
 def test_an_unknown_model(shared: httpx.Client) -> None:
