@@ -24,8 +24,13 @@ def resolve(name: str | None) -> Path:
         return _default()
     if name.startswith(HUB_PREFIX):
         return _download(name)
-    path = Path(name).expanduser()
-    if not path.is_file():
+    try:
+        path = Path(name).expanduser()
+        is_there = path.is_file()
+    except (OSError, RuntimeError) as error:  # a folder that may not be entered; ~somebody who has no home
+        reason = str(getattr(error, "strerror", error)).rstrip(".")
+        raise ModelError(f"Cannot look for the model file {name} ({reason}); check path and permissions.") from None
+    if not is_there:
         raise ModelError(f"There is no model file {path}; check the path, or name one as hf:owner/repo/file.gguf.")
     return path
 

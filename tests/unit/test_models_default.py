@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 from pathlib import Path
 
@@ -37,6 +38,24 @@ def test_a_path(tmp_path: Path) -> None:
         default.resolve(str(path))
     path.touch()
     assert default.resolve(str(path)) == path
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("~nobody-of-this-name/a.gguf", "Could not determine home directory"), ("a" * 300, "File name too long")],
+)
+def test_paths_that_the_system_refuses(name: str, reason: str) -> None:
+    with pytest.raises(ModelError, match=rf"model file {name} \({reason}\); check path and permissions\."):
+        default.resolve(name)
+
+
+def test_a_folder_that_may_not_be_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(ModelError, match=r"/secret/a\.gguf \(Permission denied\); check"):
+        default.resolve("/secret/a.gguf")
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:owner", "hf:/repo", "hf:owner/"])
