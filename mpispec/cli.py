@@ -16,7 +16,7 @@ from mpispec.bench.group import bench
 from mpispec.cluster.flags import job_flags, job_options, prompt_flags, read_sampling, sampling_flags
 from mpispec.cluster.once import OncePerJob
 from mpispec.cluster.plan_table import plan_lines, report_lines, table
-from mpispec.cluster.prompt import chat_template, open_vocabulary, read_prompt, stops_of, tokenised
+from mpispec.cluster.prompt import open_chat, read_prompt, stops_of, tokenised
 from mpispec.cluster.ranks import INTERRUPTED, USAGE, Interrupts, advise, complain, joined
 from mpispec.cluster.simulate import simulate
 from mpispec.models.errors import ModelError
@@ -154,7 +154,7 @@ def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, 
             raise JobError("--proposer oracle:H needs a recorded text, which a server does not have; use generate.")
         setup = prepare(options, group)
         door = agree(group, lambda: open_door(host, port, api_key) if group.rank == 0 else None)
-        vocabulary: Any = agree(group, lambda: open_vocabulary(setup) if group.rank == 0 else None)
+        vocabulary, template = agree(group, lambda: open_chat(group, setup))
         progress = _progress(group, is_quiet=False)
         setup = balanced(options, group, setup, progress)
         _announce(group, setup, is_quiet=False)
@@ -163,7 +163,7 @@ def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, 
         def application(session: Session) -> None:
             assert door is not None
             assert interrupts is not None
-            service = make_service(session, vocabulary, chat_template(vocabulary), read_sampling(flags))
+            service = make_service(session, vocabulary, template, read_sampling(flags))
             serve_until_stopped(service, door, repl, interrupts.call)
 
         run(options, group, setup, stops_of(vocabulary), application, progress)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mpispec.cluster.ranks import knows_end_of_input
+from mpispec.cluster.ranks import complain, knows_end_of_input
 from mpispec.models.errors import ModelError
 from mpispec.runtime.group import Group, JobError
 from mpispec.runtime.job import Setup
@@ -63,14 +63,28 @@ def open_vocabulary(setup: Setup) -> Any:
         raise JobError(str(error)) from error
 
 
+def open_chat(group: Group, setup: Setup) -> tuple[Any, Any]:
+    """Return the target's vocabulary and its chat template on rank 0, nothing elsewhere. Raises JobError."""
+    if group.rank != 0:
+        return None, None
+    vocabulary = open_vocabulary(setup)
+    try:
+        return vocabulary, chat_template(vocabulary)
+    except ModelError as error:
+        raise JobError(str(error)) from error
+
+
 def chat_template(vocabulary: Any) -> Any:
-    """Return the chat template that the target's file holds. Raises ModelError."""
+    """Return the chat template that the target's file holds; tells the user if it holds none. Raises ModelError."""
     from mpispec.models.template import ChatTemplate  # noqa: PLC0415
 
     def text(token: int | None) -> str:
         return "" if token is None else vocabulary.piece(token, special=True).decode("utf-8", "replace")
 
-    return ChatTemplate(vocabulary.chat_template, text(vocabulary.bos), text(vocabulary.eos))
+    template = ChatTemplate(vocabulary.chat_template, text(vocabulary.bos), text(vocabulary.eos))
+    if template.note:
+        complain(template.note)
+    return template
 
 
 def stops_of(vocabulary: Any) -> frozenset[int]:

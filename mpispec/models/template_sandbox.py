@@ -57,7 +57,7 @@ class Environment(ImmutableSandboxedEnvironment):
         self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
 
     def load(self, source: str) -> jinja2.Template:
-        """Compile a template with counters in it. Raises jinja2.TemplateError or RecursionError."""
+        """Compile a template with counters in it. Raises whatever the template provokes."""
         if len(source) > MAX_SOURCE:
             raise Excess(f"it is longer than {MAX_SOURCE} characters")
         tree = self.parse(source)

@@ -9,10 +9,12 @@ import struct
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import forked
 import pytest
 
+from mpispec.cluster.prompt import chat_template
 from mpispec.models.default import resolve
 
 pytestmark = pytest.mark.unit
@@ -160,6 +162,23 @@ def test_sampling_that_cannot_be(command: str, flag: str, value: str) -> None:
 )
 def test_servers_that_cannot_be(argv: list[str], sentence: str) -> None:
     assert re.search(sentence, refusal(["serve", *argv]))
+
+
+@pytest.mark.parametrize("argv", [["serve", "--port", "0"], ["generate", "--chat", *PROMPT]])
+def test_a_broken_chat_template(folder: Path, argv: list[str]) -> None:
+    model = resolve(None).read_bytes()
+    broken = model.replace(b"{% for message in messages %}", b"{% foe message in messages %}", 1)
+    assert broken != model
+    path = folder / "template.gguf"
+    path.write_bytes(broken)
+    said = refusal([*argv, "--model", str(path)])
+    assert re.match(r"The model's chat template is unusable \(.* unknown tag 'foe'.*\); prompt without it\.", said)
+
+
+def test_a_model_without_a_chat_template_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    vocabulary = SimpleNamespace(chat_template=None, bos=None, eos=None)
+    chat_template(vocabulary).render([{"role": "user", "content": "Hi"}])
+    assert "no chat template; ChatML is used" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken() -> None:

@@ -98,6 +98,8 @@ HOSTILE = {
     "syntax": "{% for",
     "deep": "{{" + "(" * 3000 + "1" + ")" * 3000 + "}}",
     "long source": "a" * 2**21,
+    "nested blocks": "{% for x in [1] %}" * 25 + "{% endfor %}" * 25,
+    "long number": "{{ " + "9" * 5000 + " }}",
     "wrong types": "{{ messages[9].content.foo }}",
     "no attribute": "{{ 1.nothing.at_all }}",
 }
