@@ -149,8 +149,6 @@ class HeadCore:
             submitted = self._waiting.popleft()
             slot, common, edits = self._sessions.adopt(submitted.prompt)
             self._edits += edits
-            opened = opening(submitted.request, submitted.sampling, submitted.prompt, common)
-            self._out.append(Send(self._first, Plane.DATA, opened))
             proposer = self._proposers.get(submitted.proposer)
             request = Request(
                 submitted,
@@ -206,7 +204,8 @@ class HeadCore:
         self._edits += self._graves.bury(dead, request.tree.root)
         self._edits += self._sessions.keep(request.slot, request.seq, request.cached_tokens())
         self._edits += self._graves.empty(request.seq)
-        self._out.append(Send(self._first, Plane.DATA, Close(request.id)))
+        if request.statistics.runs:
+            self._out.append(Send(self._first, Plane.DATA, Close(request.id)))
         self._out += request.end()
         del self._active[request.id]
 
@@ -380,6 +379,10 @@ class HeadCore:
         run = Run(self._next_run, tuple(rows), tuple(self._edits), branches=tuple(branches))
         self._next_run = RunId(self._next_run + 1)
         self._edits = []
+        # Not before, or requests that come and go while nothing can be launched would pile up in front of the stages.
+        if not request.statistics.runs:
+            opened = opening(request.id, request.sampling, request.prompt, rows[0].pos)
+            self._out.append(Send(self._first, Plane.DATA, opened))
         deciding = [*nodes] if nodes else [request.tree.root] if rows[-1].decide else []
         for node in deciding:
             request.tree.launch(node, run.run_id)

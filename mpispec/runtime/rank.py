@@ -37,7 +37,8 @@ from mpispec.strategies import PRESETS
 T = TypeVar("T")
 
 _QUEUE_LIMIT = 64
-"""Messages that may wait in front of a stage, for each stage; the head's bound of runs in flight is far below."""
+"""Messages that may wait in front of a stage, for each stage, beside a `Close` of each request that runs at once; the
+head's bound of runs in flight, each with an `Open` before it and a `Close` behind, is below."""
 _LEVEL_STRATEGY = "pipespec"
 """Launches the runs of every level of a ladder; what launches the target's runs is the user's choice."""
 
@@ -147,7 +148,8 @@ class Rank:
             if model is None:
                 continue
             has_exit = pipeline.stages[index].has_exit
-            core = StageCore(actor, num_stages, _QUEUE_LIMIT * num_stages, pipeline.head, has_exit)
+            limit = _QUEUE_LIMIT * num_stages + self._options.parallel
+            core = StageCore(actor, num_stages, limit, pipeline.head, has_exit)
             self._cores[actor] = core
             name, wire = self._setup.plan.role_of(actor), self._options.wire
             if has_exit:
