@@ -247,7 +247,7 @@ class _Parser:
     def _tensor_bytes(self, name: str, dims: tuple[int, ...], kind: int) -> int:
         block = BLOCKS.get(kind)
         if block is None:
-            raise ModelError(f"{self._path} stores {name} in the unknown tensor type {kind}; convert the model anew.")
+            raise ModelError(f"{self._path} stores {name!r} in the unknown tensor type {kind}; convert the model anew.")
         elements = 1
         for dim in dims:
             elements *= dim

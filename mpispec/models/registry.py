@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpispec.models import gguf_file
-from mpispec.models.errors import ModelError
+from mpispec.models.errors import ModelError, printable
 from mpispec.models.gguf_file import GgufFile
 from mpispec.models.gguf_types import BLOCKS
 
@@ -87,7 +87,7 @@ def inspect(path: Path | str) -> ModelSummary:
     return ModelSummary(
         path=model.path,
         architecture=architecture,
-        name=model.get("general.name", str) or model.path.stem,
+        name=printable(model.get("general.name", str) or "") or model.path.stem,
         layers=layer_count(model),
         width=embedding.dims[0],
         context=_positive(model, f"{architecture}.context_length"),
@@ -165,9 +165,9 @@ def _levelled(pieces: int, besides: Sequence[float], pace: Sequence[float]) -> l
 
 
 def architecture_of(model: GgufFile) -> str:
-    """Return the value of `general.architecture`. Raises ModelError if absent."""
+    """Return the value of `general.architecture`. Raises ModelError if it is absent or could steer a terminal."""
     architecture = model.get("general.architecture", str)
-    if not architecture:
+    if not architecture or not architecture.isprintable():
         raise ModelError(f"{model.path} does not name its architecture; it is no language model in GGUF format.")
     return str(architecture)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mpispec.models.errors import ModelError
+from mpispec.models.errors import ModelError, printable
 from mpispec.models.template_sandbox import Environment, Refused, budget, joined
 
 CHATML = (
@@ -44,4 +44,4 @@ class ChatTemplate:
 
 
 def _line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")[:200] or type(error).__name__
+    return printable(str(error).strip().partition("\n")[0]).rstrip(".")[:200] or type(error).__name__

@@ -68,12 +68,21 @@ def test_a_stage_with_an_exit_gets_fewer_layers(exits: tuple[int, ...], counts: 
     assert [len(layers) for layers in registry.ranges(34, 4, head_layers=8, exits=exits)] == counts
 
 
-def model(path: Path, architecture: str = "llama", layers: int = 4, claimed: int | None = None, **numbers: int) -> Path:
+def model(
+    path: Path,
+    architecture: str = "llama",
+    layers: int = 4,
+    claimed: int | None = None,
+    name: str | None = None,
+    **numbers: int,
+) -> Path:
     """Write the skeleton of a model; `numbers` become keys of the architecture."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(layers if claimed is None else claimed)
     writer.add_embedding_length(32)
     writer.add_context_length(128)
+    if name is not None:
+        writer.add_name(name)
     for key, number in numbers.items():
         writer.add_uint32(f"{architecture}.{key}" if key != "split" else "split.count", number)
     writer.add_tensor("token_embd.weight", np.zeros((40, 32), np.float32))
@@ -152,6 +161,12 @@ def test_arrays_by_layer_are_sliced(tmp_path: Path) -> None:
     assert part.values["llama.attention.head_count_kv"].decode() == [6, 7]
     assert part.values["llama.other"].decode() == [1, 2, 3]
     assert part.values["general.tags"].decode() == ["a", "b", "c", "d"]
+
+
+def test_what_a_file_calls_itself_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    assert registry.inspect(model(tmp_path / "a.gguf", name="\x1b[2J\x9b\u202eLlama\n")).name == "[2JLlama"
+    with pytest.raises(ModelError, match="does not name its architecture"):
+        registry.inspect(model(tmp_path / "a.gguf", architecture="\x1b[2J"))
 
 
 def test_no_language_model(tmp_path: Path) -> None:
