@@ -38,6 +38,11 @@ def render(source: str) -> str:
         ("{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}", "role=user;content=Hi;"),
         ("{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f(1) }}{{ 2 ** 3 }}", "[1]8"),
         ("{{ messages | map(attribute='role') | join(',') }}", "user,assistant,user"),
+        ("{% set n = namespace(x=[]) %}{% for m in messages %}{% set n.x = n.x+[m] %}{% endfor %}{{ n.x|count }}", "3"),
+        ("{{ ([messages[0]] + messages[1:]) | length }}{{ [1, 2] | sum }}{{ (1, 'a') }}", "33(1, 'a')"),
+        ("{{ ', '.join(messages | map(attribute='role')) }}{{ 'a\nb' | indent(2) }}", "user, assistant, usera\n  b"),
+        ("{% set c %}{{ 1 }}!{% endset %}{{ c | upper ~ [c] ~ dict(a=c).items() | list }}", "1!['1!'][('a', '1!')]"),
+        ("{% set a, b = 'xy' %}{{ b ~ a }}{{ '{a}{0}'.format(1, a=2) }}{{ '%s%s' % (1, 2) }}", "yx2112"),
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% else %}none{% endfor %}", "Hi5% *a*"),
     ],
 )  # fmt: skip
@@ -60,9 +65,13 @@ def test_without_a_template_chatml_is_used_and_said() -> None:
 def test_a_template_may_refuse_a_chat() -> None:
     with pytest.raises(ModelError, match=r"refuses these messages: roles must alternate\."):
         render("{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(ModelError, match=r"messages: \[2Jno\."):
+        render("{{ raise_exception('\x1b[2Jno') }}")
 
 
 DOUBLE = "{%% set ns = namespace(x='aaaaaaaa') %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}"
+NESTED = "{% set x = [1] * 1000 %}{% set x = [x] * 1000 %}{% set x = [x] * 1000 %}"
+LONG = "{% set b = 'a' * 8000000 %}"
 HOSTILE = {
     "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "globals": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
@@ -82,6 +91,9 @@ HOSTILE = {
     "doubling by +": DOUBLE % "ns.x + ns.x",
     "squaring": DOUBLE.replace("'aaaaaaaa'", "3") % "ns.x * ns.x",
     "power": "{{ 9 ** 9 ** 9 }}",
+    "many wide fields": "{{ ('%(a)9999d' * 4000) % {'a': 1} }}",
+    "width as an argument": "{{ '{0:{1}}{0:{1}}'.format(1, 1000000) }}",
+    "pprint": "{{ [[1]] | pprint }}",
     "center filter": "{{ 'a' | center(10000000000) }}",
     "center method": "{{ 'a'.center(10000000000) }}",
     "zfill": "{{ 'a'.zfill(10000000000) }}",
@@ -95,6 +107,31 @@ HOSTILE = {
     "lipsum": "{{ lipsum(n=1000000) }}",
     "json": "{{ messages | tojson(indent=100000000) }}",
     "output": "{% for x in range(99999) %}{{ messages }}{{ messages }}{{ messages }}{% endfor %}",
+    "captured output": LONG + "{% set c %}{% for i in range(4000) %}{{ b }}{% endfor %}{% endset %}",
+    "captured by a macro": LONG
+    + "{% macro m() %}{% for i in range(4000) %}{{ b }}{% endfor %}{% endmacro %}{{ m() | length }}",
+    "many texts": LONG + "".join(f"{{% set a{i} = b ~ {i} %}}" for i in range(4000)),
+    "one long ~": LONG + "{{ (b" + " ~ b" * 4000 + ") | length }}",
+    "sum of lists": "{{ ([[1] * 100] * 100) | sum(start=[]) | length }}",
+    "nested lists": NESTED + "{{ x }}",
+    "nested lists as json": NESTED + "{{ x | tojson }}",
+    "doubling lists": DOUBLE % "[ns.x, ns.x]",
+    "doubling tuples": DOUBLE % "(ns.x, ns.x)",
+    "doubling dictionaries": DOUBLE % "{'a': ns.x, 'b': ns.x}",
+    "doubling calls": DOUBLE % "dict(a=ns.x, b=ns.x)",
+    "doubling views": DOUBLE.replace("'aaaaaaaa'", "{}") % "{'a': ns.x.items(), 'b': ns.x.items()}",
+    "doubling filters": DOUBLE % "[1] | batch(3, ns.x) | list",
+    "list of texts": LONG + "{{ [b] * 4000 }}",
+    "json in depth": "{% set x = [1] * 20000 %}{{ " + "[" * 40 + "x" + "]" * 40 + " | tojson(indent=16) }}",
+    "join of a stream": LONG + "{{ ([{}] * 4000) | map(attribute='x', default=b) | join | length }}",
+    "join method of a stream": LONG + "{{ ''.join(([{}] * 4000) | map(attribute='x', default=b)) | length }}",
+    "many fields": LONG + "{{ ('" + "%(a)s" * 4000 + "' % {'a': b}) | length }}",
+    "many format fields": LONG + "{{ '" + "{0}" * 4000 + "'.format(b) | length }}",
+    "indented lines": "{{ ('a\n' * 100000) | indent(1000000) | length }}",
+    "tabs": "{{ ('\t' * 100000).expandtabs(1000000) | length }}",
+    "many slices": LONG + "".join(f"{{% set a{i} = b[{i}:] %}}" for i in range(4000)),
+    "many filtered texts": LONG + "".join(f"{{% set a{i} = b | upper %}}" for i in range(4000)),
+    "translate": "{{ ('a' * 1000000).translate({97: 'b' * 1000000}) | length }}",
     "syntax": "{% for",
     "deep": "{{" + "(" * 3000 + "1" + ")" * 3000 + "}}",
     "long source": "a" * 2**21,
