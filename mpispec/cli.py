@@ -210,7 +210,7 @@ def cut(model: str | None, parts: int, out: Path, insist: bool) -> None:
         summary = registry.inspect(default.resolve(model))
         for layers in registry.ranges(summary.layers, parts, summary.unit, summary.head_layers):
             name = f"{summary.path.stem}.{layers.start:03}-{layers.stop - 1:03}.gguf"
-            out.mkdir(parents=True, exist_ok=True)
+            cutting.make_folder(out)
             cutting.cut(summary.path, layers, out / name, insist=insist)
             click.echo(f"{out / name}  layers {layers.start}-{layers.stop - 1}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -27,7 +28,10 @@ FAILURE = 1
 """Exit code where the job broke."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+UNREAD = 141
+"""Exit code where nobody reads the output any more, as of a program that SIGPIPE ends."""
 
+_STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2
 _EXPECTED = (ComputeError, ProtocolError, TransportError, LocalProtocolError, PeerProtocolError)
 """Failures whose text says all there is to say; others get a traceback, because they are bugs."""
 
@@ -149,6 +153,9 @@ def _install_hooks(group: Group) -> None:
 def _end_all(group: Group, error: BaseException) -> NoReturn:
     if isinstance(error, KeyboardInterrupt):
         _abort(group, INTERRUPTED)
+    if isinstance(error, BrokenPipeError) and not _is_read(_STANDARD_OUTPUT):
+        _send_nowhere(_STANDARD_OUTPUT)
+        _abort(group, UNREAD)
     cause = str(error)
     if not isinstance(error, _EXPECTED):
         traceback.print_exception(error)
@@ -160,6 +167,17 @@ def _end_all(group: Group, error: BaseException) -> NoReturn:
 def _abort(group: Group, code: int) -> NoReturn:
     """End all ranks; all is said by now, so what MPI_Abort adds goes nowhere."""
     say_all()
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    _send_nowhere(_STANDARD_ERROR)
     group.abort(code)
+
+
+def _is_read(descriptor: int) -> bool:
+    """Tell whether what is written may still be read; a pipe without a reader is in error."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return not any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _send_nowhere(descriptor: int) -> None:
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), descriptor)

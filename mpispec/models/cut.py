@@ -43,7 +43,7 @@ def part(
     if len(layers) == registry.layer_count(model):
         return source
     folder = cache_folder()
-    with _readable_errors(folder):
+    with _readable_errors(folder, "in MPISPEC_CACHE"):
         memo = _Memo(source, layers, folder, has_exit)
         if (known := memo.lookup()) is not None:
             return known
@@ -59,9 +59,15 @@ def cut(source: Path, layers: range, destination: Path, progress: Progress | Non
     write(model, plan(model, layers), destination, progress)
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder that a user has named for parts. Raises ModelError."""
+    with _readable_errors(folder, "with --out"):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def write(model: GgufFile, todo: PartPlan, destination: Path, progress: Progress | None = None) -> None:
     """Write what is planned of `model`, replacing the destination in one step. Raises ModelError."""
-    with _readable_errors(destination.parent):
+    with _readable_errors(destination.parent, "with --out"):
         _write(model, todo, destination.parent, destination, progress)
 
 
@@ -195,14 +201,14 @@ def _remove_stale(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _readable_errors(folder: Path) -> Iterator[None]:
-    """Turn what the file system says into one sentence with the remedy."""
+def _readable_errors(folder: Path, where: str) -> Iterator[None]:
+    """Turn what the file system says into one sentence with the remedy; `where` says how another folder is named."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            text = f"No space is left for a model part in {folder}; free some, or name another disk in MPISPEC_CACHE."
+            text = f"No space is left for a model part in {folder}; free some, or name another disk {where}."
         else:
             reason = error.strerror or error
-            text = f"Cannot write a model part to {folder}: {reason}; name a writable folder in MPISPEC_CACHE."
+            text = f"Cannot write a model part to {folder}: {reason}; name a writable folder {where}."
         raise ModelError(text) from None

@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,6 +191,23 @@ def test_a_port_that_is_taken() -> None:
 @pytest.mark.parametrize("command", [["inspect"], ["cut", "--parts", "2"]])
 def test_models_to_look_at(folder: Path, command: list[str]) -> None:
     assert "not a GGUF file" in refusal([*command, str(folder / "text.gguf")])
+
+
+def test_a_folder_for_parts_that_cannot_be_made(folder: Path) -> None:
+    out = folder / "text.gguf" / "new"
+    said = refusal(["cut", "--parts", "2", "--out", str(out)])
+    assert said == f"Cannot write a model part to {out}: Not a directory; name a writable folder with --out."
+
+
+def test_output_that_nobody_reads_ends_the_program_quietly() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = "from mpispec.cluster.ranks import joined\nwith joined():\n    print('text', flush=True)"
+    env = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=env, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_more_parts_than_layers(folder: Path) -> None:
