@@ -24,6 +24,7 @@ class Server:
         import uvicorn  # noqa: PLC0415
 
         from mpispec.serve.http import make_app  # noqa: PLC0415
+        from mpispec.serve.protocol import DeadlineProtocol  # noqa: PLC0415
 
         self._listener = listener
         host, port = listener.getsockname()[:2]
@@ -31,7 +32,7 @@ class Server:
         """Where clients reach it."""
         config = uvicorn.Config(
             make_app(service, find_key(host, key)),
-            http="h11",
+            http=DeadlineProtocol,
             ws="none",
             lifespan="off",
             loop="asyncio",

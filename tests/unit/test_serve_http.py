@@ -323,6 +323,23 @@ def test_a_body_that_does_not_come(shared: httpx.Client, monkeypatch: pytest.Mon
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
 
 
+def test_a_request_that_does_not_come(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpispec.serve.protocol.HEAD_SECONDS", 0.01)
+    with socket.create_connection((shared.base_url.host, shared.base_url.port or 80), DEADLINE) as connection:
+        assert connection.recv(4096) == b""
+
+
+def test_a_second_request_whose_head_does_not_end(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_connection((shared.base_url.host, shared.base_url.port or 80), DEADLINE) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while b'"ok"' not in answer:
+            answer += connection.recv(4096) or pytest.fail("closed too early")
+        monkeypatch.setattr("mpispec.serve.protocol.HEAD_SECONDS", 0.01)
+        connection.sendall(b"GET /hea")
+        assert connection.recv(4096) == b""
+
+
 def test_a_client_that_leaves_in_mid_body(shared: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     with open_request(shared, b"Content-Length: 10\r\n") as connection:
         connection.sendall(b"{")
