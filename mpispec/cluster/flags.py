@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 from mpispec.cluster.guessers import read_hit_rate, read_ladder
-from mpispec.core.messages import SAMPLING_RANGES, Sampling
+from mpispec.core.messages import Sampling
 from mpispec.proposers import IN_HEAD
 from mpispec.runtime.group import JobError
 from mpispec.runtime.job import JobOptions
 from mpispec.strategies import PRESETS
+from mpispec.wire.ranges import SAMPLING_RANGES
 
 _WIRES = ("f32", "f16", "bf16", "q8")
 _MOST_TOP_K = int(SAMPLING_RANGES["top_k"][1])

@@ -10,10 +10,10 @@ from typing import Any
 from mpispec.core.effects import Emit
 from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
-from mpispec.core.messages import SAMPLING_RANGES
 from mpispec.core.statistics import Statistics
 from mpispec.runtime.engine import EngineStopped, Generation, Progress
 from mpispec.runtime.timeline import Timeline
+from mpispec.wire.ranges import SAMPLING_RANGES
 
 _MOST_REPORTS = 256
 """Ended requests whose report is kept (law 7)."""

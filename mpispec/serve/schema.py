@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
-from mpispec.core.messages import SAMPLING_RANGES, Sampling
+from mpispec.core.messages import Sampling
 from mpispec.serve.errors import ApiError
 from mpispec.serve.service import MAX_TEMPERATURE, ChatMessage
+from mpispec.wire.ranges import SAMPLING_RANGES
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any, NamedTuple
 
-from mpispec.core.messages import SAMPLING_RANGES, Branch, Edit, EditOp, Row, Sampling
+from mpispec.core.messages import Branch, Edit, EditOp, Row, Sampling
 from mpispec.wire.errors import PeerProtocolError
+from mpispec.wire.ranges import SAMPLING_RANGES
 
 INT32_MAX = 2**31 - 1
 INT63_MAX = 2**63 - 1

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from mpispec.core.ids import Actor
 from mpispec.core.messages import (
-    SAMPLING_RANGES,
     Branch,
     Cancel,
     Close,
@@ -37,6 +36,7 @@ from mpispec.core.messages import (
 )
 from mpispec.wire.codec import VERSION, decode, encode
 from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
+from mpispec.wire.ranges import SAMPLING_RANGES
 
 pytestmark = pytest.mark.unit
 
