@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -284,3 +285,44 @@ def test_a_step_that_fails_ends_the_comparison_in_order(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="The step `exit 4` failed: exit code 4"), prepared(scenario, silent):
         pass
     assert (tmp_path / "made").exists()
+
+
+# ---- strategies --------------------------------------------------------------------------------------------------
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "compare-strategies"
+
+
+def test_strategies_are_compared_in_the_environment_that_is_made_first(tmp_path: Path) -> None:
+    """The environment carries root's consent to Open MPI; this one's Python prints it and what it is told to do."""
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(SCRIPT, tmp_path / "scripts")
+    bin_folder = tmp_path / ".venv" / "bin"
+    setup = [
+        "#!/bin/sh",
+        f"mkdir -p {bin_folder}",
+        f"echo 'PATH={bin_folder}:$PATH; export CONSENT=given' > {bin_folder}/activate",
+        f"printf '%s\\n' '#!/bin/sh' 'printf \"%s\\0\" \"$CONSENT\" \"$@\"' > {bin_folder}/python",
+        f"chmod +x {bin_folder}/python",
+    ]
+    (tmp_path / "scripts" / "setup").write_text("\n".join(setup) + "\n")
+    (tmp_path / "scripts" / "setup").chmod(0o755)
+    options = ["--prompt", "it's\none line more"]
+    done = subprocess.run(
+        [script, "-r", "3", "plain", "auto", "--", *options], capture_output=True, text=True, check=True, timeout=60
+    )
+    consent, *words = done.stdout.rstrip("\0").split("\0")
+    assert consent == "given"
+    assert words[:6] == ["-m", "mpispec", "bench", "compare", "--rounds", "3"]
+    for word, strategy in zip(words[7::2], ("plain", "auto"), strict=True):
+        name, _, command = word.partition("=")
+        assert name == strategy
+        generate = ["mpirun", "-np", "4", "mpispec", "generate", "--json", "--strategy", strategy]
+        assert shlex.split(command) == [*generate, *options]
+
+
+def test_no_strategy_is_one_sentence() -> None:
+    done = subprocess.run([SCRIPT, "-r", "3"], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        1,
+        ["Not compared: name at least one strategy; scripts/compare-strategies --help says how."],
+    )
