@@ -14,7 +14,7 @@ import click
 from mpispec.bench import compare_plot, compare_scenario
 from mpispec.bench.compare_report import report, save, table_lines
 from mpispec.bench.compare_scenario import Scenario
-from mpispec.bench.compare_turns import Run, prepared, turns
+from mpispec.bench.compare_turns import Run, locked, prepared, turns
 from mpispec.bench.errors import BenchError
 from mpispec.bench.facts import facts_sentence, host_facts
 from mpispec.bench.printing import json_flag
@@ -71,17 +71,18 @@ def compare(
         found = report(scenario.systems, baseline, runs)
         return {**comparison, "systems": found, "runs": [asdict(run) for run in runs]}
 
-    if out is not None:
-        save(out, summed_up())
     was_interrupted = False
-    with prepared(scenario, _say):
-        try:
-            for run in turns(scenario, rounds, warm_up, timeout, _say):
-                runs.append(run)
-                if out is not None:
-                    save(out, summed_up())
-        except KeyboardInterrupt:
-            was_interrupted = True
+    with locked(scenario.lock):
+        if out is not None:
+            save(out, summed_up())
+        with prepared(scenario, _say):
+            try:
+                for run in turns(scenario, rounds, warm_up, timeout, _say):
+                    runs.append(run)
+                    if out is not None:
+                        save(out, summed_up())
+            except KeyboardInterrupt:
+                was_interrupted = True
     _show(summed_up(), png, is_json)
     if was_interrupted:
         sys.exit(_INTERRUPTED)

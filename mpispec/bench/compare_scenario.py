@@ -55,6 +55,8 @@ class Scenario:
     """Of all commands, added to ours."""
     folder: Path = field(default_factory=Path.cwd)
     """Where commands run."""
+    lock: Path | None = None
+    """Held during the comparison, so that no other one uses the same hosts at the time."""
 
 
 def read(path: Path, overrides: Mapping[str, str]) -> Scenario:
@@ -71,6 +73,7 @@ def read(path: Path, overrides: Mapping[str, str]) -> Scenario:
             after=tuple(str(one) for one in table.get("after", ())),
             environment=environment,
             folder=folder,
+            lock=folder / str(table["lock"]) if "lock" in table else None,
         )
     except KeyError as error:
         raise BenchError(f"{path} lacks {error}; docs/methodology.md describes a scenario.") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mpispec.bench.compare_scenario import Scenario, System
 from mpispec.bench.errors import BenchError
@@ -63,6 +64,32 @@ def turns(scenario: Scenario, rounds: int, warm_up: bool, timeout: float, say: S
                 if failures[system.name] == MOST_FAILURES:
                     say(f"{system.name} has failed {MOST_FAILURES} times and is left out from here on.")
             yield run
+
+
+@contextlib.contextmanager
+def locked(lock: Path | None) -> Iterator[None]:
+    """Keep others that name the same lock from running systems at the same time. Raises BenchError."""
+    if lock is None:
+        yield
+    else:
+        with _held(lock):
+            yield
+
+
+def _held(lock: Path) -> IO[str]:
+    """Return the open file that holds a lock. The file stays: whoever removed it could lock another of its name."""
+    try:
+        file = lock.open("a")
+    except OSError as error:
+        raise BenchError(
+            f"The lock {lock} cannot be opened ({error.strerror}); run this as a user who may, or with sudo."
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise BenchError(f"Another comparison on the same hosts holds {lock}; wait for its end.") from error
+    return file
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from mpispec.bench import compare_scenario
 from mpispec.bench.compare_report import report, table_lines
 from mpispec.bench.compare_scenario import Scenario, System
-from mpispec.bench.compare_turns import MOST_FAILURES, Run, prepared, turns
+from mpispec.bench.compare_turns import MOST_FAILURES, Run, locked, prepared, turns
 from mpispec.bench.errors import BenchError
 from mpispec.bench.group import bench
 
@@ -278,6 +278,30 @@ def test_steps_are_done_once_and_the_last_ones_always(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), prepared(scenario, silent):
         raise ZeroDivisionError
     assert (tmp_path / "made").read_text() == "before\nafter\n"
+
+
+def test_a_second_comparison_is_refused_before_anything_is_run(tmp_path: Path) -> None:
+    scenario = tmp_path / "scenario.json"
+    out = tmp_path / "out.json"
+    out.write_text("of the first")
+    steps = {"before": [{"command": "echo > before"}], "after": ["echo > after"]}
+    systems = [{"name": "A", "command": printing(answer(2.0))}]
+    scenario.write_text(json.dumps({"systems": systems, "lock": "lock", **steps}))
+    with locked(tmp_path / "lock"):
+        done = bench_compare(str(scenario), "--out", str(out))
+    assert done.exit_code == 2
+    assert f"Another comparison on the same hosts holds {tmp_path}/lock; wait for its end." in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"scenario.json", "out.json", "lock"}
+    assert out.read_text() == "of the first"
+    done = bench_compare(str(scenario), "--rounds", "1", "--no-warm-up", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "before").exists() and (tmp_path / "after").exists()
+
+
+def test_a_lock_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    sentence = f"The lock {tmp_path}/nowhere/lock cannot be opened \\(No such file or directory\\)"
+    with pytest.raises(BenchError, match=sentence), locked(tmp_path / "nowhere" / "lock"):
+        pass
 
 
 def test_a_step_that_fails_ends_the_comparison_in_order(tmp_path: Path) -> None:
