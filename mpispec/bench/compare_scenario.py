@@ -62,10 +62,10 @@ class Scenario:
 def read(path: Path, overrides: Mapping[str, str]) -> Scenario:
     """Read a scenario, with values of its environment replaced by `overrides`. Raises BenchError."""
     table = _load(path)
-    given = {**_strings(path, "environment", table.get("environment", {})), **overrides}
+    defaults, given = (_strings(path, name, table.get(name, {})) for name in ("defaults", "environment"))
     try:
         folder = (path.parent / table.get("folder", ".")).resolve()
-        environment = _environment(given, folder)
+        environment = _environment({**_unless_set(defaults), **given, **overrides}, folder)
         return Scenario(
             title=str(table.get("title", path.stem)),
             systems=tuple(_system(path, one) for one in table["systems"]),
@@ -125,8 +125,8 @@ def _load(path: Path, may_include: bool = True) -> dict[str, Any]:
     if "include" not in table or not may_include:
         return table
     base = _load(path.parent / str(table["include"]), may_include=False)
-    joined = {**base.get("environment", {}), **table.get("environment", {})}
-    return {**base, **table, "environment": joined}
+    joined = {name: {**base.get(name, {}), **table.get(name, {})} for name in ("defaults", "environment")}
+    return {**base, **table, **joined}
 
 
 def _toml(path: Path, text: str) -> Any:
@@ -141,6 +141,12 @@ def _strings(path: Path, name: str, table: Any) -> dict[str, str]:
     if not isinstance(table, dict) or not all(isinstance(value, str | int | float) for value in table.values()):
         raise BenchError(f"{path}: {name} is a table of plain values, like NAME = 8.")
     return {key: str(value) for key, value in table.items()}
+
+
+def _unless_set(defaults: Mapping[str, str]) -> dict[str, str]:
+    """Return variables with the values that our own environment has for them, as they stand there, else with these."""
+    own = {name: os.environ.get(name, "").replace("$", "$$") for name in defaults}
+    return {name: own[name] or default for name, default in defaults.items()}
 
 
 def _environment(given: Mapping[str, str], folder: Path) -> dict[str, str]:

@@ -236,6 +236,16 @@ def test_a_scenario_includes_another_and_its_environment_is_filled_in_order(tmp_
     assert compare_scenario.read(tmp_path / "row.toml", {"N": "3"}).environment["FILE"].endswith("/3.gguf")
 
 
+def test_a_variable_of_the_user_s_own_stands_against_a_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "base.json").write_text(json.dumps({"defaults": {"CACHE": "/default"}}))
+    path = tmp_path / "scenario.json"
+    path.write_text(json.dumps({"include": "base.json", "environment": {"FILE": "$CACHE/file"}, "systems": []}))
+    for own, filled in (("", "/default/file"), ("/mine/$HOME", "/mine/$HOME/file")):
+        monkeypatch.setenv("CACHE", own)
+        assert compare_scenario.read(path, {}).environment["FILE"] == filled
+        assert compare_scenario.read(path, {"CACHE": "/set"}).environment["FILE"] == "/set/file"
+
+
 def test_the_scenarios_of_the_repository_can_be_read() -> None:
     if sys.version_info < (3, 11):
         pytest.skip("Python reads TOML from 3.11 on")
