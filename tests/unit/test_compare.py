@@ -254,6 +254,9 @@ def test_the_scenarios_of_the_repository_can_be_read() -> None:
         found = compare_scenario.read(path, {})
         compare_scenario.check(found)
         assert found.before and found.after and "$" not in found.environment["TARGET"]
+        assert "emulated-cluster up 1" in found.before[0].command, "before anything is built"
+        assert found.environment["SHARES"] == f"--share {found.environment['SHARE']} --fine"
+        assert found.lock == Path("/run/mpispec-peers.lock")
 
 
 @pytest.mark.parametrize(
