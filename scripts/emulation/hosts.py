@@ -198,8 +198,21 @@ def start_keeper(cluster: str, name: str) -> Host:
     """Start the process that keeps a host's namespaces, and wait until its mounts are there."""
     folder = STATE / cluster
     arguments = (title(cluster, name), name, str(folder / "hosts"), str(folder / "sys"))
+    try:
+        pid = lasting(cluster, *UNSHARE, "bash", "-c", KEEPER_SCRIPT, "bash", *arguments)
+    except Failed as failure:
+        raise Failed(f"The host {name} did not come up: {failure}.") from None
+    return Host(name, pid)
+
+
+def lasting(cluster: str, *command: str) -> int:
+    """Start a process of a cluster that outlives us, wait until it says "up", and return its id.
+
+    Raises Failed with what it said otherwise.
+    """
     process = subprocess.Popen(
-        [*UNSHARE, "bash", "-c", KEEPER_SCRIPT, "bash", *arguments],
+        command,
+        env={**os.environ, "MPISPEC_CLUSTER": cluster},  # by which `down` knows it once the keepers are gone
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -208,8 +221,8 @@ def start_keeper(cluster: str, name: str) -> Host:
     )
     assert process.stdout is not None and process.stderr is not None
     if process.stdout.readline() != "up\n":
-        raise Failed(f"The host {name} did not come up: {process.stderr.read().strip()}.")
-    return Host(name, process.pid)
+        raise Failed(process.stderr.read().strip())
+    return process.pid
 
 
 def plug_in(switch: Host, host: Host, rate: str | None) -> None:

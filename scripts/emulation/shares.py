@@ -8,12 +8,11 @@ scheduler 4,000 times a second; then a share of 0.24 is within 0.23 to 0.30 for 
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from pathlib import Path
 
 from emulation.errors import Failed, NotAllowed
-from emulation.hosts import DEADLINE, STATE, SWITCH, Host, hosts_of, keepers, require_tools, run
+from emulation.hosts import DEADLINE, STATE, SWITCH, Host, hosts_of, keepers, lasting, require_tools, run
 
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "cpuacct", "cpuset")
@@ -120,19 +119,10 @@ def smooth(cluster: str) -> None:
 
 def spawn(cluster: str, host: Host, *command: str) -> int:
     """Start a helper on a host that outlives us, wait until it says that it is up, and return its process id."""
-    process = subprocess.Popen(
-        host.command(*command),
-        env={**os.environ, "MPISPEC_CLUSTER": cluster},  # by which `down` knows it once the keepers are gone
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None and process.stderr is not None
-    if process.stdout.readline() != "up\n":
-        raise NotAllowed(f"Shares cannot be smooth here ({process.stderr.read().strip()}); do without --fine.")
-    return process.pid
+    try:
+        return lasting(cluster, *host.command(*command))
+    except Failed as failure:
+        raise NotAllowed(f"Shares cannot be smooth here ({failure}); do without --fine.") from None
 
 
 def seconds_used(cluster: str, host: str) -> float:
