@@ -107,9 +107,8 @@ def test_interrupts_under_mpirun() -> None:
         start = begin_story(program)
         program.interrupt()
         program.wait_for(r"\n\(stopped\)\n> $", after=start)
-        assert program.stderr.endswith(
-            "mpispec: mpirun ends the program at the next Ctrl-C; Ctrl-\\ stops an answer as often as you like.\n"
-        )
+        told = "mpispec: mpirun ends the program at the next Ctrl-C; Ctrl-\\ stops an answer as often as you like.\n"
+        program.wait_for(re.escape(told) + "$", "stderr")  # by another pipe than what was waited for
         for _ in range(2):
             start = begin_story(program)
             program.interrupt(signal.SIGQUIT)
