@@ -208,9 +208,10 @@ def cut(model: str | None, parts: int, out: Path, insist: bool) -> None:
 
     with _sentences():
         summary = registry.inspect(default.resolve(model))
-        for layers in registry.ranges(summary.layers, parts, summary.unit, summary.head_layers):
+        pieces = registry.ranges(summary.layers, parts, summary.unit, summary.head_layers)
+        cutting.make_folder(out)
+        for layers in pieces:
             name = f"{summary.path.stem}.{layers.start:03}-{layers.stop - 1:03}.gguf"
-            cutting.make_folder(out)
             cutting.cut(summary.path, layers, out / name, insist=insist)
             click.echo(f"{out / name}  layers {layers.start}-{layers.stop - 1}")
 

@@ -66,14 +66,9 @@ def turns(scenario: Scenario, rounds: int, warm_up: bool, timeout: float, say: S
             yield run
 
 
-@contextlib.contextmanager
-def locked(lock: Path | None) -> Iterator[None]:
+def locked(lock: Path | None) -> contextlib.AbstractContextManager[Any]:
     """Keep others that name the same lock from running systems at the same time. Raises BenchError."""
-    if lock is None:
-        yield
-    else:
-        with _held(lock):
-            yield
+    return contextlib.nullcontext() if lock is None else _held(lock)
 
 
 def _held(lock: Path) -> IO[str]:
