@@ -95,7 +95,7 @@ def _cluster_flags(command: Callable[..., None]) -> Callable[..., None]:
             "--rows",
             default="flat",
             show_default=True,
-            metavar="flat|cpu|cpu4|moe|gpu4|FILE",
+            metavar="flat|cpu|cpu4|cpu8|moe|gpu4|FILE",
             help="What more rows cost: nothing, as measured with Q4_1 on a CPU (llama.cpp as it comes; as "
             "scripts/setup builds it), as on a mixture of experts, as with 4-bit kernels on GPUs; or a JSON list of "
             "factors for 1, 2, 3, ... rows.",

@@ -142,11 +142,13 @@ ROWS_FACTORS: Mapping[str, tuple[float, ...]] = {
     "flat": (1.0,),
     "cpu": interpolated({1: 1.0, 2: 1.97, 4: 3.4, 8: 6.2, 16: 11.8, 32: 23.0}),
     "cpu4": interpolated({1: 1.0, 2: 1.44, 4: 2.25, 8: 3.9, 32: 12.8}),
+    "cpu8": interpolated({1: 1.0, 2: 1.24, 4: 2.1, 8: 4.4, 32: 14.8}),
     "moe": interpolated({1: 1.0, 2: 113 / 62, 4: 139 / 62, 8: 272 / 62, 16: 642 / 62}),
     "gpu4": interpolated({1: 1.0, 2: 414 / 124, 9: 414 / 124, 31: 437 / 124, 32: 437 / 124}),
 }
-"""Rows for nothing; Q4_1 on one thread of a CPU, by llama.cpp as it comes (llama-layer-ranges.md) and by four rows of
-weights at once (ADR 0025); experts on weak GPUs (papers.md 3.8); a 70B with 4-bit kernels on two (papers.md 2.8)."""
+"""Rows for nothing; Q4_1 on one thread of a CPU, by llama.cpp as it comes (llama-layer-ranges.md), by four rows of
+weights at once (ADR 0025) and by eight that lie together (ADR 0026); experts on weak GPUs (papers.md 3.8); a 70B with
+4-bit kernels on two (papers.md 2.8)."""
 
 
 def law_speedup(num_stages: int, hit_rate: float) -> float:

@@ -30,7 +30,7 @@ _PROBE_EVERY = 16
 """Accepted tokens between two guesses of a proposer that has been found worthless."""
 _COSTS_EVERY = 64
 """Accepted tokens after which the costs of rows, which are refined all the time, are looked at again."""
-_DEAR_ROW = 1.25
+_DEAR_ROW = 1.1
 """Where two rows cost more than this much of one, the draft shall not guess much beside the likeliest, and whether runs
 grow is weighed."""
 _LATE_ROW = 1.05

@@ -1,23 +1,41 @@
 #pragma once
 
-// Four rows of Q4_1 weights times one or two rows of activations (Q8_1) at once, on x86 with AVX2 (docs/adr/0025).
+// Four rows of Q8_0 weights times one or two rows of activations at once, on x86 with AVX2 (docs/adr/0026).
 //
-// llama.cpp takes rows of weights one by one: each sum waits for itself at every block, and the scales of the
-// activations are converted anew for every row. Four sums do not wait for each other. Each adds the same numbers in the
-// same order as ggml_vec_dot_q4_1_q8_1 in arch/x86/quants.c, so its bits are the same.
+// llama.cpp takes rows of weights one by one: each sum waits for itself at every block, and scales are looked up in a
+// table of 256 kB. Four sums do not wait for each other. Each adds the same numbers in the same order as
+// ggml_vec_dot_q8_0_q8_0 in arch/x86/quants.c, so its bits are the same.
 
 #include "common.h"
-#include "ggml-cpu-impl.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
 
 #include <stdint.h>
-#include <string.h>
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
 #define HAS_FOUR_ROWS
 #define FOUR_ROWS_INLINE static inline __attribute__((always_inline))
+#define FOUR_ROWS_AHEAD 6144 // bytes read ahead: the processor does not foresee four streams by itself
+
+// The four blocks that follow one another in memory FOUR_ROWS_AHEAD bytes after the blocks b of the rows at x.
+FOUR_ROWS_INLINE void four_rows_prefetch(const char * x, int b) {
+    const char * next = x + FOUR_ROWS_AHEAD + b * 4 * sizeof(block_q8_0);
+    for (size_t offset = 0; offset < 4 * sizeof(block_q8_0); offset += 64) {
+        _mm_prefetch(next + offset, _MM_HINT_T0);
+    }
+}
+
+// Eight sums of four products each. Whole numbers: two products of at most 128 * 127 fit into 16 bits, so both ways
+// are exact.
+FOUR_ROWS_INLINE __m256 four_rows_products(const __m256i magnitudes, const __m256i activations) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+    return _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(_mm256_setzero_si256(), magnitudes, activations));
+#else
+    const __m256i pairs = _mm256_maddubs_epi16(magnitudes, activations);
+    return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_set1_epi16(1), pairs));
+#endif
+}
 
 // The sum of eight lanes, added like hsum_float_8 in arch/x86/quants.c.
 FOUR_ROWS_INLINE float four_rows_sum(const __m256 x) {
@@ -26,64 +44,31 @@ FOUR_ROWS_INLINE float four_rows_sum(const __m256 x) {
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
 }
 
-// 16 bytes as 32 numbers of 4 bits: the lower halves of all bytes, then the upper halves.
-FOUR_ROWS_INLINE __m256i four_rows_nibbles(const uint8_t * packed) {
-    const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *) packed));
-    return _mm256_and_si256(_mm256_set1_epi8(15), _mm256_srlv_epi64(twice, _mm256_set_epi64x(4, 4, 0, 0)));
-}
-
-// Eight sums of four products each. Whole numbers: 15 * 127 * 2 fits into 16 bits, so both ways are exact.
-FOUR_ROWS_INLINE __m256 four_rows_products(const __m256i nibbles, const __m256i activations) {
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-    return _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(_mm256_setzero_si256(), nibbles, activations));
-#else
-    const __m256i pairs = _mm256_maddubs_epi16(nibbles, activations);
-    return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_set1_epi16(1), pairs));
-#endif
-}
-
 // s[c * ds + r] = row r of the weights at x, of bx bytes each, times row c of the activations at y, of by bytes each,
 // for four rows of weights of n numbers, and `columns` (1 or 2) of activations.
 FOUR_ROWS_INLINE void four_rows(
         int n, float * s, size_t ds, const char * x, size_t bx, const char * y, size_t by, const int columns) {
-    const __m256i scale_lane[4] = {
-        _mm256_set1_epi32(0), _mm256_set1_epi32(2), _mm256_set1_epi32(4), _mm256_set1_epi32(6),
-    };
-    __m256 products[2][4]; // scaled sums of products
-    __m256 minima[2];      // sums of minima times sums of activations, in the odd lanes; the even ones mean nothing
+    __m256 sums[2][4];
     for (int c = 0; c < columns; ++c) {
-        minima[c] = products[c][0] = products[c][1] = products[c][2] = products[c][3] = _mm256_setzero_ps();
+        sums[c][0] = sums[c][1] = sums[c][2] = sums[c][3] = _mm256_setzero_ps();
     }
-    for (int b = 0; b < n / QK4_1; ++b) {
-        const block_q4_1 * w[4];
-        int scale_and_minimum[4];
+    for (int b = 0; b < n / QK8_0; ++b) {
+        four_rows_prefetch(x, b);
         for (int r = 0; r < 4; ++r) {
-            w[r] = (const block_q4_1 *) (x + r * bx) + b;
-            memcpy(&scale_and_minimum[r], w[r], sizeof(int));
-        }
-        // The processor does not foresee four streams. The four rows after these are next to them.
-        const char * next = x + 4 * bx + b * 4 * sizeof(block_q4_1);
-        _mm_prefetch(next, _MM_HINT_T0);
-        _mm_prefetch(next + 64, _MM_HINT_T0);
-        const __m256 scales_and_minima = _mm256_cvtph_ps(
-            _mm_set_epi32(scale_and_minimum[3], scale_and_minimum[2], scale_and_minimum[1], scale_and_minimum[0]));
-        for (int c = 0; c < columns; ++c) {
-            const block_q8_1 * a = (const block_q8_1 *) (y + c * by) + b;
-            const __m256i activations = _mm256_loadu_si256((const __m256i *) a->qs);
-            const __m256 scales = _mm256_mul_ps(scales_and_minima, _mm256_set1_ps(GGML_CPU_FP16_TO_FP32(a->d)));
-            minima[c] = _mm256_fmadd_ps(scales_and_minima, _mm256_set1_ps(GGML_CPU_FP16_TO_FP32(a->s)), minima[c]);
-            for (int r = 0; r < 4; ++r) {
-                products[c][r] = _mm256_fmadd_ps(
-                    _mm256_permutevar8x32_ps(scales, scale_lane[r]),
-                    four_rows_products(four_rows_nibbles(w[r]->qs), activations), products[c][r]);
+            const block_q8_0 * w = (const block_q8_0 *) (x + r * bx) + b;
+            const __m256i weights = _mm256_loadu_si256((const __m256i *) w->qs);
+            const __m256i magnitudes = _mm256_sign_epi8(weights, weights);
+            for (int c = 0; c < columns; ++c) {
+                const block_q8_0 * a = (const block_q8_0 *) (y + c * by) + b;
+                const __m256i activations = _mm256_sign_epi8(_mm256_loadu_si256((const __m256i *) a->qs), weights);
+                const __m256 scale = _mm256_set1_ps(_cvtsh_ss(w->d) * _cvtsh_ss(a->d));
+                sums[c][r] = _mm256_fmadd_ps(scale, four_rows_products(magnitudes, activations), sums[c][r]);
             }
         }
     }
     for (int c = 0; c < columns; ++c) {
-        float lanes[8];
-        _mm256_storeu_ps(lanes, minima[c]);
         for (int r = 0; r < 4; ++r) {
-            s[c * ds + r] = four_rows_sum(products[c][r]) + lanes[2 * r + 1];
+            s[c * ds + r] = four_rows_sum(sums[c][r]);
         }
     }
 }
