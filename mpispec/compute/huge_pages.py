@@ -52,10 +52,13 @@ def collapse() -> None:
 
 
 def _large_mappings() -> Iterator[tuple[int, int]]:
-    """Yield first address and end of mappings that are writable and no file's."""
+    """Yield first address and end of mappings that are writable and no file's, the heap among them.
+
+    Up to 32 MB glibc may take from the heap what it would map otherwise, once it has seen such a piece freed.
+    """
     for line in Path("/proc/self/maps").read_text().splitlines():
         addresses, permissions, *rest = line.split()
         start, end = (int(address, 16) for address in addresses.split("-"))
-        is_nameless = len(rest) == 3
-        if is_nameless and permissions == "rw-p" and end - start >= _LEAST_BYTES:
+        is_memory = len(rest) == 3 or rest[3] == "[heap]"
+        if is_memory and permissions == "rw-p" and end - start >= _LEAST_BYTES:
             yield start, end
