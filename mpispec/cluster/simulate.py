@@ -96,9 +96,9 @@ def _cluster_flags(command: Callable[..., None]) -> Callable[..., None]:
             default="flat",
             show_default=True,
             metavar="flat|cpu|cpu4|cpu8|moe|gpu4|FILE",
-            help="What more rows cost: nothing, as measured with Q4_1 on a CPU (llama.cpp as it comes; as "
-            "scripts/setup builds it), as on a mixture of experts, as with 4-bit kernels on GPUs; or a JSON list of "
-            "factors for 1, 2, 3, ... rows.",
+            help="What more rows cost: nothing, as measured with Q4_1 on a CPU (llama.cpp as it comes; with four rows "
+            "of weights at once; with eight, as scripts/setup builds it), as on a mixture of experts, as with 4-bit "
+            "kernels on GPUs; or a JSON list of factors for 1, 2, 3, ... rows.",
         ),
         click.option("--link-ms", type=_AMOUNT, default=0.0, show_default=True, help="Latency of a link."),
         click.option("--link-mbit", type=_AMOUNT, default=0.0, show_default=True, help="Rate of a link; 0: no limit."),

@@ -6,6 +6,7 @@
 // at the row's end. Here a lane is a row, and there are eight registers of sums: what each adds, and in which order, is
 // the same, so the bits are too. But scales come eight at a time, and nothing is moved between lanes.
 
+#include "byte_products.h"
 #include "ggml-common.h"
 #include "ggml-cpu-impl.h"
 #include "ggml-quants.h"
@@ -48,17 +49,11 @@ static int eight_rows_store(ggml_tensor * t, const void * data) {
     return 0;
 }
 
-// Four products of each of eight rows, added up: its four weights times the same four activations. Whole numbers: two
-// products of at most 15 * 127 fit into 16 bits, so both ways are exact.
+// Of each of eight rows the sum of four products: its four weights times the same four activations.
 static inline __m256 eight_rows_products(__m256i weights, const int8_t * activations) {
     int four;
     memcpy(&four, activations, sizeof(four));
-#    if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-    return _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(_mm256_setzero_si256(), weights, _mm256_set1_epi32(four)));
-#    else
-    const __m256i pairs = _mm256_maddubs_epi16(weights, _mm256_set1_epi32(four));
-    return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_set1_epi16(1), pairs));
-#    endif
+    return byte_products(weights, _mm256_set1_epi32(four));
 }
 
 // s[c * bs + r] = row r of eight rows of weights times row c of COLUMNS rows of activations, which are `blocks` apart.

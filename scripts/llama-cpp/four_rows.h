@@ -6,6 +6,7 @@
 // table of 256 kB. Four sums do not wait for each other. Each adds the same numbers in the same order as
 // ggml_vec_dot_q8_0_q8_0 in arch/x86/quants.c, so its bits are the same.
 
+#include "byte_products.h"
 #include "common.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
@@ -24,17 +25,6 @@ FOUR_ROWS_INLINE void four_rows_prefetch(const char * x, int b) {
     for (size_t offset = 0; offset < 4 * sizeof(block_q8_0); offset += 64) {
         _mm_prefetch(next + offset, _MM_HINT_T0);
     }
-}
-
-// Eight sums of four products each. Whole numbers: two products of at most 128 * 127 fit into 16 bits, so both ways
-// are exact.
-FOUR_ROWS_INLINE __m256 four_rows_products(const __m256i magnitudes, const __m256i activations) {
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-    return _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(_mm256_setzero_si256(), magnitudes, activations));
-#else
-    const __m256i pairs = _mm256_maddubs_epi16(magnitudes, activations);
-    return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_set1_epi16(1), pairs));
-#endif
 }
 
 // The sum of eight lanes, added like hsum_float_8 in arch/x86/quants.c.
@@ -62,7 +52,7 @@ FOUR_ROWS_INLINE void four_rows(
                 const block_q8_0 * a = (const block_q8_0 *) (y + c * by) + b;
                 const __m256i activations = _mm256_sign_epi8(_mm256_loadu_si256((const __m256i *) a->qs), weights);
                 const __m256 scale = _mm256_set1_ps(_cvtsh_ss(w->d) * _cvtsh_ss(a->d));
-                sums[c][r] = _mm256_fmadd_ps(scale, four_rows_products(magnitudes, activations), sums[c][r]);
+                sums[c][r] = _mm256_fmadd_ps(scale, byte_products(magnitudes, activations), sums[c][r]);
             }
         }
     }
