@@ -68,7 +68,7 @@ def compare(
     runs: list[Run] = []
 
     def summed_up() -> dict[str, Any]:
-        found = report(scenario.systems, baseline, runs)
+        found = report(scenario, baseline, runs)
         return {**comparison, "systems": found, "runs": [asdict(run) for run in runs]}
 
     was_interrupted = False

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpispec.bench.compare_scenario import System
+from mpispec.bench.compare_scenario import Scenario
 from mpispec.bench.compare_turns import WARM_UP, Run
 from mpispec.bench.errors import BenchError
 
 
-def report(systems: Sequence[System], baseline: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
+def report(scenario: Scenario, baseline: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Sum up the counted runs of each system. Figures are None where a system has none."""
-    counted = {system.name: _counted(system.name, runs) for system in systems}
+    counted = {system.name: _counted(system.name, runs) for system in scenario.systems}
     reference = counted[baseline]
     found = []
-    for system in systems:
+    for system in scenario.systems:
         own = counted[system.name]
         found.append(
             {
@@ -28,7 +28,7 @@ def report(systems: Sequence[System], baseline: str, runs: Sequence[Run]) -> lis
                 "runs": len(own),
                 "failures": [run.error for run in runs if run.system == system.name and run.error is not None],
                 "figures": {name: _figure(name, own, reference) for name in system.figures},
-                **_texts(own, reference),
+                **_texts(scenario, own, reference),
             }
         )
     return found
@@ -52,14 +52,23 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
 
 
-def _texts(own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
-    """Say whether every run wrote the baseline's first text, and at which token the first one that did not left it."""
-    written = [run for run in own if run.text is not None]
-    expected = next((run for run in reference if run.text is not None), None)
-    if expected is None or not written:
+def _texts(scenario: Scenario, own: Sequence[Run], reference: Sequence[Run]) -> dict[str, Any]:
+    """Say whether every run wrote the baseline's first text on the same work, and at which token the first left it."""
+    firsts: dict[frozenset[tuple[str, str]], Run] = {}
+    for run in reference:
+        if run.text is not None:
+            firsts.setdefault(_work(scenario, run), run)
+    written = [(firsts.get(_work(scenario, run)), run) for run in own if run.text is not None]
+    pairs = [(expected, run) for expected, run in written if expected is not None]
+    if not pairs:
         return {"same_text": None, "differs_at": None}
-    other = next((run for run in written if run.text != expected.text), None)
-    return {"same_text": other is None, "differs_at": None if other is None else _first_difference(expected, other)}
+    other = next((pair for pair in pairs if pair[0].text != pair[1].text), None)
+    return {"same_text": other is None, "differs_at": None if other is None else _first_difference(*other)}
+
+
+def _work(scenario: Scenario, run: Run) -> frozenset[tuple[str, str]]:
+    """Return what tells rounds with different work apart: the variables of the scenario."""
+    return frozenset(scenario.environment_in(run.round).items())
 
 
 def _first_difference(one: Run, other: Run) -> int | None:

@@ -18,6 +18,7 @@ DEFAULT_FIGURES: Mapping[str, str] = {
     "decode": "timing.tokens_per_s",
 }
 """Tokens a second, out of what `mpispec generate --json` prints."""
+_ROUND = "$ROUND"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,15 @@ class Scenario:
     after: tuple[str, ...] = ()
     """Done at the end, whatever happened."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Of all commands, added to ours."""
+    """Of all commands, added to ours; `$ROUND` may be left in it."""
     folder: Path = field(default_factory=Path.cwd)
     """Where commands run."""
     lock: Path | None = None
     """Held during the comparison, so that no other one uses the same hosts at the time."""
+
+    def environment_in(self, number: int) -> dict[str, str]:
+        """Return the variables of a round; the warm-up, and what comes before and after, have the first one's."""
+        return {name: value.replace(_ROUND, str(max(1, number))) for name, value in self.environment.items()}
 
 
 def read(path: Path, overrides: Mapping[str, str]) -> Scenario:
@@ -150,10 +155,10 @@ def _unless_set(defaults: Mapping[str, str]) -> dict[str, str]:
 
 
 def _environment(given: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Fill `$NAME` in each value with those before it and those of our own environment."""
+    """Fill `$NAME` in each value with those before it and those of our own environment, but for `$ROUND`."""
     filled = {"PWD": str(folder)}
     for name, value in given.items():
-        filled[name] = _filled(value, filled)
+        filled[name] = _filled(value, {"ROUND": _ROUND, **filled})
     return filled
 
 

@@ -111,7 +111,7 @@ def prepared(scenario: Scenario, say: Say) -> Iterator[None]:
 def _run(scenario: Scenario, system: System, number: int, timeout: float) -> Run:
     load = round(os.getloadavg()[0], 2)
     began = time.monotonic()
-    output, error = _output(scenario, system.command, timeout)
+    output, error = _output(scenario, system.command, timeout, number)
     seconds = round(time.monotonic() - began, 3)
     if error is None:
         try:
@@ -134,15 +134,15 @@ def _sentence(run: Run) -> str:
     return f"{which}: {run.system}: {figures} ({run.seconds:.0f} s)"
 
 
-def _output(scenario: Scenario, command: str, timeout: float) -> tuple[str, str | None]:
-    """Run a command to its end; return what it printed, and why it failed if it did."""
+def _output(scenario: Scenario, command: str, timeout: float, number: int = WARM_UP) -> tuple[str, str | None]:
+    """Run a command of a round to its end; return what it printed, and why it failed if it did."""
     # `python`, `mpirun` and `mpispec` of a command are those of this environment, active or not.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     process = subprocess.Popen(
         command,
         shell=True,
         cwd=scenario.folder,
-        env={**os.environ, "PATH": path, **scenario.environment},
+        env={**os.environ, "PATH": path, **scenario.environment_in(number)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -13,7 +13,7 @@ _FORGET = 0.995
 """What is left of old evidence after one more try: texts change, so the last few hundred tries count."""
 
 _LATELY = 0.97
-_PRIOR_HITS = 2.0
+_PRIOR_HITS = 1.0
 
 _BAND_OF = (0, 0, 1, 1, *[2] * 4, *[3] * 8, 4)
 """Bands of depth: 1, 2 and 3, 4 to 7, 8 to 15, 16 and more."""

@@ -19,6 +19,7 @@ from mpispec.bench.compare_scenario import Scenario, System
 from mpispec.bench.compare_turns import MOST_FAILURES, Run, locked, prepared, turns
 from mpispec.bench.errors import BenchError
 from mpispec.bench.group import bench
+from mpispec.bench.texts import QUESTIONS
 
 pytestmark = pytest.mark.unit
 
@@ -42,6 +43,11 @@ def ran(system: str, number: int, speed: float | None, text: str = "same", token
     if speed is None:
         return Run(system, number, 1.0, 0.0, error="It broke.")
     return Run(system, number, 1.0, 0.0, {"decode": speed}, text, {"tokens": list(tokens)})
+
+
+def scenario_of(names: str, environment: dict[str, str] | None = None) -> Scenario:
+    """Return a scenario of systems with names of one letter, whose speed is all that is looked at."""
+    return Scenario(tuple(System(name, "", DECODE) for name in names), environment=environment or {})
 
 
 def silent(sentence: str) -> None:
@@ -110,7 +116,7 @@ def test_ratios_are_formed_within_a_round_and_medians_over_rounds() -> None:
     speeds = {"A": [100.0, 10.0, 10.0, None], "B": [200.0, None, 40.0, 50.0]}
     runs = [ran(name, index + 1, speed) for name, line in speeds.items() for index, speed in enumerate(line)]
     runs.append(ran("A", 0, 5000.0))
-    first, second = report([System(name, "", DECODE) for name in "AB"], "A", runs)
+    first, second = report(scenario_of("AB"), "A", runs)
     assert first["figures"]["decode"] == {
         "median": 10.0,
         "lowest": 10.0,
@@ -130,13 +136,26 @@ def test_texts_are_compared_with_the_baseline_s() -> None:
         ran("C", 1, 1.0, "one two", (1, 2)),
         ran("C", 2, 1.0, "one too", (1, 3)),
     ]
-    found = report([System(name, "", DECODE) for name in "ABC"], "A", runs)
+    found = report(scenario_of("ABC"), "A", runs)
     assert [(one["same_text"], one["differs_at"]) for one in found] == [(True, None), (True, None), (False, 1)]
     assert [line.split("  ")[-1] for line in table_lines(found)] == ["text", "same", "same", "differs at token 1"]
 
 
+def test_texts_are_compared_on_the_same_work() -> None:
+    runs = [
+        ran("A", 1, 1.0, "one", (1,)),
+        ran("B", 1, 1.0, "one", (1,)),
+        ran("A", 2, 1.0, "two", (2,)),
+        ran("B", 2, 1.0, "two", (2,)),
+    ]
+    found = report(scenario_of("AB", {"PROMPT": "$ROUND.txt"}), "A", runs)
+    assert [one["same_text"] for one in found] == [True, True]
+    found = report(scenario_of("AB", {"PROMPT": "question.txt"}), "A", runs)
+    assert [(one["same_text"], one["differs_at"]) for one in found] == [(False, 0), (False, 0)]
+
+
 def test_a_baseline_without_runs_leaves_no_ratios() -> None:
-    found = report([System(name, "", DECODE) for name in "AB"], "A", [ran("A", 1, None), ran("B", 1, 2.0)])
+    found = report(scenario_of("AB"), "A", [ran("A", 1, None), ran("B", 1, 2.0)])
     assert found[0]["figures"]["decode"] is None
     assert found[1]["figures"]["decode"]["ratio"] is None
     assert found[1]["same_text"] is None
@@ -259,6 +278,12 @@ def test_the_scenarios_of_the_repository_can_be_read() -> None:
         assert found.lock == Path("/run/mpispec-peers.lock")
 
 
+def test_the_questions_of_the_rounds_are_those_on_which_agreement_is_measured() -> None:
+    folder = Path(__file__).parents[2] / "scripts" / "peers" / "prompts" / "questions"
+    read = [(folder / f"{number}.txt").read_text("utf-8").strip() for number in range(1, len(QUESTIONS) + 1)]
+    assert read == list(QUESTIONS)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -291,6 +316,23 @@ def test_steps_are_done_once_and_the_last_ones_always(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), prepared(scenario, silent):
         raise ZeroDivisionError
     assert (tmp_path / "made").read_text() == "before\nafter\n"
+
+
+def test_each_round_has_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.json"
+    command = 'cat $FILE; echo "$FILE" >> seen'
+    for number in (1, 2):
+        (tmp_path / f"{number}.json").write_text(json.dumps({"timing": {"tokens_per_s": number}, "text": str(number)}))
+    scenario = {"systems": [{"name": "A", "command": command}], "environment": {"FILE": "$PWD/$ROUND.json"}}
+    path.write_text(json.dumps({**scenario, "before": [{"command": 'echo "$FILE" >> seen'}]}))
+    command = f"{path} --rounds 2 --json".split()
+    done = bench_compare(*command)
+    assert done.exit_code == 0, done.output
+    comparison = json.loads(done.stdout)
+    assert comparison["environment"]["FILE"] == f"{tmp_path}/$ROUND.json"
+    (one,) = comparison["systems"]
+    assert one["figures"]["decode"]["values"] == [1.0, 2.0] and one["same_text"]
+    assert (tmp_path / "seen").read_text().split() == [f"{tmp_path}/{number}.json" for number in (1, 1, 1, 2)]
 
 
 def test_a_second_comparison_is_refused_before_anything_is_run(tmp_path: Path) -> None:
