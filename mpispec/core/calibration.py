@@ -14,6 +14,7 @@ _FORGET = 0.995
 
 _LATELY = 0.97
 _PRIOR_HITS = 1.0
+"""Kept promises that a proposer begins with: one that is never right is disbelieved the sooner, the fewer they are."""
 
 _BAND_OF = (0, 0, 1, 1, *[2] * 4, *[3] * 8, 4)
 """Bands of depth: 1, 2 and 3, 4 to 7, 8 to 15, 16 and more."""
