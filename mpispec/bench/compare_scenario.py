@@ -72,7 +72,7 @@ def read(path: Path, overrides: Mapping[str, str]) -> Scenario:
         folder = (path.parent / table.get("folder", ".")).resolve()
         environment = _environment({**_unless_set(defaults), **given, **overrides}, folder)
         return Scenario(
-            title=str(table.get("title", path.stem)),
+            title=_filled(str(table.get("title", path.stem)), environment),
             systems=tuple(_system(path, one) for one in table["systems"]),
             before=tuple(_step(one, environment, folder) for one in table.get("before", ())),
             after=tuple(str(one) for one in table.get("after", ())),
@@ -94,7 +94,7 @@ def of_options(options: Sequence[str]) -> Scenario:
         if not (name.strip() and separator and command.strip()):
             raise BenchError(f"--system {option!r} is not NAME=COMMAND; name it, like --system 'plain=mpispec ...'.")
         systems.append(System(name.strip(), command.strip()))
-    return Scenario(tuple(systems))
+    return Scenario(tuple(systems), title=", ".join(system.name for system in systems))
 
 
 def assignments(options: Sequence[str]) -> dict[str, str]:

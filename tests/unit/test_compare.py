@@ -178,6 +178,7 @@ def test_the_command_prints_and_saves_one_object(tmp_path: Path) -> None:
     done = bench_compare(*systems, "--rounds", "2", "--out", str(out), "--json")
     assert done.exit_code == 0, done.output
     written = json.loads(done.stdout)
+    assert written["title"] == "A, B, C"
     assert json.loads(out.read_text()) == written
     assert {"date", "cpu", "cores", "load", "kernel", "versions"} <= set(written["facts"])
     assert (written["baseline"], written["rounds"], len(written["runs"])) == ("A", 2, 8)
@@ -248,11 +249,12 @@ def test_a_scenario_includes_another_and_its_environment_is_filled_in_order(tmp_
     (tmp_path / "base.toml").write_text(
         'folder = ".."\n[environment]\nN = 1\nFILE = "$PWD/$N.gguf"\n[[systems]]\nname = "A"\ncommand = "a $FILE"\n'
     )
-    (tmp_path / "row.toml").write_text('include = "base.toml"\ntitle = "Row"\n[environment]\nN = 2\n')
+    (tmp_path / "row.toml").write_text('include = "base.toml"\ntitle = "Row $N"\n[environment]\nN = 2\n')
     found = compare_scenario.read(tmp_path / "row.toml", {})
-    assert (found.title, found.folder) == ("Row", tmp_path.parent)
+    assert (found.title, found.folder) == ("Row 2", tmp_path.parent)
     assert found.environment == {"PWD": str(tmp_path.parent), "N": "2", "FILE": f"{tmp_path.parent}/2.gguf"}
-    assert compare_scenario.read(tmp_path / "row.toml", {"N": "3"}).environment["FILE"].endswith("/3.gguf")
+    changed = compare_scenario.read(tmp_path / "row.toml", {"N": "3"})
+    assert changed.title == "Row 3" and changed.environment["FILE"].endswith("/3.gguf")
 
 
 def test_a_variable_of_the_user_s_own_stands_against_a_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
