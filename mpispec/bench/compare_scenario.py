@@ -74,7 +74,7 @@ def read(path: Path, overrides: Mapping[str, str]) -> Scenario:
         return Scenario(
             title=_filled(str(table.get("title", path.stem)), environment),
             systems=tuple(_system(path, one) for one in table["systems"]),
-            before=tuple(_step(one, environment, folder) for one in table.get("before", ())),
+            before=tuple(_step(one, environment, folder, overrides) for one in table.get("before", ())),
             after=tuple(str(one) for one in table.get("after", ())),
             environment=environment,
             folder=folder,
@@ -171,7 +171,11 @@ def _system(path: Path, table: Mapping[str, Any]) -> System:
     return System(str(table["name"]), str(table["command"]), figures, str(table.get("text", "text")))
 
 
-def _step(table: Mapping[str, Any], environment: Mapping[str, str], folder: Path) -> Step:
+def _step(table: Mapping[str, Any], environment: Mapping[str, str], folder: Path, overrides: Mapping[str, str]) -> Step:
+    """Read a step. Raises BenchError if it would make what a user has named: a name that was mistyped."""
     creates = table.get("creates")
     path = None if creates is None else folder / _filled(str(creates), environment)
+    theirs = next((name for name in overrides if creates == f"${name}"), None)
+    if theirs is not None and path is not None and not path.exists():
+        raise BenchError(f"There is no {path}, which --set {theirs} names; check the path, or make it first.")
     return Step(str(table["command"]), path)

@@ -15,7 +15,7 @@ from mpispec.proposers import IN_HEAD
 from mpispec.runtime.group import JobError
 from mpispec.runtime.job import JobOptions
 from mpispec.strategies import PRESETS
-from mpispec.wire.ranges import SAMPLING_RANGES
+from mpispec.wire.ranges import MAX_SEED, SAMPLING_RANGES
 
 _WIRES = ("f32", "f16", "bf16", "q8")
 _MOST_TOP_K = int(SAMPLING_RANGES["top_k"][1])
@@ -93,7 +93,7 @@ def sampling_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--top-p", type=_NumberRange(0.0, 1.0, min_open=True), default=1.0),
         click.option("--min-p", type=_NumberRange(0.0, 1.0), default=0.0),
         click.option("--repeat-penalty", type=_NumberRange(SAMPLING_RANGES["repeat_penalty"][0], 10.0), default=1.0),
-        click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True),
+        click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True),
     ]
     return with_flags(command, *flags)
 

@@ -18,6 +18,7 @@ from mpispec.serve.completion import Completed, Completion
 from mpispec.serve.conversation import Conversation
 from mpispec.serve.screen import Screen, strip_controls
 from mpispec.serve.service import MAX_TEMPERATURE, Service
+from mpispec.wire.ranges import MAX_SEED
 
 
 class Lines(Protocol):
@@ -205,7 +206,7 @@ class Repl:
             wanted = int(value) if value else self._sampling.seed
         except ValueError:
             wanted = -1
-        if not 0 <= wanted < 1 << 64:
+        if not 0 <= wanted <= MAX_SEED:
             self._screen.line("The seed is a whole number from 0 to 2**64 - 1.")
             return
         self._sampling = dataclasses.replace(self._sampling, seed=wanted)

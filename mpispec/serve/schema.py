@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from mpispec.core.messages import Sampling
 from mpispec.serve.errors import ApiError
 from mpispec.serve.service import MAX_TEMPERATURE, ChatMessage
-from mpispec.wire.ranges import SAMPLING_RANGES
+from mpispec.wire.ranges import MAX_SEED, SAMPLING_RANGES
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
@@ -112,7 +112,7 @@ class CompletionRequest(BaseModel):
     min_p: float | None = Field(None, ge=0, le=1)
     repeat_penalty: float | None = Field(None, ge=SAMPLING_RANGES["repeat_penalty"][0], le=10)
     repeat_last_n: int | None = Field(None, ge=0, le=4096)
-    seed: int | None = Field(None, ge=0, lt=1 << 64)
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
     stop: Annotated[list[str], PlainValidator(_read_stops)] = []
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+MAX_SEED = 2**64 - 1
 SAMPLING_RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 1e6),
     "top_k": (0, 2**31 - 1),
@@ -9,6 +10,6 @@ SAMPLING_RANGES: dict[str, tuple[float, float]] = {
     "min_p": (0.0, 1.0),
     "repeat_penalty": (0.01, 1e6),
     "repeat_last_n": (0, 2**31 - 1),
-    "seed": (0, 2**64 - 1),
+    "seed": (0, MAX_SEED),
 }
 """The least and the largest value of each field of `Sampling`: what a message may hold and a float32 can bear."""

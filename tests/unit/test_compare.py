@@ -320,6 +320,22 @@ def test_steps_are_done_once_and_the_last_ones_always(tmp_path: Path) -> None:
     assert (tmp_path / "made").read_text() == "before\nafter\n"
 
 
+def test_a_file_that_the_user_names_is_never_made(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.json"
+    step = {"command": "echo made > $FILE", "creates": "$FILE"}
+    scenario = {"systems": [{"name": "A", "command": printing(answer(2.0))}], "environment": {"FILE": "$PWD/own"}}
+    path.write_text(json.dumps({**scenario, "before": [step]}))
+    done = bench_compare(str(path), "--rounds", "1", "--set", "FILE=mistyped")
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"mpispec: There is no {tmp_path}/mistyped, which --set FILE names; check the path, or make it first.\n"
+    )
+    assert bench_compare(str(path), "--rounds", "1").exit_code == 0
+    (tmp_path / "theirs").write_text("theirs")
+    assert bench_compare(str(path), "--rounds", "1", "--set", "FILE=theirs").exit_code == 0
+    assert ((tmp_path / "own").read_text(), (tmp_path / "theirs").read_text()) == ("made\n", "theirs")
+
+
 def test_each_round_has_its_number(tmp_path: Path) -> None:
     path = tmp_path / "scenario.json"
     command = 'cat $FILE; echo "$FILE" >> seen'
