@@ -11,6 +11,8 @@ from mpispec.serve.errors import ApiError
 from mpispec.serve.service import MAX_TEMPERATURE, ChatMessage
 from mpispec.wire.ranges import MAX_SEED, SAMPLING_RANGES
 
+MAX_MESSAGES = 16384
+"""Each takes tokens of the context, and time of the event loop before that is found out."""
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 """Characters; text of this length may be held back."""
@@ -158,7 +160,7 @@ class TextRequest(CompletionRequest):
 class ChatRequest(CompletionRequest):
     """Body of POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, fail_fast=True)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1)
 
     @property

@@ -248,6 +248,7 @@ BAD_BODIES = [
     (CHAT, b"{}", "messages"),
     (CHAT, b'{"messages": []}', "messages"),
     (CHAT, b'{"messages": "x"}', "messages"),
+    (CHAT, b'{"messages": [%s]}' % b", ".join([b'{"role": "user", "content": ""}'] * 16385), "messages"),
     (CHAT, b'{"messages": [1]}', "messages[0]"),
     (CHAT, b'{"messages": [{"role": "user"}]}', "messages[0].content"),
     (CHAT, b'{"messages": [{"role": "user", "content": null}]}', "messages[0].content"),
