@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from mpispec.bench.errors import BenchError
 from mpispec.bench.facts import facts_sentence
-from mpispec.cluster.drawing import obstacle
+from mpispec.cluster.drawing import ACCENT, BASELINE, blank, obstacle, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BASELINE = "#8a8f98"
-_COLOUR = "#1f5fa8"
 _RUN = "#0b2545"
 
 
@@ -26,13 +24,9 @@ def check(png: Path) -> None:
 
 def draw(png: Path, comparison: dict[str, Any]) -> None:
     """Draw the median of every system as a bar with its runs as dots, 1600 pixels wide."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  an optional extra, slow to load
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     systems = [one for one in comparison["systems"] if one["runs"]]
     names = list(dict.fromkeys(name for one in systems for name, figure in one["figures"].items() if figure))
-    figure = Figure(figsize=(16, 2.2 + 0.62 * len(systems)), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank(2.2 + 0.62 * len(systems))
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
         _panel(axes, name, systems, comparison["baseline"])
@@ -50,7 +44,7 @@ def _panel(axes: Axes, name: str, systems: list[dict[str, Any]], baseline: str) 
         found = one["figures"].get(name)
         if not found:
             continue
-        colour = _BASELINE if one["name"] == baseline else _COLOUR
+        colour = BASELINE if one["name"] == baseline else ACCENT
         axes.barh(row, found["median"], color=colour, height=0.62, zorder=2)
         axes.plot(found["values"], [row] * len(found["values"]), "o", color=_RUN, markersize=4, alpha=0.6, zorder=3)
         ratio = "" if found["ratio"] is None else f"  x{found['ratio']['median']:.2f}"
@@ -58,8 +52,4 @@ def _panel(axes: Axes, name: str, systems: list[dict[str, Any]], baseline: str) 
         axes.annotate(label, (found["highest"], row), (8, 0), textcoords="offset points", va="center", fontsize=11)
     axes.set_title(f"{name}, tokens/s" if name in ("prompt", "decode") else name, fontsize=12, loc="left")
     axes.set_xlim(0, axes.get_xlim()[1] * 1.25)
-    axes.grid(color="#e5e7eb", linewidth=0.8, axis="x", zorder=0)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=10, colors="#444444")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    tidy(axes, "x")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mpispec.bench.compare_scenario import Scenario
 from mpispec.bench.compare_turns import WARM_UP, Run
 from mpispec.bench.errors import BenchError
+from mpispec.cluster.plan_table import table
 
 
 def report(scenario: Scenario, baseline: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -86,17 +87,17 @@ def table_lines(found: Sequence[dict[str, Any]]) -> list[str]:
     for one in found:
         cells = [cell for name in figures for cell in _cells(one["figures"].get(name))]
         rows.append([one["name"], str(one["runs"]), *cells, _text_cell(one)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return table(rows)
 
 
 def _cells(figure: dict[str, Any] | None) -> tuple[str, str]:
     if figure is None:
         return "-", "-"
-    return _span(figure), "-" if figure["ratio"] is None else _span(figure["ratio"])
+    return span(figure), "-" if figure["ratio"] is None else span(figure["ratio"])
 
 
-def _span(values: dict[str, float]) -> str:
+def span(values: Mapping[str, float]) -> str:
+    """Return what `spread` found for people."""
     return f"{values['median']:.2f} ({values['lowest']:.2f} to {values['highest']:.2f})"
 
 

@@ -174,8 +174,10 @@ def _system(path: Path, table: Mapping[str, Any]) -> System:
 def _step(table: Mapping[str, Any], environment: Mapping[str, str], folder: Path, overrides: Mapping[str, str]) -> Step:
     """Read a step. Raises BenchError if it would make what a user has named: a name that was mistyped."""
     creates = table.get("creates")
-    path = None if creates is None else folder / _filled(str(creates), environment)
+    if creates is None:
+        return Step(str(table["command"]))
+    path = folder / _filled(str(creates), environment)
     theirs = next((name for name in overrides if creates == f"${name}"), None)
-    if theirs is not None and path is not None and not path.exists():
+    if theirs is not None and not path.exists():
         raise BenchError(f"There is no {path}, which --set {theirs} names; check the path, or make it first.")
     return Step(str(table["command"]), path)

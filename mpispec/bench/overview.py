@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from mpispec.bench import compare_plot, overview_plot
+from mpispec.bench.compare_report import span
 from mpispec.bench.errors import BenchError
 from mpispec.bench.overview_case import Case, read
 from mpispec.bench.printing import json_flag
@@ -29,8 +30,6 @@ def overview(
 
     Without a LABEL a comparison is called by its title.
     """
-    if png is not None:
-        compare_plot.check(png)
     cases = []
     for result in results:
         label, _, path = result.rpartition("=")
@@ -39,6 +38,7 @@ def overview(
     if len(baselines) > 1:
         raise BenchError(f"The gains are over different systems ({', '.join(baselines)}); show one kind at a time.")
     if png is not None:
+        compare_plot.check(png)
         overview_plot.draw(png, cases, figure, title)
     if is_json:
         click.echo(json.dumps({"figure": figure, "cases": [asdict(case) for case in cases]}))
@@ -48,4 +48,4 @@ def overview(
 
 
 def _row(case: Case) -> tuple[str, str, str, str]:
-    return case.label, case.system, str(case.runs), f"{case.median:.2f} ({case.lowest:.2f} to {case.highest:.2f})"
+    return case.label, case.system, str(case.runs), span(asdict(case))

@@ -1,9 +1,19 @@
-"""What every command that draws a picture needs."""
+"""What every command that draws a picture needs, and how figures of measurements look."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BASELINE = "#8a8f98"
+ACCENT = "#1f5fa8"
+_WIDTH_INCHES = 16
+_DPI = 100
 
 
 def obstacle(png: Path) -> str | None:
@@ -16,3 +26,22 @@ def obstacle(png: Path) -> str | None:
     except OSError as error:
         return f"The picture cannot be written to {png} ({error.strerror}); name a file in a writable folder."
     return None
+
+
+def blank(height: float) -> Figure:
+    """Return an empty figure, 1600 pixels wide and `height` hundreds of pixels high."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  an optional extra, slow to load
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: Axes, grid: Literal["both", "x"]) -> None:
+    """Give a panel a faint grid below its data, and a frame on two sides."""
+    axes.grid(color="#e5e7eb", linewidth=0.8, axis=grid)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=10, colors="#444444")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpispec.cluster.drawing import obstacle
+from mpispec.cluster.drawing import ACCENT, BASELINE, blank, obstacle, tidy
 from mpispec.cluster.simulate_files import StudyError
 from mpispec.core.ids import Actor
 from mpispec.sim.script import Hits
@@ -25,7 +25,7 @@ _RATES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
 _MOST_TOKENS = 400
 _MOST_WORK = 40_000
 """Stages x tokens of one point."""
-_COLOURS = ("#8a8f98", "#d4492f", "#1f5fa8", "#2e9e6b", "#9467bd", "#f0a63a", "#17a2b8", "#6b4423")
+_COLOURS = (BASELINE, "#d4492f", ACCENT, "#2e9e6b", "#9467bd", "#f0a63a", "#17a2b8", "#6b4423")
 _MARKERS = "os^Dvph*"
 
 
@@ -40,9 +40,6 @@ def draw(png: Path, names: Sequence[str], study: Study, measured: Measure) -> No
 
     The second panel draws hits at constant chances even where the study itself has them from a file.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  an optional extra, slow to load
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     most = max(study.num_stages, _FEWEST)
     stages = sorted({count for count in _STAGES if count <= most} | {study.num_stages})
     over_stages = [_sampled(replace(study, num_stages=count)) for count in stages]
@@ -53,8 +50,7 @@ def draw(png: Path, names: Sequence[str], study: Study, measured: Measure) -> No
         name: [outcome.speedup_over_plain for outcome in found[index :: len(names)]] for index, name in enumerate(names)
     }
 
-    figure = Figure(figsize=(16, 6.6), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank(6.6)
     left, right = figure.subplots(1, 2)
     law = [point.law_speedup(study.hits.mean) for point in over_stages]
     _panel(left, stages, {name: line[: len(stages)] for name, line in speedups.items()}, law)
@@ -76,7 +72,7 @@ def _sampled(study: Study) -> Study:
 
 
 def _panel(axes: Axes, xs: Sequence[float], lines: dict[str, list[float]], law: Sequence[float]) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415  as above
+    from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415  an optional extra, slow to load
 
     for index, (name, speedups) in enumerate(lines.items()):
         colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
@@ -90,11 +86,7 @@ def _panel(axes: Axes, xs: Sequence[float], lines: dict[str, list[float]], law: 
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-    axes.grid(color="#e5e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=10, colors="#444444")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    tidy(axes, "both")
 
 
 def _foot(study: Study) -> str:
