@@ -57,7 +57,7 @@ def measured(session: Session, vocabulary: Vocabulary, generation: Generation) -
         session.recording.tokens = (*generation.prompt, *written(session.engine, vocabulary, warming).tokens)
     other = (generation.prompt[0] + 1) % vocabulary.size
     written(session.engine, vocabulary, replace(warming, prompt=(other,), max_tokens=_WARM_UP_TOKENS))
-    return Answer(written(session.engine, vocabulary, generation), False, is_synthetic)
+    return Answer(written(session.engine, vocabulary, generation), False, is_synthetic, session.promise)
 
 
 def figures(outcome: Outcome[Answer], setup: Setup) -> dict[str, Any]:

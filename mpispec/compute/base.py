@@ -8,6 +8,7 @@ carry s at positions up to p.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from mpispec.core.messages import Edit, Run
 from mpispec.models.errors import ModelError
 
-__all__ = ["Cancelled", "ComputeError", "ExitModel", "Floats", "ModelError", "StageModel"]
+__all__ = ["Arithmetic", "Cancelled", "ComputeError", "ExitModel", "Floats", "ModelError", "StageModel"]
 
 Floats = NDArray[np.float32]
 Cancelled = Callable[[], bool]
@@ -25,6 +26,16 @@ Cancelled = Callable[[], bool]
 
 class ComputeError(Exception):
     """A backend could not compute; the text is one sentence that names the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """What the bits of a row depend on besides weights and inputs, as a backend declares it for one rank."""
+
+    kernels: str = ""
+    """Names the instructions that are computed with: ranks where it differs may compute other bits."""
+    is_thread_exact: bool = True
+    """Whether a row has the same bits with the threads that compute here as with one."""
 
 
 class StageModel(Protocol):

@@ -42,11 +42,12 @@ class _Library:
         self._log = api.llama_log_callback(self._on_log)
         api.llama_log_set(self._log, ctypes.c_void_p(0))
         api.llama_backend_init()
-        base = load_shared_library("ggml-base", api._base_path)
+        self.ggml = load_shared_library("ggml", api._base_path)
+        self.base = load_shared_library("ggml-base", api._base_path)
         pointer, size = ctypes.c_void_p, ctypes.c_size_t
-        self.name = _bind(base, "ggml_get_name", ctypes.c_char_p, pointer)
-        self.n_bytes = _bind(base, "ggml_nbytes", size, pointer)
-        self.read_tensor = _bind(base, "ggml_backend_tensor_get", None, pointer, pointer, size, size)
+        self.name = bind(self.base, "ggml_get_name", ctypes.c_char_p, pointer)
+        self.n_bytes = bind(self.base, "ggml_nbytes", size, pointer)
+        self.read_tensor = bind(self.base, "ggml_backend_tensor_get", None, pointer, pointer, size, size)
 
     def _on_log(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
         if level == _LOG_ERROR and text.strip():
@@ -59,17 +60,24 @@ class _Library:
         return lines[0] if lines else "no reason given"
 
 
-def _bind(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+def bind(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+    """Return a function of a library by the ctypes of its result and its arguments."""
     return ctypes.CFUNCTYPE(result, *arguments)((name, library))
 
 
-__all__ = ["ContextSize", "LayerWatch", "LlamaContext", "LlamaModel", "api", "library"]
+__all__ = ["ContextSize", "LayerWatch", "LlamaContext", "LlamaModel", "api", "bind", "library", "system_info"]
 
 
 @functools.cache
 def library() -> _Library:
     """Return the loaded library; the first call silences llama.cpp's log."""
     return _Library()
+
+
+def system_info() -> str:
+    """Return the instruction sets that llama.cpp computes with, in its own words."""
+    library()
+    return str(api.llama_print_system_info().decode())
 
 
 class LlamaModel:

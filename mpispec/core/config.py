@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mpispec.core.ids import HEAD, Actor
 from mpispec.core.tiling import Tiling
@@ -35,7 +35,7 @@ class HeadConfig:
     """Dead cells that stay in their places so that the order of cells, and with it the bits, are those of plain
     decoding; 0 frees all at once. Only where one request is active at a time (`core/graves.py`)."""
     is_row_exact: bool = True
-    """Whether a row has the same bits in runs of any size."""
+    """Whether a row has the same bits in runs of any size, with any number of threads."""
     max_active: int = 1
     """Requests that run at once; further ones wait."""
     chunk: int = 32
@@ -85,6 +85,11 @@ class HeadConfig:
             return self.chunk
         sizes = (self.chunk, max(1, self.chunk // 2), max(1, self.chunk // 4))
         return min(sizes, key=lambda size: (-(-num_tokens // size) + self.num_stages - 1) * self.cost(size))
+
+    @property
+    def reading(self) -> Tiling:
+        """How prompts are computed, where that decides what may be kept of them."""
+        return self.tiling if self.is_row_exact else replace(self.tiling, chunk=self.chunk)
 
     def compute(self, num_rows: int) -> float:
         """Return for how long a run of `num_rows` rows occupies the slowest stage, as measured at the start."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpispec.core.effects import Effect, Send
+from mpispec.core.errors import ProtocolError
 from mpispec.core.ids import Actor, Plane, Pos, RequestId, Token
 from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Sampling
 from mpispec.core.tree import BY_DRAFT, Node, NodeState, TokenTree
@@ -137,6 +138,8 @@ def _child(
     if place == tree.root.pos:
         return tree.add(tree.root, token, prob, BY_DRAFT)
     pos = Pos(place + 1)
+    if pos > tree.root.pos:
+        raise ProtocolError(f"a draft token follows position {place}, but the text ends at {tree.root.pos}")
     if accepted[pos] != token:
         return None
     return tree.root if pos == tree.root.pos else pos

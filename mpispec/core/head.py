@@ -75,7 +75,7 @@ class HeadCore:
         self._edits: list[Edit] = []
         """Edits that the next run will carry."""
         self._pool = SequencePool(config.sequences)
-        self._sessions = Sessions(self._pool, config.max_active, config.tiling)
+        self._sessions = Sessions(self._pool, config.max_active, config.reading)
         self._graves = Graves(self._pool, config.most_buried)
         self._last_sign = 0.0
         """When a stage was last heard of, or the first last given work while it had none."""

@@ -17,8 +17,10 @@ class Slot:
     index: int
     seq: SeqId
     tokens: tuple[Token, ...] = ()
-    num_tiled: int = 0
-    """How many positions, from the first on, are computed in tiles."""
+    num_read: int = 0
+    """How many positions, from the first on, were computed as a prompt."""
+    is_tiled: bool = False
+    """Whether in tiles."""
     is_active: bool = False
     last_use: int = field(default=0)
 
@@ -53,21 +55,22 @@ class Sessions:
         edits = [Edit(EditOp.DROP, slot.seq, slot.seq, Pos(kept), TO_END)] if kept < len(slot.tokens) else []
         slot.is_active = True
         slot.tokens = ()
-        slot.num_tiled = len(prompt) if self._tiling is not None and self._tiling.is_long(len(prompt)) else 0
+        slot.num_read = len(prompt)
+        slot.is_tiled = self._tiling is not None and self._tiling.is_long(len(prompt))
         return slot, kept, edits
 
     def keep(self, slot: Slot, seq: SeqId, tokens: tuple[Token, ...]) -> list[Edit]:
         """Take a slot back; return the edits that drop all but the cells of `tokens`."""
         self._uses += 1
         slot.seq, slot.tokens, slot.is_active, slot.last_use = seq, tokens, False, self._uses
-        slot.num_tiled = min(slot.num_tiled, len(tokens))
+        slot.num_read = min(slot.num_read, len(tokens))
         return [Edit(EditOp.DROP, seq, seq, Pos(len(tokens)), TO_END)]
 
     def _reusable(self, slot: Slot, prompt: tuple[Token, ...]) -> int:
         common = min(_common(slot.tokens, prompt), len(prompt) - 1)
         if self._tiling is None:
             return common
-        return self._tiling.reusable(len(prompt), common, slot.num_tiled)
+        return self._tiling.reusable(len(prompt), common, slot.num_read, slot.is_tiled)
 
 
 def _common(ours: tuple[Token, ...], theirs: tuple[Token, ...]) -> int:

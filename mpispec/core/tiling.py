@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """Which prompts are computed in tiles, and in which runs.
+    """Which prompts are computed in tiles, in which runs, and what a later prompt may keep of them.
 
     llama.cpp attends in tiles where a run has `tile` rows or more, which over a long context halves the time of a row
     and moves its last bits; one row more costs the attention of another whole tile. So that bits depend on the prompt
@@ -17,6 +17,8 @@ class Tiling:
     tile: int = 64
     long: int = 512
     """Tokens of the shortest prompt that is computed in tiles; at least `tile`."""
+    chunk: int = 0
+    """Rows of the runs in which other prompts are computed, where a row's bits depend on its run; 0: they do not."""
 
     def is_long(self, num_tokens: int) -> bool:
         """Tell whether a prompt of so many tokens is computed in tiles."""
@@ -29,13 +31,15 @@ class Tiling:
         """
         return (num_missing - 1) % self.tile + 1
 
-    def reusable(self, num_tokens: int, num_common: int, num_tiled: int) -> int:
-        """Return how many cached positions a prompt of `num_tokens` may keep.
+    def reusable(self, num_tokens: int, num_common: int, num_read: int, is_tiled: bool) -> int:
+        """Return how many cached positions a prompt of `num_tokens` may keep: those with the bits of a fresh start.
 
-        The first `num_common` of them (fewer than `num_tokens`) hold its tokens, the first `num_tiled` were computed in
-        tiles. What a long prompt lacks is whole tiles, or all of it.
+        The first `num_common` of them (fewer than `num_tokens`) hold its tokens, the first `num_read` were computed as
+        a prompt, in tiles or not. What a long prompt lacks is whole tiles, or all of it.
         """
         if not self.is_long(num_tokens):
-            return 0 if num_tiled else num_common
-        missing = num_tokens - min(num_common, num_tiled)
+            if is_tiled:
+                return 0
+            return min(num_common, num_read) // self.chunk * self.chunk if self.chunk else num_common
+        missing = num_tokens - (min(num_common, num_read) if is_tiled else 0)
         return max(0, num_tokens - -(-missing // self.tile) * self.tile)

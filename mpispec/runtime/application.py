@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from mpispec.runtime.head_engine import HeadEngine
 from mpispec.runtime.setup import Setup
+from mpispec.runtime.text_promise import TextPromise
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ class Session:
     engine: HeadEngine
     setup: Setup
     recording: Recording
+    promise: TextPromise
 
 
 class Application(Generic[T]):

@@ -17,6 +17,7 @@ from mpispec.runtime.loading import Models, Progress, load
 from mpispec.runtime.rank import Rank, RankReport, read_report
 from mpispec.runtime.row_costs import pipeline_costs
 from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, prepare
+from mpispec.runtime.text_promise import text_promise
 from mpispec.runtime.trace import Trace
 from mpispec.transport.limits import Limits
 from mpispec.wire.activations import row_bytes
@@ -59,12 +60,14 @@ def run(
         progress(sentence)
     trace = Trace(options.is_traced, options.is_timed)
     offset = group.clock_offset() if trace.is_timed else 0.0
+    promise = text_promise(group, options, setup, models.arithmetic, costs[0].is_row_exact)
+    progress(f"text: {promise}")
     rank = Rank(options, group, setup, models, costs, trace)
     if group.rank != 0:
         rank.follow()
         gather(group, rank.report(offset), _MOST_REPORT)
         return None
-    value = rank.lead(stops, application)
+    value = rank.lead(stops, application, promise)
     reports = gather(group, rank.report(offset), _MOST_REPORT)
     return Outcome(value, [read_report(report, index, setup) for index, report in enumerate(reports)])
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mpispec.compute.base import StageModel
+from mpispec.compute.base import Arithmetic, ComputeError, StageModel
 from mpispec.core.ids import Actor
 from mpispec.models import cut
 from mpispec.models.errors import ModelError
@@ -27,6 +27,8 @@ class Models:
     """Of the target and of levels."""
     draft: StageModel | None
     """A whole model: first and last stage in one."""
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    """What the bits of the stages depend on."""
 
     def close(self) -> None:
         """Free their memory."""
@@ -46,8 +48,9 @@ def load(options: JobOptions, rank: int, setup: Setup, progress: Progress) -> Mo
             for index, stage in enumerate(pipeline.stages)
             if stage.rank == rank
         }
-        return Models(stages, _load_draft(options, setup, progress) if plan.draft_rank == rank else None)
-    except ModelError as error:
+        draft = _load_draft(options, setup, progress) if plan.draft_rank == rank else None
+        return Models(stages, draft, _arithmetic(setup.threads[rank]) if stages else Arithmetic())
+    except (ModelError, ComputeError) as error:
         raise JobError(str(error)) from error
 
 
@@ -72,6 +75,12 @@ def _load_stage(
         )
     except ModelError as error:  # the person knows the file that the part was cut from, not the part
         raise ModelError(str(error).replace(str(path), str(model.path))) from error
+
+
+def _arithmetic(threads: int) -> Arithmetic:
+    from mpispec.compute.llama_arithmetic import measured  # noqa: PLC0415  loads libllama: only where it computes
+
+    return measured(threads)
 
 
 def _part(options: JobOptions, model: ModelSummary, stage: StagePlace) -> Path:

@@ -29,6 +29,7 @@ from mpispec.runtime.loading import Models
 from mpispec.runtime.plan import Pipeline
 from mpispec.runtime.row_costs import PipelineCosts
 from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, num_sequences
+from mpispec.runtime.text_promise import TextPromise
 from mpispec.runtime.trace import Event as TraceEvent
 from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import DraftWorker, ExitWorker, StageWorker, Worker
@@ -94,7 +95,7 @@ class Rank:
             self._cores[draft] = DraftCore(MOST_ROWS, options.parallel, num_sequences(options.parallel), above)
             self._workers[draft] = DraftWorker("draft", trace, models.draft)
 
-    def lead(self, stops: frozenset[int], application: Callable[[Session], T]) -> T:
+    def lead(self, stops: frozenset[int], application: Callable[[Session], T], promise: TextPromise) -> T:
         """Run the application beside the driver; return what it returned."""
         options, model = self._options, self._setup.model
         engine = HeadEngine(
@@ -108,7 +109,7 @@ class Rank:
         )
         driver = self._driver(engine.emitted)
         engine.attach(driver.submit)
-        session = Session(engine, self._setup, self._recording)
+        session = Session(engine, self._setup, self._recording, promise)
         runner = Application(lambda: application(session), engine.stop)
         try:
             self._drive(driver)

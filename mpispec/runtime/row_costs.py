@@ -45,7 +45,7 @@ class PipelineCosts:
     stages_s: tuple[float, ...]
     """Seconds of one row on each stage."""
     is_row_exact: bool
-    """Whether a row has the same bits in runs of any size."""
+    """Whether a row has the same bits in runs of any size, with any number of threads."""
 
 
 def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> list[PipelineCosts]:
@@ -61,7 +61,7 @@ def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> lis
         rows = tuple(max(1.0, each / seconds[0]) for each in seconds)
         step, pair = (draft[0] / seconds[0], draft[1] / draft[0]) if draft else (1.0, 1.0)
         stages_s = tuple(tables[actor][0] for actor in actors)
-        is_exact = are_rows_exact(group, stages, actors[0], model.width)
+        is_exact = are_rows_exact(group, stages, actors[0], model.width, models.arithmetic)
         delay, row = link.delay_s / seconds[0], link.row_s / seconds[0]
         found.append(PipelineCosts(rows, delay, row, step, pair, stages_s, is_exact))
     return found

@@ -9,6 +9,7 @@ from typing import Any
 
 from mpispec.runtime.engine import Generation
 from mpispec.runtime.job import RankReport, Session
+from mpispec.runtime.text_promise import TextPromise
 from mpispec.serve.completion import Completed, Completion
 from mpispec.serve.screen import Screen
 from mpispec.serve.service import Vocabulary
@@ -22,6 +23,7 @@ class Answer:
     was_interrupted: bool
     is_synthetic: bool
     """Whether the oracle proposed: the speed then says nothing about a real proposer."""
+    promise: TextPromise
 
     def to_json(self, ranks: list[RankReport]) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -34,6 +36,8 @@ class Answer:
             "strategy": report["strategy"],
             "proposer": report["proposer"],
             "seed": report["seed"],
+            "is_exact": self.promise.is_exact,
+            "exactness": str(self.promise),
             "timing": report["timing"],
             "speculation": report["speculation"],
             "ranks": [
@@ -93,7 +97,7 @@ def generate(
             screen.write(text)
     if not is_quiet:
         screen.end_line()
-    return Answer(completion.result(), interrupted, is_synthetic)
+    return Answer(completion.result(), interrupted, is_synthetic, session.promise)
 
 
 def _spread(itl_ms: dict[str, float | None]) -> str:

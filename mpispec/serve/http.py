@@ -84,11 +84,16 @@ class Api:
     async def health(self, http: Request) -> Response:
         """GET /health."""
         if self._service.alive():
-            return JSONResponse({"status": "ok"})
+            return JSONResponse({"status": "ok", **self._exactness()})
         return JSONResponse({"status": "stopped"}, 503)
 
     def _model(self) -> dict[str, Any]:
-        return {"id": self._service.model, "object": "model", "created": self._created, "owned_by": "mpispec"}
+        known = {"id": self._service.model, "object": "model", "created": self._created, "owned_by": "mpispec"}
+        return known | self._exactness()
+
+    def _exactness(self) -> dict[str, Any]:
+        promise = self._service.promise
+        return {"is_exact": promise.is_exact, "exactness": str(promise)}
 
     def _check_model(self, name: str) -> None:
         known = self._service.model

@@ -50,7 +50,7 @@ def make_service(session: Session, vocabulary: Vocabulary, template: Template, s
     """Return what REPL and server serve."""
     engine = session.engine
     name = session.setup.model.path.stem
-    return Service(engine, vocabulary, template.render, name, sampling, alive=lambda: engine.is_running)
+    return Service(engine, vocabulary, template.render, name, sampling, session.promise, lambda: engine.is_running)
 
 
 def serve_until_stopped(

@@ -8,6 +8,7 @@ from typing import Protocol, TypedDict
 
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import Engine
+from mpispec.runtime.text_promise import TextPromise
 
 MAX_TEMPERATURE = 2.0
 """Above it a softmax is so flat that the text is noise; OpenAI's bound too."""
@@ -61,6 +62,8 @@ class Service:
     """The name that requests may ask for."""
     sampling: Sampling = field(default_factory=Sampling)
     """What a request gets for the fields it leaves out."""
+    promise: TextPromise = field(default_factory=TextPromise)
+    """What is promised of the texts."""
     alive: Callable[[], bool] = always
     """Whether the engine still takes requests; may be called from any thread."""
 

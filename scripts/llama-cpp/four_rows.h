@@ -27,13 +27,6 @@ FOUR_ROWS_INLINE void four_rows_prefetch(const char * x, int b) {
     }
 }
 
-// The sum of eight lanes, added like hsum_float_8 in arch/x86/quants.c.
-FOUR_ROWS_INLINE float four_rows_sum(const __m256 x) {
-    __m128 sum = _mm_add_ps(_mm256_extractf128_ps(x, 1), _mm256_castps256_ps128(x));
-    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
-    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
-}
-
 // s[c * ds + r] = row r of the weights at x, of bx bytes each, times row c of the activations at y, of by bytes each,
 // for four rows of weights of n numbers, and `columns` (1 or 2) of activations.
 FOUR_ROWS_INLINE void four_rows(
@@ -58,7 +51,7 @@ FOUR_ROWS_INLINE void four_rows(
     }
     for (int c = 0; c < columns; ++c) {
         for (int r = 0; r < 4; ++r) {
-            s[c * ds + r] = four_rows_sum(sums[c][r]);
+            s[c * ds + r] = sum_of_lanes(sums[c][r]);
         }
     }
 }

@@ -19,6 +19,7 @@ from serve_fake import DEADLINE, ByteVocabulary, FakeEngine, make_service, servi
 
 from mpispec.core.messages import Sampling
 from mpispec.models.template import ChatTemplate
+from mpispec.runtime.text_promise import TextPromise
 from mpispec.serve import interactive
 from mpispec.serve.http import MAX_BODY, MAX_QUEUE
 from mpispec.serve.schema import ChatRequest
@@ -364,7 +365,8 @@ def test_a_chat_that_the_template_refuses(caplog: pytest.LogCaptureFixture) -> N
     """With the service as `mpispec serve` makes it."""
     template = ChatTemplate("{% if messages[1] is defined %}{{ raise_exception('Roles must alternate') }}{% endif %}hi")
     engine = FakeEngine()
-    session: Any = SimpleNamespace(engine=engine, setup=SimpleNamespace(model=SimpleNamespace(path=Path("toy.gguf"))))
+    setup = SimpleNamespace(model=SimpleNamespace(path=Path("toy.gguf")))
+    session: Any = SimpleNamespace(engine=engine, promise=TextPromise(), setup=setup)
     service = interactive.make_service(session, ByteVocabulary(), template, Sampling())
     twice = {"messages": say("one")["messages"] * 2}
     with serving(engine, service=service) as url:

@@ -21,7 +21,7 @@ def test_a_long_prompt_is_whole_tiles_after_its_first_run(tile: int, times: int,
     tiling = Tiling(tile, tile * times + data.draw(st.integers(0, tile - 1)))
     num_tokens = data.draw(st.integers(tiling.long, 3 * tiling.long))
     common = data.draw(st.integers(0, num_tokens - 1))
-    kept = tiling.reusable(num_tokens, common, data.draw(st.integers(0, num_tokens)))
+    kept = tiling.reusable(num_tokens, common, data.draw(st.integers(0, num_tokens)), is_tiled=True)
     assert 0 <= kept <= common
     final = tiling.num_final(num_tokens - kept)
     assert 1 <= final <= tile
@@ -30,20 +30,35 @@ def test_a_long_prompt_is_whole_tiles_after_its_first_run(tile: int, times: int,
 
 
 @pytest.mark.parametrize(
-    ("num_tokens", "num_common", "num_tiled", "kept"),
+    ("num_tokens", "num_common", "num_read", "kept"),
     [
-        pytest.param(11, 7, 0, 7, id="short after short"),
+        pytest.param(11, 7, 8, 7, id="short after short"),
         pytest.param(11, 7, 20, 0, id="short after long"),
-        pytest.param(30, 25, 0, 0, id="long after short"),
+        pytest.param(30, 25, 9, 0, id="long after short"),
         pytest.param(30, 25, 20, 18, id="long after long: the answer between them was computed by rows"),
         pytest.param(30, 29, 29, 26, id="a whole tile at least"),
         pytest.param(14, 1, 20, 0, id="no whole number of tiles is missing"),
     ],
 )
 def test_no_cell_is_kept_that_would_be_computed_otherwise(
-    num_tokens: int, num_common: int, num_tiled: int, kept: int
+    num_tokens: int, num_common: int, num_read: int, kept: int
 ) -> None:
-    assert TILING.reusable(num_tokens, num_common, num_tiled) == kept
+    assert TILING.reusable(num_tokens, num_common, num_read, TILING.is_long(num_read)) == kept
+
+
+@pytest.mark.parametrize(
+    ("num_common", "num_read", "kept"),
+    [
+        pytest.param(10, 11, 9, id="whole runs of the prompt"),
+        pytest.param(10, 5, 3, id="of a prompt's last run, which was shorter, nothing"),
+        pytest.param(10, 2, 0, id="no whole run"),
+        pytest.param(4, 11, 3, id="only what both have"),
+    ],
+)
+def test_where_bits_depend_on_the_run_whole_runs_of_the_prompt_are_kept(
+    num_common: int, num_read: int, kept: int
+) -> None:
+    assert Tiling(tile=4, long=12, chunk=3).reusable(11, num_common, num_read, is_tiled=False) == kept
 
 
 def tokens(count: int) -> tuple[Token, ...]:
