@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -22,6 +23,7 @@ from mpispec.compute import llama_quantise
 from mpispec.compute.llama_quantise import KINDS
 from mpispec.models import cut, default, registry
 from mpispec.models.arrange import Layer, arrange
+from mpispec.models.pad import pad
 from mpispec.models.widen import widen
 
 CALIBRATION_TOKENS = 40
@@ -117,6 +119,21 @@ def floats(model: str | None, out: Path | None, as_json: bool) -> None:
     source = default.resolve(model)
     copy = _destination(out, source, "floats")
     widen(source, copy, f"{registry.inspect(source).name}, widened to float32")
+    click.echo(json.dumps({"source": str(source), "copy": str(copy)}) if as_json else f"--model {copy}")
+
+
+@main.command("pad")
+@_model
+@_out
+@_json
+def pad_model(model: str | None, out: Path | None, as_json: bool) -> None:
+    """Make a float32 copy of MODEL whose rows are padded to multiples of 256 numbers, as K-quants need them."""
+    source = default.resolve(model)
+    copy = _destination(out, source, "padded")
+    with TemporaryDirectory(dir=copy.parent) as folder:
+        floats = Path(folder, "floats.gguf")
+        widen(source, floats, "float32")
+        pad(floats, copy, f"{registry.inspect(source).name}, widened to float32 and padded")
     click.echo(json.dumps({"source": str(source), "copy": str(copy)}) if as_json else f"--model {copy}")
 
 

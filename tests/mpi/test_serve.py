@@ -138,7 +138,8 @@ def test_interrupts_without_mpirun() -> None:
 @pytest.mark.skipif(is_openmpi(), reason="prterun ends the job at the first Ctrl-C")
 def test_a_server_without_a_chat_ends_at_an_interrupt(n: int) -> None:
     with serving(n, "--no-repl") as (program, client):
-        assert client.get("/health").json() == {"status": "ok"}
+        health = client.get("/health").json()
+        assert health == {"status": "ok", "is_exact": True, "exactness": "that of the model alone"}
         program.interrupt()
         assert program.assert_ended() == 0
         assert "Traceback" not in program.stderr
