@@ -92,6 +92,7 @@ def penalised(logits: Floats, recent: Sequence[int], penalty: float) -> Floats:
     """Return a copy with the logits of recent tokens divided (positive) or multiplied (negative) by `penalty`."""
     logits = logits.copy()
     seen = np.unique(np.asarray(recent, dtype=np.int64))
+    seen = seen[seen < logits.size]  # a draft of fewer tokens has no logits for the others
     values = logits[seen]
     logits[seen] = np.where(values > 0, values / penalty, values * penalty)
     return logits

@@ -71,6 +71,12 @@ class Setup:
     few_threads: tuple[str, ...] = ()
     """By rank why its host's share is less than its processors; empty where it is not, or where --threads says it."""
 
+    @property
+    def vocabularies(self) -> tuple[int, ...]:
+        """How many tokens each model of the job has; the least is how many mean the same to all."""
+        guessing = self.levels if self.draft is None else (*self.levels, self.draft)
+        return tuple(model.vocabulary for model in (self.model, *guessing))
+
     def bytes_of(self, rank: int) -> int:
         """Return the bytes of weights that a rank holds."""
         total = sum(_bytes_of(self.model, stage) for stage in self.plan.stages_of(rank))
@@ -155,7 +161,7 @@ def _check_same_files(group: Group, models: list[ModelSummary]) -> None:
 
 
 def _check_vocabularies(model: ModelSummary, draft: ModelSummary) -> None:
-    if model.vocabulary_digest != draft.vocabulary_digest:
+    if not registry.num_shared_tokens(model, draft):
         raise JobError(
             f"The draft {draft.path.name} has another vocabulary than {model.path.name}, so its guesses would mean "
             "other words; use a draft of the same model family."
