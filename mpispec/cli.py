@@ -13,6 +13,7 @@ import click
 
 from mpispec import __version__
 from mpispec.bench.group import bench
+from mpispec.cluster.closing import AskedToEnd, leave_ending_to_rank_0
 from mpispec.cluster.flags import job_flags, job_options, prompt_flags, read_sampling, sampling_flags
 from mpispec.cluster.once import OncePerJob
 from mpispec.cluster.plan_table import plan_lines, report_lines, table
@@ -142,11 +143,18 @@ def _rank_name(report: Any) -> str:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the HTTP server.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--api-key", envvar="MPISPEC_API_KEY", help="Demanded from clients; required off 127.0.0.1.")
-def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, **flags: Any) -> None:
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, 86_400),
+    default=30.0,
+    show_default=True,
+    help="Seconds that open requests get when SIGTERM asks the server to end.",
+)
+def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, grace: float, **flags: Any) -> None:
     """Chat here, and answer OpenAI-compatible HTTP requests at the same time."""
     from dataclasses import replace  # noqa: PLC0415
 
-    from mpispec.serve.interactive import make_service, open_door, serve_until_stopped  # noqa: PLC0415
+    from mpispec.serve.interactive import Ends, make_service, open_door, serve_until_stopped  # noqa: PLC0415
 
     with joined() as group:
         options = replace(agree(group, lambda: job_options(flags)), parallel=parallel)
@@ -158,13 +166,17 @@ def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, 
         progress = _progress(group, is_quiet=False)
         setup = balanced(options, group, setup, progress)
         _announce(group, setup, is_quiet=False)
-        interrupts = Interrupts(goes_on=repl) if group.rank == 0 else None
+        ends = None
+        if group.rank == 0:
+            ends = Ends(Interrupts(goes_on=repl).call, AskedToEnd().call, grace)
+        else:
+            leave_ending_to_rank_0(grace)
 
         def application(session: Session) -> None:
             assert door is not None
-            assert interrupts is not None
+            assert ends is not None
             service = make_service(session, vocabulary, template, read_sampling(flags))
-            serve_until_stopped(service, door, repl, interrupts.call)
+            serve_until_stopped(service, door, repl, ends)
 
         run(options, group, setup, stops_of(vocabulary), application, progress)
 

@@ -28,9 +28,9 @@ class Lines(Protocol):
         """Return the next line with its newline, at most `limit` bytes of it, or nothing at the end."""
 
 
-Reason = Literal["quit", "eof", "interrupt", "stopped"]
-"""Why the REPL ended: `/quit`, the end of the input, Ctrl-C at the prompt, or the engine."""
-_Signal = Literal["eof", "interrupt"]
+Reason = Literal["quit", "eof", "interrupt", "end", "stopped"]
+"""Why the REPL ended: `/quit`, the end of the input, Ctrl-C at the prompt, `Repl.end`, or the engine."""
+_Signal = Literal["eof", "interrupt", "end"]
 
 _MAX_LINE = 1 << 20
 """Bytes; a longer line is taken in portions."""
@@ -61,6 +61,7 @@ class Repl:
         self._read_ahead = threading.Semaphore(_READ_AHEAD)
         self._running: Completion | None = None
         self._interrupted = False
+        self._is_ending = False
         self._commands: dict[str, Callable[[str], None]] = {
             "help": self._help,
             "stats": self._stats,
@@ -90,6 +91,11 @@ class Repl:
         else:
             self._inbox.put(("interrupt",))
 
+    def end(self) -> None:
+        """End the REPL after the running answer, lines that were typed ahead unread. Safe in a signal handler."""
+        self._is_ending = True
+        self._inbox.put(("end",))
+
     def _read(self) -> None:
         for raw in iter(lambda: self._source.readline(_MAX_LINE), b""):
             self._read_ahead.acquire()
@@ -113,6 +119,8 @@ class Repl:
         """Prompt for each line; a signal that ends the REPL comes as a tuple."""
         while True:
             self._screen.end_line()
+            if self._is_ending:
+                yield ("end",)
             self._screen.write(_PROMPT)
             entry = self._inbox.get()
             if entry == ("interrupt",) and not self._interrupted:
