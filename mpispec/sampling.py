@@ -39,6 +39,17 @@ class Parameters(Protocol):
     def seed(self) -> int: ...
 
 
+def describe(parameters: Parameters) -> str:
+    """Return in words how tokens are drawn, seed aside."""
+    words = [f"temperature {parameters.temperature:g}"]
+    if parameters.temperature > 0.0:
+        words += [f"top-k {parameters.top_k}"] if parameters.top_k > 0 else []
+        words += [f"top-p {parameters.top_p:g}"] if parameters.top_p < 1.0 else []
+        words += [f"min-p {parameters.min_p:g}"] if parameters.min_p > 0.0 else []
+    words += [f"repeat penalty {parameters.repeat_penalty:g}"] if parameters.repeat_penalty != 1.0 else []
+    return ", ".join(words)
+
+
 def decide(logits: Floats, parameters: Parameters, pos: int, recent: Sequence[int] = ()) -> int:
     """Return the token at position `pos`.
 

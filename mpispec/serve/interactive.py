@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from socket import socket
 from typing import Protocol
 
-from mpispec.core.messages import Sampling
 from mpispec.runtime.group import JobError
 from mpispec.runtime.job import Session
 from mpispec.serve.address import bind, find_key
@@ -19,7 +18,7 @@ from mpispec.serve.errors import ServeError
 from mpispec.serve.lines import DescriptorLines
 from mpispec.serve.repl import Repl
 from mpispec.serve.server import Server
-from mpispec.serve.service import ChatMessage, Service, Vocabulary
+from mpispec.serve.service import ChatMessage, Manner, Service, Vocabulary
 
 _STANDARD_INPUT = 0
 
@@ -47,11 +46,16 @@ def open_door(host: str, port: int, api_key: str | None) -> Door:
         raise JobError(str(error)) from error
 
 
-def make_service(session: Session, vocabulary: Vocabulary, template: Template, sampling: Sampling) -> Service:
+def make_service(
+    session: Session, vocabulary: Vocabulary, template: Template, manner: Manner, greeting: str = ""
+) -> Service:
     """Return what REPL and server serve."""
     engine = session.engine
     name = session.setup.model.path.stem
-    return Service(engine, vocabulary, template.render, name, sampling, session.promise, lambda: engine.is_running)
+    promise = session.promise
+    return Service(
+        engine, vocabulary, template.render, name, manner, greeting, promise, alive=lambda: engine.is_running
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ def serve_until_stopped(service: Service, door: Door, has_repl: bool, ends: Ends
     also = [ended.set] if repl is None else [ended.set, repl.end]
     closing = Closing(server, service.engine, ends.grace_s, also)
     server.start()
+    sys.stderr.write(f"mpispec: answers are drawn with {service.manner.describe()}\n")
     sys.stderr.write(f"mpispec: serving {service.model} on {server.url}\n")
     sys.stderr.flush()
     ends.on_request(closing.ask)
