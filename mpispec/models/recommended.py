@@ -31,7 +31,7 @@ class _Family:
 
 
 _FAMILIES = (
-    # The same card, and a penalty of ours: in Q4_1 6 of 8 answers to "What is the capital of France?" were a loop, with
+    # The same card, and a penalty of ours: in Q4_1 5 of 8 answers to "What is the capital of France?" were a loop, with
     # 1.1 none was.
     _Family(
         "the makers of SmolLM2, with a penalty of ours",
