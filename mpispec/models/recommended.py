@@ -31,8 +31,8 @@ class _Family:
 
 
 _FAMILIES = (
-    # The same card, and a penalty of ours: in Q4_1 5 of 8 answers to "What is the capital of France?" were a loop, with
-    # 1.1 none was.
+    # The values of the card below and a penalty of ours: without it 5 of 8 answers to "What is the capital of France?"
+    # were loops (Q4_1, seeds 0 to 7), with 1.1 none was.
     _Family(
         "the makers of SmolLM2, with a penalty of ours",
         "llama",
