@@ -13,18 +13,23 @@ import click
 
 from mpispec import __version__
 from mpispec.bench.group import bench
-from mpispec.cluster.flags import job_flags, job_options, prompt_flags, read_sampling, sampling_flags
+from mpispec.cluster.closing import AskedToEnd, leave_ending_to_rank_0
+from mpispec.cluster.flags import job_flags, job_options, prompt_flags, read_sampling, repeats_flag, sampling_flags
 from mpispec.cluster.once import OncePerJob
 from mpispec.cluster.plan_table import plan_lines, report_lines, table
-from mpispec.cluster.prompt import open_chat, read_prompt, stops_of, tokenised
+from mpispec.cluster.prompt import open_chat, read_prompt, recommended, stops_of, tokenised
 from mpispec.cluster.ranks import INTERRUPTED, USAGE, Interrupts, advise, complain, joined
 from mpispec.cluster.simulate import simulate
+from mpispec.models.default import ABOUT
 from mpispec.models.errors import ModelError
+from mpispec.models.recommended import Recommended
 from mpispec.runtime.balance import balanced
 from mpispec.runtime.engine import Generation
 from mpispec.runtime.group import Group, JobError, agree
 from mpispec.runtime.job import Outcome, Session, Setup, prepare, run
 from mpispec.runtime.trace import Event, write
+from mpispec.sampling import describe
+from mpispec.serve.service import Manner
 
 
 @click.group(cls=OncePerJob, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -43,6 +48,7 @@ def main() -> None:
 @prompt_flags
 @job_flags
 @sampling_flags
+@repeats_flag
 @click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), help="Write a timeline for Perfetto.")
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of the text.")
 def generate(
@@ -56,18 +62,23 @@ def generate(
         setup = prepare(options, group)
         text = agree(group, lambda: read_prompt(prompt, file) if group.rank == 0 else "")
         vocabulary, tokens = agree(group, lambda: tokenised(group, setup, text, chat))
+        advice = agree(group, lambda: recommended(group, setup))
         if trace is not None:
             agree(group, lambda: _check_writable(trace) if group.rank == 0 else None)
         progress = _progress(group, is_quiet=is_json)
         setup = balanced(options, group, setup, progress)
         _announce(group, setup, is_quiet=is_json)
+        sampling = read_sampling(flags, advice.values if chat else {})
+        if chat:
+            progress(f"the answer is drawn with {describe(sampling)}")
+        cuts = chat if flags["cut_repeats"] is None else flags["cut_repeats"]
 
         interrupts = Interrupts() if group.rank == 0 else None
 
         def application(session: Session) -> Any:
             assert interrupts is not None
-            generation = Generation(tokens, max_tokens, read_sampling(flags), options.strategy, options.proposer)
-            return answer(session, vocabulary, generation, interrupts.call, is_json)
+            generation = Generation(tokens, max_tokens, sampling, options.strategy, options.proposer)
+            return answer(session, vocabulary, generation, interrupts.call, is_json, cuts)
 
         outcome = run(options, group, setup, stops_of(vocabulary), application, progress)
         if outcome is not None:
@@ -137,16 +148,24 @@ def _rank_name(report: Any) -> str:
 @main.command()
 @job_flags
 @sampling_flags
+@repeats_flag
 @click.option("--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Requests at once.")
 @click.option("--repl/--no-repl", default=True, help="Chat on standard input of rank 0.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the HTTP server.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--api-key", envvar="MPISPEC_API_KEY", help="Demanded from clients; required off 127.0.0.1.")
-def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, **flags: Any) -> None:
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, 86_400),
+    default=30.0,
+    show_default=True,
+    help="Seconds that open requests get when SIGTERM asks the server to end.",
+)
+def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, grace: float, **flags: Any) -> None:
     """Chat here, and answer OpenAI-compatible HTTP requests at the same time."""
     from dataclasses import replace  # noqa: PLC0415
 
-    from mpispec.serve.interactive import make_service, open_door, serve_until_stopped  # noqa: PLC0415
+    from mpispec.serve.interactive import Ends, make_service, open_door, serve_until_stopped  # noqa: PLC0415
 
     with joined() as group:
         options = replace(agree(group, lambda: job_options(flags)), parallel=parallel)
@@ -155,18 +174,31 @@ def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, 
         setup = prepare(options, group)
         door = agree(group, lambda: open_door(host, port, api_key) if group.rank == 0 else None)
         vocabulary, template = agree(group, lambda: open_chat(group, setup))
+        manner = _manner(flags, agree(group, lambda: recommended(group, setup)))
         progress = _progress(group, is_quiet=False)
         setup = balanced(options, group, setup, progress)
         _announce(group, setup, is_quiet=False)
-        interrupts = Interrupts(goes_on=repl) if group.rank == 0 else None
+        ends = None
+        if group.rank == 0:
+            ends = Ends(Interrupts(goes_on=repl).call, AskedToEnd().call, grace)
+        else:
+            leave_ending_to_rank_0(grace)
 
         def application(session: Session) -> None:
             assert door is not None
-            assert interrupts is not None
-            service = make_service(session, vocabulary, template, read_sampling(flags))
-            serve_until_stopped(service, door, repl, interrupts.call)
+            assert ends is not None
+            service = make_service(session, vocabulary, template, manner, "" if options.model else ABOUT)
+            serve_until_stopped(service, door, repl, ends)
 
         run(options, group, setup, stops_of(vocabulary), application, progress)
+
+
+def _manner(flags: dict[str, Any], advice: Recommended) -> Manner:
+    sampling = read_sampling(flags, advice.values)
+    likeliest = read_sampling({**flags, "temperature": 0.0})
+    is_advised = any(flags.get(name) is None for name in advice.values) and flags["temperature"] != 0.0
+    cuts = True if flags["cut_repeats"] is None else flags["cut_repeats"]
+    return Manner(sampling, likeliest, flags["seed"], advice.source if is_advised else "", cuts)
 
 
 # -- models -------------------------------------------------------------------------------------------------------

@@ -39,6 +39,17 @@ class Parameters(Protocol):
     def seed(self) -> int: ...
 
 
+def describe(parameters: Parameters) -> str:
+    """Return in words how tokens are drawn, seed aside."""
+    words = [f"temperature {parameters.temperature:g}"]
+    if parameters.temperature > 0.0:
+        words += [f"top-k {parameters.top_k}"] if parameters.top_k > 0 else []
+        words += [f"top-p {parameters.top_p:g}"] if parameters.top_p < 1.0 else []
+        words += [f"min-p {parameters.min_p:g}"] if parameters.min_p > 0.0 else []
+    words += [f"repeat penalty {parameters.repeat_penalty:g}"] if parameters.repeat_penalty != 1.0 else []
+    return ", ".join(words)
+
+
 def decide(logits: Floats, parameters: Parameters, pos: int, recent: Sequence[int] = ()) -> int:
     """Return the token at position `pos`.
 
@@ -92,6 +103,7 @@ def penalised(logits: Floats, recent: Sequence[int], penalty: float) -> Floats:
     """Return a copy with the logits of recent tokens divided (positive) or multiplied (negative) by `penalty`."""
     logits = logits.copy()
     seen = np.unique(np.asarray(recent, dtype=np.int64))
+    seen = seen[seen < logits.size]  # a draft of fewer tokens has no logits for the others
     values = logits[seen]
     logits[seen] = np.where(values > 0, values / penalty, values * penalty)
     return logits

@@ -162,7 +162,7 @@ def quantise(kind: str, model: str | None, out: Path | None, tokens: int, thread
 def measure_pair(target: str, draft: str, tokens: int, threads: int, as_json: bool) -> None:
     """Measure how often DRAFT chooses TARGET's token."""
     first, second = default.resolve(target), default.resolve(draft)
-    if registry.inspect(first).vocabulary_digest != registry.inspect(second).vocabulary_digest:
+    if not registry.num_shared_tokens(registry.inspect(first), registry.inspect(second)):
         raise BenchError(f"{second} has another vocabulary than {first}; choose two models of one family.")
     found = measure(second, answers(first, QUESTIONS, tokens, threads), threads)
     _report(found, {"target": str(first), "draft": str(second)}, as_json)

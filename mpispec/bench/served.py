@@ -37,7 +37,8 @@ class Served:
         """Have a text continued; return how many tokens were written. Raises BenchError."""
         try:
             model = self._ask("/v1/models", None)["data"][0]["id"]
-            answer = self._ask("/v1/completions", {"model": model, "prompt": prompt, "max_tokens": max_tokens})
+            wanted = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+            answer = self._ask("/v1/completions", wanted)
         except OSError as error:
             raise BenchError(f"The server did not answer as it should: {error}.") from error
         return int(answer["usage"]["completion_tokens"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -88,14 +89,24 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
 def sampling_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that `read_sampling` reads."""
     flags = [
-        click.option("--temperature", type=_NumberRange(0.0, 100.0), default=0.0, show_default=True),
-        click.option("--top-k", type=click.IntRange(0, _MOST_TOP_K), default=0, help="0 keeps all."),
-        click.option("--top-p", type=_NumberRange(0.0, 1.0, min_open=True), default=1.0),
-        click.option("--min-p", type=_NumberRange(0.0, 1.0), default=0.0),
-        click.option("--repeat-penalty", type=_NumberRange(SAMPLING_RANGES["repeat_penalty"][0], 10.0), default=1.0),
-        click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True),
+        click.option(
+            "--temperature",
+            type=_NumberRange(0.0, 100.0),
+            help="0 takes the likeliest token. [default: 0; in a chat this and the next four as the model recommends]",
+        ),
+        click.option("--top-k", type=click.IntRange(0, _MOST_TOP_K), help="0 keeps all."),
+        click.option("--top-p", type=_NumberRange(0.0, 1.0, min_open=True)),
+        click.option("--min-p", type=_NumberRange(0.0, 1.0)),
+        click.option("--repeat-penalty", type=_NumberRange(SAMPLING_RANGES["repeat_penalty"][0], 10.0)),
+        click.option("--seed", type=click.IntRange(0, MAX_SEED), help="[default: 0; a random one in serve]"),
     ]
     return with_flags(command, *flags)
+
+
+def repeats_flag(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the option that says whether an answer that only repeats itself is cut."""
+    words = "Cut an answer that only repeats itself. [default: in a chat]"
+    return with_flags(command, click.option("--cut-repeats/--no-cut-repeats", default=None, help=words))
 
 
 def with_flags(command: Callable[..., None], *flags: Flag) -> Callable[..., None]:
@@ -133,13 +144,13 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
     )
 
 
-def read_sampling(flags: dict[str, Any]) -> Sampling:
-    """Return what the sampling flags say."""
-    return Sampling(
-        temperature=flags["temperature"],
-        top_k=flags["top_k"],
-        top_p=flags["top_p"],
-        min_p=flags["min_p"],
-        repeat_penalty=flags["repeat_penalty"],
-        seed=flags["seed"],
-    )
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+
+
+def read_sampling(flags: Mapping[str, Any], recommended: Mapping[str, Any] = MappingProxyType({})) -> Sampling:
+    """Return what the sampling flags say; what they leave open is as recommended, else neutral.
+
+    Who wants the temperature 0 wants the likeliest token, so nothing else is recommended then.
+    """
+    given = {name: flags[name] for name in _SAMPLING if flags[name] is not None}
+    return Sampling(**{**({} if given.get("temperature") == 0.0 else recommended), **given})

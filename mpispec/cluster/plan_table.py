@@ -24,7 +24,13 @@ def plan_lines(setup: Setup) -> list[str]:
         layers = ",".join(held) or "-"
         threads = str(setup.threads[rank]) if plan.num_computing(rank) else "-"
         rows.append((str(rank), host, "+".join(plan.roles_of(rank)), layers, _size(setup.bytes_of(rank)), threads))
-    return [title, *table(rows)]
+    return [title, *table(rows), *_few_threads(setup)]
+
+
+def _few_threads(setup: Setup) -> list[str]:
+    """Return a line for each host that gets fewer threads than it has processors: why that is."""
+    told = dict.fromkeys(zip(setup.hosts, setup.few_threads, strict=False))
+    return [f"threads on {host}: {reason}; --threads overrides it" for host, reason in told if reason]
 
 
 def report_lines(ranks: Sequence[RankReport]) -> list[str]:

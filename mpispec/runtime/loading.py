@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpispec.compute.base import Arithmetic, ComputeError, StageModel
+from mpispec.compute.shared_vocabulary import SharedVocabulary
 from mpispec.core.ids import Actor
 from mpispec.models import cut
 from mpispec.models.errors import ModelError
@@ -63,7 +64,7 @@ def _load_stage(
     whole = len(stage.layers) == model.layers
     path = model.path if whole else _part(options, model, stage)
     try:
-        return LlamaStage(
+        loaded = LlamaStage(
             path,
             first=stage.first == 0,
             last=stage.last == model.layers - 1,
@@ -73,6 +74,7 @@ def _load_stage(
             threads=setup.threads[stage.rank],
             max_rows=MOST_ROWS,
         )
+        return loaded if model is setup.model else _sharing(loaded, setup, stage.last == model.layers - 1)
     except ModelError as error:  # the person knows the file that the part was cut from, not the part
         raise ModelError(str(error).replace(str(path), str(model.path))) from error
 
@@ -92,7 +94,7 @@ def _load_draft(options: JobOptions, setup: Setup, progress: Progress) -> StageM
 
     assert setup.draft is not None
     progress(f"loading draft {setup.draft.path.name}")
-    return LlamaStage(
+    loaded = LlamaStage(
         setup.draft.path,
         first=True,
         last=True,
@@ -102,3 +104,10 @@ def _load_draft(options: JobOptions, setup: Setup, progress: Progress) -> StageM
         threads=setup.threads[setup.plan.draft_rank or 0],
         max_rows=MOST_ROWS,
     )
+    return _sharing(loaded, setup, is_last=True)
+
+
+def _sharing(model: StageModel, setup: Setup, is_last: bool) -> StageModel:
+    """Return a model that guesses, kept from tokens that not all models of the job have."""
+    shared = min(setup.vocabularies)
+    return SharedVocabulary(model, shared, is_last) if shared < max(setup.vocabularies) else model

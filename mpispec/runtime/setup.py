@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import msgpack
@@ -13,6 +12,7 @@ from mpispec.models import default, registry
 from mpispec.models.errors import ModelError
 from mpispec.models.gguf_file import read
 from mpispec.models.registry import ModelSummary
+from mpispec.runtime.cores import usable_cores
 from mpispec.runtime.group import Group, JobError, agree, gather
 from mpispec.runtime.plan import Plan, PlanError, StagePlace, make_plan
 from mpispec.transport.environment import host_identity, hostname
@@ -68,6 +68,14 @@ class Setup:
     """Positions of one request, prompt and answer together."""
     levels: tuple[ModelSummary, ...] = ()
     """Models of the ladder between target and draft, from the top down, as `Plan.levels`."""
+    few_threads: tuple[str, ...] = ()
+    """By rank why its host's share is less than its processors; empty where it is not, or where --threads says it."""
+
+    @property
+    def vocabularies(self) -> tuple[int, ...]:
+        """How many tokens each model of the job has; the least is how many mean the same to all."""
+        guessing = self.levels if self.draft is None else (*self.levels, self.draft)
+        return tuple(model.vocabulary for model in (self.model, *guessing))
 
     def bytes_of(self, rank: int) -> int:
         """Return the bytes of weights that a rank holds."""
@@ -92,14 +100,15 @@ def prepare(options: JobOptions, group: Group) -> Setup:
     _check_same_files(group, [model, *levels, *([draft] if draft is not None else [])])
     context = options.context or min(DEFAULT_CONTEXT, model.context)
     computing = plan.num_computing(group.rank)
-    usable = len(os.sched_getaffinity(0))
-    mine = msgpack.packb([hostname(), host_identity(), usable, computing])
+    usable = usable_cores()
+    mine = msgpack.packb([hostname(), host_identity(), usable.count, computing, usable.reason])
     everyone = [msgpack.unpackb(theirs) for theirs in gather(group, mine)]
     threads = []
-    for _, identity, cores, _ in everyone:
-        sharing = sum(count for _, other, _, count in everyone if other == identity)
+    for _, identity, cores, *_ in everyone:
+        sharing = sum(count for _, other, _, count, _ in everyone if other == identity)
         threads.append(options.threads or max(1, cores // max(1, sharing)))
-    return Setup(model, draft, plan, tuple(host for host, *_ in everyone), tuple(threads), context, levels)
+    reasons = tuple("" if options.threads else reason for *_, reason in everyone)
+    return Setup(model, draft, plan, tuple(host for host, *_ in everyone), tuple(threads), context, levels, reasons)
 
 
 def _inspect(
@@ -152,7 +161,7 @@ def _check_same_files(group: Group, models: list[ModelSummary]) -> None:
 
 
 def _check_vocabularies(model: ModelSummary, draft: ModelSummary) -> None:
-    if model.vocabulary_digest != draft.vocabulary_digest:
+    if not registry.num_shared_tokens(model, draft):
         raise JobError(
             f"The draft {draft.path.name} has another vocabulary than {model.path.name}, so its guesses would mean "
             "other words; use a draft of the same model family."

@@ -25,7 +25,8 @@ def count_usage(done: Completed) -> dict[str, int]:
 
 
 def _tell_report(done: Completed) -> dict[str, Any]:
-    return {name: done.report[name] for name in _TOLD if name in done.report}
+    told = {name: done.report[name] for name in _TOLD if name in done.report}
+    return told | ({"cut": "repeats"} if done.is_cut else {})
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from mpispec.core.effects import FinishReason
 from mpispec.runtime.engine import Engine, Generation, Progress
+from mpispec.serve.loops import LoopWatch
 from mpispec.serve.service import Vocabulary
 from mpispec.serve.text import TextStream
 
@@ -27,10 +28,12 @@ class Completed:
     tokens: tuple[int, ...]
     """All tokens of the text, the one that completed a stop string and an end-of-text token included."""
     finish_reason: FinishReason
-    """`stop` for an end-of-text token or a stop string, else what the engine said."""
+    """`stop` for an end-of-text token, a stop string or a cut, else what the engine said."""
     prompt_tokens: int
     report: dict[str, Any]
     """`Engine.report` of the request."""
+    is_cut: bool = False
+    """Whether the answer was ended because it only repeated itself."""
 
 
 class _Answer:
@@ -42,10 +45,12 @@ class _Answer:
         vocabulary: Vocabulary,
         generation: Generation,
         stops: Sequence[str],
+        cuts_repeats: bool,
         listener: Callable[[Progress], None],
     ) -> None:
         self._engine = engine
         self._stream = TextStream(vocabulary, stops)
+        self._loop = LoopWatch() if cuts_repeats else None
         self._prompt_tokens = len(generation.prompt)
         self._texts: list[str] = []
         self._tokens: list[int] = []
@@ -80,24 +85,36 @@ class _Answer:
             finish_reason=self._finish,
             prompt_tokens=self._prompt_tokens,
             report=self._engine.report(self._request),
+            is_cut=self._is_cut,
         )
+
+    @property
+    def _is_cut(self) -> bool:
+        return self._loop is not None and self._loop.is_loop
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether this side needs no further tokens."""
+        return self._stream.hit is not None or self._is_cut
 
     def _absorb(self, progress: Progress) -> str:
         """Take the next progress; return the text it adds.
 
-        Tokens after the one that completed a stop string are left out: how many of them come along with it depends
-        on the strategy, and the answer must not (law 6).
+        Tokens after the one that completed a stop string, or showed a loop, are left out: how many of them come along
+        with it depends on the strategy, and the answer must not (law 6).
         """
         added = ""
         for token in progress.tokens:
-            if self._stream.hit is not None:
+            if self._is_over:
                 break
             self._tokens.append(token)
             added += self._stream.push(token)
+            if self._loop is not None:
+                self._loop.push(token)
         if progress.finish is not None:
             added += self._stream.flush()
-            self._finish = progress.finish if self._stream.hit is None else "stop"
-        elif self._stream.hit is not None:
+            self._finish = "stop" if self._is_over else progress.finish
+        elif self._is_over:
             self.withdraw()
         if added:
             self._texts.append(added)
@@ -112,10 +129,15 @@ class Completion(_Answer):
     """
 
     def __init__(
-        self, engine: Engine, vocabulary: Vocabulary, generation: Generation, stops: Sequence[str] = ()
+        self,
+        engine: Engine,
+        vocabulary: Vocabulary,
+        generation: Generation,
+        stops: Sequence[str] = (),
+        cuts_repeats: bool = False,
     ) -> None:
         self._inbox: SimpleQueue[Progress | None] = SimpleQueue()
-        super().__init__(engine, vocabulary, generation, stops, self._inbox.put)
+        super().__init__(engine, vocabulary, generation, stops, cuts_repeats, self._inbox.put)
 
     def interrupt(self) -> None:
         """Ask the iterating thread to withdraw the request.
@@ -153,7 +175,12 @@ class AsyncCompletion(_Answer):
     """
 
     def __init__(
-        self, engine: Engine, vocabulary: Vocabulary, generation: Generation, stops: Sequence[str] = ()
+        self,
+        engine: Engine,
+        vocabulary: Vocabulary,
+        generation: Generation,
+        stops: Sequence[str] = (),
+        cuts_repeats: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[Progress] = asyncio.Queue()
@@ -162,7 +189,7 @@ class AsyncCompletion(_Answer):
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
                 loop.call_soon_threadsafe(self._inbox.put_nowait, progress)
 
-        super().__init__(engine, vocabulary, generation, stops, listen)
+        super().__init__(engine, vocabulary, generation, stops, cuts_repeats, listen)
 
     async def __aiter__(self) -> AsyncIterator[str]:
         try:

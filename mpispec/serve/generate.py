@@ -33,6 +33,7 @@ class Answer:
             "tokens": list(self.completed.tokens),
             "finish_reason": self.completed.finish_reason,
             "prompt_tokens": self.completed.prompt_tokens,
+            "cut": "repeats" if self.completed.is_cut else None,
             "strategy": report["strategy"],
             "proposer": report["proposer"],
             "seed": report["seed"],
@@ -63,6 +64,8 @@ class Answer:
         if speculation["hit_rate"] is not None:
             rows.append(("guesses right", f"{speculation['hit_rate']:.0%} of those decided"))
             rows.append(("runs", f"{speculation['runs']}, {speculation['cancelled_runs']} cancelled"))
+        if self.completed.is_cut:
+            rows.append(("cut", "it only repeated itself; with --no-cut-repeats it goes on"))
         if self.is_synthetic:
             rows.append(("note", "synthetic: the oracle proposer was scripted with this very text"))
         return rows
@@ -74,6 +77,7 @@ def generate(
     generation: Generation,
     on_interrupt: Callable[[Callable[[], None]], None],
     is_quiet: bool,
+    cuts_repeats: bool = False,
 ) -> Answer:
     """Write the continuation to standard output as it is decided, unless quiet."""
     is_synthetic = generation.proposer == "oracle"
@@ -82,7 +86,7 @@ def generate(
         for _ in plain:
             pass
         session.recording.tokens = (*generation.prompt, *plain.tokens)
-    completion = Completion(session.engine, vocabulary, generation)
+    completion = Completion(session.engine, vocabulary, generation, cuts_repeats=cuts_repeats)
     interrupted = False
 
     def interrupt() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
@@ -88,8 +87,14 @@ class Api:
         return JSONResponse({"status": "stopped"}, 503)
 
     def _model(self) -> dict[str, Any]:
-        known = {"id": self._service.model, "object": "model", "created": self._created, "owned_by": "mpispec"}
-        return known | self._exactness()
+        return {
+            "id": self._service.model,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "mpispec",
+            "mpispec": self._service.manner.fields(),
+            **self._exactness(),
+        }
 
     def _exactness(self) -> dict[str, Any]:
         promise = self._service.promise
@@ -119,11 +124,11 @@ class Api:
                 param="messages" if isinstance(wanted, ChatRequest) else "prompt",
                 code="context_length_exceeded",
             )
-        seed = secrets.randbelow(1 << 32) if wanted.seed is None else wanted.seed
+        seed = self._service.manner.pick_seed() if wanted.seed is None else wanted.seed
         return Generation(
             prompt=tuple(prompt),
             max_tokens=room if wanted.limit is None else min(wanted.limit, room),
-            sampling=wanted.sampling(self._service.sampling, seed),
+            sampling=wanted.sampling(self._service.manner.defaults(wanted.temperature), seed),
             strategy=wanted.strategy,
             proposer=wanted.proposer,
         )
@@ -133,7 +138,7 @@ class Api:
     ) -> Response:
         generation = self._generation(wanted, prompt)
         answer = shape(model=self._service.model, seed=generation.sampling.seed)
-        completion = self._submit(generation, wanted.stop)
+        completion = self._submit(generation, wanted)
         if wanted.stream:
             events = self._stream(completion, answer, wanted.includes_usage)
             return EventStream(events, on_end=lambda: self._release(completion))
@@ -143,12 +148,20 @@ class Api:
             self._release(completion)
         return Response(status_code=400) if whole is None else JSONResponse(whole)
 
-    def _submit(self, generation: Generation, stops: list[str]) -> AsyncCompletion:
+    def _cuts_repeats(self, wanted: CompletionRequest) -> bool:
+        """Return whether an answer may be cut: by the request, else in a chat as the server says."""
+        if wanted.cut_repeats is None:
+            return self._service.manner.cuts_repeats and isinstance(wanted, ChatRequest)
+        return wanted.cut_repeats
+
+    def _submit(self, generation: Generation, wanted: CompletionRequest) -> AsyncCompletion:
         if self._admitted >= self._max_admitted:
             sentence = f"{self._admitted} requests are waiting already; try again in a while."
             raise ApiError(503, sentence, code="queue_full", retry_after=_RETRY_SECONDS)
         try:
-            completion = AsyncCompletion(self._service.engine, self._service.vocabulary, generation, stops)
+            service = self._service
+            cuts = self._cuts_repeats(wanted)
+            completion = AsyncCompletion(service.engine, service.vocabulary, generation, wanted.stop, cuts)
         except ValueError as error:
             raise ApiError(400, str(error), code="invalid_value") from None
         except EngineStopped:

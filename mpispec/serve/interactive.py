@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from socket import socket
 from typing import Protocol
 
-from mpispec.core.messages import Sampling
 from mpispec.runtime.group import JobError
 from mpispec.runtime.job import Session
 from mpispec.serve.address import bind, find_key
+from mpispec.serve.closing import Closing
 from mpispec.serve.errors import ServeError
 from mpispec.serve.lines import DescriptorLines
 from mpispec.serve.repl import Repl
 from mpispec.serve.server import Server
-from mpispec.serve.service import ChatMessage, Service, Vocabulary
+from mpispec.serve.service import ChatMessage, Manner, Service, Vocabulary
 
 _STANDARD_INPUT = 0
 
@@ -46,32 +46,52 @@ def open_door(host: str, port: int, api_key: str | None) -> Door:
         raise JobError(str(error)) from error
 
 
-def make_service(session: Session, vocabulary: Vocabulary, template: Template, sampling: Sampling) -> Service:
+def make_service(
+    session: Session, vocabulary: Vocabulary, template: Template, manner: Manner, greeting: str = ""
+) -> Service:
     """Return what REPL and server serve."""
     engine = session.engine
     name = session.setup.model.path.stem
-    return Service(engine, vocabulary, template.render, name, sampling, session.promise, lambda: engine.is_running)
+    promise = session.promise
+    return Service(
+        engine, vocabulary, template.render, name, manner, greeting, promise, alive=lambda: engine.is_running
+    )
 
 
-def serve_until_stopped(
-    service: Service, door: Door, has_repl: bool, on_interrupt: Callable[[Callable[[], None]], None]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """How a server is ended from outside."""
+
+    on_interrupt: Callable[[Callable[[], None]], None]
+    """Have Ctrl-C call a function."""
+    on_request: Callable[[Callable[[], None]], None]
+    """Have a signal that asks for the end call a function."""
+    grace_s: float
+    """Seconds that open requests then get."""
+
+
+def serve_until_stopped(service: Service, door: Door, has_repl: bool, ends: Ends) -> None:
     """Serve until `/quit`, Ctrl-C at an idle prompt, Ctrl-D at a terminal, or a signal to end.
 
     The end of an input that is no terminal leaves the HTTP server running: under nohup there is no input at all.
     """
     ended = threading.Event()
     server = Server(service, door.listener, door.key)
+    repl = Repl(service, DescriptorLines(_STANDARD_INPUT), sys.stdout) if has_repl else None
+    also = [ended.set] if repl is None else [ended.set, repl.end]
+    closing = Closing(server, service.engine, ends.grace_s, also)
     server.start()
+    sys.stderr.write(f"mpispec: answers are drawn with {service.manner.describe()}\n")
     sys.stderr.write(f"mpispec: serving {service.model} on {server.url}\n")
     sys.stderr.flush()
+    ends.on_request(closing.ask)
     try:
-        if has_repl:
-            repl = Repl(service, DescriptorLines(_STANDARD_INPUT), sys.stdout)
-            on_interrupt(repl.interrupt)
+        if repl is not None:
+            ends.on_interrupt(repl.interrupt)
             if repl.run() != "eof" or os.isatty(_STANDARD_INPUT):
                 return
-        on_interrupt(ended.set)
+        ends.on_interrupt(ended.set)
         ended.wait()
     finally:
+        closing.wait()
         server.stop()

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TextIO
 
 from mpispec.models.errors import ModelError
 from mpispec.runtime.engine import EngineStopped, Generation
+from mpispec.sampling import describe
 from mpispec.serve.completion import Completed, Completion
 from mpispec.serve.conversation import Conversation
 from mpispec.serve.screen import Screen, strip_controls
@@ -28,9 +29,9 @@ class Lines(Protocol):
         """Return the next line with its newline, at most `limit` bytes of it, or nothing at the end."""
 
 
-Reason = Literal["quit", "eof", "interrupt", "stopped"]
-"""Why the REPL ended: `/quit`, the end of the input, Ctrl-C at the prompt, or the engine."""
-_Signal = Literal["eof", "interrupt"]
+Reason = Literal["quit", "eof", "interrupt", "end", "stopped"]
+"""Why the REPL ended: `/quit`, the end of the input, Ctrl-C at the prompt, `Repl.end`, or the engine."""
+_Signal = Literal["eof", "interrupt", "end"]
 
 _MAX_LINE = 1 << 20
 """Bytes; a longer line is taken in portions."""
@@ -56,11 +57,14 @@ class Repl:
         self._source = source
         self._screen = Screen(out)
         self._conversation = Conversation(service)
-        self._sampling = service.sampling
+        self._sampling = dataclasses.replace(service.manner.sampling, seed=service.manner.seed or 0)
+        self._seed_given = service.manner.seed
+        """None: each answer gets a seed of its own."""
         self._inbox: SimpleQueue[str | tuple[_Signal]] = SimpleQueue()
         self._read_ahead = threading.Semaphore(_READ_AHEAD)
         self._running: Completion | None = None
         self._interrupted = False
+        self._is_ending = False
         self._commands: dict[str, Callable[[str], None]] = {
             "help": self._help,
             "stats": self._stats,
@@ -73,6 +77,8 @@ class Repl:
     def run(self) -> Reason:
         """Talk until one of the ends in `Reason`; also ends with `eof` when nobody reads the output any more."""
         threading.Thread(target=self._read, name="repl-input", daemon=True).start()
+        if self._service.greeting:
+            self._screen.line(self._service.greeting)
         self._screen.line("Type a message, or /help.")
         try:
             return self._talk()
@@ -89,6 +95,11 @@ class Repl:
             running.interrupt()
         else:
             self._inbox.put(("interrupt",))
+
+    def end(self) -> None:
+        """End the REPL after the running answer, lines that were typed ahead unread. Safe in a signal handler."""
+        self._is_ending = True
+        self._inbox.put(("end",))
 
     def _read(self) -> None:
         for raw in iter(lambda: self._source.readline(_MAX_LINE), b""):
@@ -113,6 +124,8 @@ class Repl:
         """Prompt for each line; a signal that ends the REPL comes as a tuple."""
         while True:
             self._screen.end_line()
+            if self._is_ending:
+                yield ("end",)
             self._screen.write(_PROMPT)
             entry = self._inbox.get()
             if entry == ("interrupt",) and not self._interrupted:
@@ -145,8 +158,10 @@ class Repl:
                 f"The conversation with this message has {len(prompt)} tokens, the context {service.engine.context}; "
                 "shorten it, or /reset forgets the conversation."
             )
+        if self._seed_given is None:
+            self._sampling = dataclasses.replace(self._sampling, seed=service.manner.pick_seed())
         generation = Generation(tuple(prompt), room, self._sampling)
-        return Completion(service.engine, service.vocabulary, generation)
+        return Completion(service.engine, service.vocabulary, generation, cuts_repeats=service.manner.cuts_repeats)
 
     def _show(self, completion: Completion) -> None:
         self._running = completion
@@ -160,8 +175,10 @@ class Repl:
     def _sum_up(self, done: Completed, withdrawn: bool) -> None:
         if done.finish_reason == "cancelled" and not withdrawn:
             raise EngineStopped
-        self._interrupted = withdrawn
-        if withdrawn:
+        self._interrupted = withdrawn and not done.is_cut
+        if done.is_cut:
+            self._screen.line("(cut, because it only repeated itself; with serve --no-cut-repeats it goes on)")
+        elif withdrawn:
             self._screen.line("(stopped)")
         elif done.finish_reason == "length":
             self._screen.line(f"The context of {self._service.engine.context} tokens is full; /reset makes room.")
@@ -198,8 +215,10 @@ class Repl:
         if not 0 <= wanted <= MAX_TEMPERATURE:
             self._screen.line(f"The temperature is a number from 0 to {MAX_TEMPERATURE:g}.")
             return
-        self._sampling = dataclasses.replace(self._sampling, temperature=wanted)
-        self._screen.line(f"temperature {wanted:g}")
+        if value:
+            others = self._service.manner.defaults(wanted)
+            self._sampling = dataclasses.replace(others, temperature=wanted, seed=self._sampling.seed)
+        self._screen.line(describe(self._sampling))
 
     def _seed(self, value: str) -> None:
         try:
@@ -209,8 +228,11 @@ class Repl:
         if not 0 <= wanted <= MAX_SEED:
             self._screen.line("The seed is a whole number from 0 to 2**64 - 1.")
             return
-        self._sampling = dataclasses.replace(self._sampling, seed=wanted)
-        self._screen.line(f"seed {wanted}")
+        if value:
+            self._sampling = dataclasses.replace(self._sampling, seed=wanted)
+            self._seed_given = wanted
+        is_random = self._seed_given is None
+        self._screen.line(f"seed {wanted}" + (" of the last answer; each gets another one" if is_random else ""))
 
     def _reset(self, value: str) -> None:
         self._conversation = Conversation(self._service)

@@ -120,6 +120,8 @@ class CompletionRequest(BaseModel):
     stream_options: StreamOptions | None = None
     strategy: str | None = None
     proposer: str | None = None
+    cut_repeats: bool | None = None
+    """Whether the answer is cut where it only repeats itself."""
 
     @property
     def includes_usage(self) -> bool:

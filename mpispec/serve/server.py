@@ -51,6 +51,15 @@ class Server:
         """Start to answer; returns at once, since the socket takes connections already."""
         self._thread.start()
 
+    def refuse(self) -> None:
+        """Stop taking requests; open ones go on until they or the engine end. Returns at once, may be called twice."""
+        self._uvicorn.config.timeout_graceful_shutdown = None
+        self._uvicorn.should_exit = True
+
+    def join(self, seconds: float) -> None:
+        """Wait at most `seconds` for open requests to end, after `refuse`."""
+        self._thread.join(seconds)
+
     def stop(self, seconds: float = 5.0) -> None:
         """Stop taking requests, end open answers, wait at most `seconds` for the thread. May be called twice."""
         self._uvicorn.should_exit = True

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypedDict
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, TypedDict
 
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import Engine
 from mpispec.runtime.text_promise import TextPromise
+from mpispec.sampling import describe
 
 MAX_TEMPERATURE = 2.0
 """Above it a softmax is so flat that the text is noise; OpenAI's bound too."""
@@ -52,6 +54,39 @@ def always() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Manner:
+    """How answers are drawn where a request does not say it."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    """What a request gets for the fields it leaves out, seed aside."""
+    likeliest: Sampling = field(default_factory=Sampling)
+    """The same for a request that asks for the temperature 0."""
+    seed: int | None = None
+    """The seed of requests without one; None: each gets a random one."""
+    source: str = ""
+    """Who recommends that sampling; empty if the user chose all of it."""
+    cuts_repeats: bool = True
+    """Whether answers of a chat that only repeat themselves are cut."""
+
+    def defaults(self, temperature: float | None) -> Sampling:
+        """Return what a request gets that asks for this temperature, or for none."""
+        return self.likeliest if temperature == 0.0 else self.sampling
+
+    def pick_seed(self) -> int:
+        """Return the seed of a request without one."""
+        return secrets.randbelow(1 << 32) if self.seed is None else self.seed
+
+    def describe(self) -> str:
+        """Return in words how answers are drawn, and who recommends it."""
+        return describe(self.sampling) + (f" (recommended by {self.source})" if self.source else "")
+
+    def fields(self) -> dict[str, Any]:
+        """Return the same for programs."""
+        sampling = {name: value for name, value in asdict(self.sampling).items() if name != "seed"}
+        return {"sampling": sampling, "recommended_by": self.source or None, "cut_repeats": self.cuts_repeats}
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """One engine with the vocabulary, the template and the name of its model."""
 
@@ -60,8 +95,9 @@ class Service:
     render: Render
     model: str
     """The name that requests may ask for."""
-    sampling: Sampling = field(default_factory=Sampling)
-    """What a request gets for the fields it leaves out."""
+    manner: Manner = field(default_factory=Manner)
+    greeting: str = ""
+    """What a person at the prompt should know of the model."""
     promise: TextPromise = field(default_factory=TextPromise)
     """What is promised of the texts."""
     alive: Callable[[], bool] = always

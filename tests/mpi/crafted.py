@@ -1,16 +1,20 @@
-"""Models made from other models: with blocks left out, or under the name of an architecture nobody has certified."""
+"""Models made from other models: with blocks left out, with more tokens, or as an architecture nobody has certified."""
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from mpispec.models import gguf_file
 from mpispec.models.gguf_file import GgufFile, Tensor, Value
 from mpispec.models.gguf_types import ValueType
 
+UNUSED = 5
+"""LLAMA_TOKEN_TYPE_UNUSED"""
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 
 
@@ -34,6 +38,38 @@ def renamed(source: Path, destination: Path, architecture: str) -> Path:
     return _write(model, destination, values, model.tensors)
 
 
+def padded(source: Path, destination: Path, count: int, first: int | None = None) -> Path:
+    """Write the same model with `count` tokens more at the end, which no text can spell.
+
+    Their rows are zero, as padding is; from `first` on copies of other tokens' rows where that is given, so that the
+    model takes them for as likely. The embedding must be the projection too.
+    """
+    model = gguf_file.read(source)
+    table = model.tensors["token_embd.weight"]
+    size = table.dims[1]
+    row = table.n_bytes // size
+    rows = bytes(count * row)
+    if first is not None:
+        start = table.offset + first * row
+        rows = source.read_bytes()[start : start + count * row]
+    lists = {
+        "tokenizer.ggml.tokens": b"".join(_text(f"[PAD{size + index}]") for index in range(count)),
+        "tokenizer.ggml.token_type": struct.pack("<i", UNUSED) * count,
+        "tokenizer.ggml.scores": struct.pack("<f", 0.0) * count,
+    }
+    longer = {
+        key: Value(ValueType.ARRAY, _longer(model.values[key], count, more))
+        for key, more in lists.items()
+        if key in model.values
+    }
+    tensors = {**model.tensors, table.name: replace(table, dims=(table.dims[0], size + count))}
+    return _write(model, destination, {**model.values, **longer}, tensors, {table.name: rows})
+
+
+def _longer(value: Value, count: int, more: bytes) -> memoryview:
+    return memoryview(bytes(value.raw[:4]) + struct.pack("<Q", len(value) + count) + bytes(value.raw[12:]) + more)
+
+
 def _renumbered(model: GgufFile, kept: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in model.tensors.items():
         match = _BLOCK.fullmatch(name)
@@ -43,20 +79,29 @@ def _renumbered(model: GgufFile, kept: Sequence[int]) -> Iterator[tuple[str, Ten
             yield f"blk.{kept.index(int(match[1]))}.{match[2]}", tensor
 
 
-def _write(model: GgufFile, destination: Path, values: dict[str, Value], tensors: dict[str, Tensor]) -> Path:
+def _write(
+    model: GgufFile,
+    destination: Path,
+    values: dict[str, Value],
+    tensors: dict[str, Tensor],
+    more: Mapping[str, bytes] = MappingProxyType({}),
+) -> Path:
+    """Write a model file; `more` are bytes that follow those of a tensor."""
     header = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(values))]
     header += [_text(key) + struct.pack("<I", value.type) + value.raw for key, value in values.items()]
     offset = 0
     for name, tensor in tensors.items():
         header += [_text(name), struct.pack(f"<I{len(tensor.dims)}Q", len(tensor.dims), *tensor.dims)]
         header.append(struct.pack("<IQ", tensor.type, offset))
-        offset += -(-tensor.n_bytes // model.alignment) * model.alignment
+        n_bytes = tensor.n_bytes + len(more.get(tensor.name, b""))
+        offset += -(-n_bytes // model.alignment) * model.alignment
     source = model.path.read_bytes()
     with destination.open("wb") as file:
         file.write(b"".join(header))
         for tensor in tensors.values():
             file.write(bytes(-file.tell() % model.alignment))
             file.write(source[tensor.offset : tensor.offset + tensor.n_bytes])
+            file.write(more.get(tensor.name, b""))
         file.write(bytes(-file.tell() % model.alignment))
     return destination
 

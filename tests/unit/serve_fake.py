@@ -12,7 +12,7 @@ from mpispec.models.errors import ModelError
 from mpispec.runtime.engine import EngineStopped, Generation, Progress
 from mpispec.serve.address import bind
 from mpispec.serve.server import Server
-from mpispec.serve.service import ChatMessage, Service
+from mpispec.serve.service import ChatMessage, Manner, Service
 
 START, END = 256, 257
 SPECIAL = {"<|start|>": START, "<|end|>": END}
@@ -176,12 +176,14 @@ class FakeEngine:
             self._changed.notify_all()
 
 
-def make_service(engine: FakeEngine) -> Service:
+def make_service(engine: FakeEngine, manner: Manner | None = None, greeting: str = "") -> Service:
     return Service(
         engine=engine,
         vocabulary=ByteVocabulary(),
         render=render,
         model="toy",
+        manner=manner or Manner(),
+        greeting=greeting,
         alive=lambda: not engine.stopped,
     )
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpispec.cluster.plan_table import plan_lines
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.balance import advice, replanned
 from mpispec.runtime.plan import Plan, PlanError, make_plan
@@ -248,3 +249,16 @@ def test_moved_layers_make_the_slowest_stage_faster(paces: list[float], head_lay
     assert found is even or max(seconds(found, True)) < 0.9 * max(seconds(even, True))
     assert [layer for stage in found.stages for layer in stage.layers] == list(range(30))
     assert [stage.has_exit for stage in found.stages] == [stage.has_exit for stage in even.stages]
+
+
+def test_the_table_says_why_a_host_gets_few_threads() -> None:
+    setup = _setup(_model(), make_plan(4, _model(), False))
+    assert not any(line.startswith("threads on") for line in plan_lines(setup))
+    why = "the CPU quota is 2.5 of 8 processors"
+    limited = replace(
+        setup, hosts=("a", "a", "b", "c"), few_threads=(why, why, "", "4 processors are 2 physical cores")
+    )
+    assert plan_lines(limited)[-2:] == [
+        f"threads on a: {why}; --threads overrides it",
+        "threads on c: 4 processors are 2 physical cores; --threads overrides it",
+    ]

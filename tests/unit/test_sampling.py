@@ -103,3 +103,8 @@ def test_confidence_of_a_greedy_guess_is_the_softmax() -> None:
 
 def test_there_are_no_more_successors_than_tokens() -> None:
     assert len(successors(LOGITS, Sampling(temperature=1.0, top_k=2), 0, 5)) == 2
+
+
+def test_a_penalty_for_a_token_that_a_draft_does_not_have_is_left_out() -> None:
+    logits = np.array([1.0, 2.0, 3.0], np.float32)
+    assert penalised(logits, [1, 7], 2.0).tolist() == [1.0, 1.0, 3.0]

@@ -22,7 +22,9 @@ from mpispec.models.template import ChatTemplate
 from mpispec.runtime.text_promise import TextPromise
 from mpispec.serve import interactive
 from mpispec.serve.http import MAX_BODY, MAX_QUEUE
+from mpispec.serve.loops import LEAST_TOKENS
 from mpispec.serve.schema import ChatRequest
+from mpispec.serve.service import Manner
 
 pytestmark = pytest.mark.unit
 
@@ -160,6 +162,45 @@ def test_defaults(client: httpx.Client, engine: FakeEngine) -> None:
     assert generation.sampling.seed == told
     assert generation.max_tokens == engine.context - len(generation.prompt)
     assert (generation.sampling.temperature, generation.strategy, generation.proposer) == (0.0, None, None)
+
+
+def test_a_chat_answer_that_only_repeats_itself_is_cut(client: httpx.Client, engine: FakeEngine) -> None:
+    answer = client.post(CHAT, json=say("forever")).json()
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["usage"]["completion_tokens"] == LEAST_TOKENS
+    assert answer["mpispec"]["cut"] == "repeats"
+    engine.await_withdrawn(1)
+    *_, ending, done = read_events(client.post(CHAT, json=say("forever", stream=True)).text)
+    assert done == "[DONE]"
+    assert ending["choices"][0]["finish_reason"] == "stop"
+    assert ending["mpispec"]["cut"] == "repeats"
+
+
+def test_whether_repeats_are_cut_is_the_requests_choice(client: httpx.Client) -> None:
+    whole = client.post(CHAT, json=say("forever", cut_repeats=False)).json()
+    assert whole["choices"][0]["finish_reason"] == "length"
+    assert "cut" not in whole["mpispec"]
+    text = {"prompt": "forever", "max_tokens": 400}
+    assert client.post(TEXT, json=text).json()["usage"]["completion_tokens"] == 400
+    cut = client.post(TEXT, json={**text, "cut_repeats": True}).json()
+    assert cut["usage"]["completion_tokens"] == LEAST_TOKENS
+
+
+def test_the_servers_manner_and_the_requests() -> None:
+    engine = FakeEngine()
+    manner = Manner(Sampling(0.7, top_k=20), Sampling(min_p=0.5), seed=9, source="somebody", cuts_repeats=False)
+    with (
+        serving(engine, service=make_service(engine, manner)) as url,
+        httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client,
+    ):
+        for fields in ({}, {"temperature": 0}, {"temperature": 1, "top_k": 0, "seed": 3}):
+            assert client.post(CHAT, json=say("hi", **fields)).status_code == 200
+        assert client.post(CHAT, json=say("forever")).json()["choices"][0]["finish_reason"] == "length"
+        told = client.get("/v1/models").json()["data"][0]["mpispec"]
+    drawn = [generation.sampling for generation in engine.generations]
+    assert drawn[:3] == [Sampling(0.7, top_k=20, seed=9), Sampling(min_p=0.5, seed=9), Sampling(1.0, seed=3)]
+    assert (told["sampling"]["temperature"], told["sampling"]["top_k"]) == (0.7, 20)
+    assert (told["recommended_by"], told["cut_repeats"]) == ("somebody", False)
 
 
 def test_more_tokens_than_fit_are_cut_to_the_room(client: httpx.Client, engine: FakeEngine) -> None:
@@ -367,7 +408,7 @@ def test_a_chat_that_the_template_refuses(caplog: pytest.LogCaptureFixture) -> N
     engine = FakeEngine()
     setup = SimpleNamespace(model=SimpleNamespace(path=Path("toy.gguf")))
     session: Any = SimpleNamespace(engine=engine, promise=TextPromise(), setup=setup)
-    service = interactive.make_service(session, ByteVocabulary(), template, Sampling())
+    service = interactive.make_service(session, ByteVocabulary(), template, Manner())
     twice = {"messages": say("one")["messages"] * 2}
     with serving(engine, service=service) as url:
         assert "Roles must alternate" in check_error(

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 import pytest
 from serve_fake import DEADLINE, END, FakeEngine, make_service
 
+from mpispec.core.messages import Sampling
+from mpispec.serve.loops import LEAST_TOKENS
 from mpispec.serve.repl import Reason, Repl
+from mpispec.serve.service import Manner
 
 pytestmark = pytest.mark.unit
 
@@ -52,11 +55,13 @@ class Pipe:
 class Session:
     """A REPL on a thread of its own, and the person in front of it."""
 
-    def __init__(self, engine: FakeEngine, is_terminal: bool = False) -> None:
+    def __init__(
+        self, engine: FakeEngine, is_terminal: bool = False, manner: Manner | None = None, greeting: str = ""
+    ) -> None:
         self.engine = engine
         self.screen = Terminal(is_terminal)
         source, self._keys = os.pipe()
-        self.repl = Repl(make_service(engine), Pipe(source), self.screen)
+        self.repl = Repl(make_service(engine, manner, greeting), Pipe(source), self.screen)
         self.reason: Reason | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -213,13 +218,55 @@ def test_a_conversation_that_no_longer_fits(session: Session, engine: FakeEngine
     assert read(engine.generations[0].prompt) == "|user\nhello||assistant\n"
 
 
-def test_an_answer_that_fills_the_context(session: Session) -> None:
+def test_an_answer_that_fills_the_context(engine: FakeEngine) -> None:
+    session = Session(engine, manner=Manner(cuts_repeats=False))
     session.type("forever", "hello", "/reset", "hello", "/quit")
     reason, shown = session.end()
     assert reason == "quit"
     assert "The context of 512 tokens is full; /reset makes room." in shown
     assert "/reset forgets the conversation." in shown
     assert "You said: hello\n" in shown
+
+
+def test_an_answer_that_only_repeats_itself_is_cut(session: Session, engine: FakeEngine) -> None:
+    session.type("forever", "hello", "/quit")
+    reason, shown = session.end()
+    assert reason == "quit"
+    answer, _, rest = shown.partition("> forever")[2].partition("\n")
+    assert len("forever" + answer) == LEAST_TOKENS
+    assert rest.startswith("(cut, because it only repeated itself;")
+    assert "(stopped)" not in shown
+    assert "You said: hello\n" in shown
+    assert engine.is_withdrawn(1)
+
+
+def test_the_greeting_comes_first(engine: FakeEngine) -> None:
+    session = Session(engine, greeting="A very small model.")
+    session.type("/quit")
+    assert session.end()[1].startswith("A very small model.\nType a message, or /help.\n")
+
+
+def test_each_answer_has_a_seed_of_its_own_until_one_is_given(session: Session, engine: FakeEngine) -> None:
+    session.type("a", "b", "/seed", "/seed 7", "c", "d", "/seed", "/quit")
+    shown = session.end()[1]
+    seeds = [generation.sampling.seed for generation in engine.generations]
+    assert seeds[0] != seeds[1]
+    assert seeds[2:] == [7, 7]
+    assert f"seed {seeds[1]} of the last answer; each gets another one\n" in shown
+    assert "seed 7\n" in shown
+
+
+def test_the_temperature_0_leaves_recommendations_behind(engine: FakeEngine) -> None:
+    advised = Sampling(0.7, top_k=20, repeat_penalty=1.1)
+    session = Session(engine, manner=Manner(advised, Sampling(min_p=0.25), seed=5))
+    session.type("a", "/temperature 0", "b", "/temperature 1.5", "c", "/temperature", "/quit")
+    assert "temperature 1.5, top-k 20, repeat penalty 1.1\n" in session.end()[1]
+    drawn = [generation.sampling for generation in engine.generations]
+    assert drawn == [
+        Sampling(0.7, top_k=20, repeat_penalty=1.1, seed=5),
+        Sampling(min_p=0.25, seed=5),
+        Sampling(1.5, top_k=20, repeat_penalty=1.1, seed=5),
+    ]
 
 
 def test_strange_input_survives(session: Session, engine: FakeEngine) -> None:
