@@ -21,6 +21,7 @@ build_wheel() { mkdir -p "$1"; touch "$1/$build.whl"; echo "built $build" >> "$t
 install_packages() { [ "$again" = 0 ] || echo again >> "$told"; }
 ask_build() { ulimit -c 0; eval "$answer"; }
 llama_version=1.2.3 where=${where_to:-here} log=$told.log
+: >> "$log"
 choose_build
 install_working_build
 echo "works: $build"
