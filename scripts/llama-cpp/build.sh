@@ -24,6 +24,9 @@ is_refused() { [ -f "$wheels/$1/refused" ] && [ "$(sed -n 1p "$wheels/$1/refused
 # Choose the first kind of build that has not failed here: sets `build` and `wheel`.
 choose_build() {
     local kind reasons=""
+    [ "$where-$(uname -m)" != any-x86_64 ] || cpu_has avx avx2 bmi2 fma f16c ||
+        stop "the portable build is for CPUs with AVX2 and FMA (x86-64-v3), which this one lacks; set up each kind of host" \
+            "without --portable."
     for kind in $([ "$where" = any ] && echo portable || echo native plain); do
         build=$kind wheel=$(wheel_key "$kind")
         is_refused "$wheel" || return 0
