@@ -122,14 +122,59 @@ def test_steps_say_how_long_they_took(tmp_path: Path) -> None:
     assert "  checking what this build computes: 0 s\n" in set_up(tmp_path, WORKS).stderr
 
 
+def shell(lines: str, **variables: str) -> list[str]:
+    """Return what lines of bash print that use the functions of set-up."""
+    done = subprocess.run(
+        ["bash", "-c", f". scripts/setup\n{lines}"],
+        cwd=REPOSITORY,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_kinds_of_builds_do_not_share_a_wheel() -> None:
+    keys = shell("llama_version=1; for kind in native plain portable; do wheel_key $kind; done")
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "expected"),
+    [
+        ("", "", "mpich here"),
+        ("openmpi here 0123", "", "openmpi here"),
+        ("mpich any 0123", "", "mpich any"),
+        ("mpich here 0123", "--portable", "mpich any"),
+        ("mpich 0123", "", "mpich here"),
+    ],
+)
+def test_an_environment_stays_what_it_is_until_told_otherwise(
+    before: str, options: str, expected: str, tmp_path: Path
+) -> None:
+    if before:
+        (tmp_path / ".mpispec-base").write_text(before + "\n")
+    lines = f'parse_options --venv "{tmp_path}" {options}; choose_base; echo "$mpi $where"'
+    assert shell(lines) == [expected]
+
+
+def test_a_portable_build_is_refused_where_it_cannot_run(tmp_path: Path) -> None:
+    lines = (
+        "cpu_has() { false; }; uname() { echo x86_64; }; llama_version=1 where=any; (choose_build) 2>&1 || echo ended"
+    )
+    said = shell(lines, MPISPEC_WHEELS=str(tmp_path))
+    assert said[-1] == "ended"
+    assert "which this one lacks; set up each kind of host without --portable." in said[0]
+
+
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
 def test_no_build_may_use_tiles() -> None:
     """Even for a CPU that has them."""
-    ask = ". scripts/llama-cpp/flags.sh; cpu_options_of() { echo -march=sapphirerapids; }; macros_of native"
-    environ = {**os.environ, "CC": "gcc"}
-    macros = subprocess.run(
-        ["bash", "-c", ask], cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=False, timeout=60
-    ).stdout
+    ask = "cpu_options_of() { echo -march=sapphirerapids; }; macros_of native"
+    macros = "\n".join(shell(ask, CC="gcc"))
     if "__AVX512F__" not in macros:
         pytest.skip("this gcc does not know the CPU")
     assert "__AMX" not in macros
