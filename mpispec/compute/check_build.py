@@ -8,16 +8,18 @@ that is no good for its CPU may end with a signal.
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpispec.compute.base import ComputeError, Floats
-from mpispec.compute.llama_stage import LlamaStage
-from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import Edit, EditOp, Row, Run
 from mpispec.models import default, registry
 from mpispec.models.errors import ModelError
+
+if TYPE_CHECKING:
+    from mpispec.compute.llama_stage import LlamaStage
 
 WRONG = 3
 """Exit code of a build that computes something else."""
@@ -33,6 +35,9 @@ class WrongNumbersError(Exception):
 
 def check() -> str:
     """Return what was computed. Raises WrongNumbersError, ComputeError, ModelError (what could not be loaded)."""
+    from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  a ModelError on a CPU that it is not for
+    from mpispec.compute.llama_vocabulary import Vocabulary  # noqa: PLC0415
+
     path = default.resolve(None)
     vocabulary = Vocabulary(path)
     tokens = vocabulary.tokenize(TEXT, special=False)

@@ -50,7 +50,7 @@ def test_what_errs_is_found_out(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(check_build, "LlamaStage", erring(change, is_changed))
+    monkeypatch.setattr("mpispec.compute.llama_stage.LlamaStage", erring(change, is_changed))
     assert check_build.main() == check_build.WRONG
     assert sentence in capsys.readouterr().out
 
