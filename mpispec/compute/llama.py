@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import socket
 from collections import deque
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
@@ -17,14 +18,18 @@ from typing import Any, cast
 
 import numpy as np
 import psutil
-from llama_cpp import llama_cpp as api
-from llama_cpp._ctypes_extensions import load_shared_library
 from numpy.typing import NDArray
 
-from mpispec.compute import huge_pages
+from mpispec.compute import cpu_needs, huge_pages
 from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.core.messages import Edit, EditOp
 from mpispec.models.errors import ModelError
+
+if lacking := cpu_needs.missing():  # loading the libraries may be too much already
+    raise ModelError(cpu_needs.sentence([socket.gethostname()], lacking))
+
+from llama_cpp import llama_cpp as api
+from llama_cpp._ctypes_extensions import load_shared_library
 
 MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ of llama.cpp."""

@@ -13,6 +13,7 @@ from mpispec.models.errors import ModelError
 from mpispec.models.gguf_file import read
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.cores import usable_cores
+from mpispec.runtime.cpus import check_cpus
 from mpispec.runtime.group import Group, JobError, agree, gather
 from mpispec.runtime.plan import Plan, PlanError, StagePlace, make_plan
 from mpispec.transport.environment import host_identity, hostname
@@ -96,6 +97,7 @@ def _bytes_of(model: ModelSummary, stage: StagePlace) -> int:
 
 def prepare(options: JobOptions, group: Group) -> Setup:
     """Find everything that a user can get wrong; JobError on all ranks if anything is."""
+    check_cpus(group)
     model, draft, levels, plan = agree(group, lambda: _inspect(options, group.size))
     _check_same_files(group, [model, *levels, *([draft] if draft is not None else [])])
     context = options.context or min(DEFAULT_CONTEXT, model.context)
