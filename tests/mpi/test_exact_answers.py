@@ -12,7 +12,8 @@ import pytest
 from mpispec.compute.llama_quantise import quantise
 from mpispec.models.pad import pad
 from mpispec.models.widen import widen
-from tests.mpi.jobs import TREES, WITH_DRAFT, WITHOUT_DRAFT, answers, request, tokens_of
+from tests.mpi.jobs import TREES, WITH_DRAFT, WITHOUT_DRAFT, answers, tokens_of
+from tests.mpi.jobs import request as wanted_of
 from tests.mpi.reference import greedy
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
@@ -39,6 +40,15 @@ def k_quants(default_model: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
+def halves(default_model: Path) -> Iterator[Path]:
+    """Return the default model as F16."""
+    with TemporaryDirectory(prefix="mpispec-f16-") as folder:
+        stored = Path(folder, "f16.gguf")
+        quantise(default_model, stored, "f16", 1)
+        yield stored
+
+
+@pytest.fixture(scope="module")
 def long_prompts(prompts: list[list[int]]) -> list[list[int]]:
     """Return two prompts whose answers are written beyond 300 positions."""
     text = [token for prompt in prompts for token in prompt]
@@ -57,7 +67,7 @@ def assert_equal_to_llama_cpps(
 ) -> None:
     """Answer the prompts in every way, in one job."""
     expected = greedy(model, prompts, length, frozenset())
-    wanted = [request(prompt, length, *way) for way in ways for prompt in prompts]
+    wanted = [wanted_of(prompt, length, *way) for way in ways for prompt in prompts]
     found = answers(ranks, wanted, timeout=timeout, model=str(model), **options)
     for place, way in enumerate(ways):
         assert tokens_of(found[place * len(prompts) :][: len(prompts)]) == expected, way
@@ -71,15 +81,31 @@ def test_k_quants_write_llama_cpps_text(k_quants: Path, long_prompts: list[list[
     assert_equal_to_llama_cpps(WAYS, long_prompts, 4, FEW_TOKENS, k_quants, draft=str(draft))
 
 
-def test_the_second_turn_is_that_of_a_fresh_start_on_k_quants(k_quants: Path, prompts: list[list[int]]) -> None:
-    first, other = prompts[2], prompts[7]
-    (answer,) = greedy(k_quants, [first], FEW_TOKENS, frozenset())
-    second = [*first, *answer, *other]
-    expected = [answer, *greedy(k_quants, [second], FEW_TOKENS, frozenset())]
-    turns = [request(prompt, FEW_TOKENS, "auto", "ngram") for prompt in (first, second)]
-    found = answers(3, turns, model=str(k_quants))
+def assert_second_turns_are_fresh(model: Path, prompts: list[list[int]], strategy: str) -> None:
+    """Hold chats of two turns, one after the other, in one job; a second turn goes on after the answer to the first."""
+    first_answers = greedy(model, prompts, FEW_TOKENS, frozenset())
+    others = [*prompts[1:], prompts[0]]
+    turns = zip(prompts, first_answers, others, strict=True)
+    seconds = [[*first, *answer, *other[1:]] for first, answer, other in turns]
+    second_answers = greedy(model, seconds, FEW_TOKENS, frozenset())
+    chats = [turn for chat in zip(prompts, seconds, strict=True) for turn in chat]
+    found = answers(3, [wanted_of(turn, FEW_TOKENS, strategy, "ngram") for turn in chats], model=str(model))
+    expected = [answer for chat in zip(first_answers, second_answers, strict=True) for answer in chat]
     assert tokens_of(found) == expected
-    assert found[1]["report"]["speculation"]["runs"] < len(second), "nothing of the first turn was kept"
+
+
+def test_the_second_turn_is_that_of_a_fresh_start_on_k_quants(k_quants: Path, prompts: list[list[int]]) -> None:
+    assert_second_turns_are_fresh(k_quants, [prompts[2], prompts[7]], "auto")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["plain", "auto"])
+@pytest.mark.parametrize("kind", ["k_quants", "default_model", "halves"])
+def test_twenty_second_turns_are_those_of_fresh_starts(
+    kind: str, strategy: str, prompts: list[list[int]], request: pytest.FixtureRequest
+) -> None:
+    assert len(prompts) == 20
+    assert_second_turns_are_fresh(request.getfixturevalue(kind), prompts, strategy)
 
 
 @pytest.mark.slow
