@@ -19,7 +19,7 @@ OUTSIDE = {"io", "logging", "os", "pathlib", "select", "signal", "socket", "subp
 CHANCE_AND_TIME = {"asyncio", "datetime", "multiprocessing", "random", "secrets", "threading", "time", "uuid"}
 IMPURE = OUTSIDE | CHANCE_AND_TIME
 """Standard modules with a clock, chance, threads or input and output: a pure core is told such things in events."""
-CORE_LINES = 1850
+CORE_LINES = 1860
 """Lines with code; explanations are not what a budget shall save."""
 FILE_LINES = 400
 FUNCTION_LINES = 50
