@@ -34,18 +34,21 @@ _LENGTHS = frozenset((1, 2, 3, 4, 6, 8, 12, 16, 24, 32))
 """Lengths of chains to weigh; runs of up to 63 rows have the bits of single ones (llama-layer-ranges)."""
 _BETTER = 1.02
 """By how much more rows must be better to be taken: the costs of rows are measured, and noisy."""
+_LONGER = 1.005
+"""By how much one guess more must be better where guesses are waited for: with 1.02 chains of free rows were too short
+(0.96 of `sync`), with 1 those of dear rows too long (0.94)."""
 _CERTAIN = 0.995
 """A run is never taken to be surer than this."""
 _UNREACHED = 0.001
 """A chain is not weighed beyond a guess that is less likely than this to be reached: it takes the head time."""
 _UNLIKELY = 0.005
 """A draft that takes a stage's time does not guess beyond a guess that is less likely than this to be reached."""
+_AHEAD = 1
+"""Guesses that are ready beyond those that fill a pipeline. Each is made in vain when one before it turns out wrong:
+with 3 of them `auto` was at 0.94 of `pipeinfer` where it is at 1.03 now (cpu4 rows, 4 stages on 2 cores, 0.7 right)."""
 _WORTH_WAITING = 1.1
 """By how much runs of dear rows must be better than those of one: the hit rate is an estimate, and with them the first
 stage waits for the head between two."""
-_PROBE_SHARE = 0.02
-"""Of the time of plain decoding, what it may take to see whether a draft that was silenced has become good. The promise
-is 0.97 of the best fixed strategy, and the first guesses take their part of the rest."""
 
 
 class Plan(NamedTuple):
@@ -164,20 +167,25 @@ class Economy:
                 best, best_s = rows, token_s
         return best
 
-    def is_probe_cheap(self, behind: int) -> bool:
-        """Tell whether asking a draft that is `behind` tokens behind takes little of the time that they took."""
-        feeding = self._step * self._config.compute(behind)
-        verifying = self._alone[min(2, self._most_rows) - 1] - self._alone[0]
-        return feeding + verifying <= _PROBE_SHARE * behind * self._alone[0]
+    def loss(self, plan: Plan, hit: float, behind: int) -> float:
+        """Return how many tokens of plain decoding it costs to try a plan once; less than nothing where it pays.
+
+        `behind` is how many accepted tokens the draft has not computed.
+        """
+        feeding = self._step * (self._config.compute(behind) - 1.0) if behind else 0.0
+        if plan.waits:
+            seconds = self._waiting_s(plan.lead, hit) * (1.0 + _expected(hit, plan.lead))
+            return (feeding + seconds) / self._alone[0] - 1.0 - _expected(hit, plan.lead)
+        return (feeding + self._flowing_s(1, hit)) / self._alone[0] - 1.0
 
     def _best_plan(self, hit: float, may_be_silent: bool) -> Plan:
         best, best_s = Plan(True, 0), self._alone[0] if may_be_silent else math.inf
         for guesses in range(1, min(self._longest, self._most_rows - 1) + 1):
             token_s = self._waiting_s(guesses, hit)
-            if token_s * _BETTER < best_s:
+            if token_s * (_LONGER if best.lead else _BETTER) < best_s:
                 best, best_s = Plan(True, guesses), token_s
         for length in sorted(_LENGTHS):
-            if length <= min(self._longest, self._most_rows):
+            if length <= min(self._longest, self._most_rows) and self._is_kept_up(length):
                 token_s = self._flowing_s(length, hit)
                 if token_s * _BETTER < best_s:
                     best, best_s = Plan(False, self._enough(length, hit)), token_s
@@ -192,19 +200,27 @@ class Economy:
     def _flowing_s(self, length: int, hit: float) -> float:
         """Return the time of a token where chains of that length follow one another.
 
-        The law of speed-up: a run whose first guess is wrong takes no time of the next pass. Guesses that are under way
-        when one turns out wrong have been made in vain, about as many as stages.
+        The law of speed-up: a run whose first guess is wrong takes no time of the next pass. A pass meets other runs on
+        its cores the oftener, the more of the time these compute; on the draft's core it meets the draft.
         """
         cost, passing = self.times[length - 1]
         goes_on = hit**length
         runs = 1.0 / (1.0 - goes_on)
         useful = runs - (1.0 - hit) / (1.0 - goes_on)
         pace = max(cost, length * self._step)
-        return (passing + pace * useful + self.toll * self._num_stages) / (1.0 + _expected(hit, length) * runs)
+        alone = self._alone[length - 1]
+        crowded = (passing - alone) * (cost - self.toll * length) / pace
+        beside = min(1.0, self.toll * self._enough(length, hit))
+        return (alone + crowded + beside + pace * useful) / (1.0 + _expected(hit, length) * runs)
+
+    def _is_kept_up(self, length: int) -> bool:
+        """Tell whether the draft makes so many guesses while a run of as many rows computes; else runs are shorter."""
+        cost = self.times[length - 1][0] - self.toll * length
+        return length == 1 or length * self._step <= cost
 
     def _enough(self, length: int, hit: float) -> int:
         """Return how far ahead guesses keep the pipeline full, but not where next to none is reached."""
-        filling = math.ceil(self.times[0][1] / self.times[0][0]) + length + 1
+        filling = math.ceil(self.times[0][1] / self.times[0][0]) + length + _AHEAD
         reached = math.ceil(math.log(_UNLIKELY) / math.log(hit)) if 0.0 < hit < 1.0 else 1
         return max(1, min(self._longest, filling, reached))
 
@@ -212,45 +228,3 @@ class Economy:
 def _expected(hit: float, length: int) -> float:
     """Return how many guesses of a chain are right on average."""
     return float(sum(hit**reached for reached in range(1, length + 1)))
-
-
-class HitRate:
-    """How often the likeliest guess for a position is right, whatever its confidence; at first what is promised."""
-
-    _FIRST = 4
-    """Verdicts until a promise is the mean of those heard: a draft is sure of one token and not of the next."""
-    _COUNT = 200
-    """Verdicts that this is the mean of."""
-
-    def __init__(self, weight: int) -> None:
-        """`weight`: for how many verdicts the promise counts."""
-        self.rate = 0.0
-        self._weight = weight
-        self._promised = 0.0
-        self._tried = self._hits = 0
-        self.is_known = False
-
-    def promise(self, prob: float) -> None:
-        """Hear what the first guess promises."""
-        if not self.is_known:
-            self.is_known, self.rate, self._promised = True, prob, prob
-
-    def learn(self, prob: float, is_right: bool) -> None:
-        """Hear the verdict on a guess."""
-        self.promise(prob)
-        self._tried += 1
-        if self._tried <= self._FIRST:
-            self._promised += (prob - self._promised) / self._tried
-            self._hits += is_right
-            self.rate = (self._weight * self._promised + self._hits) / (self._weight + self._tried)
-        else:
-            self.rate += (is_right - self.rate) / min(self._weight + self._tried, self._COUNT)
-
-    @property
-    def is_on_trial(self) -> bool:
-        """Whether too few guesses have been heard of to judge."""
-        return self._tried < self._FIRST
-
-    def doubt(self) -> None:
-        """Let a few verdicts change what is believed."""
-        self._tried = min(self._tried, self._FIRST)
