@@ -1,6 +1,7 @@
 """How `auto` does against every fixed strategy, over pipelines, hit rates, costs of rows and links; all synthetic.
 
-python -m mpispec.bench.grid --tokens 200
+python -m mpispec.bench.grid --tokens 200             # everyone on a core of their own
+python -m mpispec.bench.grid --tokens 200 --shared    # the draft and 1, 2 or 4 stages on each core
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -24,33 +25,70 @@ LINKS = {"fast": (0.0, math.inf), "slow": (0.005, 12.5e6)}
 FIXED = ("plain", "sync", "pipeinfer", "specpipe")
 ASKED = 0.97
 """Share of the best fixed strategy's speed that `auto` shall reach everywhere."""
+STAGE_S = 0.010
+
+SHARED_STAGES = (1, 2, 4, 8)
+STAGES_A_CORE = (1, 2, 4)
+SHARED_HITS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+DRAFTS = (0.03, 0.3)
+"""Time of a step of the draft as a share of the whole target's for a row: a small one and a quarter of its weights."""
+SHARED_FIXED = ("plain", "sync", "pipeinfer")
+"""With the draft on a stage's core; a tree's guesses cost it as many rows."""
+
+Case = tuple[dict[str, Any], Study]
 
 
-def cases() -> Iterator[tuple[str, int, float, str]]:
-    """Yield rows, stages, hit rate and links of every case."""
-    return itertools.product(ROWS_FACTORS, STAGES, HITS, LINKS)
+def cases(tokens: int, seed: int, draft_s: float) -> Iterator[Case]:
+    """Yield every pipeline whose actors have cores of their own: what it is, and the study of it."""
+    for rows, stages, hit, link in itertools.product(ROWS_FACTORS, STAGES, HITS, LINKS):
+        latency, rate = LINKS[link]
+        study = Study(
+            stages,
+            STAGE_S,
+            draft_s,
+            link_s=latency,
+            link_bytes_per_s=rate,
+            rows_factor=ROWS_FACTORS[rows],
+            hits=Hits((hit,)),
+            num_tokens=tokens,
+            seed=seed,
+        )
+        yield {"rows": rows, "stages": stages, "hit": hit, "links": link}, study
 
 
-def measure(rows: str, stages: int, hit: float, link: str, tokens: int, seed: int, draft_s: float) -> dict[str, Any]:
-    """Return the speed-ups over plain of one case, and the share of the best fixed one that `auto` reaches."""
-    latency, rate = LINKS[link]
-    study = Study(
+def shared_cases(tokens: int, seed: int) -> Iterator[Case]:
+    """Yield every pipeline with so many stages on each core and the draft on the first."""
+    for rows, stages, crowd, draft, hit in itertools.product(
+        ROWS_FACTORS, SHARED_STAGES, STAGES_A_CORE, DRAFTS, SHARED_HITS
+    ):
+        if crowd <= stages:
+            yield (
+                {"rows": rows, "stages": stages, "stages_a_core": crowd, "draft": draft, "hit": hit},
+                shared_study(rows, stages, crowd, draft, hit, tokens, seed),
+            )
+
+
+def shared_study(
+    rows: str, stages: int, crowd: int, draft: float, hit: float, tokens: int = 200, seed: int = 0
+) -> Study:
+    """Return a study of `crowd` stages on each core and, on the first, a draft of that share of the target."""
+    return Study(
         stages,
-        draft_s=draft_s,
-        link_s=latency,
-        link_bytes_per_s=rate,
+        STAGE_S,
+        draft * stages * STAGE_S,
         rows_factor=ROWS_FACTORS[rows],
         hits=Hits((hit,)),
         num_tokens=tokens,
         seed=seed,
+        cores=(*(stage // crowd for stage in range(stages)), 0),
     )
-    speedups = {outcome.strategy: outcome.speedup_over_plain for outcome in compare((*FIXED, "auto"), study)}
-    best = max(FIXED, key=lambda name: speedups[name])
+
+
+def measure(study: Study, fixed: Sequence[str]) -> dict[str, Any]:
+    """Return the speed-ups over plain of one case, and the share of the best fixed one that `auto` reaches."""
+    speedups = {outcome.strategy: outcome.speedup_over_plain for outcome in compare((*fixed, "auto"), study)}
+    best = max(fixed, key=lambda name: speedups[name])
     return {
-        "rows": rows,
-        "stages": stages,
-        "hit": hit,
-        "links": link,
         "best_fixed": best,
         "share": round(speedups["auto"] / speedups[best], 3),
         "speedups": {name: round(speedup, 2) for name, speedup in speedups.items()},
@@ -61,13 +99,14 @@ def measure(rows: str, stages: int, hit: float, link: str, tokens: int, seed: in
 @click.option("--tokens", type=click.IntRange(min=50), default=200, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the script: which guesses are right.")
 @click.option("--draft-s", type=float, default=0.001, show_default=True, help="Of a draft step; a stage takes 0.01.")
-def main(tokens: int, seed: int, draft_s: float) -> None:
+@click.option("--shared", is_flag=True, help="Draft and stages share cores; a draft step is a share of the target's.")
+def main(tokens: int, seed: int, draft_s: float, shared: bool) -> None:
     """Print every case as JSON, one a line, then how many of them reach what is asked."""
     shares = []
-    for case in cases():
-        found = measure(*case, tokens, seed, draft_s)
+    for case, study in shared_cases(tokens, seed) if shared else cases(tokens, seed, draft_s):
+        found = measure(study, SHARED_FIXED if shared else FIXED)
         shares.append(found["share"])
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(case | found))
     reached = sum(share >= ASKED for share in shares)
     click.echo(f"{reached} of {len(shares)} cases reach {ASKED}; the least is {min(shares)}.", err=True)
 

@@ -29,6 +29,11 @@ class HeadConfig:
     """Time of a step of the draft with one row, as a multiple of a run of one row."""
     draft_pair: float = 1.0
     """Time of a step of the draft with two rows, as a multiple of one row's."""
+    crowd: float = 1.0
+    """By how much longer a stage takes while all others compute too: stages that share the busiest core."""
+    draft_toll: float = 0.0
+    """What a step of the draft takes from the stages that share its core, in times of a run of one row; 0 where it has
+    one to itself."""
     may_branch: bool = True
     """Whether the stages compute the same bits over the holes that a tree leaves in the order of cells (law 6)."""
     most_buried: int = 0
@@ -56,11 +61,11 @@ class HeadConfig:
         return tuple(Actor(self.actor + index) for index in range(1, self.num_stages + 1))
 
     def cost(self, num_rows: int, correction: float = 1.0) -> float:
-        """Return for how long a run of `num_rows` rows occupies the busiest stage or link, in times of one row.
+        """Return for how long a run of `num_rows` rows occupies the busiest core or link, in times of one row.
 
-        `correction` is by how much its compute is dearer than in the table.
+        `correction` is by how much its compute is dearer than in the table. The work of stages on one core adds up.
         """
-        return max(1.0, self.compute(num_rows) * correction, num_rows * self.link_row)
+        return max(self.crowd, self.crowd * self.compute(num_rows) * correction, num_rows * self.link_row)
 
     def passing(self, num_rows: int, correction: float = 1.0) -> float:
         """Return the time from the launch of a run into an empty pipeline to its verdicts, in times of one row.

@@ -249,7 +249,11 @@ class DraftCore:
         return []
 
     def _has_work(self, stream: _Stream) -> bool:
-        return stream.filled < stream.root.pos or bool(stream.frontier(self._pool.num_free))
+        """Tell whether it may guess; accepted text is computed no sooner, and all that came until then at once.
+
+        A draft that shall keep silent may share its core with a stage (ADR 0028).
+        """
+        return bool(stream.frontier(self._pool.num_free))
 
     def _compute(self, stream: _Stream) -> Effect:
         """Compute what is missing of the accepted text, the root with its last chunk, else the next layer."""

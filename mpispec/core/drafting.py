@@ -29,6 +29,7 @@ class DraftLink:
         self._draft = draft
         self._request = request
         self._lead = lead
+        """The longest so far."""
         self._width = width
         self._floor = floor
         self._last = last
@@ -84,10 +85,8 @@ class DraftLink:
         self._places = {}
 
     def accepted(self, tokens: Sequence[Token], root: Node, lead: int) -> list[Effect]:
-        """Hear that `tokens` were accepted, the last of them being `root`; tell the draft how far it may go now.
-
-        `lead` is at most what it was at first.
-        """
+        """Hear that `tokens` were accepted, the last of them being `root`; tell the draft how far it may go now."""
+        self._lead = max(self._lead, lead)
         if len(self._places) > self._most_places:
             self._forget(root)
         self._limit = self._bound(root, lead)

@@ -95,11 +95,12 @@ class Request:
         self._proposer = proposer
         mixed = submitted.proposer.split("+")
         self._listens_to_exits = EXIT in mixed
+        self.is_drafted = "draft" in mixed and config.draft is not None
         strategy.begin(self)
         self._link: DraftLink | None = None
-        if "draft" in mixed and config.draft is not None:
-            useless = Pos(self._end - 1)
-            self._link = DraftLink(config.draft, self.id, strategy.lead, strategy.width, strategy.floor, useless)
+        if self.is_drafted and config.draft is not None:
+            lead, useless = strategy.draft_lead, Pos(self._end - 1)
+            self._link = DraftLink(config.draft, self.id, lead, strategy.width, strategy.floor, useless)
 
     @property
     def seq(self) -> SeqId:
@@ -262,7 +263,7 @@ class Request:
     def accepted(self, tokens: Sequence[Token]) -> list[Effect]:
         """Tell strategy and draft of newly accepted tokens."""
         self.strategy.accepted(len(tokens))
-        return self._link.accepted(tokens, self.tree.root, self.strategy.lead) if self._link is not None else []
+        return self._link.accepted(tokens, self.tree.root, self.strategy.draft_lead) if self._link is not None else []
 
     def finish_after(self, token: Token) -> FinishReason | None:
         """Return why the request ends with this token, if it does."""

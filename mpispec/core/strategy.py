@@ -19,7 +19,7 @@ class View(Protocol):
     """What the head was told of its stages, links and draft."""
 
     def cost(self, num_rows: int) -> float:
-        """Return for how long a run of `num_rows` rows occupies the busiest stage or link, in times of one row."""
+        """Return for how long a run of `num_rows` rows occupies the busiest core or link, in times of one row."""
 
     def passing(self, num_rows: int) -> float:
         """Return the time from the launch of a run into an empty pipeline to its verdicts, in times of one row."""
@@ -33,6 +33,10 @@ class View(Protocol):
         """Runs of this request in flight that are not cancelled."""
 
     @property
+    def is_drafted(self) -> bool:
+        """Whether a draft guesses for this request."""
+
+    @property
     def is_awaiting_draft(self) -> bool:
         """Whether a proposer on another rank is about to extend the tree within the strategy's lead."""
 
@@ -41,14 +45,19 @@ class Strategy(ABC):
     """One instance a request. It never touches the tree, so it cannot make the text wrong, only slow."""
 
     lead: int
-    """How many positions beyond the root proposers may run ahead; it may change later, up to what it was at first."""
+    """How many positions beyond the root proposers may run ahead; it may change later."""
     width: int = 1
     """Most guesses for one position that a draft shall make."""
     floor: float = 0.0
     """A draft shall not guess below a guess that is less likely than this share of the likeliest of its layer."""
 
+    @property
+    def draft_lead(self) -> int:
+        """How many positions beyond the root a draft may run ahead; at 0 it computes nothing."""
+        return self.lead
+
     def begin(self, view: View) -> None:  # noqa: B027  most strategies have nothing to prepare
-        """Look at the circumstances; the draft is told `lead` and `width` afterwards."""
+        """Look at the circumstances; the draft is told `draft_lead` and `width` afterwards."""
 
     @abstractmethod
     def choose(self, view: View) -> list[Node]:

@@ -171,6 +171,8 @@ class Rank:
             link_row=costs.link_row,
             draft_step=costs.draft_step,
             draft_pair=costs.draft_pair,
+            crowd=costs.crowd,
+            draft_toll=costs.draft_toll,
             may_branch=not model.quantised or (keeps_order and costs.is_row_exact),
             most_buried=MOST_CELLS if keeps_order else 0,
             is_row_exact=costs.is_row_exact,

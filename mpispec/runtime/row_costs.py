@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from mpispec.runtime.link_costs import link_cost
 from mpispec.runtime.loading import Models
 from mpispec.runtime.row_exactness import are_rows_exact
 from mpispec.runtime.setup import Setup
+from mpispec.runtime.shared_cores import shared_cores
 from mpispec.runtime.trial import trial
 from mpispec.wire.activations import row_bytes
 
@@ -46,6 +47,10 @@ class PipelineCosts:
     """Seconds of one row on each stage."""
     is_row_exact: bool
     """Whether a row has the same bits in runs of any size, with any number of threads."""
+    crowd: float = 1.0
+    """See `HeadConfig.crowd`."""
+    draft_toll: float = 0.0
+    """See `HeadConfig.draft_toll`."""
 
 
 def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> list[PipelineCosts]:
@@ -64,7 +69,22 @@ def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> lis
         is_exact = are_rows_exact(group, stages, actors[0], model.width, models.arithmetic)
         delay, row = link.delay_s / seconds[0], link.row_s / seconds[0]
         found.append(PipelineCosts(rows, delay, row, step, pair, stages_s, is_exact))
-    return found
+    return found if setup.levels else [_shared(found[0], group, models, setup)]
+
+
+def _shared(costs: PipelineCosts, group: Group, models: Models, setup: Setup) -> PipelineCosts:
+    """Return the costs with what actors of one host take from each other. Collective.
+
+    Not of ladders: each of their levels launches whenever it can, whatever that takes from others.
+    """
+    draft = None if setup.plan.draft is None else (setup.plan.draft, models.draft)
+    sharing = shared_cores(group, models.stages, draft, setup.model.width, setup.threads[group.rank])
+    if sharing is None:
+        return costs
+    # Stages that share a core were measured at once above, the draft alone: here all were alone.
+    step = sharing.step_s / sharing.unit_s if sharing.crowd > 1.0 and sharing.step_s else costs.draft_step
+    toll = step * sharing.toll_s / sharing.step_s if sharing.step_s else 0.0
+    return replace(costs, draft_step=step, crowd=sharing.crowd, draft_toll=toll)
 
 
 def _draft_seconds(group: Group, models: Models, setup: Setup) -> list[float]:

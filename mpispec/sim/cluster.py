@@ -35,6 +35,7 @@ from mpispec.core.level import LevelCore
 from mpispec.core.messages import Edit
 from mpispec.core.stage import StageCore
 from mpispec.core.statistics import Statistics
+from mpispec.sim.core import SharedCore
 from mpispec.sim.costs import Costs
 from mpispec.sim.target import Drafter, LevelTarget, Target, ToyTarget
 
@@ -119,6 +120,8 @@ class VirtualCluster:
         self._arrivals: defaultdict[int, float] = defaultdict(float)
         """When the last message of each lane arrives. Lanes are numbered: tuples of enumerations hash slowly."""
         self._jobs: dict[Actor, _Job] = {}
+        self._shared: defaultdict[int, SharedCore] = defaultdict(SharedCore)
+        """Cores on which several actors compute."""
         self.quit: set[Actor] = set()
 
     def _add_stages(self, stages: list[StageCore], target: Target) -> None:
@@ -219,7 +222,24 @@ class VirtualCluster:
         assert actor not in self._jobs, f"actor {actor} computes two things at once"
         job = self._jobs[actor] = _Job(work)
         self.busy_s[actor] += seconds
-        self._schedule(self.now + seconds, partial(self._finish, actor, job))
+        core = self._costs.core(actor)
+        if core is None:
+            self._schedule(self.now + seconds, partial(self._finish, actor, job))
+        else:
+            self._shared[core].begin(actor, seconds, self.now)
+            self._foresee(core)
+
+    def _foresee(self, core: int) -> None:
+        """Let whoever is first to end on a shared core end, unless something changes there before."""
+        shared = self._shared[core]
+        first = shared.next()
+        if first is not None:
+            actor, when = first
+            self._schedule(when, partial(self._due, core, shared.changes, actor, self._jobs[actor]))
+
+    def _due(self, core: int, changes: int, actor: Actor, job: _Job) -> None:
+        if self._shared[core].changes == changes:
+            self._finish(actor, job)
 
     def _computed(self, actor: Actor, compute: Compute, given_up: bool) -> Event:
         run = compute.run
@@ -249,6 +269,10 @@ class VirtualCluster:
         if self._jobs.get(actor) is not job:
             return  # given up before its time
         del self._jobs[actor]
+        core = self._costs.core(actor)
+        if core is not None:
+            self._shared[core].end(actor, self.now)
+            self._foresee(core)
         work = job.work
         if isinstance(work, Compute):
             self._tell(actor, self._computed(actor, work, job.is_aborted))

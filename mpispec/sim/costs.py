@@ -31,6 +31,9 @@ class Costs(Protocol):
     def abort(self) -> float | None:
         """From the request to give up a compute until it ends; None if it runs to its end instead."""
 
+    def core(self, actor: Actor) -> int | None:
+        """The core that an actor shares with others; None if it has one to itself."""
+
 
 class Chaos:
     """Any order that the rules allow: delays over five orders of magnitude, FIFO only within a lane."""
@@ -58,6 +61,10 @@ class Chaos:
         """See `Costs`."""
         return self._any() if self._random.random() < 0.7 else None
 
+    def core(self, actor: Actor) -> int | None:
+        """See `Costs`."""
+        return None
+
     def _any(self) -> float:
         return float(10.0 ** self._random.uniform(-5, 0))
 
@@ -75,6 +82,8 @@ class Modelled:
     link_bytes_per_s: float = float("inf")
     rows_factor: tuple[float, ...] = field(default=(1.0,))
     """Cost of 1, 2, 3, ... rows as multiples of one row; beyond the table it grows by the last difference."""
+    cores: tuple[int, ...] = ()
+    """The core of each stage and, last, of the draft; those with the same number share it. Empty: one for each."""
 
     def link(self, src: Actor, dst: Actor, plane: Plane, num_bytes: int) -> float:
         """See `Costs`; the head is on the first stage's rank (ADR 0002)."""
@@ -97,6 +106,13 @@ class Modelled:
     def abort(self) -> float | None:
         """See `Costs`."""
         return 0.0
+
+    def core(self, actor: Actor) -> int | None:
+        """See `Costs`; who is alone on a core does not share it."""
+        if not self.cores:
+            return None
+        core = self.cores[actor - 1]
+        return core if self.cores.count(core) > 1 else None
 
     def _factor(self, rows: int) -> float:
         table = self.rows_factor
@@ -136,6 +152,10 @@ class Laddered:
     def abort(self) -> float | None:
         """See `Costs`."""
         return self.target.abort()
+
+    def core(self, actor: Actor) -> int | None:
+        """See `Costs`."""
+        return None
 
 
 ROWS_FACTORS: Mapping[str, tuple[float, ...]] = {

@@ -70,15 +70,27 @@ class Study:
     num_requests: int = 1
     """Requests at once."""
     seed: int = 0
+    cores: tuple[int, ...] = ()
+    """See `Modelled.cores`."""
     ladder: tuple[Rung, ...] = ()
     """Models below the target, the lowest first; where there are any they guess instead of the draft."""
 
     @property
     def costs(self) -> Modelled:
         """The cost of everything."""
-        return Modelled(
-            (self.stage_s,) * self.num_stages, self.draft_s, self.link_s, self.link_bytes_per_s, self.rows_factor
-        )
+        stages_s = (self.stage_s,) * self.num_stages
+        return Modelled(stages_s, self.draft_s, self.link_s, self.link_bytes_per_s, self.rows_factor, self.cores)
+
+    @property
+    def crowd(self) -> float:
+        """Stages that the busiest core computes."""
+        stages = self.cores[: self.num_stages]
+        return float(max(map(stages.count, stages), default=1))
+
+    @property
+    def draft_toll_s(self) -> float:
+        """What a step of the draft takes from the stages on its core."""
+        return self.draft_s if self.cores and self.cores[-1] in self.cores[: self.num_stages] else 0.0
 
     @property
     def pass_s(self) -> float:
@@ -224,6 +236,8 @@ def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
         link_delay=study.link_s / study.stage_s,
         draft_step=study.draft_s / study.stage_s,
         draft_pair=study.costs.draft(2) / study.costs.draft(1) if study.draft_s else 1.0,
+        crowd=study.crowd,
+        draft_toll=study.draft_toll_s / study.stage_s,
         link_row=study.row_bytes / study.link_bytes_per_s / study.stage_s,
         max_active=study.num_requests,
         most_buried=MOST_CELLS if study.num_requests == 1 else 0,

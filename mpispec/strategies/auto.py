@@ -1,15 +1,20 @@
-"""Launch what is worth it: calibrated chances against the measured cost of rows and links (design, What to launch).
+"""Launch what is worth it: calibrated chances against the measured cost of rows, links and shared cores.
 
-A run is a comb: a layer of w guesses for one position and, below the likeliest of them, a chain of b - 1 more. One row
-is best where a second costs a second run (llama.cpp on a CPU), a layer where rows are cheap and misses dear (many
-stages), a chain where rows are free (a GPU, a memory-bound host, few stages). From the launch of a root to the next
-miss there are 1 / (1 - q) runs, q being the chance that all of a run's chain is right (of a layer: any of it), and
-each brings e tokens on average, so a token takes
+What is weighed is in `economy.py`. Where nobody shares a core, runs flow. A run is a comb: a layer of w guesses for one
+position and, below the likeliest of them, a chain of b - 1 more. Its m = w + b - 1 rows take
 
-    (pass(m) - t(m) + 1 + t(m) / (1 - q)) / (1 + e / (1 - q))
+    (pass(m) - t(m) + t(1) + t(m) / (1 - q)) / (1 + e / (1 - q))
 
-where a run of m = w + b - 1 rows occupies the busiest stage for t(m) and passes an empty pipeline in pass(m). Rows that
-add less to this than they save come along, so that free ones are never left empty.
+a token. One row is best where a second costs a second run (llama.cpp on a CPU), a layer where rows are cheap and
+misses dear (many stages), a chain where rows are free (a GPU, a memory-bound host, few stages). Rows that add less to
+this than they save come along, so that free ones are never left empty.
+
+Where actors share a core, what one computes another waits for. There that is weighed against waiting, in which k
+guesses are made, then verified in one run, and nobody computes meanwhile what may be in vain:
+
+    (k draft steps + pass alone(k + 1)) / (1 + h + h^2 + ... + h^k)
+
+and k = 0 is plain decoding, in which the draft is silent.
 """
 
 from __future__ import annotations
@@ -23,6 +28,8 @@ from mpispec.core.calibration import Calibration
 from mpispec.core.ids import NodeId, Token
 from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import BY_DRAFT, BY_HEAD, Node, NodeState
+from mpispec.strategies.economy import DEAR_ROW, Economy, Plan
+from mpispec.strategies.trust import Credit, HitRate
 
 _LEAST_CHANCE = 0.08
 """Below this a guess costs the stages more than it saves where they share a machine."""
@@ -30,37 +37,31 @@ _PROBE_EVERY = 16
 """Accepted tokens between two guesses of a proposer that has been found worthless."""
 _COSTS_EVERY = 64
 """Accepted tokens after which the costs of rows, which are refined all the time, are looked at again."""
-_DEAR_ROW = 1.1
-"""Where two rows cost more than this much of one, the draft shall not guess much beside the likeliest, and whether runs
-grow is weighed."""
 _LATE_ROW = 1.05
 """The same where the draft has not the time for two guesses in that of a run, so that stages wait for what it adds."""
-_FREE = 1.1
-"""Where the longest run takes no more than this much of one row, there is nothing to weigh: all that is ready goes."""
 _DEAR_FLOOR = 0.3
 """There, a guess this much less likely than the best of its layer is not guessed below."""
 _LONG_PASS = 10.0
 """Where rows are dear, a draft that is late shall guess beside the likeliest only if a miss costs more than so many."""
 _LEAST_GAIN = 2.5
 """Runs that an alternative must save on average; it takes one itself, and comes late."""
-_LENGTHS = frozenset((1, 2, 3, 4, 6, 8, 12, 16, 24, 32))
-"""Lengths of chains to weigh; runs of up to 63 rows have the bits of single ones (llama-layer-ranges)."""
 _MOST_ROWS = 32
 """Rows that every backend takes in one run."""
-_BETTER = 1.02
-"""By how much more rows must be better to be taken: the costs of rows are measured, and noisy."""
-_CERTAIN = 0.995
-"""A run is never taken to be surer than this."""
 _UNLIKELY = 0.005
 """A guess less likely than this to be reached is not launched: beside others it takes the head more time than it is
 worth, alone it takes a run of stages that may share a machine. Where rows are free it may go alone."""
-_USUAL_FROM, _USUAL_OF = 32, 200
-"""Verdicts that a proposer's first promise counts for, so that a lucky streak does not decide, and how many count."""
-_WORTH_WAITING = 1.1
-"""By how much runs of dear rows must be better than those of one: the hit rate is an estimate, and with them the first
-stage waits for the head between two."""
+_PROMISED = 32
+"""Verdicts that a proposer's first promise counts for, so that a lucky streak does not decide."""
+_TRIAL, _KEPT = 6, 1.65
+"""The same of a draft that takes a stage's time, and how much more than it promises is right: greedy guesses with a
+mean confidence of 0.50 were right 0.83 times, of 0.1 to 0.3 0.60 times (226, deep pair with noise 0.085)."""
+_HOPED = 0.8
+"""How often such a draft is taken to be right before it has promised anything; the benchmark pairs are at 0.86."""
+_CREDIT, _INTEREST = 1.0, 0.005
+"""Tokens of plain decoding that guesses may cost which are not believed to pay, and what is added for each token: 1 %
+of an answer of 200. The promise is 0.97 of the best fixed one; 3 and 0.01 left worthless drafts at 0.94 of `plain`."""
 _UNREACHED = 0.001
-"""A chain is not weighed beyond a guess that is less likely than this to be reached: it takes the head time."""
+"""A chain is not followed beyond a guess that is less likely than this to be reached: it takes the head time."""
 
 
 class Auto(Strategy):
@@ -76,12 +77,8 @@ class Auto(Strategy):
         """Of guesses, calibrated, since the last verdict: most nodes are looked at several times between two."""
         self._since_probe = 0
         self._since_costs = 0
-        self._usual = 0.0
-        """How often the likeliest guess for a position is right, whatever its confidence; at first what it promises."""
-        self._usual_of = 0
-        """Verdicts that this is the mean of."""
+        self._usual = HitRate(_PROMISED)
         self._news = True
-        self._are_rows_dear = self._are_rows_free = False
         self._may_branch = True
         self._pass = 1.0
         """From the launch of a row to its verdict, in times of one row."""
@@ -90,8 +87,17 @@ class Auto(Strategy):
         self._is_batching = False
         """Whether it pays to wait until the first stage is free, so that runs grow."""
         self._most_rows = 1
-        self._times = [(1.0, 1.0)]
-        """By rows, how long a run occupies the busiest stage and how long it takes through an empty pipeline."""
+        self._plan = Plan(False, lead)
+        """How to go on where cores are shared."""
+        self._credit = Credit(_CREDIT, _INTEREST)
+        self._behind = 0
+        """Tokens accepted since the draft was silenced."""
+
+    @property
+    def draft_lead(self) -> int:
+        """See `Strategy`: where cores are shared, what the plan says; a draft with a core of its own goes on trying."""
+        least = 0 if self._economy.toll or not self._economy.may_guesses_pay else 1
+        return min(self.lead, max(least, self._plan.lead))
 
     def begin(self, view: View) -> None:
         """Ask the draft for little beside the likeliest where rows are dear for it or for the stages.
@@ -105,30 +111,36 @@ class Auto(Strategy):
         self._may_branch, self._pass = view.config.may_branch, view.passing(1)
         if view.config.may_branch and self._pass > 1.0:
             self._least_alternative = _LEAST_GAIN / (self._pass - 1.0)
-        self._read_costs(view)
+        self._economy = Economy(view, self._most_rows, self._longest_lead)
+        if self._economy.is_shared:
+            self._begin_shared()
         step, pair = view.config.draft_step, view.config.draft_pair
-        are_guesses_dear = self._are_rows_dear or pair > _DEAR_ROW
+        are_guesses_dear = self._economy.are_rows_dear or pair > DEAR_ROW
         is_draft_late = step * pair > 1.0
         if are_guesses_dear or (is_draft_late and pair > _LATE_ROW):
             self.floor = _DEAR_FLOOR
         if are_guesses_dear and is_draft_late and self._pass <= _LONG_PASS:
             self.width = 1
 
+    def _begin_shared(self) -> None:
+        """Let a draft begin as far ahead as usually pays: while a prompt is read, cores of later stages are idle."""
+        if self._economy.toll:
+            self.width = 1
+            self._usual = HitRate(_TRIAL, _KEPT, _HOPED)
+        plan = self._economy.plan(_HOPED)
+        self._plan = plan if plan.lead else Plan(True, int(self._economy.may_guesses_pay))
+
     def choose(self, view: View) -> list[Node]:
         """Launch the root alone, else the likeliest guess with as much beside it and below it as pays."""
         root = view.tree.root
+        if self._plan.waits:
+            return self._with_root(view)
         if root.state is NodeState.PROPOSED:
             return [root]
-        if not self._usual_of and root.children:
-            self._usual, self._usual_of = root.favourite().prob, _USUAL_FROM
+        if not self._usual.is_promised and root.children:
+            self._usual.promise(root.favourite().prob)
             self._news = True
-        if self._news:
-            if self._since_costs >= _COSTS_EVERY:
-                self._read_costs(view)
-            self._is_batching = self._pays_to_batch()
-            self._news = False
-            self._chances.clear()
-            self._reaches = {root.id: 1.0}
+        self._hear_news(view)
         if self._is_batching and not view.is_first_idle:
             return []
         ranked = sorted(view.tree.ready(), key=lambda node: (-self._reach(node), node.id))
@@ -137,8 +149,41 @@ class Auto(Strategy):
             return []
         if not self._is_batching:
             return [best]
-        run = self._chain(best)[: self._most_rows] if self._are_rows_free else self._comb(best, ranked)
+        run = self._chain(best)[: self._most_rows] if self._economy.are_rows_free else self._comb(best, ranked)
         return self._filled(run, ranked)
+
+    def _with_root(self, view: View) -> list[Node]:
+        """Launch the root with as much of its chain as pays, once the chain is complete and nothing is in flight."""
+        root = view.tree.root
+        if root.state is not NodeState.PROPOSED or view.live_runs:
+            return []
+        self._hear_news(view)
+        chain = self._favourites(root)
+        if len(chain) < self._plan.lead and view.is_awaiting_draft:
+            return []
+        usual = self._usual.rate
+        chances = [self._chance(node) if node.guessers == BY_HEAD else usual for node in chain]
+        return [root, *chain[: self._economy.prefix(chances, self._plan.lead)]]
+
+    def _favourites(self, root: Node) -> list[Node]:
+        """Return the likeliest path below the root, as long as a run can take it."""
+        chain: list[Node] = []
+        node = root
+        while node.children and len(chain) < self._most_rows - 1:
+            node = self._following(node)
+            chain.append(node)
+        return chain
+
+    def _hear_news(self, view: View) -> None:
+        """Forget what was worked out before the last verdict."""
+        if self._news:
+            if self._since_costs >= _COSTS_EVERY:
+                self._since_costs = 0
+                self._economy.read(view)
+            self._is_batching = self._economy.pays_to_batch(self._usual.rate)
+            self._news = False
+            self._chances.clear()
+            self._reaches = {view.tree.root.id: 1.0}
 
     def verdict(self, root: Node, token: Token) -> None:
         """Learn from the decision after `root` how good its guesses were."""
@@ -150,8 +195,7 @@ class Auto(Strategy):
             self._calibrations[child.guessers].learn(child.prob, child.token == token, child.depth, share)
         favourite = root.favourite()
         self.lead = self._lead_after(favourite)
-        self._usual_of = min(self._usual_of + 1, _USUAL_OF)
-        self._usual += ((favourite.token == token) - self._usual) / self._usual_of
+        self._usual.learn(favourite.prob, favourite.token == token)
 
     def _lead_after(self, guess: Node) -> int:
         """Let a draft whose like is not believed guess no more than what a probe needs, until it is believed again.
@@ -162,20 +206,27 @@ class Auto(Strategy):
         return self._longest_lead if is_believed or guess.guessers != BY_DRAFT else 1
 
     def accepted(self, count: int) -> None:
-        """Count towards the next probe."""
+        """Count towards the next probe; where cores are shared, see how to go on."""
         self._since_probe += count
         self._since_costs += count
+        if self._economy.is_shared:
+            self._credit.accepted(count)
+            self._behind = self._behind + count if self._plan.lead == 0 else 0
+            self._plan = self._next_plan()
 
-    def _read_costs(self, view: View) -> None:
-        """Learn what rows cost by now; more of them never less, whatever the noise of measurements."""
-        self._since_costs = 0
-        self._are_rows_dear = view.cost(2) > _DEAR_ROW
-        self._times, cost = [], 0.0
-        for rows in range(1, self._most_rows + 1):
-            cost = max(cost, view.cost(rows))
-            self._times.append((cost, max(cost, view.passing(rows))))
-        (least, soonest), (most, latest) = self._times[0], self._times[-1]
-        self._are_rows_free = most <= _FREE * least and latest <= _FREE * soonest
+    def _next_plan(self) -> Plan:
+        """Return how to go on after a verdict: as pays at the usual hit rate, or as may if there is credit to try."""
+        economy, usual = self._economy, self._usual
+        plan = economy.plan(usual.rate)
+        if plan.lead or not economy.toll or not economy.may_guesses_pay:
+            return plan
+        might_pay = bool(self._behind) or economy.plan(usual.at_best).lead > 0
+        if might_pay:
+            attempt = economy.plan(usual.rate, may_be_silent=False)
+            if self._credit.spend(economy.loss(attempt, usual.rate, self._behind)):
+                return attempt
+        usual.doubt()
+        return plan
 
     def _best(self, ranked: Sequence[Node]) -> Node | None:
         """Return the guess that is likeliest to be reached of those worth launching."""
@@ -194,7 +245,7 @@ class Auto(Strategy):
         """
         chance = self._chance(node)
         if chance >= _LEAST_CHANCE:
-            if not self._are_rows_free and self._reach(node) < _UNLIKELY:
+            if not self._economy.are_rows_free and self._reach(node) < _UNLIKELY:
                 return False
             if chance >= self._least_alternative:
                 return True
@@ -208,7 +259,7 @@ class Auto(Strategy):
         above = sum([self._reaches[parent] for parent in {node.parent_id for node in layer}])
         beside = [self._reaches[node.id] / above for node in layer[: self.width]]
         chain = self._chain(layer[0])
-        width, length = self._best_comb(beside, [self._chances[node.id] for node in chain])
+        width, length = self._economy.best_comb(beside, [self._chances[node.id] for node in chain])
         return layer[:width] + chain[1:length]
 
     def _filled(self, run: list[Node], ranked: Sequence[Node]) -> list[Node]:
@@ -218,56 +269,13 @@ class Auto(Strategy):
         chosen = {node.id for node in run}
         others = [node for node in ranked if node.id not in chosen]
         miss = 1.0 - self._reach(run[0])
-        for node, (before, after) in zip(others, itertools.pairwise(self._times[len(run) - 1 :]), strict=False):
+        for node, (before, after) in zip(others, itertools.pairwise(self._economy.times[len(run) - 1 :]), strict=False):
             dearer = after[0] - before[0] + miss * (after[1] - before[1])
             reach = self._reach(node)
             if reach < _UNLIKELY or reach * (self._pass - 1.0) < dearer:
                 break
             run.append(node)
         return run
-
-    def _pays_to_batch(self) -> bool:
-        """Tell whether runs of several rows are better than runs of one."""
-        if self._most_rows == 1:
-            return False
-        if not self._are_rows_dear:
-            return True
-        usual = self._usual
-        _, length = self._best_comb([usual], [usual] * min(self._longest_lead, _MOST_ROWS))
-        expected = sum(usual**reached for reached in range(1, length + 1))
-        return self._token_s(length, usual**length, expected) * _WORTH_WAITING < self._token_s(1, usual, usual)
-
-    def _best_comb(self, beside: list[float], below: list[float]) -> tuple[int, int]:
-        """Return the width and the length of the comb that takes least time a token.
-
-        `beside` are the chances of a layer's guesses, `below` those of the chain, each given the one before it. Weighed
-        are all layers, and chains with nothing or the whole layer beside them.
-        """
-        best, best_s = (1, 1), math.inf
-        any_right = 0.0
-        for width, chance in enumerate(beside, 1):
-            any_right += chance
-            token_s = self._token_s(width, any_right, any_right)
-            if token_s * _BETTER < best_s:
-                best, best_s = (width, 1), token_s
-        for width, others in {1: 0.0, len(beside): any_right - beside[0]}.items():
-            reach, expected = 1.0, others
-            for length, chance in enumerate(below[: self._most_rows + 1 - width], 1):
-                reach *= chance
-                if reach < _UNREACHED and length > 1:
-                    break
-                expected += reach
-                if length > 1 and (length in _LENGTHS or length == len(below)):
-                    token_s = self._token_s(width + length - 1, reach, expected)
-                    if token_s * _BETTER < best_s:
-                        best, best_s = (width, length), token_s
-        return best
-
-    def _token_s(self, num_rows: int, goes_on: float, expected: float) -> float:
-        """Return the time of a token with such runs; the formula at the top of the module."""
-        cost, passing = self._times[num_rows - 1]
-        runs = 1.0 / (1.0 - (goes_on if goes_on < _CERTAIN else _CERTAIN))
-        return (passing - cost + 1.0 + cost * runs) / (1.0 + expected * runs)
 
     def _chain(self, node: Node) -> list[Node]:
         """Return a guess and what is likeliest below it, as far as it is likely to be reached."""

@@ -125,6 +125,10 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
         chunk=rng.choice([1, 3, 64]),
         first_queue=rng.choice([1, 2, 3]),
         most_buried=rng.choice([2, 8, 64]) if scenario.parallel == 1 else 0,
+        # Every other seed shares cores, so that `auto` waits, lets runs flow and silences the draft; no draw is spent.
+        crowd=(1.0, 2.0)[scenario.seed // 2 % 2],
+        draft_step=(1.0, 0.2)[scenario.seed % 2],
+        draft_toll=(0.0, 0.2)[scenario.seed % 2] if has_draft else 0.0,
     )
 
     def oracle() -> Chain:

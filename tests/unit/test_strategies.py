@@ -30,6 +30,9 @@ class Situation:
     may_branch: bool = True
     is_row_exact: bool = True
     is_awaiting_draft: bool = False
+    is_drafted: bool = False
+    crowd: float = 1.0
+    draft_toll: float = 0.0
     num_stages: int = 4
     dear_rows: bool = True
     draft_step: float = 1.0
@@ -44,6 +47,8 @@ class Situation:
             sequences=4,
             draft_step=self.draft_step,
             draft_pair=self.draft_pair,
+            crowd=self.crowd,
+            draft_toll=self.draft_toll,
             may_branch=self.may_branch,
             is_row_exact=self.is_row_exact,
         )

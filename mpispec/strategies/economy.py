@@ -1,0 +1,230 @@
+"""What runs and guesses take and bring (ADR 0028); all times in that of a run of one row on one stage.
+
+**Flowing**: runs follow one another without waiting. From the launch of a root to the next miss there are 1 / (1 - q)
+runs, q being the chance that all of a run's chain is right (of a layer: any of it), and each brings e tokens on
+average, so a token takes
+
+    (pass(m) - t(m) + t(1) + t(m) / (1 - q)) / (1 + e / (1 - q))
+
+where a run of m rows occupies the busiest core or link for t(m) and passes the pipeline in pass(m). On a core that n
+stages share, t is the work of all n, and a pass among other runs takes (n + 1) / 2 times as long as alone. Where the
+draft shares a core with a stage, each of its steps adds what it takes from the stage.
+
+**Waiting**: k guesses are made, then the root and they go in one run, and nobody does anything else meanwhile:
+
+    (k draft steps + pass alone(k + 1)) / (1 + h + h^2 + ... + h^k)
+
+with h the chance of a guess. With k = 0 that is plain decoding, and the draft is silent. Waiting wastes no work of a
+core that is shared, flowing no time of cores that are not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from mpispec.core.strategy import View
+
+DEAR_ROW = 1.1
+"""Where two rows cost more than this much of one, the draft shall not guess much beside the likeliest, and whether runs
+grow is weighed."""
+_FREE = 1.1
+"""Where the longest run takes no more than this much of one row, there is nothing to weigh: all that is ready goes."""
+_LENGTHS = frozenset((1, 2, 3, 4, 6, 8, 12, 16, 24, 32))
+"""Lengths of chains to weigh; runs of up to 63 rows have the bits of single ones (llama-layer-ranges)."""
+_BETTER = 1.02
+"""By how much more rows must be better to be taken: the costs of rows are measured, and noisy."""
+_LONGER = 1.005
+"""By how much one guess more must be better where guesses are waited for: with 1.02 chains of free rows were too short
+(0.96 of `sync`), with 1 those of dear rows too long (0.94)."""
+_CERTAIN = 0.995
+"""A run is never taken to be surer than this."""
+_UNREACHED = 0.001
+"""A chain is not weighed beyond a guess that is less likely than this to be reached: it takes the head time."""
+_UNLIKELY = 0.005
+"""A draft that takes a stage's time does not guess beyond a guess that is less likely than this to be reached."""
+_AHEAD = 1
+"""Guesses that are ready beyond those that fill a pipeline. Each is made in vain when one before it turns out wrong:
+with 3 of them `auto` was at 0.94 of `pipeinfer` where it is at 1.03 now (cpu4 rows, 4 stages on 2 cores, 0.7 right)."""
+_WORTH_WAITING = 1.1
+"""By how much runs of dear rows must be better than those of one: the hit rate is an estimate, and with them the first
+stage waits for the head between two."""
+
+
+class Plan(NamedTuple):
+    """How to go on."""
+
+    waits: bool
+    """Whether the root goes with all its guesses, and nothing before its verdicts."""
+    lead: int
+    """How many guesses ahead a draft shall be that takes a stage's time."""
+
+
+class Economy:
+    """Times of runs, by rows, and what follows from them."""
+
+    def __init__(self, view: View, most_rows: int, longest: int) -> None:
+        """Weigh runs of up to `most_rows` rows and chains of up to `longest` guesses."""
+        self._config = config = view.config
+        self._most_rows, self._longest = most_rows, longest
+        self._num_stages = config.num_stages
+        self._step = config.draft_step if view.is_drafted else 0.0
+        self._pair = config.draft_pair
+        self.toll = config.draft_toll if view.is_drafted else 0.0
+        self._crowd = config.crowd
+        self.is_shared = self.toll > 0.0 or self._crowd > 1.0
+        """Whether actors share a core, so that work adds up which a pipeline would do at once."""
+        self.times: list[tuple[float, float]] = []
+        """By rows, how long a run occupies the busiest core or link and how long it takes through the pipeline."""
+        self._alone: list[float] = []
+        """By rows, how long a run takes through an empty pipeline."""
+        self.are_rows_dear = self.are_rows_free = False
+        self._plans: dict[tuple[int, bool], Plan] = {}
+        """By hit rate in hundredths, and whether the draft may be silent."""
+        self.read(view)
+
+    def read(self, view: View) -> None:
+        """Learn what rows cost by now; more of them never less, whatever the noise of measurements."""
+        self.are_rows_dear = view.cost(2) > DEAR_ROW * view.cost(1)
+        self.times, self._alone, self._plans, cost = [], [], {}, 0.0
+        for rows in range(1, self._most_rows + 1):
+            cost = max(cost, view.cost(rows))
+            alone = max(cost / self._crowd, view.passing(rows))
+            among_others = self._num_stages * cost / self._crowd * (self._crowd - 1.0) / 2.0
+            self._alone.append(alone)
+            self.times.append((cost + self.toll * rows, max(cost, alone + among_others)))
+        (least, soonest), (most, latest) = self.times[0], self.times[-1]
+        self.are_rows_free = most <= _FREE * least and latest <= _FREE * soonest
+
+    # -- flowing --------------------------------------------------------------------------------------------------
+
+    def token_s(self, num_rows: int, goes_on: float, expected: float) -> float:
+        """Return the time of a token with such runs; the formula at the top of the module."""
+        cost, passing = self.times[num_rows - 1]
+        runs = 1.0 / (1.0 - (goes_on if goes_on < _CERTAIN else _CERTAIN))
+        return (passing - cost + self._crowd + cost * runs) / (1.0 + expected * runs)
+
+    def best_comb(self, beside: list[float], below: list[float]) -> tuple[int, int]:
+        """Return the width and the length of the comb that takes least time a token.
+
+        `beside` are the chances of a layer's guesses, `below` those of the chain, each given the one before it. Weighed
+        are all layers, and chains with nothing or the whole layer beside them.
+        """
+        best, best_s = (1, 1), math.inf
+        any_right = 0.0
+        for width, chance in enumerate(beside, 1):
+            any_right += chance
+            token_s = self.token_s(width, any_right, any_right)
+            if token_s * _BETTER < best_s:
+                best, best_s = (width, 1), token_s
+        for width, others in {1: 0.0, len(beside): any_right - beside[0]}.items():
+            reach, expected = 1.0, others
+            for length, chance in enumerate(below[: self._most_rows + 1 - width], 1):
+                reach *= chance
+                if reach < _UNREACHED and length > 1:
+                    break
+                expected += reach
+                if length > 1 and (length in _LENGTHS or length == len(below)):
+                    token_s = self.token_s(width + length - 1, reach, expected)
+                    if token_s * _BETTER < best_s:
+                        best, best_s = (width, length), token_s
+        return best
+
+    def pays_to_batch(self, hit: float) -> bool:
+        """Tell whether runs of several rows are better than runs of one."""
+        if self._most_rows == 1:
+            return False
+        if not self.are_rows_dear:
+            return True
+        _, length = self.best_comb([hit], [hit] * min(self._longest, self._most_rows))
+        expected = _expected(hit, length)
+        return self.token_s(length, hit**length, expected) * _WORTH_WAITING < self.token_s(1, hit, hit)
+
+    # -- flowing, waiting or silent -------------------------------------------------------------------------------
+
+    def plan(self, hit: float, may_be_silent: bool = True) -> Plan:
+        """Return how to go on where a guess is right with chance `hit`."""
+        key = round(hit * 100.0), may_be_silent
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._best_plan(min(hit, _CERTAIN), may_be_silent)
+        return plan
+
+    @property
+    def may_guesses_pay(self) -> bool:
+        """Whether guesses would pay if all were right."""
+        return self.plan(1.0).lead > 0
+
+    def prefix(self, chances: list[float], made: int) -> int:
+        """Return how many of a chain's guesses shall go with the root, `made` guesses having been waited for."""
+        best, best_s, reach, expected = 0, math.inf, 1.0, 0.0
+        for rows in range(min(len(chances), self._most_rows - 1) + 1):
+            if rows:
+                reach *= chances[rows - 1]
+                expected += reach
+            token_s = (made * self._step + self._alone[rows]) / (1.0 + expected)
+            if token_s < best_s:
+                best, best_s = rows, token_s
+        return best
+
+    def loss(self, plan: Plan, hit: float, behind: int) -> float:
+        """Return how many tokens of plain decoding it costs to try a plan once; less than nothing where it pays.
+
+        `behind` is how many accepted tokens the draft has not computed.
+        """
+        feeding = self._step * (self._config.compute(behind) - 1.0) if behind else 0.0
+        if plan.waits:
+            seconds = self._waiting_s(plan.lead, hit) * (1.0 + _expected(hit, plan.lead))
+            return (feeding + seconds) / self._alone[0] - 1.0 - _expected(hit, plan.lead)
+        return (feeding + self._flowing_s(1, hit)) / self._alone[0] - 1.0
+
+    def _best_plan(self, hit: float, may_be_silent: bool) -> Plan:
+        best, best_s = Plan(True, 0), self._alone[0] if may_be_silent else math.inf
+        for guesses in range(1, min(self._longest, self._most_rows - 1) + 1):
+            token_s = self._waiting_s(guesses, hit)
+            if token_s * (_LONGER if best.lead else _BETTER) < best_s:
+                best, best_s = Plan(True, guesses), token_s
+        for length in sorted(_LENGTHS):
+            if length <= min(self._longest, self._most_rows) and self._is_kept_up(length):
+                token_s = self._flowing_s(length, hit)
+                if token_s * _BETTER < best_s:
+                    best, best_s = Plan(False, self._enough(length, hit)), token_s
+        return best
+
+    def _waiting_s(self, guesses: int, hit: float) -> float:
+        """Return the time of a token where so many guesses are waited for; after a chain that was all right the draft
+        has two rows to compute."""
+        drafting = self._step * (guesses + (self._pair - 1.0) * hit**guesses)
+        return (drafting + self._alone[guesses]) / (1.0 + _expected(hit, guesses))
+
+    def _flowing_s(self, length: int, hit: float) -> float:
+        """Return the time of a token where chains of that length follow one another.
+
+        The law of speed-up: a run whose first guess is wrong takes no time of the next pass. A pass meets other runs on
+        its cores the oftener, the more of the time these compute; on the draft's core it meets the draft.
+        """
+        cost, passing = self.times[length - 1]
+        goes_on = hit**length
+        runs = 1.0 / (1.0 - goes_on)
+        useful = runs - (1.0 - hit) / (1.0 - goes_on)
+        pace = max(cost, length * self._step)
+        alone = self._alone[length - 1]
+        crowded = (passing - alone) * (cost - self.toll * length) / pace
+        beside = min(1.0, self.toll * self._enough(length, hit))
+        return (alone + crowded + beside + pace * useful) / (1.0 + _expected(hit, length) * runs)
+
+    def _is_kept_up(self, length: int) -> bool:
+        """Tell whether the draft makes so many guesses while a run of as many rows computes; else runs are shorter."""
+        cost = self.times[length - 1][0] - self.toll * length
+        return length == 1 or length * self._step <= cost
+
+    def _enough(self, length: int, hit: float) -> int:
+        """Return how far ahead guesses keep the pipeline full, but not where next to none is reached."""
+        filling = math.ceil(self.times[0][1] / self.times[0][0]) + length + _AHEAD
+        reached = math.ceil(math.log(_UNLIKELY) / math.log(hit)) if 0.0 < hit < 1.0 else 1
+        return max(1, min(self._longest, filling, reached))
+
+
+def _expected(hit: float, length: int) -> float:
+    """Return how many guesses of a chain are right on average."""
+    return float(sum(hit**reached for reached in range(1, length + 1)))

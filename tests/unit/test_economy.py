@@ -1,0 +1,98 @@
+"""What `auto` makes of shared cores: when it waits for guesses, lets runs flow, or asks for none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from mpispec.core.config import HeadConfig
+from mpispec.core.ids import NodeId, Pos, Token
+from mpispec.core.tree import TokenTree
+from mpispec.strategies.economy import Economy, Plan
+from mpispec.strategies.trust import Credit, HitRate
+
+pytestmark = pytest.mark.unit
+
+SILENT = Plan(waits=True, lead=0)
+
+
+@dataclass
+class Circumstances:
+    """A `View` of what the head was told."""
+
+    config: HeadConfig
+    is_drafted: bool = True
+    is_first_idle = True
+    is_awaiting_draft = False
+    live_runs = 0
+
+    def __post_init__(self) -> None:
+        self.tree = TokenTree(NodeId(0), Token(0), Pos(0))
+
+    def cost(self, num_rows: int) -> float:
+        return self.config.cost(num_rows)
+
+    def passing(self, num_rows: int) -> float:
+        return self.config.passing(num_rows)
+
+
+def economy(num_stages: int, rows: tuple[float, ...], step: float, crowd: float = 1.0, toll: float = 0.0) -> Economy:
+    config = HeadConfig(
+        num_stages, None, 4096, 64, rows_cost=rows, draft_step=step, draft_pair=rows[1], crowd=crowd, draft_toll=toll
+    )
+    return Economy(Circumstances(config), most_rows=32, longest=32)
+
+
+CHEAP_ROWS, DEAR_ROWS = (1.0, 1.24, 1.67, 2.1), (1.0, 1.97, 2.7, 3.4)
+
+
+def test_on_one_core_a_guess_is_waited_for_where_it_is_likely_and_none_is_made_where_it_is_not() -> None:
+    shared = economy(1, CHEAP_ROWS, step=0.3, toll=0.3)
+    assert shared.plan(0.85) == Plan(waits=True, lead=1)
+    assert shared.plan(0.3) == SILENT
+    assert shared.plan(0.3, may_be_silent=False).lead >= 1
+
+
+def test_on_one_core_no_guess_can_pay_where_a_row_and_a_step_take_as_long_as_two_rows() -> None:
+    assert not economy(1, DEAR_ROWS, step=0.3, toll=0.3).may_guesses_pay
+    assert economy(1, CHEAP_ROWS, step=0.3, toll=0.3).may_guesses_pay
+
+
+def test_runs_flow_where_one_of_several_stages_shares_its_core_with_a_small_draft() -> None:
+    assert not economy(8, DEAR_ROWS, step=0.3, toll=0.3).plan(0.85).waits
+    assert economy(8, DEAR_ROWS, step=0.3, crowd=8.0, toll=0.3).plan(0.85) == SILENT
+
+
+def test_without_sharing_there_is_nothing_to_weigh() -> None:
+    assert not economy(4, CHEAP_ROWS, step=0.3).is_shared
+    assert economy(4, CHEAP_ROWS, step=0.3, crowd=2.0).is_shared
+
+
+def test_a_draft_that_is_behind_costs_what_it_has_to_read() -> None:
+    shared = economy(1, CHEAP_ROWS, step=0.3, toll=0.3)
+    attempt = Plan(waits=True, lead=1)
+    assert shared.loss(attempt, 0.9, behind=0) < 0.0
+    assert shared.loss(attempt, 0.9, behind=64) > 5.0
+
+
+def test_a_promise_is_the_mean_of_the_first_few_and_yields_to_what_happens() -> None:
+    rate = HitRate(weight=6, kept=1.65, hoped=0.8)
+    assert rate.rate == 0.8
+    rate.promise(0.1)
+    assert rate.rate == pytest.approx(0.165)
+    for prob in (0.1, 0.9, 0.5, 0.5):
+        rate.learn(prob, is_right=True)
+    assert rate.rate == pytest.approx((6 * 0.5 * 1.65 + 4) / 10)
+    for _ in range(200):
+        rate.learn(0.9, is_right=False)
+    assert rate.rate < 0.05
+
+
+def test_credit_is_spent_by_what_a_try_may_lose_and_grows_with_the_text() -> None:
+    credit = Credit(1.0, interest=0.01)
+    assert credit.spend(0.7)
+    assert not credit.spend(0.7)
+    assert credit.spend(-3.0)
+    credit.accepted(40)
+    assert credit.spend(0.7)
