@@ -1,10 +1,12 @@
 #pragma once
 
-// Products of bytes on x86 with AVX2, for the kernels beside this file.
+// Products of bytes, and scales of K-quants, on x86 with AVX2, for the kernels beside this file.
 
 #if defined(__AVX2__)
 
 #include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
 
 // Eight sums of four products each, of numbers without a sign, at most 128, and numbers of -127 to 127. Two such
 // products fit into 16 bits, so both ways are exact.
@@ -22,6 +24,16 @@ static inline float sum_of_lanes(const __m256 x) {
     __m128 sum = _mm_add_ps(_mm256_extractf128_ps(x, 1), _mm256_castps256_ps128(x));
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+// The scales and minima of Q4_K and Q5_K, 6 bits each and eight of both: bytes 0 to 7 are scales, 8 to 15 minima.
+static inline __m128i k_quant_scales(const uint8_t * packed) {
+    uint32_t words[3];
+    memcpy(words, packed, sizeof(words));
+    const uint32_t low6 = 0x3f3f3f3f, low4 = 0x0f0f0f0f, low2 = 0x03030303;
+    const uint32_t scales_above = (words[2] & low4) | (((words[0] >> 6) & low2) << 4);
+    const uint32_t minima_above = ((words[2] >> 4) & low4) | (((words[1] >> 6) & low2) << 4);
+    return _mm_set_epi32((int) minima_above, (int) (words[1] & low6), (int) scales_above, (int) (words[0] & low6));
 }
 
 // `sums` and the products of numbers of 0 to 15 and of -127 to 127, to be brought to 32 bits by

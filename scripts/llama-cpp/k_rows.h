@@ -29,16 +29,6 @@ K_ROWS_INLINE void q5_k_unpack(const block_q5_K * w, int quarter, __m256i weight
         _mm256_and_si256(_mm256_srli_epi16(both, 4), low), _mm256_and_si256(_mm256_slli_epi16(high, 3), fifth));
 }
 
-// The eight scales and after them the eight minima of a block, 6 bits each.
-K_ROWS_INLINE __m128i q5_k_scales(const block_q5_K * w) {
-    uint32_t words[3];
-    memcpy(words, w->scales, sizeof(words));
-    const uint32_t low6 = 0x3f3f3f3f, low4 = 0x0f0f0f0f, low2 = 0x03030303;
-    const uint32_t scales_above = (words[2] & low4) | (((words[0] >> 6) & low2) << 4);
-    const uint32_t minima_above = ((words[2] >> 4) & low4) | (((words[1] >> 6) & low2) << 4);
-    return _mm_set_epi32((int) minima_above, (int) (words[1] & low6), (int) scales_above, (int) (words[0] & low6));
-}
-
 // What the minima of a block take from its products with one row of activations.
 K_ROWS_INLINE int q5_k_surplus(const block_q8_K * a, const __m128i minima) {
     const __m256i of_16 = _mm256_loadu_si256((const __m256i *) a->bsums);
@@ -58,7 +48,7 @@ K_ROWS_INLINE void q5_k_row(int n, float * s, size_t ds, const char * x, const c
     }
     for (int b = 0; b < n / QK_K; ++b) {
         const block_q5_K * w = (const block_q5_K *) x + b;
-        const __m128i scales_and_minima = q5_k_scales(w);
+        const __m128i scales_and_minima = k_quant_scales(w->scales);
         const __m256i scales = _mm256_broadcastsi128_si256(_mm_cvtepu8_epi16(scales_and_minima));
         const __m128i least = _mm_cvtepu8_epi16(_mm_unpackhi_epi64(scales_and_minima, scales_and_minima));
         __m256i products[4];

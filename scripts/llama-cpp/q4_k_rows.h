@@ -20,16 +20,6 @@
 
 #    define HAS_Q4_K_ROWS
 
-// The scales and minima, 6 bits each, of one sub-block of eight rows: bytes 0 to 7 are scales, 8 to 15 minima.
-static inline __m128i q4_k_scales(const uint8_t * packed) {
-    uint32_t words[3];
-    memcpy(words, packed, sizeof(words));
-    const uint32_t low6 = 0x3f3f3f3f, low4 = 0x0f0f0f0f, low2 = 0x03030303;
-    const uint32_t scales_above = (words[2] & low4) | (((words[0] >> 6) & low2) << 4);
-    const uint32_t minima_above = ((words[2] >> 4) & low4) | (((words[1] >> 6) & low2) << 4);
-    return _mm_set_epi32(minima_above, words[1] & low6, scales_above, words[0] & low6);
-}
-
 // The order of rows in which the products of a sub-block come: 0, 4, 1, 5, 2, 6, 3, 7.
 static inline __m256i q4_k_scales_of_products(__m128i scales) {
     return _mm256_cvtepu8_epi32(_mm_shuffle_epi8(scales, _mm_set_epi64x(0, 0x0703060205010400)));
@@ -74,7 +64,7 @@ static inline void q4_k_rows(int blocks, float * s, size_t bs, const block_q4_Kx
             for (int i = 0; i < 8; ++i) {
                 raw[i] = _mm256_loadu_si256((const __m256i *) (w[b].qs + 256 * half + 32 * i));
             }
-            const __m128i first = q4_k_scales(w[b].scales + 24 * half), second = q4_k_scales(w[b].scales + 24 * half + 12);
+            const __m128i first = k_quant_scales(w[b].scales + 24 * half), second = k_quant_scales(w[b].scales + 24 * half + 12);
             const __m256i mins  = _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(first, second));
             for (int nibble = 0; nibble < 2; ++nibble) {
                 q4_k_unpack(raw, 4 * nibble, quads);

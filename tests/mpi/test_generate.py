@@ -80,7 +80,8 @@ def test_one_object(alone: dict[str, Any], options: tuple[str, ...]) -> None:
 
 def test_a_layout_by_hand_with_a_draft(alone: dict[str, Any], draft: Path, tmp_path: Path) -> None:
     timeline = tmp_path / "timeline.json"
-    options = ("--draft", str(draft), "--layout", "0:0-4,2:5-14,1:draft,2:15-29", "--trace", str(timeline), "--json")
+    layout = ("--draft", str(draft), "--layout", "0:0-4,2:5-14,1:draft,2:15-29")
+    options = (*layout, "--strategy", "pipeinfer", "--trace", str(timeline), "--json")
     answer = json.loads(generated(3, *options)[0])
     assert answer["tokens"] == alone["tokens"]
     assert [rank["roles"] for rank in answer["ranks"]] == [["head", "stage 1"], ["draft"], ["stage 2", "stage 3"]]
