@@ -1,4 +1,4 @@
-"""Ladders in studies: the figures of PipeSpec come out, and the closed forms of docs/analysis.md agree."""
+"""Ladders in studies: the figures of PipeSpec come out, and the closed forms of docs/methodology.md agree."""
 
 from __future__ import annotations
 
