@@ -31,7 +31,7 @@ grow is weighed."""
 _FREE = 1.1
 """Where the longest run takes no more than this much of one row, there is nothing to weigh: all that is ready goes."""
 _LENGTHS = frozenset((1, 2, 3, 4, 6, 8, 12, 16, 24, 32))
-"""Lengths of chains to weigh; runs of up to 63 rows have the bits of single ones (llama-layer-ranges)."""
+"""Lengths of chains to weigh; runs of up to 63 rows have the bits of single ones (ADR 0021, 0030)."""
 _BETTER = 1.02
 """By how much more rows must be better to be taken: the costs of rows are measured, and noisy."""
 _LONGER = 1.005
