@@ -120,7 +120,7 @@ def test_a_ladder_runs_close_to_the_pace_of_the_closed_form(ladder: tuple[Rung, 
 @pytest.mark.parametrize("hit", [0.3, 0.8, 0.95])
 @pytest.mark.parametrize("guesses", [1, 4, 9])
 def test_with_free_rows_two_states_are_enough(hit: float, guesses: int) -> None:
-    """The form of docs/analysis.md: the upstream's continuation is still valid, or has just been corrected."""
+    """docs/methodology.md, a cascade in steady state: the continuation below is still valid, or just corrected."""
     valid = hit / (1.0 + hit - hit ** (guesses + 1))
     tokens = 1.0 + valid * ((1.0 - hit ** (guesses + 1)) / (1.0 - hit) - 1.0)
     assert seconds_per_token(hit, 1.0 / (guesses + 1), (1.0,)) == pytest.approx(1.0 / tokens)
