@@ -115,5 +115,5 @@ def test_twenty_second_turns_are_those_of_fresh_starts(
 def test_two_threads_write_llama_cpps_text_at_length(
     ranks: int, default_model: Path, prompts: list[list[int]], draft: Path
 ) -> None:
-    options = {"threads": 2, "draft": str(draft)}
-    assert_equal_to_llama_cpps(EACH_STRATEGY, prompts[:10], ranks, LONG_TOKENS, default_model, timeout=3500.0, **options)
+    options = {"threads": 2, "draft": str(draft), "timeout": 3500.0}
+    assert_equal_to_llama_cpps(EACH_STRATEGY, prompts[:10], ranks, LONG_TOKENS, default_model, **options)
