@@ -52,3 +52,8 @@ def test_without_a_name_of_a_command_the_names_are_listed(argv: list[str]) -> No
     assert done.returncode == 1
     names = re.search(rb"names are ([a-z, ]+)\.", done.stderr)
     assert names is not None and set(callers()) <= set(names[1].decode().split(", "))
+
+
+def test_the_package_does_not_import_it() -> None:
+    for path in (ROOT / "mpispec").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) research\b", path.read_text("utf-8"), re.MULTILINE), path
