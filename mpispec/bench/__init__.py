@@ -1,1 +1,1 @@
-"""What the fixed costs are: a hop, an idle rank, a stage's memory, and where a rank's time goes."""
+"""`mpispec bench`: what a cluster, a model and the program itself are capable of."""

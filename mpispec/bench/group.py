@@ -11,7 +11,7 @@ import click
 from mpispec.bench.command import BAD_INPUT
 from mpispec.cluster.ranks import USAGE, complain
 
-_COMMANDS = ("compare", "generate", "hop", "link", "overview", "stage")
+_COMMANDS = ("compare", "generate", "hop", "link", "stage")
 """Each is a module of this package that holds a command of the same name."""
 
 

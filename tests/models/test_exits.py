@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mpispec.bench.exits import exits, main
-from mpispec.bench.texts import QUESTIONS, loaded
 from mpispec.compute.llama_stage import LlamaStage
 from mpispec.core.messages import Run
 from mpispec.models import cut
-from mpispec.models.arrange import Layer, arrange
+from research.arrange import Layer, arrange
+from research.exits import exits, main
+from research.texts import QUESTIONS, loaded
 from tests.models import pipeline, tiny
 
 pytestmark = pytest.mark.models
@@ -52,7 +52,7 @@ def test_an_exit_before_layers_that_change_nothing_agrees_always(default_model: 
 
 
 def test_the_command_prints_every_exit_as_json(default_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpispec.bench.exits.QUESTIONS", QUESTIONS[:3])
+    monkeypatch.setattr("research.exits.QUESTIONS", QUESTIONS[:3])
     result = CliRunner().invoke(main, ["--step", "20", "--tokens", "2", "--json"])
     assert result.exit_code == 0, result.output
     said = json.loads(result.output)

@@ -9,7 +9,7 @@ import pytest
 
 from mpispec.models import gguf_file, registry
 from mpispec.models.errors import ModelError
-from mpispec.models.pad import pad
+from research.pad import pad
 from tests.models import tiny
 from tests.models.pipeline import Pipeline, rows
 

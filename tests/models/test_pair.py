@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mpispec.bench.agreement import measure
-from mpispec.bench.pair import main
-from mpispec.bench.skipping import kept_layers
-from mpispec.bench.texts import QUESTIONS, Text, answers, loaded
-from mpispec.compute.llama_quantise import quantise
 from mpispec.models import registry
-from mpispec.models.arrange import Layer, arrange
+from research.agreement import measure
+from research.arrange import Layer, arrange
+from research.llama_quantise import quantise
+from research.pair import main
+from research.skipping import kept_layers
+from research.texts import QUESTIONS, Text, answers, loaded
 from tests.models import pipeline, tiny
 
 pytestmark = pytest.mark.models
@@ -82,7 +82,7 @@ def choices_of(model: Path, prompt: tuple[int, ...]) -> list[int]:
 def test_the_command_makes_a_pair_and_says_how_often_it_agrees(
     default_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpispec.bench.pair.QUESTIONS", QUESTIONS[:3])
+    monkeypatch.setattr("research.pair.QUESTIONS", QUESTIONS[:3])
     out = tmp_path / "deep.gguf"
     result = CliRunner().invoke(
         main, ["deep", "--factor", "2", "--noise", "0.1", "--tokens", "4", "--out", str(out), "--json"]

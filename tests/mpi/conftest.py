@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mpispec.bench.prompts import PROMPTS
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.models.default import resolve
+from research.prompts import PROMPTS
 from tests.mpi.crafted import thinned
 from tests.mpi.reference import greedy
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mpispec.bench.prompts import PROMPTS
+from research.prompts import PROMPTS
 from tests.mpi.program import MPISPEC, Program
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]

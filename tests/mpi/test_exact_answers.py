@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mpispec.compute.llama_quantise import quantise
-from mpispec.models.pad import pad
-from mpispec.models.widen import widen
+from research.llama_quantise import quantise
+from research.pad import pad
+from research.widen import widen
 from tests.mpi.jobs import TREES, WITH_DRAFT, WITHOUT_DRAFT, answers, tokens_of
 from tests.mpi.jobs import request as wanted_of
 from tests.mpi.reference import greedy

@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from mpispec.bench.divergence import Divergence, Reference, compare, references
 from mpispec.compute.llama_vocabulary import Vocabulary
-from mpispec.models.widen import widen
+from research.divergence import Divergence, Reference, compare, references
+from research.widen import widen
 from tests.mpi.jobs import answers, request, tokens_of
 from tests.mpi.reference import greedy
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mpispec.bench.grid import ASKED, SHARED_FIXED, measure, shared_study
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import ComputeDraft, Effect
 from mpispec.core.events import Received
 from mpispec.core.ids import HEAD, Actor, Pos, RequestId, Token
 from mpispec.core.messages import Follow, Prime, Sampling
 from mpispec.sim.core import SharedCore
+from research.grid import ASKED, SHARED_FIXED, measure, shared_study
 
 pytestmark = pytest.mark.protocol
 

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mpispec.bench.agreement import agreement
-from mpispec.bench.pair import deep_layers, main
-from mpispec.models.arrange import SCALES, Layer, arrange, echo
 from mpispec.models.errors import ModelError
 from mpispec.models.gguf_file import Tensor
 from mpispec.models.gguf_types import BLOCKS
+from research.agreement import agreement
+from research.arrange import SCALES, Layer, arrange, echo
+from research.pair import deep_layers, main
 from tests.models import tiny
 
 pytestmark = pytest.mark.unit
+
+RESEARCH = Path(__file__).parents[2] / "scripts" / "research"
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ def test_bad_input_is_one_sentence(model: Path, arguments: list[str], sentence: 
 
 
 def test_the_command_ends_with_the_sentence_alone(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mpispec.bench.pair", "skip", "--keep", "3", "--model", str(tmp_path / "none")]
+    command = [sys.executable, RESEARCH, "pair", "skip", "--keep", "3", "--model", str(tmp_path / "none")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("mpispec: There is no model file")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from mpispec.bench.hop import ANSWER, ROW_WIDTH, Passing, measure, report
-from mpispec.bench.idle import cpu_seconds
 from mpispec.bench.laps import PARTS, Laps
-from mpispec.bench.profile import Spent, lines
 from mpispec.core.messages import Row, Run
 from mpispec.runtime.group import Group
 from mpispec.transport.loopback import LoopbackTransport
+from research.idle import cpu_seconds
+from research.profile import Spent, lines
 
 pytestmark = pytest.mark.unit
 

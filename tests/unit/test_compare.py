@@ -19,7 +19,7 @@ from mpispec.bench.compare_scenario import Scenario, System
 from mpispec.bench.compare_turns import MOST_FAILURES, Run, locked, prepared, turns
 from mpispec.bench.errors import BenchError
 from mpispec.bench.group import bench
-from mpispec.bench.texts import QUESTIONS
+from research.texts import QUESTIONS
 
 pytestmark = pytest.mark.unit
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mpispec.bench.divergence import Reference, compare, first_difference, references, typical_gap
-from mpispec.bench.texts import Text
-from mpispec.bench.trees import figures, table
 from mpispec.runtime.job import JobOptions
+from research.divergence import Reference, compare, first_difference, references, typical_gap
+from research.texts import Text
+from research.trees import figures, table
 from tests.models import tiny
 
 pytestmark = pytest.mark.unit

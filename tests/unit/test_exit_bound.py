@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mpispec.bench.agreement import agreement
-from mpispec.bench.exits import Exit, conclusion, main
 from mpispec.sim.costs import exit_speedup
+from research.agreement import agreement
+from research.exits import Exit, conclusion, main
 from tests.models import tiny
 
 pytestmark = pytest.mark.unit

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 
+from mpispec.models import template
 from mpispec.models.errors import ModelError
-from mpispec.models.template import ChatTemplate
+from mpispec.models.template import ChatTemplate, TemplateProcess
 
 pytestmark = pytest.mark.unit
 
@@ -14,6 +25,23 @@ CHAT = [
     {"role": "assistant", "content": "Ho"},
     {"role": "user", "content": "5% *a*"},
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def process() -> Iterator[TemplateProcess]:
+    """Render in a process of this module's own, with a tenth of the time, so that those which run away end soon."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(template, "SECONDS", 0.2)
+        patched.setattr(template, "MEMORY", 256 << 20)
+        patched.setattr(template, "_process", TemplateProcess())
+        yield template._process
+        template._process.end()
+
+
+def pid(process: TemplateProcess) -> int:
+    """Return the process that rendered last."""
+    assert process._process is not None
+    return process._process.pid
 
 
 def render(source: str) -> str:
@@ -69,82 +97,153 @@ def test_a_template_may_refuse_a_chat() -> None:
         render("{{ raise_exception('\x1b[2Jno') }}")
 
 
-DOUBLE = "{%% set ns = namespace(x='aaaaaaaa') %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}"
+DOUBLE = (
+    "{%% set ns = namespace(x='aaaaaaaa') %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x }}"
+)
 NESTED = "{% set x = [1] * 1000 %}{% set x = [x] * 1000 %}{% set x = [x] * 1000 %}"
 LONG = "{% set b = 'a' * 8000000 %}"
+SANDBOX = r"is unsafe|no loader|sandbox blocks ranges"
+TIME = r"it takes more than 0\.2 s"
+MEMORY = r"MemoryError"
+EITHER = f"{TIME}|{MEMORY}"
+TEXT = r"it writes more than 8388608 characters"
+PYTHON = r"."
 HOSTILE = {
-    "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "globals": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
-    "function globals": "{{ raise_exception.__globals__.os }}",
-    "format string": "{{ '{0.__class__.__mro__}'.format('') }}",
-    "attribute filter": "{{ ('' | attr('__class__')).__mro__ }}",
-    "changing the chat": "{{ messages.append(1) }}",
-    "files": "{% include '/etc/passwd' %}",
-    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "exponential macros": "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}",
-    "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "recursive loop": "{% for a in [[1]] recursive %}{{ loop([a]) }}{% endfor %}",
-    "long range": "{{ range(10000000) | list }}",
-    "text times number": "{{ 'a' * 10000000000 }}",
-    "list times number": "{{ [1] * 10000000000 }}",
-    "doubling by ~": DOUBLE % "ns.x ~ ns.x",
-    "doubling by +": DOUBLE % "ns.x + ns.x",
-    "squaring": DOUBLE.replace("'aaaaaaaa'", "3") % "ns.x * ns.x",
-    "power": "{{ 9 ** 9 ** 9 }}",
-    "many wide fields": "{{ ('%(a)9999d' * 4000) % {'a': 1} }}",
-    "width as an argument": "{{ '{0:{1}}{0:{1}}'.format(1, 1000000) }}",
-    "pprint": "{{ [[1]] | pprint }}",
-    "center filter": "{{ 'a' | center(10000000000) }}",
-    "center method": "{{ 'a'.center(10000000000) }}",
-    "zfill": "{{ 'a'.zfill(10000000000) }}",
-    "indent": "{{ 'a\n' | indent(10000000000) }}",
-    "percent": "{{ '%10000000000d' % 1 }}",
-    "percent star": "{{ '%*d' % (10000000000, 1) }}",
-    "format method": "{{ '{:10000000000}'.format(1) }}",
-    "format filter": "{{ '%10000000000d' | format(1) }}",
-    "join": "{{ (('a' * 1000000) | list) | join('b' * 1000000) }}",
-    "replace": "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
-    "lipsum": "{{ lipsum(n=1000000) }}",
-    "json": "{{ messages | tojson(indent=100000000) }}",
-    "output": "{% for x in range(99999) %}{{ messages }}{{ messages }}{{ messages }}{% endfor %}",
-    "captured output": LONG + "{% set c %}{% for i in range(4000) %}{{ b }}{% endfor %}{% endset %}",
-    "captured by a macro": LONG
-    + "{% macro m() %}{% for i in range(4000) %}{{ b }}{% endfor %}{% endmacro %}{{ m() | length }}",
-    "many texts": LONG + "".join(f"{{% set a{i} = b ~ {i} %}}" for i in range(4000)),
-    "one long ~": LONG + "{{ (b" + " ~ b" * 4000 + ") | length }}",
-    "sum of lists": "{{ ([[1] * 100] * 100) | sum(start=[]) | length }}",
-    "nested lists": NESTED + "{{ x }}",
-    "nested lists as json": NESTED + "{{ x | tojson }}",
-    "doubling lists": DOUBLE % "[ns.x, ns.x]",
-    "doubling tuples": DOUBLE % "(ns.x, ns.x)",
-    "doubling dictionaries": DOUBLE % "{'a': ns.x, 'b': ns.x}",
-    "doubling calls": DOUBLE % "dict(a=ns.x, b=ns.x)",
-    "doubling views": DOUBLE.replace("'aaaaaaaa'", "{}") % "{'a': ns.x.items(), 'b': ns.x.items()}",
-    "doubling filters": DOUBLE % "[1] | batch(3, ns.x) | list",
-    "list of texts": LONG + "{{ [b] * 4000 }}",
-    "json in depth": "{% set x = [1] * 20000 %}{{ " + "[" * 40 + "x" + "]" * 40 + " | tojson(indent=16) }}",
-    "join of a stream": LONG + "{{ ([{}] * 4000) | map(attribute='x', default=b) | join | length }}",
-    "join method of a stream": LONG + "{{ ''.join(([{}] * 4000) | map(attribute='x', default=b)) | length }}",
-    "many fields": LONG + "{{ ('" + "%(a)s" * 4000 + "' % {'a': b}) | length }}",
-    "many format fields": LONG + "{{ '" + "{0}" * 4000 + "'.format(b) | length }}",
-    "indented lines": "{{ ('a\n' * 100000) | indent(1000000) | length }}",
-    "tabs": "{{ ('\t' * 100000).expandtabs(1000000) | length }}",
-    "many slices": LONG + "".join(f"{{% set a{i} = b[{i}:] %}}" for i in range(4000)),
-    "many filtered texts": LONG + "".join(f"{{% set a{i} = b | upper %}}" for i in range(4000)),
-    "translate": "{{ ('a' * 1000000).translate({97: 'b' * 1000000}) | length }}",
-    "syntax": "{% for",
-    "deep": "{{" + "(" * 3000 + "1" + ")" * 3000 + "}}",
-    "long source": "a" * 2**21,
-    "nested blocks": "{% for x in [1] %}" * 25 + "{% endfor %}" * 25,
-    "long number": "{{ " + "9" * 5000 + " }}",
-    "wrong types": "{{ messages[9].content.foo }}",
-    "no attribute": "{{ 1.nothing.at_all }}",
+    "classes": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", SANDBOX),
+    "globals": ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", SANDBOX),
+    "function globals": ("{{ raise_exception.__globals__.os }}", SANDBOX),
+    "format string": ("{{ '{0.__class__.__mro__}'.format('') }}", SANDBOX),
+    "attribute filter": ("{{ ('' | attr('__class__')).__mro__ }}", SANDBOX),
+    "changing the chat": ("{{ messages.append(1) }}", SANDBOX),
+    "files": ("{% include '/etc/passwd' %}", SANDBOX),
+    "long range": ("{{ range(10000000) | list }}", SANDBOX),
+    "nested loops": ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", TIME),
+    "exponential macros": (
+        "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+        TIME,
+    ),
+    "squaring": (DOUBLE.replace("'aaaaaaaa'", "3") % "ns.x * ns.x", TIME),
+    "power": ("{{ 9 ** (9 ** 9) }}", TIME),
+    "lipsum": ("{{ lipsum(n=1000000) }}", EITHER),
+    "doubling by ~": (DOUBLE % "ns.x ~ ns.x", EITHER),
+    "doubling by +": (DOUBLE % "ns.x + ns.x", EITHER),
+    "doubling lists": (DOUBLE % "[ns.x, ns.x]", EITHER),
+    "doubling dictionaries": (DOUBLE % "{'a': ns.x, 'b': ns.x}", EITHER),
+    "doubling namespaces": (DOUBLE % "namespace(a=ns.x, b=ns.x)", EITHER),
+    "nested lists": (NESTED + "{{ x }}", EITHER),
+    "nested lists as json": (NESTED + "{{ x | tojson }}", EITHER),
+    "list of texts": (LONG + "{{ [b] * 4000 }}", EITHER),
+    "sum of lists": ("{{ ([[1] * 1000] * 100000) | sum(start=[]) | length }}", EITHER),
+    "many texts": (LONG + "".join(f"{{% set a{i} = b ~ {i} %}}" for i in range(4000)), EITHER),
+    "one long ~": (LONG + "{{ (b" + " ~ b" * 4000 + ") | length }}", EITHER),
+    "join": ("{{ (('a' * 1000000) | list) | join('b' * 1000000) }}", EITHER),
+    "join of a stream": (LONG + "{{ ([{}] * 4000) | map(attribute='x', default=b) | join | length }}", EITHER),
+    "replace": ("{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}", EITHER),
+    "translate": ("{{ ('a' * 1000000).translate({97: 'b' * 1000000}) | length }}", EITHER),
+    "json": ("{{ messages | tojson(indent=100000000) }}", EITHER),
+    "captured output": (LONG + "{% set c %}{% for i in range(4000) %}{{ b }}{% endfor %}{% endset %}", EITHER),
+    "many fields": (LONG + "{{ ('" + "%(a)s" * 4000 + "' % {'a': b}) | length }}", EITHER),
+    "indented lines": ("{{ ('a\n' * 100000) | indent(1000000) | length }}", EITHER),
+    "text times number": ("{{ 'a' * 10000000000 }}", MEMORY),
+    "list times number": ("{{ [1] * 10000000000 }}", MEMORY),
+    "width as an argument": ("{{ '{0:{1}}'.format(1, 10000000000) }}", MEMORY),
+    "center filter": ("{{ 'a' | center(10000000000) }}", MEMORY),
+    "center method": ("{{ 'a'.center(10000000000) }}", MEMORY),
+    "zfill": ("{{ 'a'.zfill(10000000000) }}", MEMORY),
+    "indent": ("{{ 'a\n' | indent(10000000000) }}", MEMORY),
+    "percent": ("{{ '%10000000000d' % 1 }}", MEMORY),
+    "percent star": ("{{ '%*d' % (10000000000, 1) }}", MEMORY),
+    "format method": ("{{ '{:10000000000}'.format(1) }}", MEMORY),
+    "format filter": ("{{ '%10000000000d' | format(1) }}", MEMORY),
+    "tabs": ("{{ ('\t' * 100000).expandtabs(1000000) | length }}", MEMORY),
+    "long text": ("{{ 'a' * 8388609 }}", TEXT),
+    "json in depth": ("{% set x = [1] * 10000 %}{{ " + "[" * 60 + "x" + "]" * 60 + " | tojson(indent=16) }}", TEXT),
+    "recursion": ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", PYTHON),
+    "recursive loop": ("{% for a in [[1]] recursive %}{{ loop([a]) }}{% endfor %}", PYTHON),
+    "syntax": ("{% for", PYTHON),
+    "deep": ("{{" + "(" * 3000 + "1" + ")" * 3000 + "}}", PYTHON),
+    "nested blocks": ("{% for x in [1] %}" * 25 + "{% endfor %}" * 25, PYTHON),
+    "long number": ("{{ " + "9" * 5000 + " }}", PYTHON),
+    "wrong types": ("{{ messages[9].content.foo }}", PYTHON),
+    "no attribute": ("{{ 1.nothing.at_all }}", PYTHON),
 }
+ENDLESS = HOSTILE["power"][0]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_templates_end_in_one_sentence(name: str) -> None:
-    with pytest.raises(ModelError) as caught:
-        render(HOSTILE[name])
-    assert str(caught.value).startswith("The model's chat template ")
+    source, reason = HOSTILE[name]
+    sentence = rf"^The model's chat template (is unusable|fails) \(.*({reason}).*\); prompt without it\.$"
+    with pytest.raises(ModelError, match=sentence) as caught:
+        render(source)
     assert "\n" not in str(caught.value)
+
+
+def test_the_process_is_kept_and_one_that_ran_away_is_replaced(process: TemplateProcess) -> None:
+    chat = ChatTemplate("{{ messages[0].content }}")
+    first = pid(process)
+    assert chat.render(CHAT) == "Hi"
+    assert pid(process) == first
+    with pytest.raises(ModelError, match=TIME):
+        render(ENDLESS)
+    assert chat.render(CHAT) == "Hi"
+    assert pid(process) != first
+
+
+def test_a_process_that_was_killed_is_replaced(process: TemplateProcess) -> None:
+    chat = ChatTemplate("{{ messages[0].content }}")
+    os.kill(pid(process), signal.SIGKILL)
+    os.waitid(os.P_PID, pid(process), os.WEXITED | os.WNOWAIT)
+    assert chat.render(CHAT) == "Hi"
+
+
+def test_an_interrupted_rendering_leaves_no_answer_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "SECONDS", 20.0)
+    monkeypatch.setattr(template, "_process", TemplateProcess())
+    chat = ChatTemplate("{% if messages[1] is defined %}{% for i in range(99999) %}{% endfor %}late{% endif %}")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        timer = threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            while True:
+                chat.render(CHAT)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert chat.render(CHAT[:1]) == ""
+    template._process.end()
+
+
+def test_threads_get_their_own_answers() -> None:
+    chat = ChatTemplate("{{ messages[0].content }}")
+    texts = [str(n) * 20_000 for n in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda text: chat.render([{"role": "user", "content": text}]), texts)) == texts
+
+
+@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), 9)"])
+def test_the_process_ends_with_its_parent(end: str) -> None:
+    program = (
+        "import os\n"
+        "from mpispec.models import template\n"
+        "template.ChatTemplate('a')\n"
+        f"print(template._process._process.pid, flush=True)\n{end}"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    deadline = time.monotonic() + 20
+    while b"template_process" in command_line(int(done.stdout)):
+        assert time.monotonic() < deadline, "it goes on without its parent"
+        time.sleep(0.02)
+
+
+def command_line(pid: int) -> bytes:
+    """Return a process's command line, empty if it has gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""

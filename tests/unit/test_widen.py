@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mpispec.bench.pair import main
 from mpispec.models.errors import ModelError
 from mpispec.models.gguf_types import BLOCKS
-from mpispec.models.widen import WIDENED, widen, widened
+from research.pair import main
+from research.widen import WIDENED, widen, widened
 from tests.models import tiny
 
 pytestmark = pytest.mark.unit

@@ -29,8 +29,8 @@ from mpispec.bench.peers.settings import (
     write,
 )
 from mpispec.bench.termination import terminated_in_order
-from mpispec.bench.texts import chat_prompt
 from mpispec.cluster.flags import with_flags
+from mpispec.cluster.prompt import chat_template
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.models import default, registry
 
@@ -132,7 +132,9 @@ def _prompt(model: Path, file: Path, is_chat: bool) -> list[int]:
     text = _text(file).removesuffix("\n")  # as `mpispec generate` reads it
     vocabulary = Vocabulary(model)
     try:
-        prompt = chat_prompt(vocabulary, text) if is_chat else list(vocabulary.tokenize(text, special=False))
+        if is_chat:
+            text = chat_template(vocabulary).render([{"role": "user", "content": text}])
+        prompt = list(vocabulary.tokenize(text, special=is_chat))
     finally:
         vocabulary.close()
     if not prompt:

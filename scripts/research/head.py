@@ -1,6 +1,6 @@
 """The head's own work for each token, on a virtual pipeline of any length; target: 200 us whatever the context.
 
-python -m mpispec.bench.head --stages 200 --context 1000 --context 32000
+python scripts/research head --stages 200 --context 1000 --context 32000
 """
 
 from __future__ import annotations
@@ -141,7 +141,3 @@ def main(
         for context in contexts:
             found = measure(Load(stages, context, strategy, width, lead, hit_rate, tokens, proposer))
             click.echo(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mpispec.bench.texts import Text, loaded
+from research.texts import Text, loaded
 
 
 @dataclass(frozen=True, slots=True)

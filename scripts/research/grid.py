@@ -1,7 +1,7 @@
 """How `auto` does against every fixed strategy, over pipelines, hit rates, costs of rows and links; all synthetic.
 
-python -m mpispec.bench.grid             # everyone on a core of their own
-python -m mpispec.bench.grid --shared    # the draft and 1, 2 or 4 stages on each core
+python scripts/research grid             # everyone on a core of their own
+python scripts/research grid --shared    # the draft and 1, 2 or 4 stages on each core
 
 A case is several answers: which guesses are right is drawn, and in 200 tokens luck moves a strategy by a tenth.
 """
@@ -122,7 +122,3 @@ def main(tokens: int, answers: int, seed: int, draft_s: float, shared: bool) -> 
             click.echo(json.dumps(case | found))
     reached = sum(share >= ASKED for share in shares)
     click.echo(f"{reached} of {len(shares)} cases reach {ASKED}; the least is {min(shares)}.", err=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,17 +6,15 @@ Started by scripts/bench-memory.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, dataclass
 
 import click
 
-from mpispec.bench.errors import BenchError
-from mpispec.bench.served import served
 from mpispec.compute.llama_stage import SPARE_CELLS
 from mpispec.models import default, gguf_file, registry
 from mpispec.runtime.plan import make_plan
 from mpispec.runtime.setup import DEFAULT_CONTEXT, Setup
+from research.served import served
 
 ALLOWANCE = 150_000_000
 """Bytes for the interpreter, its libraries, buffers and everything else."""
@@ -55,12 +53,9 @@ def main(num_ranks: int) -> None:
     context = min(DEFAULT_CONTEXT, summary.context)
     setup = Setup(summary, None, make_plan(num_ranks, summary, has_draft=False), (), (), context)
     per_layer = cell_bytes(gguf_file.read(summary.path), summary.architecture) * (context + SPARE_CELLS)
-    try:
-        with served(num_ranks) as job:
-            tokens = job.complete("The capital of France is", 64)
-            resident = [rank.memory_info().rss for rank in job.ranks]
-    except BenchError as error:
-        sys.exit(f"mpispec: {error}")
+    with served(num_ranks) as job:
+        tokens = job.complete("The capital of France is", 64)
+        resident = [rank.memory_info().rss for rank in job.ranks]
     held = []
     for rank, size in enumerate(resident):
         layers = setup.bytes_of(rank)
@@ -73,7 +68,3 @@ def main(num_ranks: int) -> None:
         f"{ALLOWANCE / 1e6:.0f} MB are allowed.",
         err=True,
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from mpispec.bench.texts import FORGET, Text, runs
 from mpispec.compute.base import Floats
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.models import cut, registry
+from research.texts import FORGET, Text, runs
 
 CANDIDATES = 5
 """Layers tried in each round: those that change the direction of their input least."""

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from mpispec.bench.texts import Text, loaded
 from mpispec.compute.base import Floats
+from research.texts import Text, loaded
 
 
 @dataclass(frozen=True, slots=True)

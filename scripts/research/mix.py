@@ -1,6 +1,6 @@
 """What n-grams beside a draft bring, on a virtual pipeline that writes a text of yours; all but the text is synthetic.
 
-python -m mpispec.bench.mix --text docs/design.md --text mpispec/core/head.py
+python scripts/research mix --text docs/design.md --text mpispec/core/head.py
 
 The words of a file are the tokens, so repetitions are real ones. The draft is right as often as it is told to be,
 whatever the text, which is unfair to it where text repeats itself: there a real one is better, and the mix brings less.
@@ -101,7 +101,3 @@ def main(texts: tuple[Path, ...], tokens: int, strategy: str, kinds: tuple[str, 
             shares.append(mixed / alone)
             click.echo(json.dumps({"text": path.name, **vars(case), "share": round(mixed / alone, 3)}))
         click.echo(f"{path.name}, {rows} rows: {min(shares):.3f} to {max(shares):.3f}", err=True)
-
-
-if __name__ == "__main__":
-    main()

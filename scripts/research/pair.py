@@ -14,17 +14,16 @@ from typing import Any
 
 import click
 
-from mpispec.bench.agreement import Agreement, measure
-from mpispec.bench.command import run
 from mpispec.bench.errors import BenchError
-from mpispec.bench.skipping import kept_layers
-from mpispec.bench.texts import CALIBRATION, QUESTIONS, answers
-from mpispec.compute import llama_quantise
-from mpispec.compute.llama_quantise import KINDS
 from mpispec.models import cut, default, registry
-from mpispec.models.arrange import Layer, arrange
-from mpispec.models.pad import pad
-from mpispec.models.widen import widen
+from research import llama_quantise
+from research.agreement import Agreement, measure
+from research.arrange import Layer, arrange
+from research.llama_quantise import KINDS
+from research.pad import pad
+from research.skipping import kept_layers
+from research.texts import CALIBRATION, QUESTIONS, answers
+from research.widen import widen
 
 CALIBRATION_TOKENS = 40
 
@@ -188,7 +187,3 @@ def _report(found: Agreement, pair: dict[str, Any], as_json: bool) -> None:
         return
     click.echo(f"--model {pair['target']}\n--draft {pair['draft']}")
     click.echo(found.sentence("The draft", "the target"))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mpispec.cluster.prompt import chat_template
 from mpispec.compute.base import Floats
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import Edit, EditOp, Row, Run
 from mpispec.models import registry
-from mpispec.models.template import ChatTemplate
 
 QUESTIONS = (
     "Why is the sky blue?",
@@ -134,16 +134,8 @@ def answers(path: Path, questions: Sequence[str], num_tokens: int, threads: int)
 
 def chat_prompt(vocabulary: Vocabulary, question: str) -> list[int]:
     """Return the tokens of a question in the model's own chat template. Raises ModelError."""
-    template = ChatTemplate(vocabulary.chat_template, *_ends(vocabulary))
-    return list(vocabulary.tokenize(template.render([{"role": "user", "content": question}]), special=True))
-
-
-def _ends(vocabulary: Vocabulary) -> tuple[str, str]:
-    begin, end = (
-        "" if token is None else vocabulary.piece(token, special=True).decode("utf-8", "replace")
-        for token in (vocabulary.bos, vocabulary.eos)
-    )
-    return begin, end
+    text = chat_template(vocabulary).render([{"role": "user", "content": question}])
+    return list(vocabulary.tokenize(text, special=True))
 
 
 def runs(tokens: Sequence[int], start: int, decide_from: int) -> Iterator[Run]:

@@ -15,13 +15,12 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from mpispec.bench.agreement import Agreement, measure
-from mpispec.bench.command import run
 from mpispec.bench.errors import BenchError
-from mpispec.bench.texts import QUESTIONS, Text, answers
 from mpispec.models import default, registry
-from mpispec.models.arrange import Layer, arrange
 from mpispec.sim.costs import exit_speedup
+from research.agreement import Agreement, measure
+from research.arrange import Layer, arrange
+from research.texts import QUESTIONS, Text, answers
 
 WORTHWHILE = 1.1
 """A bound on the speed-up below which the fixed costs of an exit eat the gain."""
@@ -98,7 +97,3 @@ def main(model: str | None, step: int, tokens: int, threads: int, as_json: bool)
         click.echo(json.dumps({"model": str(path), "exits": figures}))
     else:
         click.echo(conclusion(found))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -22,7 +22,7 @@ KINDS = {
 def quantise(source: Path, destination: Path, kind: str, threads: int) -> None:
     """Write all matrices of `source`, the embedding too, as `kind`, a key of `KINDS`. Raises ModelError.
 
-    K-quants are the mixture that people download, for rows that are multiples of 256 numbers (`models/pad.py`).
+    K-quants are the mixture that people download, for rows that are multiples of 256 numbers (`pad.py`).
 
     What is quantised already is quantised once more, with the errors of both.
     """

@@ -105,7 +105,3 @@ def _name(file: str, line: int, function: str) -> str:
         return function
     path = Path(file)
     return f"{path.parent.name}/{path.name}:{line} {function}"
-
-
-if __name__ == "__main__":
-    main()

@@ -15,8 +15,6 @@ from typing import Any
 
 import click
 
-from mpispec.bench.divergence import Divergence, Reference, compare, references, typical_gap
-from mpispec.bench.prompts import PROMPTS
 from mpispec.cluster.prompt import open_vocabulary, stops_of
 from mpispec.cluster.ranks import joined
 from mpispec.models import default
@@ -26,6 +24,8 @@ from mpispec.runtime.job import JobOptions, Session, prepare, run
 from mpispec.serve.completion import written
 from mpispec.serve.service import Vocabulary
 from mpispec.strategies import PRESETS
+from research.divergence import Divergence, Reference, compare, references, typical_gap
+from research.prompts import PROMPTS
 
 Texts = Mapping[str, Sequence[Sequence[int]]]
 """By strategy the answer to each prompt."""
@@ -126,7 +126,3 @@ def _tell(num_ranks: int, options: JobOptions, texts: Texts, expected: Sequence[
         click.echo(json.dumps(figures(num_ranks, options, found, typical)))
     else:
         click.echo(table(found, typical))
-
-
-if __name__ == "__main__":
-    main()

@@ -6,14 +6,12 @@ Started by scripts/bench-idle.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
 import click
 
-from mpispec.bench.errors import BenchError
-from mpispec.bench.served import served
+from research.served import served
 
 TARGET = 2.0
 """Percent of a core."""
@@ -31,16 +29,13 @@ def cpu_seconds(pid: int) -> float:
 @click.option("--seconds", type=click.FloatRange(min=0.5), default=5.0, show_default=True, help="How long to look.")
 def main(num_ranks: int, seconds: float) -> None:
     """Measure the CPU that each rank of an idle `mpispec serve` takes."""
-    try:
-        with served(num_ranks) as job:
-            tokens = job.complete("The capital of France is", 16)
-            time.sleep(QUIET_SECONDS)
-            start, before = time.monotonic(), [cpu_seconds(rank.pid) for rank in job.ranks]
-            time.sleep(seconds)
-            after = [cpu_seconds(rank.pid) for rank in job.ranks]
-            elapsed = time.monotonic() - start
-    except BenchError as error:
-        sys.exit(f"mpispec: {error}")
+    with served(num_ranks) as job:
+        tokens = job.complete("The capital of France is", 16)
+        time.sleep(QUIET_SECONDS)
+        start, before = time.monotonic(), [cpu_seconds(rank.pid) for rank in job.ranks]
+        time.sleep(seconds)
+        after = [cpu_seconds(rank.pid) for rank in job.ranks]
+        elapsed = time.monotonic() - start
     percent = [round((later - earlier) / elapsed * 100, 2) for earlier, later in zip(before, after, strict=True)]
     figures = {"ranks": num_ranks, "seconds": round(elapsed, 2), "idle_percent_of_a_core": percent, "target": TARGET}
     click.echo(json.dumps(figures))
@@ -49,7 +44,3 @@ def main(num_ranks: int, seconds: float) -> None:
         f"{max(percent):.2f} % of a core; the target is {TARGET:.0f} %.",
         err=True,
     )
-
-
-if __name__ == "__main__":
-    main()

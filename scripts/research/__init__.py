@@ -1,0 +1,1 @@
+"""Measurements and models behind figures of docs/: `python scripts/research NAME ...`. Not part of the package."""
