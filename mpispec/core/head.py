@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.errors import ProtocolError
 from mpispec.core.events import Corrected, Event, Received, StopRequested, Submitted, Tick, Withdrawn
 from mpispec.core.first_stage import FirstStage
-from mpispec.core.graves import Graves
 from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, RunId, Token
 from mpispec.core.messages import (
     Branch,
@@ -28,8 +28,6 @@ from mpispec.core.messages import (
     Credit,
     Draft,
     EarlyGuess,
-    Edit,
-    EditOp,
     Idle,
     Result,
     Row,
@@ -40,8 +38,6 @@ from mpispec.core.messages import (
 from mpispec.core.relay import relays
 from mpispec.core.request import Flight, Request
 from mpispec.core.row_times import RowTimes
-from mpispec.core.sequences import TO_END, SequencePool, label
-from mpispec.core.sessions import Sessions
 from mpispec.core.strategy import Proposer, Strategy
 from mpispec.core.tree import Node, NodeState
 
@@ -72,11 +68,7 @@ class HeadCore:
         self._first_stage = FirstStage()
         self._row_times = RowTimes(config.compute)
         self._next_run = RunId(0)
-        self._edits: list[Edit] = []
-        """Edits that the next run will carry."""
-        self._pool = SequencePool(config.sequences)
-        self._sessions = Sessions(self._pool, config.max_active, config.reading)
-        self._graves = Graves(self._pool, config.most_buried)
+        self._cache = CacheOperations(config.sequences, config.max_active, config.reading, config.most_buried)
         self._last_sign = 0.0
         """When a stage was last heard of, or the first last given work while it had none."""
         self._stopping = False
@@ -135,20 +127,16 @@ class HeadCore:
         assert len(self._flights) <= self.config.most_in_flight
         assert self._first_stage.num_waiting <= self.config.first_queue, "launched without a credit"
         assert list(self._flights) == sorted(self._flights)
-        held = {request.tree.root.seq for request in self._active.values()} | self._sessions.held | {self._graves.seq}
         for request in self._active.values():
-            held |= {node.seq for node in request.tree.root.subtree()}
             request.check()
-        held.discard(None)
-        assert len(held) + self._pool.num_free == self._pool.size, "a sequence id leaked"
+        self._cache.check({node.seq for request in self._active.values() for node in request.tree.root.subtree()})
 
     # -- requests -------------------------------------------------------------------------------------------------
 
     def _admit(self, now: float) -> None:
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
             submitted = self._waiting.popleft()
-            slot, common, edits = self._sessions.adopt(submitted.prompt)
-            self._edits += edits
+            slot, common = self._cache.adopt(submitted.prompt)
             proposer = self._proposers.get(submitted.proposer)
             request = Request(
                 submitted,
@@ -201,9 +189,9 @@ class HeadCore:
         self._count(dead)
         runs = [flight for flight in self._flights.values() if flight.request is request and not flight.is_cancelled]
         self._cancel(runs, [])
-        self._edits += self._graves.bury(dead, request.tree.root)
-        self._edits += self._sessions.keep(request.slot, request.seq, request.cached_tokens())
-        self._edits += self._graves.empty(request.seq)
+        self._cache.free(dead, request.tree.root)
+        self._cache.keep(request.slot, request.seq, request.cached_tokens())
+        self._cache.collect(request.seq)
         if request.statistics.runs:
             self._out.append(Send(self._first, Plane.DATA, Close(request.id)))
         self._out += request.end()
@@ -259,7 +247,7 @@ class HeadCore:
                 raise ProtocolError(f"run {flight.run_id} came back without living node {node.id}")
             died = request.accept(token)
             dead += died
-            self._edits += self._graves.bury(died, request.tree.root)
+            self._cache.free(died, request.tree.root)
             accepted.append(token)
             finish = request.finish_after(token)
             if finish:
@@ -273,7 +261,7 @@ class HeadCore:
                 request.drafted(guess)
         elif (flight := self._flights.get(guess.run_id)) is not None and not flight.is_cancelled:
             for survivor, dead in flight.request.guessed_early(src, flight, guess):
-                self._edits += self._graves.bury(dead, flight.request.tree.root, survivor)
+                self._cache.free(dead, flight.request.tree.root, survivor)
                 self._drop(dead)
 
     def _correct(self, event: Corrected) -> None:
@@ -287,13 +275,13 @@ class HeadCore:
         dead: list[Node] = []
         if event.pos < len(request.tokens):
             dead = request.rewind(event.pos)
-            self._edits.append(Edit(EditOp.DROP, request.seq, request.seq, event.pos, TO_END))
+            self._cache.truncate(request.seq, event.pos)
             for flight in self._flights.values():
                 if flight.request is request:
                     flight.last_pos = Pos(min(flight.last_pos, event.pos - 1))
         for token in event.tokens:
             dead += request.accept(token)
-        self._edits += self._graves.bury(dead, request.tree.root)
+        self._cache.free(dead, request.tree.root)
         self._drop(dead)
         self._out += request.accepted(event.tokens)
 
@@ -357,28 +345,26 @@ class HeadCore:
             chunk = request.next_chunk()
             self._fly(request, chunk, [], [])
             if request.filled <= chunk[-1].pos:
-                self._edits.append(Edit(EditOp.DROP, request.seq, request.seq, Pos(request.filled), TO_END))
+                self._cache.truncate(request.seq, request.filled)
             return True
         if request.tree.root.state is NodeState.PROPOSED:
-            if self._graves.is_due:
-                self._edits += self._graves.empty(request.seq)
-        elif self._graves.is_full:
+            if self._cache.should_collect:
+                self._cache.collect(request.seq)
+        elif self._cache.must_collect:
             return False
         request.propose()
         chosen = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]
         if not chosen:
             return False
-        nodes, edits, branches = label(chosen, self._pool)
+        nodes, _, branches = self._cache.place(chosen)
         if not nodes:
             return False
-        self._edits += edits
         self._fly(request, [request.row(node) for node in nodes], nodes, branches)
         return True
 
     def _fly(self, request: Request, rows: list[Row], nodes: list[Node], branches: Sequence[Branch]) -> None:
-        run = Run(self._next_run, tuple(rows), tuple(self._edits), branches=tuple(branches))
+        run = Run(self._next_run, tuple(rows), self._cache.take(), branches=tuple(branches))
         self._next_run = RunId(self._next_run + 1)
-        self._edits = []
         # Not before, or requests that come and go while nothing can be launched would pile up in front of the stages.
         if not request.statistics.runs:
             opened = opening(request.id, request.sampling, request.prompt, rows[0].pos)

@@ -5,7 +5,7 @@ A breach is noticed when some scenario of a small number of seeds fails: another
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -13,6 +13,8 @@ from mpispec.compute.toy import ToyLayer
 from mpispec.core import draft as draft_module
 from mpispec.core import drafting
 from mpispec.core import graves as graves_module
+from mpispec.core import head as head_module
+from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import EditCache, Effect, Send
 from mpispec.core.graves import Graves
@@ -175,14 +177,18 @@ def law_7_cancels_are_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(StageCore, "_cancel", cancel)
 
 
+class Leaving(CacheOperations):
+    """Gives the sequence ids of dead nodes back and leaves their cells."""
+
+    def free(self, dead: Sequence[Node], root: Node, survivor: Node | None = None) -> None:
+        pending = self._pending
+        self._pending = []
+        super().free(dead, root, survivor)
+        self._pending = pending
+
+
 def tree_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = graves_module.bury
-
-    def bury(*arguments: object) -> list[object]:
-        original(*arguments)
-        return []
-
-    monkeypatch.setattr(graves_module, "bury", bury)
+    monkeypatch.setattr(head_module, "CacheOperations", Leaving)
 
 
 def law_6_holes_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,13 +207,7 @@ def law_6_a_grave_is_emptied_while_others_live(monkeypatch: pytest.MonkeyPatch) 
 
 
 def draft_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = draft_module.bury
-
-    def bury(*arguments: object) -> list[object]:
-        original(*arguments)
-        return []
-
-    monkeypatch.setattr(draft_module, "bury", bury)
+    monkeypatch.setattr(draft_module, "CacheOperations", Leaving)
 
 
 def cache_a_dropped_cell_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

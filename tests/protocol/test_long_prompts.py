@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from mpispec.compute.toy import mixed
+from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.events import Submitted
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
-from mpispec.core.messages import Branch, Row, Run, Sampling, given_rows
+from mpispec.core.messages import Row, Run, Sampling, given_rows
 from mpispec.core.request import Request
 from mpispec.core.stage import StageCore
 from mpispec.core.tiling import Tiling
-from mpispec.core.tree import Node
 from mpispec.proposers import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Chaos
@@ -137,14 +137,7 @@ def the_last_run_of_a_long_prompt_is_what_is_left(monkeypatch: pytest.MonkeyPatc
 
 
 def what_is_computed_again_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = HeadCore._fly
-
-    def fly(self: HeadCore, request: Request, rows: list[Row], nodes: list[Node], branches: Sequence[Branch]) -> None:
-        if not nodes and rows[0].pos:
-            self._edits = [edit for edit in self._edits if edit.start != rows[0].pos]
-        original(self, request, rows, nodes, branches)
-
-    monkeypatch.setattr(HeadCore, "_fly", fly)
+    monkeypatch.setattr(CacheOperations, "truncate", lambda self, seq, pos: None)
 
 
 @pytest.mark.parametrize(
