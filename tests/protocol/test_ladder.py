@@ -21,9 +21,9 @@ from mpispec.core.effects import Effect, Send
 from mpispec.core.events import Received
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Pos, RequestId, SeqId, Token
+from mpispec.core.in_flight import RunInFlight
 from mpispec.core.level import LevelCore
 from mpispec.core.messages import Draft, Follow, Prime, Result, Run, Sampling
-from mpispec.core.request import Flight
 from mpispec.sim.costs import Chaos
 from mpispec.strategies import PRESETS
 from tests.protocol.ladder import CHARACTERS, build, draw, play
@@ -135,10 +135,10 @@ def guesses_of_a_former_epoch_are_taken(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def a_chunk_of_given_tokens_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    def is_dead(self: Flight) -> bool:
+    def is_dead(self: RunInFlight) -> bool:
         return bool(self.nodes) and self.num_dead == len(self.nodes)
 
-    monkeypatch.setattr(Flight, "is_dead", property(is_dead))
+    monkeypatch.setattr(RunInFlight, "is_dead", property(is_dead))
 
 
 def a_run_that_is_given_up_counts_as_computed(monkeypatch: pytest.MonkeyPatch) -> None:

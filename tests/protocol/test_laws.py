@@ -20,6 +20,7 @@ from mpispec.core.effects import EditCache, Effect, Send
 from mpispec.core.graves import Graves
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Plane, Pos
+from mpispec.core.in_flight import RunsInFlight
 from mpispec.core.messages import Cancel, Edit, EditOp, Follow, Result, Run
 from mpispec.core.request import Request
 from mpispec.core.sequences import SequencePool
@@ -154,11 +155,11 @@ def law_6_a_guess_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def law_7_credits_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HeadCore, "_has_room", property(lambda self: self._live < self.config.window))
+    monkeypatch.setattr(RunsInFlight, "has_room", property(lambda self: self._num_live < self._window))
 
 
 def law_7_the_window_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HeadCore, "_has_room", property(lambda self: self._first_stage.num_waiting < 2))
+    monkeypatch.setattr(RunsInFlight, "has_room", property(lambda self: self.first.num_waiting < 2))
     monkeypatch.setattr(HeadConfig, "window", property(lambda self: 1))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mpispec.core.first_stage import FirstStage
 from mpispec.core.ids import RunId
+from mpispec.core.in_flight import FirstStage
 
 pytestmark = pytest.mark.unit
 
