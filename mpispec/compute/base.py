@@ -42,7 +42,7 @@ class StageModel(Protocol):
     """A layer range of the target model."""
 
     def edit(self, edits: Sequence[Edit]) -> None:
-        """Apply cache edits in order."""
+        """Apply cache edits in order; GATHER is among them only where the backend's traits ask for it."""
 
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """Compute a run's rows and write their cells, with all their labels; its edits are left to `edit`.

@@ -19,25 +19,30 @@ nodes are freed before others are placed; a request that ends is freed, then kep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from mpispec.core.graves import Graves
 from mpispec.core.ids import Pos, SeqId, Token
 from mpispec.core.messages import Edit, EditOp
 from mpispec.core.sequences import TO_END, Placed, SequencePool, place
 from mpispec.core.sessions import Sessions, Slot
-from mpispec.core.tiling import Tiling
+from mpispec.core.traits import FreeAtOnce, FreePolicy, Prefill
 from mpispec.core.tree import Node
 
 
 class CacheOperations:
     """Plans the cache operations of one pipeline, and keeps account of its sequence ids."""
 
-    def __init__(self, sequences: int, max_active: int, tiling: Tiling | None = None, most_deferred: int = 0) -> None:
-        """Plan for caches with `sequences` ids and `max_active` requests at once."""
+    def __init__(
+        self,
+        sequences: int,
+        max_active: int,
+        prefill: Prefill | None = None,
+        freeing: Callable[[SequencePool], FreePolicy] = FreeAtOnce,
+    ) -> None:
+        """Plan for caches with `sequences` ids and `max_active` requests at once, as the backend's traits ask for."""
         self._pool = SequencePool(sequences)
-        self._sessions = Sessions(self._pool, max_active, tiling)
-        self._deferred = Graves(self._pool, most_deferred)
+        self._sessions = Sessions(self._pool, max_active, prefill)
+        self._freeing = freeing(self._pool)
         self._pending: list[Edit] = []
 
     @property
@@ -48,12 +53,12 @@ class CacheOperations:
     @property
     def must_collect(self) -> bool:
         """Whether no more may be dispatched before `collect`."""
-        return self._deferred.is_full
+        return self._freeing.must_collect
 
     @property
     def should_collect(self) -> bool:
         """Whether `collect` is worth its cost, once only the accepted text is alive."""
-        return self._deferred.is_due
+        return self._freeing.should_collect
 
     def take(self) -> tuple[Edit, ...]:
         """Return what the next run carries; it is sent once."""
@@ -75,7 +80,7 @@ class CacheOperations:
 
     def free(self, dead: Sequence[Node], root: Node, survivor: Node | None = None) -> None:
         """Free the cells of nodes that died in the tree of `root`, below `survivor` if that is not the root."""
-        self._pending += self._deferred.bury(dead, root, survivor)
+        self._pending += self._freeing.free(dead, root, survivor or root)
 
     def truncate(self, seq: SeqId, pos: int) -> None:
         """Drop a sequence from a position on."""
@@ -83,7 +88,7 @@ class CacheOperations:
 
     def collect(self, seq: SeqId) -> None:
         """Free all dead cells that were kept, the text `seq` being all that is alive."""
-        self._pending += self._deferred.empty(seq)
+        self._pending += self._freeing.collect(seq)
 
     def keep(self, slot: Slot, seq: SeqId, tokens: tuple[Token, ...]) -> None:
         """Take a slot back from a request that has ended, with the cells of `tokens` for a successor."""
@@ -91,6 +96,6 @@ class CacheOperations:
 
     def check(self, held: set[SeqId | None]) -> None:
         """Assert that no sequence id has leaked; `held` are those of active requests' trees."""
-        held = held | self._sessions.held | {self._deferred.seq}
+        held = held | self._sessions.held | {self._freeing.seq}
         held.discard(None)
         assert len(held) + self._pool.num_free == self._pool.size, "a sequence id leaked"

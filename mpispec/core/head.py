@@ -54,7 +54,7 @@ class HeadCore:
         self._first = config.stages[0]
         self._told = relays(config.actor, config.actor, config.num_stages)
         """Stages that hear of a cancel from us; the others hear of it from them."""
-        self._cache = CacheOperations(config.sequences, config.max_active, config.reading, config.most_buried)
+        self._cache = CacheOperations(config.sequences, config.max_active, config.prefill, config.traits.freeing)
         self._last_sign = 0.0
         """When a stage was last heard of, or the first last given work while it had none."""
         self._stopping = False

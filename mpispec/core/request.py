@@ -138,15 +138,12 @@ class Request:
     def next_chunk(self) -> list[Row]:
         """Return the next rows of the given tokens; the last of all decides the token after.
 
-        Of a long prompt's first run the rows from `filled` on are to be dropped: the next run computes them once more.
+        Rows from `filled` on, if there are any, are to be dropped: the next run computes them once more.
         """
-        start, tiling = self.filled, self.config.tiling
-        missing = len(self.prompt) - start
-        if missing > 0 and tiling.is_long(len(self.prompt)):
-            stop = start + tiling.tile
-            self.filled = start + tiling.num_final(missing)
-        else:
-            stop = self.filled = min(start + self._chunk, len(self.tokens))
+        start, most = self.filled, len(self.tokens)
+        num_rows, num_final = self.config.traits.prefill.next_run(len(self.prompt), start, self._chunk)
+        stop = min(start + num_rows, most)
+        self.filled = min(start + num_final, most)
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
 
     def propose(self) -> None:

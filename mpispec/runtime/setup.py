@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import msgpack
 
+from mpispec.compute import llama_traits
 from mpispec.core.request import EXIT
-from mpispec.core.tiling import Tiling
 from mpispec.models import default, registry
 from mpispec.models.errors import ModelError
 from mpispec.models.gguf_file import read
@@ -19,7 +19,7 @@ from mpispec.runtime.plan import Plan, PlanError, StagePlace, make_plan
 from mpispec.transport.environment import host_identity, hostname
 
 DEFAULT_CONTEXT = 2048
-MOST_ROWS = Tiling().tile
+MOST_ROWS = llama_traits.traits().most_rows
 """Rows of the largest run that any stage or draft is given."""
 
 

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from mpispec.compute import llama_traits
+from mpispec.compute.llama_traits import DeferredFree
 from mpispec.compute.toy import ToyLayer
 from mpispec.core import draft as draft_module
 from mpispec.core import drafting
-from mpispec.core import graves as graves_module
 from mpispec.core import head as head_module
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import EditCache, Effect, Send
-from mpispec.core.graves import Graves
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Plane, Pos
 from mpispec.core.in_flight import RunsInFlight
@@ -193,18 +193,18 @@ def tree_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def law_6_holes_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graves_module, "_are_newest", lambda order, root: True)
+    monkeypatch.setattr(llama_traits, "_are_newest", lambda order, root: True)
 
 
 def law_6_a_grave_is_emptied_while_others_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Graves, "is_full", property(lambda self: False))
-    original = Graves.bury
+    monkeypatch.setattr(DeferredFree, "must_collect", property(lambda self: False))
+    original = DeferredFree.free
 
-    def bury(self: Graves, *arguments: object) -> list[object]:
+    def free(self: DeferredFree, *arguments: object) -> list[object]:
         edits = original(self, *arguments)
         return [*edits, Edit(EditOp.DROP, self.seq, self.seq, Pos(0), -1)] if self.seq is not None else edits
 
-    monkeypatch.setattr(Graves, "bury", bury)
+    monkeypatch.setattr(DeferredFree, "free", free)
 
 
 def draft_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
