@@ -11,8 +11,7 @@ from collections import deque
 
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.effects import AbortDraft, CloseSampler, ComputeDraft, Effect, OpenSampler, Quit, Send
-from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Drafted, Event, Guess, Received
+from mpispec.core.events import Drafted, Event, Guess, ProtocolError, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Plane, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Row, Run, Stop, given_rows, opening
 from mpispec.core.sequences import inherits

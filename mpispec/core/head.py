@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
-from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Corrected, Event, Received, StopRequested, Submitted, Tick, Withdrawn
-from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, Token
+from mpispec.core.events import Corrected, Event, ProtocolError, Received, StopRequested, Submitted, Tick, Withdrawn
+from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, Token, relays
 from mpispec.core.in_flight import RunInFlight, RunsInFlight
 from mpispec.core.messages import (
     Branch,
@@ -29,7 +28,6 @@ from mpispec.core.messages import (
     Stop,
     opening,
 )
-from mpispec.core.relay import relays
 from mpispec.core.request import Request
 from mpispec.core.strategy import Proposer, Strategy
 from mpispec.core.tree import Node, NodeState

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mpispec.core.config import HeadConfig
-from mpispec.core.errors import ProtocolError
+from mpispec.core.events import ProtocolError
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId
 from mpispec.core.messages import Cancel, Result
 from mpispec.core.row_times import RowTimes

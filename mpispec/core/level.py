@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from mpispec.core.calibration import Calibration
 from mpispec.core.effects import Effect, Emit, Send
-from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Corrected, Event, Received, StopRequested, Submitted, Withdrawn
+from mpispec.core.events import Corrected, Event, ProtocolError, Received, StopRequested, Submitted, Withdrawn
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, Plane, Pos, RequestId, Token
 from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Stop
