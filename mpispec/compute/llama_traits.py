@@ -31,7 +31,6 @@ def traits(parallel: int = 1, is_quantised: bool = False, is_row_exact: bool = T
     """
     keeps_order = parallel == 1
     return BackendTraits(
-        most_rows=TILE,
         is_row_exact=is_row_exact,
         may_branch=not is_quantised or (keeps_order and is_row_exact),
         prefill=Tiling(),

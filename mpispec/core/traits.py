@@ -101,8 +101,6 @@ class FreeAtOnce:
 class BackendTraits:
     """The traits of a backend for one job."""
 
-    most_rows: int = 64
-    """Rows of the largest run that a stage or a draft is given."""
     is_row_exact: bool = True
     """Whether a row has the same bits in runs of any size, with any number of threads."""
     may_branch: bool = True

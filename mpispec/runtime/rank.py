@@ -8,8 +8,8 @@ from typing import TypeVar, cast
 
 import msgpack
 
-from mpispec.compute import llama_traits
 from mpispec.compute.base import ExitModel
+from mpispec.compute.factory import backend_of
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Emit
@@ -172,7 +172,7 @@ class Rank:
             draft_pair=costs.draft_pair,
             crowd=costs.crowd,
             draft_toll=costs.draft_toll,
-            traits=llama_traits.traits(options.parallel, model.quantised, costs.is_row_exact),
+            traits=backend_of(model.path).traits(model, options.parallel, costs.is_row_exact),
             max_active=options.parallel,
             name="the target" if pipeline.head == HEAD else f"level {pipeline.number} of the ladder",
             actor=pipeline.head,
