@@ -2,8 +2,8 @@
 
 PipeSpec (arXiv 2505.01572): each model verifies the one below and feeds the one above, none waits for another. What a
 level accepts is only a guess to the level above, so a correction from there makes it take tokens back, and the `Follow`
-that its own head then sends down takes them back below: the rollback cascades a pair at a time. As
-what is below a head may be a level again, a ladder of any height is made of these two ends.
+that its own head then sends down takes them back below: the rollback cascades a pair at a time. As what is
+below a head may be a level again, a ladder of any height is made of these two ends.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class LevelCore:
             prime.request,
             prime.tokens,
             config.context,  # the limit ends it sooner
-            frozenset(),  # only the target's stop counts
+            frozenset(),  # only the target's stop counts (as in PipeSpec)
             prime.sampling,
             self._strategy,
             "draft" if config.draft is not None else "none",
