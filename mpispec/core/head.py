@@ -179,9 +179,8 @@ class HeadCore:
         if run.is_cancelled:
             return
         request = self._active[run.request]
-        dead: list[Node] = []
         tokens = dict(zip(result.nodes, result.tokens, strict=True))
-        accepted, finish = self._verify(request, run, tokens, dead)
+        accepted, dead, finish = self._verify(request, run, tokens)
         request.answered(run)
         self._tell(self._runs.withdraw(dead))
         if accepted:
@@ -192,13 +191,14 @@ class HeadCore:
             self._out += request.accepted(accepted)
 
     def _verify(
-        self, request: Request, run: RunInFlight, tokens: dict[NodeId, Token], dead: list[Node]
-    ) -> tuple[list[Token], FinishReason | None]:
-        """Walk the rows of a run: a verdict counts where its row is the root, any other row alive cannot be.
+        self, request: Request, run: RunInFlight, tokens: dict[NodeId, Token]
+    ) -> tuple[list[Token], list[Node], FinishReason | None]:
+        """Walk the rows of a run: a decision counts where its row is the root, any other row alive cannot be.
 
-        Appends to `dead` the nodes that died.
+        Returns the tokens accepted, the nodes that died, and why the request ends, if it does.
         """
         accepted: list[Token] = []
+        dead: list[Node] = []
         for node in run.nodes:
             if node is not request.tree.root:
                 if node.state is NodeState.LAUNCHED:
@@ -208,13 +208,12 @@ class HeadCore:
             if token is None:
                 raise ProtocolError(f"run {run.run_id} came back without living node {node.id}")
             died = request.accept(token)
-            dead += died
             self._cache.free(died, request.tree.root)
+            dead += died
             accepted.append(token)
-            finish = request.finish_after(token)
-            if finish:
-                return accepted, finish
-        return accepted, None
+            if finish := request.finish_after(token):
+                return accepted, dead, finish
+        return accepted, dead, None
 
     def _guessed(self, src: Actor, guess: Draft | EarlyGuess) -> None:
         """Take a draft's guesses, or an exit's of a run that is still in flight, and cancel what these take back."""
