@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mpispec.cluster.ranks import complain, knows_end_of_input
+from mpispec.compute.factory import backend_of
 from mpispec.models.errors import ModelError
 from mpispec.models.recommended import Recommended
 from mpispec.models.recommended import recommended as find_recommended
@@ -67,10 +68,8 @@ def recommended(group: Group, setup: Setup) -> Recommended:
 
 def open_vocabulary(setup: Setup) -> Any:
     """Return the target's vocabulary. Raises JobError."""
-    from mpispec.compute.llama_vocabulary import Vocabulary  # noqa: PLC0415  loads libllama: only on rank 0
-
     try:
-        return Vocabulary(setup.model.path)
+        return backend_of(setup.model.path).open_tokenizer(setup.model.path)
     except ModelError as error:
         raise JobError(str(error)) from error
 

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from mpispec.compute.base import ComputeError
-from mpispec.core.errors import ProtocolError
+from mpispec.core.events import ProtocolError
 from mpispec.runtime.group import Group, GroupTransport, JobError
 from mpispec.transport.base import SharedError, TransportError
 from mpispec.transport.environment import hostname, read_launch

@@ -7,17 +7,31 @@ carry s at positions up to p.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpispec.core.messages import Edit, Run
+from mpispec.core.traits import BackendTraits
 from mpispec.models.errors import ModelError
+from mpispec.models.registry import ModelSummary
 
-__all__ = ["Arithmetic", "Cancelled", "ComputeError", "ExitModel", "Floats", "ModelError", "StageModel"]
+__all__ = [
+    "Arithmetic",
+    "Backend",
+    "Cancelled",
+    "ComputeError",
+    "ExitModel",
+    "Floats",
+    "ModelError",
+    "StageModel",
+    "StageSize",
+    "Tokenizer",
+]
 
 Floats = NDArray[np.float32]
 Cancelled = Callable[[], bool]
@@ -42,7 +56,7 @@ class StageModel(Protocol):
     """A layer range of the target model."""
 
     def edit(self, edits: Sequence[Edit]) -> None:
-        """Apply cache edits in order."""
+        """Apply cache edits in order; GATHER is among them only where the backend's traits ask for it."""
 
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """Compute a run's rows and write their cells, with all their labels; its edits are left to `edit`.
@@ -63,3 +77,73 @@ class ExitModel(StageModel, Protocol):
         self, run: Run, activations: Floats | None, cancelled: Cancelled
     ) -> tuple[Floats, Floats] | None:
         """Compute as `forward` does; return its output and the logits of the deciding rows after these layers."""
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back."""
+
+    digest: str
+    """Hash of the list of tokens: equal where two models share a vocabulary."""
+    size: int
+    bos: int | None
+    """Token that begins a text, None if the model has none."""
+    eos: int | None
+    """Token that ends a text, None if the model has none."""
+    chat_template: str | None
+    """Jinja source of the model's own chat template, None if it has none."""
+
+    @property
+    def eog(self) -> frozenset[int]:
+        """All tokens that end a generation."""
+
+    def tokenize(self, text: str, special: bool, begin: bool = True) -> list[int]:
+        """Return the token ids of `text`; `special` ones as such, after the token that begins a text with `begin`."""
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        """Return the bytes of a token, which may end within a character; control tokens are empty unless `special`."""
+
+    def close(self) -> None:
+        """Free the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageSize:
+    """What a stage must have room for."""
+
+    context: int
+    """Positions that all open requests together may have."""
+    sequences: int
+    """Sequence ids."""
+    threads: int
+    most_rows: int
+    """Rows of one run."""
+
+
+class Backend(Protocol):
+    """A format of model files and the library that computes it. All of it may raise ModelError."""
+
+    most_rows: int
+    """Rows of the largest run that a stage or a draft is given."""
+
+    def inspect(self, path: Path) -> ModelSummary:
+        """Return what a model holds, from its headers alone."""
+
+    def check_cuts(self, model: ModelSummary, parts: Iterable[range], insist: bool) -> None:
+        """Raise ModelError unless a model may be cut into these layer ranges; with `insist`, though nobody tried it."""
+
+    def num_shared_tokens(self, first: ModelSummary, second: ModelSummary) -> int:
+        """Return how many tokens two models share from the first on, 0 where they are of different families."""
+
+    def traits(self, model: ModelSummary, parallel: int, is_row_exact: bool) -> BackendTraits:
+        """Return what the core has to know for `parallel` requests at once; `is_row_exact` is measured."""
+
+    def arithmetic(self, threads: int) -> Arithmetic:
+        """Return what bits depend on where `threads` threads compute here."""
+
+    def open_stage(
+        self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
+    ) -> StageModel:
+        """Cut the layers out where they are not all, and load them; with an exit it is an `ExitModel`."""
+
+    def open_tokenizer(self, path: Path) -> Tokenizer:
+        """Load the tokenizer and no weights."""

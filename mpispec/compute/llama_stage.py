@@ -10,7 +10,7 @@ import numpy as np
 from mpispec.compute import huge_pages
 from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.compute.llama import ContextSize, LayerWatch, LlamaContext, LlamaModel
-from mpispec.core.graves import MOST_CELLS
+from mpispec.compute.llama_traits import MOST_CELLS
 from mpispec.core.messages import Edit, Row, Run
 from mpispec.core.sequences import row_labels
 from mpispec.models.errors import ModelError
@@ -19,7 +19,7 @@ BYTES_BETWEEN_LOOKS = 8 << 20
 """Weights computed between two looks at the cancel flag: about 1 ms on one core, where a look costs 15 to 40 us."""
 EXACT_ROWS = 63
 """Up to this many rows a run's bits do not depend on how many rows it has (measured, F16 cache, flash attention, one
-thread). From 64 on llama.cpp attends in tiles (`core/tiling.py`). With several threads a run of one row that sees 512
+thread). From 64 on llama.cpp attends in tiles (`Tiling`). With several threads a run of one row that sees 512
 cells or more is summed in as many pieces as there are threads, so there its last bits depend on their number."""
 SPARE_CELLS = 320 + MOST_CELLS
 """Cells beyond the context, for rows that are being speculated on and for dead ones; llama.cpp rounds up to 256."""

@@ -17,7 +17,10 @@ import numpy as np
 from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.core.messages import Edit, EditOp, Run
 from mpispec.core.sequences import row_labels
+from mpispec.core.traits import BackendTraits
 
+TRAITS = BackendTraits()
+"""Integers have the same bits in any run and order; with `in_order` it stands for a backend that declares others."""
 POISON = 0xDEAD_BEEF_DEAD_BEEF
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 WIDTH = 4

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from mpispec.core.ids import HEAD, Actor
-from mpispec.core.tiling import Tiling
+from mpispec.core.traits import BackendTraits, Prefill
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +34,12 @@ class HeadConfig:
     draft_toll: float = 0.0
     """What a step of the draft takes from the stages that share its core, in times of a run of one row; 0 where it has
     one to itself."""
-    may_branch: bool = True
-    """Whether the stages compute the same bits over the holes that a tree leaves in the order of cells (law 6)."""
-    most_buried: int = 0
-    """Dead cells that stay in their places so that the order of cells, and with it the bits, are those of plain
-    decoding; 0 frees all at once. Only where one request is active at a time (`core/graves.py`)."""
-    is_row_exact: bool = True
-    """Whether a row has the same bits in runs of any size, with any number of threads."""
+    traits: BackendTraits = field(default_factory=BackendTraits)
+    """What the stages' backend declares of its arithmetic."""
     max_active: int = 1
     """Requests that run at once; further ones wait."""
     chunk: int = 32
-    """Most rows of a prefill run of a prompt that is not long."""
-    tiling: Tiling = field(default_factory=Tiling)
+    """Most rows of a prefill run, where the backend does not say it."""
     first_queue: int = 2
     """Launched runs that the first stage may not have begun: the credits."""
     deadline_s: float = 600.0
@@ -92,9 +86,19 @@ class HeadConfig:
         return min(sizes, key=lambda size: (-(-num_tokens // size) + self.num_stages - 1) * self.cost(size))
 
     @property
-    def reading(self) -> Tiling:
+    def is_row_exact(self) -> bool:
+        """See `BackendTraits`."""
+        return self.traits.is_row_exact
+
+    @property
+    def may_branch(self) -> bool:
+        """See `BackendTraits`."""
+        return self.traits.may_branch
+
+    @property
+    def prefill(self) -> Prefill:
         """How prompts are computed, where that decides what may be kept of them."""
-        return self.tiling if self.is_row_exact else replace(self.tiling, chunk=self.chunk)
+        return self.traits.prefill if self.is_row_exact else self.traits.prefill.in_runs_of(self.chunk)
 
     def compute(self, num_rows: int) -> float:
         """Return for how long a run of `num_rows` rows occupies the slowest stage, as measured at the start."""

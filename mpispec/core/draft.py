@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 
+from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.effects import AbortDraft, CloseSampler, ComputeDraft, Effect, OpenSampler, Quit, Send
-from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Drafted, Event, Guess, Received
+from mpispec.core.events import Drafted, Event, Guess, ProtocolError, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Plane, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import ROOT, Draft, Edit, EditOp, Follow, Prime, Retire, Row, Run, Stop, given_rows, opening
-from mpispec.core.sequences import TO_END, SequencePool, bury, inherits, label
-from mpispec.core.sessions import Sessions, Slot
+from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Row, Run, Stop, given_rows, opening
+from mpispec.core.sequences import inherits
+from mpispec.core.sessions import Slot
 from mpispec.core.tree import Node, NodeState, TokenTree
 
 _SPARES = 16
@@ -147,11 +147,9 @@ class DraftCore:
     def __init__(self, chunk: int, max_active: int = 1, sequences: int = 64, above: Actor = HEAD) -> None:
         self._chunk = chunk
         self._above = above
-        self._pool = SequencePool(sequences)
-        self._sessions = Sessions(self._pool, max_active)
+        self._cache = CacheOperations(sequences, max_active)
         self._streams: dict[RequestId, _Stream] = {}
         self._turns: deque[RequestId] = deque()
-        self._edits: list[Edit] = []
         self._next_run = RunId(0)
         self._busy: tuple[_Stream, list[Node], RunId] | None = None
         self._busy_from = 0
@@ -178,12 +176,10 @@ class DraftCore:
 
     def check(self) -> None:
         """Assert the invariants; tests call it after every event."""
-        held = self._sessions.held
         for stream in self._streams.values():
-            held |= {node.seq for node in stream.root.subtree() if node.seq is not None}
             may_idle = self._stopping or not self._has_work(stream)
             assert self._busy is not None or may_idle, "the draft idles although it may guess"
-        assert len(held) + self._pool.num_free == self._pool.size, "a sequence id of the draft leaked"
+        self._cache.check({node.seq for stream in self._streams.values() for node in stream.root.subtree()})
 
     @property
     def is_idle(self) -> bool:
@@ -191,8 +187,7 @@ class DraftCore:
         return not self._streams and self._busy is None
 
     def _prime(self, prime: Prime) -> list[Effect]:
-        slot, cached, edits = self._sessions.adopt(prime.tokens)
-        self._edits += edits
+        slot, cached = self._cache.adopt(prime.tokens)
         self._streams[prime.request] = _Stream(prime, slot, cached)
         self._turns.append(prime.request)
         return [OpenSampler(opening(prime.request, prime.sampling, prime.tokens, cached))]
@@ -205,9 +200,9 @@ class DraftCore:
             stream.epoch = follow.epoch
             computed = self._busy_from if self._busy is not None and self._busy[0] is stream else len(stream.tokens)
             dead = stream.rewind(follow.pos, computed)
-            self._edits.append(Edit(EditOp.DROP, stream.seq, stream.seq, Pos(stream.filled), TO_END))
+            self._cache.truncate(stream.seq, stream.filled)
         dead += stream.follow(follow.pos, follow.tokens)
-        self._edits += bury(dead, stream.root, self._pool)
+        self._cache.free(dead, stream.root)
         effects = self._announce(stream, stream.refill())
         return effects + self._abort_if_dead()
 
@@ -215,12 +210,12 @@ class DraftCore:
         stream = self._stream(request)
         del self._streams[request]
         self._turns.remove(request)
-        self._edits += bury(stream.tree.prune_children(), stream.root, self._pool)
+        self._cache.free(stream.tree.prune_children(), stream.root)
         # Cells of a run under way are not counted: it may be given up.
         computed = min(stream.filled, stream.root.pos)
         if self._busy is not None and self._busy[0] is stream:
             computed = min(computed, self._busy_from)
-        self._edits += self._sessions.keep(stream.slot, stream.seq, tuple(stream.tokens[:computed]))
+        self._cache.keep(stream.slot, stream.seq, tuple(stream.tokens[:computed]))
         stream.root.state = NodeState.DEAD
         return [CloseSampler(request), *self._abort_if_dead()]
 
@@ -253,7 +248,7 @@ class DraftCore:
 
         A draft that shall keep silent may share its core with a stage (ADR 0028).
         """
-        return bool(stream.frontier(self._pool.num_free))
+        return bool(stream.frontier(self._cache.num_free))
 
     def _compute(self, stream: _Stream) -> Effect:
         """Compute what is missing of the accepted text, the root with its last chunk, else the next layer."""
@@ -268,16 +263,12 @@ class DraftCore:
                 nodes = [stream.root]
         else:
             self._busy_from = len(stream.tokens)
-            nodes, edits, _ = label(
-                stream.frontier(self._pool.num_free), self._pool
-            )  # a layer: no branches within the run
-            self._edits += edits
+            nodes = self._cache.place(stream.frontier(self._cache.num_free)).nodes  # a layer: no branches within a run
             rows = [self._row(stream, node) for node in nodes]
         for node in nodes:
             stream.tree.launch(node, self._next_run)
-        run = Run(self._next_run, tuple(rows), tuple(self._edits))
+        run = Run(self._next_run, tuple(rows), self._cache.take())
         self._next_run = RunId(self._next_run + 1)
-        self._edits = []
         self._busy = (stream, nodes, run.run_id)
         return ComputeDraft(run, max(2, stream.width) if stream.width > 1 else 1)
 

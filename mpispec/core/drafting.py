@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mpispec.core.effects import Effect, Send
-from mpispec.core.errors import ProtocolError
+from mpispec.core.events import ProtocolError
 from mpispec.core.ids import Actor, Plane, Pos, RequestId, Token
 from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Sampling
 from mpispec.core.tree import BY_DRAFT, Node, NodeState, TokenTree

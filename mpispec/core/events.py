@@ -94,3 +94,7 @@ class Tick:
 
 
 Event = Received | Computed | Drafted | Submitted | Corrected | Withdrawn | StopRequested | Tick
+
+
+class ProtocolError(Exception):
+    """An event that cannot happen in the present state: a bug, ours or a peer's. The job ends with it."""

@@ -1,12 +1,6 @@
-"""The head: owns every request's accepted tokens and tree, launches runs, applies verdicts, cancels what is dead.
+"""The head: owns every request's accepted tokens and tree, dispatches runs, verifies draft tokens.
 
-Life of a run at the head:
-
-| state     | next      | when                                                   |
-|-----------|-----------|--------------------------------------------------------|
-| LAUNCHED  | CANCELLED | all its rows are dead                                  |
-| LAUNCHED  | ANSWERED  | its result arrived (results come in launch order)      |
-| CANCELLED | ANSWERED  | its result arrived, void or not; the tokens are unused |
+What is in flight it leaves to `RunsInFlight`, what happens to cells to `CacheOperations`.
 """
 
 from __future__ import annotations
@@ -14,13 +8,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
-from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Corrected, Event, Received, StopRequested, Submitted, Tick, Withdrawn
-from mpispec.core.first_stage import FirstStage
-from mpispec.core.graves import Graves
-from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, RunId, Token
+from mpispec.core.events import Corrected, Event, ProtocolError, Received, StopRequested, Submitted, Tick, Withdrawn
+from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, Token, relays
+from mpispec.core.in_flight import RunInFlight, RunsInFlight
 from mpispec.core.messages import (
     Branch,
     Cancel,
@@ -28,8 +21,6 @@ from mpispec.core.messages import (
     Credit,
     Draft,
     EarlyGuess,
-    Edit,
-    EditOp,
     Idle,
     Result,
     Row,
@@ -37,11 +28,7 @@ from mpispec.core.messages import (
     Stop,
     opening,
 )
-from mpispec.core.relay import relays
-from mpispec.core.request import Flight, Request
-from mpispec.core.row_times import RowTimes
-from mpispec.core.sequences import TO_END, SequencePool, label
-from mpispec.core.sessions import Sessions
+from mpispec.core.request import Request
 from mpispec.core.strategy import Proposer, Strategy
 from mpispec.core.tree import Node, NodeState
 
@@ -60,23 +47,12 @@ class HeadCore:
         self._proposers = proposers
         self._waiting: deque[Submitted] = deque()
         self._active: dict[RequestId, Request] = {}
-        self._flights: dict[RunId, Flight] = {}
-        """Launched and not answered, in launch order."""
-        self._live = 0
-        """Flights that are not cancelled."""
-        self._window, self._most_in_flight = config.window, config.most_in_flight
+        self._runs = RunsInFlight(config)
         self._stages = frozenset(config.stages)
         self._first = config.stages[0]
         self._told = relays(config.actor, config.actor, config.num_stages)
         """Stages that hear of a cancel from us; the others hear of it from them."""
-        self._first_stage = FirstStage()
-        self._row_times = RowTimes(config.compute)
-        self._next_run = RunId(0)
-        self._edits: list[Edit] = []
-        """Edits that the next run will carry."""
-        self._pool = SequencePool(config.sequences)
-        self._sessions = Sessions(self._pool, config.max_active, config.reading)
-        self._graves = Graves(self._pool, config.most_buried)
+        self._cache = CacheOperations(config.sequences, config.max_active, config.prefill, config.traits.freeing)
         self._last_sign = 0.0
         """When a stage was last heard of, or the first last given work while it had none."""
         self._stopping = False
@@ -90,12 +66,9 @@ class HeadCore:
             case Received(message=Result() as result):
                 self._answered(result)
             case Received(message=Credit(run_id)):
-                self._first_stage.taken(run_id)
-                flight = self._flights.get(run_id)
-                self._row_times.began(flight.nodes if flight is not None and not flight.is_chunk else (), now)
+                self._runs.begun(run_id, now)
             case Received(message=Idle(run_id)):
-                self._first_stage.emptied(run_id)
-                self._row_times.ended(now)
+                self._runs.ran_out(run_id, now)
             case Received(src, (Draft() | EarlyGuess()) as guess):
                 self._guessed(src, guess)
             case Submitted():
@@ -111,11 +84,11 @@ class HeadCore:
             case _:
                 raise ProtocolError(f"a head cannot handle {event}")
         # What a proposer says, or a level above, is no sign of the stages.
-        if not self._flights or (isinstance(event, Received) and event.src in self._stages):
+        if not self._runs or (isinstance(event, Received) and event.src in self._stages):
             self._last_sign = now
         self._admit(now)
         self._launch()
-        if self._stopping and not self._flights:
+        if self._stopping and not self._runs:
             self._out += self._stop()
         effects, self._out = self._out, []
         return effects
@@ -123,32 +96,21 @@ class HeadCore:
     @property
     def is_idle(self) -> bool:
         """No request, no run in flight."""
-        return not (self._active or self._waiting or self._flights)
+        return not (self._active or self._waiting or self._runs)
 
     def check(self) -> None:
         """Assert the invariants; tests call it after every event."""
-        flights = self._flights.values()
-        assert self._live == sum(not flight.is_cancelled for flight in flights)
-        for flight in flights:
-            assert flight.num_dead == sum(node.state is NodeState.DEAD for node in flight.nodes), "a death not counted"
-        assert self._live <= self.config.window, "more live runs than the window"
-        assert len(self._flights) <= self.config.most_in_flight
-        assert self._first_stage.num_waiting <= self.config.first_queue, "launched without a credit"
-        assert list(self._flights) == sorted(self._flights)
-        held = {request.tree.root.seq for request in self._active.values()} | self._sessions.held | {self._graves.seq}
+        self._runs.check()
         for request in self._active.values():
-            held |= {node.seq for node in request.tree.root.subtree()}
             request.check()
-        held.discard(None)
-        assert len(held) + self._pool.num_free == self._pool.size, "a sequence id leaked"
+        self._cache.check({node.seq for request in self._active.values() for node in request.tree.root.subtree()})
 
     # -- requests -------------------------------------------------------------------------------------------------
 
     def _admit(self, now: float) -> None:
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
             submitted = self._waiting.popleft()
-            slot, common, edits = self._sessions.adopt(submitted.prompt)
-            self._edits += edits
+            slot, common = self._cache.adopt(submitted.prompt)
             proposer = self._proposers.get(submitted.proposer)
             request = Request(
                 submitted,
@@ -157,12 +119,10 @@ class HeadCore:
                 self._strategies[submitted.strategy](),
                 proposer() if proposer else None,
                 self.config,
-                self._first_stage,
-                self._row_times,
+                self._runs,
             )
-            request.statistics.began = now
             self._active[submitted.request] = request
-            self._out += request.begin()
+            self._out += request.begin(now)
 
     def _submit(self, submitted: Submitted) -> None:
         if self._stopping:
@@ -171,10 +131,10 @@ class HeadCore:
             self._waiting.append(submitted)
 
     def _check_deadline(self, now: float) -> None:
-        if self._flights and now - self._last_sign > self.config.deadline_s:
+        if self._runs and now - self._last_sign > self.config.deadline_s:
             raise ProtocolError(
                 f"no stage of {self.config.name} has been heard of for {now - self._last_sign:.0f} s "
-                f"while run {next(iter(self._flights))} is under way: a host hangs or its network is down"
+                f"while run {self._runs.oldest} is under way: a host hangs or its network is down"
             )
         for request in self._active.values():
             request.look(now)
@@ -198,12 +158,10 @@ class HeadCore:
     def _end(self, request: Request) -> None:
         """Cancel what is in flight, keep the cache of the accepted text for a successor."""
         dead = request.tree.prune_children()
-        self._count(dead)
-        runs = [flight for flight in self._flights.values() if flight.request is request and not flight.is_cancelled]
-        self._cancel(runs, [])
-        self._edits += self._graves.bury(dead, request.tree.root)
-        self._edits += self._sessions.keep(request.slot, request.seq, request.cached_tokens())
-        self._edits += self._graves.empty(request.seq)
+        self._tell(self._runs.withdraw_all(request.id, dead))
+        self._cache.free(dead, request.tree.root)
+        self._cache.keep(request.slot, request.seq, request.cached_tokens())
+        self._cache.collect(request.seq)
         if request.statistics.runs:
             self._out.append(Send(self._first, Plane.DATA, Close(request.id)))
         self._out += request.end()
@@ -217,23 +175,14 @@ class HeadCore:
     # -- verdicts -------------------------------------------------------------------------------------------------
 
     def _answered(self, result: Result) -> None:
-        self._first_stage.emptied(result.run_id)
-        flight = self._flights.pop(next(iter(self._flights), RunId(-1)), None)
-        if flight is None or flight.run_id != result.run_id:
-            raise ProtocolError(f"result of run {result.run_id} out of launch order")
-        if flight.is_cancelled:
-            flight.request.statistics.void_runs += result.void
+        run = self._runs.answered(result)
+        if run.is_cancelled:
             return
-        self._live -= 1
-        request = flight.request
-        request.live_runs -= 1
-        if result.void:
-            raise ProtocolError(f"run {result.run_id} was answered void and not cancelled")
-        dead: list[Node] = []
+        request = self._active[run.request]
         tokens = dict(zip(result.nodes, result.tokens, strict=True))
-        accepted, finish = self._verify(request, flight, tokens, dead)
-        request.answered_to = max(request.answered_to, flight.num_settled)
-        self._drop(dead)
+        accepted, dead, finish = self._verify(request, run, tokens)
+        request.answered(run)
+        self._tell(self._runs.withdraw(dead))
         if accepted:
             self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics))
         if finish:
@@ -242,111 +191,74 @@ class HeadCore:
             self._out += request.accepted(accepted)
 
     def _verify(
-        self, request: Request, flight: Flight, tokens: dict[NodeId, Token], dead: list[Node]
-    ) -> tuple[list[Token], FinishReason | None]:
-        """Walk the rows of a run: a verdict counts where its row is the root, any other row alive cannot be.
+        self, request: Request, run: RunInFlight, tokens: dict[NodeId, Token]
+    ) -> tuple[list[Token], list[Node], FinishReason | None]:
+        """Walk the rows of a run: a decision counts where its row is the root, any other row alive cannot be.
 
-        Appends to `dead` the nodes that died.
+        Returns the tokens accepted, the nodes that died, and why the request ends, if it does.
         """
         accepted: list[Token] = []
-        for node in flight.nodes:
+        dead: list[Node] = []
+        for node in run.nodes:
             if node is not request.tree.root:
                 if node.state is NodeState.LAUNCHED:
                     raise ProtocolError(f"node {node.id} was decided before its parent")
                 continue  # dead, or a level was told what follows before its own verdict came
             token = tokens.get(node.id)
             if token is None:
-                raise ProtocolError(f"run {flight.run_id} came back without living node {node.id}")
+                raise ProtocolError(f"run {run.run_id} came back without living node {node.id}")
             died = request.accept(token)
+            self._cache.free(died, request.tree.root)
             dead += died
-            self._edits += self._graves.bury(died, request.tree.root)
             accepted.append(token)
-            finish = request.finish_after(token)
-            if finish:
-                return accepted, finish
-        return accepted, None
+            if finish := request.finish_after(token):
+                return accepted, dead, finish
+        return accepted, dead, None
 
     def _guessed(self, src: Actor, guess: Draft | EarlyGuess) -> None:
         """Take a draft's guesses, or an exit's of a run that is still in flight, and cancel what these take back."""
         if isinstance(guess, Draft):
             if (request := self._active.get(guess.request)) is not None:
                 request.drafted(guess)
-        elif (flight := self._flights.get(guess.run_id)) is not None and not flight.is_cancelled:
-            for survivor, dead in flight.request.guessed_early(src, flight, guess):
-                self._edits += self._graves.bury(dead, flight.request.tree.root, survivor)
-                self._drop(dead)
+        elif (run := self._runs.living(guess.run_id)) is not None:
+            request = self._active[run.request]
+            for survivor, dead in request.guessed_early(src, run, guess):
+                self._cache.free(dead, request.tree.root, survivor)
+                self._tell(self._runs.withdraw(dead))
 
     def _correct(self, event: Corrected) -> None:
         """Replace the end of a level's text by what the level above says it is; all built on the old one is dead."""
         request = self._active.get(event.request)
         if request is None:
             return  # the program is ending
-        request.limit = event.limit
+        request.decide_before(event.limit)
         if not event.tokens:
             return
         dead: list[Node] = []
         if event.pos < len(request.tokens):
             dead = request.rewind(event.pos)
-            self._edits.append(Edit(EditOp.DROP, request.seq, request.seq, event.pos, TO_END))
-            for flight in self._flights.values():
-                if flight.request is request:
-                    flight.last_pos = Pos(min(flight.last_pos, event.pos - 1))
+            self._cache.truncate(request.seq, event.pos)
+            self._runs.rolled_back(request.id, event.pos)
         for token in event.tokens:
             dead += request.accept(token)
-        self._edits += self._graves.bury(dead, request.tree.root)
-        self._drop(dead)
+        self._cache.free(dead, request.tree.root)
+        self._tell(self._runs.withdraw(dead))
         self._out += request.accepted(event.tokens)
 
-    def _drop(self, dead: list[Node]) -> None:
-        """Withdraw the rows of dead nodes from compute, whole runs where none is alive."""
-        runs: list[Flight] = []
-        rows: list[tuple[RunId, NodeId]] = []
-        for run_id, nodes in self._count(dead).items():
-            flight = self._flights[run_id]
-            if flight.is_dead:
-                runs.append(flight)
-            else:
-                rows += [(run_id, node) for node in nodes]
-        self._cancel(runs, rows)
-
-    def _count(self, dead: list[Node]) -> dict[RunId, list[NodeId]]:
-        """Count dead nodes in the runs in flight that carry them; return them by run."""
-        touched: dict[RunId, list[NodeId]] = {}
-        for node in dead:
-            if node.run in self._flights:
-                self._flights[node.run].num_dead += 1
-                touched.setdefault(node.run, []).append(node.id)
-        return touched
-
-    def _cancel(self, runs: list[Flight], rows: list[tuple[RunId, NodeId]]) -> None:
+    def _tell(self, cancel: Cancel | None) -> None:
         """Tell the stages that runs, and single rows of others, are of no use any more.
 
-        Stages may ignore it: the edits that free the cells are in the next run either way (law 3).
+        Stages may ignore it: the operations that free the cells are in the next run either way (law 3).
         """
-        for flight in runs:
-            flight.is_cancelled = True
-            flight.request.live_runs -= 1
-            flight.request.statistics.cancelled_runs += 1
-            self._live -= 1
-        if runs or rows:
-            run_ids = tuple(flight.run_id for flight in runs)
-            cancel = Cancel(run_ids, tuple(run for run, _ in rows), tuple(node for _, node in rows))
+        if cancel is not None:
             self._out += [Send(stage, Plane.CONTROL, cancel) for stage in self._told]
 
     # -- launching ------------------------------------------------------------------------------------------------
 
-    @property
-    def _has_room(self) -> bool:
-        return (
-            self._first_stage.num_waiting < self.config.first_queue
-            and self._live < self._window
-            and len(self._flights) < self._most_in_flight
-        )
-
     def _launch(self) -> None:
         """Fill the pipeline: requests take turns, each with what its strategy thinks best."""
         hungry = deque(self._active.values())
-        while hungry and self._has_room:
+        while hungry and self._runs.has_room:
             request = hungry.popleft()
             if self._launch_one(request):
                 self._active[request.id] = self._active.pop(request.id)  # whoever waits longest is first next time
@@ -355,44 +267,34 @@ class HeadCore:
     def _launch_one(self, request: Request) -> bool:
         if request.is_behind:
             chunk = request.next_chunk()
-            self._fly(request, chunk, [], [])
+            self._send_run(request, chunk, [], [])
             if request.filled <= chunk[-1].pos:
-                self._edits.append(Edit(EditOp.DROP, request.seq, request.seq, Pos(request.filled), TO_END))
+                self._cache.truncate(request.seq, request.filled)
             return True
         if request.tree.root.state is NodeState.PROPOSED:
-            if self._graves.is_due:
-                self._edits += self._graves.empty(request.seq)
-        elif self._graves.is_full:
+            if self._cache.should_collect:
+                self._cache.collect(request.seq)
+        elif self._cache.must_collect:
             return False
         request.propose()
         chosen = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]
         if not chosen:
             return False
-        nodes, edits, branches = label(chosen, self._pool)
+        nodes, _, branches = self._cache.place(chosen)
         if not nodes:
             return False
-        self._edits += edits
-        self._fly(request, [request.row(node) for node in nodes], nodes, branches)
+        self._send_run(request, [request.row(node) for node in nodes], nodes, branches)
         return True
 
-    def _fly(self, request: Request, rows: list[Row], nodes: list[Node], branches: Sequence[Branch]) -> None:
-        run = Run(self._next_run, tuple(rows), tuple(self._edits), branches=tuple(branches))
-        self._next_run = RunId(self._next_run + 1)
-        self._edits = []
+    def _send_run(self, request: Request, rows: list[Row], nodes: list[Node], branches: Sequence[Branch]) -> None:
+        """Dispatch rows: those of `nodes`, or of given tokens where there are none."""
         # Not before, or requests that come and go while nothing can be launched would pile up in front of the stages.
         if not request.statistics.runs:
             opened = opening(request.id, request.sampling, request.prompt, rows[0].pos)
             self._out.append(Send(self._first, Plane.DATA, opened))
-        deciding = [*nodes] if nodes else [request.tree.root] if rows[-1].decide else []
-        for node in deciding:
-            request.tree.launch(node, run.run_id)
-            if node is request.tree.root:
-                request.filled = node.pos + 1
-            request.statistics.proposed += node is not request.tree.root
+        deciding = nodes or ([request.tree.root] if rows[-1].decide else [])
         last_pos = rows[-1].pos if nodes else Pos(request.filled - 1)
-        self._flights[run.run_id] = Flight(run.run_id, request, deciding, last_pos, is_chunk=not nodes)
-        self._live += 1
-        request.live_runs += 1
-        request.statistics.runs += 1
-        self._first_stage.launched(run.run_id)
-        self._out.append(Send(self._first, Plane.DATA, run))
+        run = self._runs.dispatch(request.id, request.statistics, deciding, last_pos, is_chunk=not nodes)
+        request.dispatched(run)
+        message = Run(run.run_id, tuple(rows), self._cache.take(), branches=tuple(branches))
+        self._out.append(Send(self._first, Plane.DATA, message))

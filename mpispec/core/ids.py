@@ -1,4 +1,4 @@
-"""Distinct integer types, so that mypy tells a run from a node."""
+"""Distinct integer types, so that mypy tells a run from a node; who is addressed by them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ In a ladder D+1 is a level: the head of a pipeline of its own, followed by its s
 HEAD = Actor(0)
 """The head whose tokens are final; a level is a further head (core/level.py)."""
 
+FANOUT = 8
+"""Up to so many stages a head sends a cancel itself; with more, each stage passes it on to as many."""
+
 
 class Plane(IntEnum):
     """The three lanes of messages; each is FIFO between two actors, nothing is ordered across lanes."""
@@ -36,3 +39,12 @@ class Plane(IntEnum):
     """Cancels and credits: may overtake data, and ignoring one must not change the output."""
     DRAFT = 2
     """Guesses, and what was accepted, for the draft to follow."""
+
+
+def relays(actor: Actor, head: Actor, num_stages: int) -> list[Actor]:
+    """Return the stages to which `actor` sends a cancel: its children in a heap with `FANOUT` children a node.
+
+    So a head of hundreds of stages sends eight messages and not hundreds.
+    """
+    first = FANOUT * (actor - head) + 1
+    return [Actor(head + stage) for stage in range(first, min(first + FANOUT, num_stages + 1))]

@@ -2,8 +2,8 @@
 
 PipeSpec (arXiv 2505.01572): each model verifies the one below and feeds the one above, none waits for another. What a
 level accepts is only a guess to the level above, so a correction from there makes it take tokens back, and the `Follow`
-that its own head then sends down takes them back below: the rollback cascades a pair at a time. As
-what is below a head may be a level again, a ladder of any height is made of these two ends.
+that its own head then sends down takes them back below: the rollback cascades a pair at a time. As what is
+below a head may be a level again, a ladder of any height is made of these two ends.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from mpispec.core.calibration import Calibration
 from mpispec.core.effects import Effect, Emit, Send
-from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Corrected, Event, Received, StopRequested, Submitted, Withdrawn
+from mpispec.core.events import Corrected, Event, ProtocolError, Received, StopRequested, Submitted, Withdrawn
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, Plane, Pos, RequestId, Token
 from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Stop

@@ -66,7 +66,10 @@ class EditOp(IntEnum):
     DROP = 1
     """Remove label `src` from its cells with start <= position < end; unlabelled cells are free."""
     GATHER = 2
-    """Move the cells of `src`, all its own, to the first free ones in the order of positions."""
+    """Move the cells of `src`, all its own, to the first free ones in the order of positions.
+
+    Asked only of a backend whose traits have a `FreePolicy` that does.
+    """
 
 
 class Edit(NamedTuple):

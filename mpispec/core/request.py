@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason
 from mpispec.core.events import Submitted
-from mpispec.core.first_stage import FirstStage
-from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
+from mpispec.core.ids import Actor, NodeId, Pos, SeqId, Token
+from mpispec.core.in_flight import RunInFlight, RunsInFlight
 from mpispec.core.messages import Draft, EarlyGuess, Row, given_rows
-from mpispec.core.row_times import RowTimes
 from mpispec.core.sessions import Slot
 from mpispec.core.statistics import Statistics
 from mpispec.core.strategy import Proposer, Strategy
@@ -20,35 +18,6 @@ from mpispec.core.tree import BY_EXIT, Node, NodeState, TokenTree
 
 EXIT = "exit"
 """Name of the proposer that is the target's own stages with an early exit."""
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """A launched run that has not been answered."""
-
-    run_id: RunId
-    request: Request
-    nodes: list[Node]
-    """The deciding rows' nodes in row order; none for a chunk in the middle of a prompt."""
-    last_pos: Pos
-    is_cancelled: bool = False
-    is_chunk: bool = False
-    """Whether it computes tokens that were given, which later rows rely on even where its last row has died."""
-    num_dead: int = 0
-    """How many of the nodes have died."""
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether no verdict of this run can matter any more."""
-        return not self.is_chunk and self.num_dead == len(self.nodes)
-
-    @property
-    def num_settled(self) -> int:
-        """Positions of the accepted text that surely have cells, once the run has been answered."""
-        if self.is_chunk:
-            return self.last_pos + 1
-        decided = [node.pos for node in self.nodes if node.state is NodeState.DECIDED]
-        return min(self.last_pos, max(decided, default=-1)) + 1
 
 
 class Request:
@@ -62,8 +31,7 @@ class Request:
         strategy: Strategy,
         proposer: Proposer | None,
         config: HeadConfig,
-        first: FirstStage,
-        row_times: RowTimes,
+        runs: RunsInFlight,
     ) -> None:
         self.id = submitted.request
         self.prompt = submitted.prompt
@@ -78,13 +46,11 @@ class Request:
         """How many of them are cached or launched."""
         self.answered_to = common
         """Positions below this have cells on every stage."""
-        self.live_runs = 0
         self.statistics = Statistics()
         self._stops = submitted.stops
         self.config = config
         self._chunk = config.chunk_for(len(submitted.prompt) - common)
-        self._first = first
-        self._row_times = row_times
+        self._runs = runs
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
         self.limit = self._end
@@ -111,16 +77,21 @@ class Request:
 
     def cost(self, num_rows: int) -> float:
         """See `View`."""
-        return self.config.cost(num_rows, self._row_times.correction(num_rows))
+        return self.config.cost(num_rows, self._runs.row_times.correction(num_rows))
 
     def passing(self, num_rows: int) -> float:
         """See `View`."""
-        return self.config.passing(num_rows, self._row_times.correction(num_rows))
+        return self.config.passing(num_rows, self._runs.row_times.correction(num_rows))
 
     @property
     def is_first_idle(self) -> bool:
         """Whether the first stage has nothing to compute, as far as the head knows."""
-        return self._first.is_idle
+        return self._runs.first.is_idle
+
+    @property
+    def live_runs(self) -> int:
+        """See `View`."""
+        return self._runs.num_live(self.id)
 
     @property
     def is_awaiting_draft(self) -> bool:
@@ -132,8 +103,9 @@ class Request:
         if self._link is not None:
             self._link.look(self.tree, now, self.config.deadline_s)
 
-    def begin(self) -> list[Effect]:
+    def begin(self, now: float) -> list[Effect]:
         """Start the proposers."""
+        self.statistics.began = now
         if self._proposer is not None:
             self._proposer.begin(self.tokens)
         if self._link is None:
@@ -166,15 +138,12 @@ class Request:
     def next_chunk(self) -> list[Row]:
         """Return the next rows of the given tokens; the last of all decides the token after.
 
-        Of a long prompt's first run the rows from `filled` on are to be dropped: the next run computes them once more.
+        Rows from `filled` on, if there are any, are to be dropped: the next run computes them once more.
         """
-        start, tiling = self.filled, self.config.tiling
-        missing = len(self.prompt) - start
-        if missing > 0 and tiling.is_long(len(self.prompt)):
-            stop = start + tiling.tile
-            self.filled = start + tiling.num_final(missing)
-        else:
-            stop = self.filled = min(start + self._chunk, len(self.tokens))
+        start, most = self.filled, len(self.tokens)
+        num_rows, num_final = self.config.traits.prefill.next_run(len(self.prompt), start, self._chunk)
+        stop = min(start + num_rows, most)
+        self.filled = min(start + num_final, most)
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
 
     def propose(self) -> None:
@@ -184,9 +153,19 @@ class Request:
             self._proposer.grow(self.tree, farthest, self._stops)
 
     def row(self, node: Node) -> Row:
-        """Return the row that computes a labelled node."""
+        """Return the row that computes a node which has a sequence id."""
         assert node.seq is not None
         return Row(self.id, node.id, node.parent_id, node.token, node.pos, node.seq, True)
+
+    def dispatched(self, run: RunInFlight) -> None:
+        """Note that a run carries its nodes."""
+        self.statistics.runs += 1
+        for node in run.nodes:
+            self.tree.launch(node, run.run_id)
+            if node is self.tree.root:
+                self.filled = node.pos + 1
+            else:
+                self.statistics.proposed += 1
 
     # -- verdicts -------------------------------------------------------------------------------------------------
 
@@ -198,15 +177,15 @@ class Request:
         if first is not None and self._proposer is not None:
             self._proposer.met(first)
 
-    def guessed_early(self, stage: Actor, flight: Flight, early: EarlyGuess) -> list[tuple[Node, list[Node]]]:
-        """Take an exit's guesses after rows in flight; return nodes below which others died, with these.
+    def guessed_early(self, stage: Actor, run: RunInFlight, early: EarlyGuess) -> list[tuple[Node, list[Node]]]:
+        """Take an exit's guesses after rows of a run; return nodes below which others died, with these.
 
         A deeper exit knows better: where it disagrees with a shallower one, that one's guess and all below it die
         (SPEED: younger tokens are dropped when a later exit changes its mind).
         """
         if not self._listens_to_exits:
             return []
-        nodes = {node.id: node for node in flight.nodes}
+        nodes = {node.id: node for node in run.nodes}
         taken_back = []
         for node_id, token, prob in zip(early.nodes, early.tokens, early.probs, strict=True):
             node = nodes.get(node_id)
@@ -249,6 +228,14 @@ class Request:
         if self._proposer is not None:
             self._proposer.accepted(self.tree.root)
         return dead
+
+    def answered(self, run: RunInFlight) -> None:
+        """Note that all stages have computed a run, after its tokens were accepted or rejected."""
+        self.answered_to = max(self.answered_to, run.num_settled)
+
+    def decide_before(self, limit: Pos) -> None:
+        """Hear from above which position must not be decided yet."""
+        self.limit = limit
 
     def rewind(self, pos: Pos) -> list[Node]:
         """Take back the accepted tokens from `pos` on; return the nodes that died. Other tokens must follow."""

@@ -2,7 +2,7 @@
 
 The first child launched after a node inherits its id, a further child gets a fresh one that shares the ancestors'
 cells. When nodes die their ids are dropped; the winner simply stays. A chain therefore only ever truncates, which
-keeps llama.cpp's order of cells and with it the bits of the logits (ADR 0008).
+keeps the order of cells, on which a backend's bits may depend (`FreePolicy`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SequencePool:
         heapq.heappush(self._free, seq)
 
 
-class Labelled(NamedTuple):
+class Placed(NamedTuple):
     """Nodes that got a sequence id, and what a run that carries them must say of it."""
 
     nodes: list[Node]
@@ -54,13 +54,13 @@ class Labelled(NamedTuple):
     branches: list[Branch]
 
 
-def label(nodes: Sequence[Node], pool: SequencePool) -> Labelled:
+def place(nodes: Sequence[Node], pool: SequencePool) -> Placed:
     """Assign sequence ids to the nodes of a run about to be launched, parents first; stop where no id is free.
 
     A root keeps the id of the accepted text. A share copies labels of cells that exist when the run arrives; the
     ancestors that come with the run itself get theirs by a branch.
     """
-    labelled = Labelled([], [], [])
+    placed = Placed([], [], [])
     for node in nodes:
         parent = node.parent
         if parent is not None and inherits(node):
@@ -72,11 +72,11 @@ def label(nodes: Sequence[Node], pool: SequencePool) -> Labelled:
             assert parent.seq is not None
             node.seq = seq
             start = _first_unlaunched(node)
-            labelled.edits.append(Edit(EditOp.SHARE, parent.seq, seq, Pos(0), start))
+            placed.edits.append(Edit(EditOp.SHARE, parent.seq, seq, Pos(0), start))
             if start < node.pos:
-                labelled.branches.append(Branch(parent.seq, seq, start, node.pos))
-        labelled.nodes.append(node)
-    return labelled
+                placed.branches.append(Branch(parent.seq, seq, start, node.pos))
+        placed.nodes.append(node)
+    return placed
 
 
 def inherits(node: Node) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mpispec.core.ids import Pos, SeqId, Token
 from mpispec.core.messages import Edit, EditOp
 from mpispec.core.sequences import TO_END, SequencePool
-from mpispec.core.tiling import Tiling
+from mpispec.core.traits import Prefill
 
 
 @dataclass(slots=True)
@@ -19,8 +19,8 @@ class Slot:
     tokens: tuple[Token, ...] = ()
     num_read: int = 0
     """How many positions, from the first on, were computed as a prompt."""
-    is_tiled: bool = False
-    """Whether in tiles."""
+    num_prompt: int = 0
+    """Length of that prompt."""
     is_active: bool = False
     last_use: int = field(default=0)
 
@@ -28,9 +28,9 @@ class Slot:
 class Sessions:
     """One slot for each request that may be active; a new request adopts the one of which it can keep most."""
 
-    def __init__(self, pool: SequencePool, num_slots: int, tiling: Tiling | None = None) -> None:
-        """Without a tiling the bits of a cell do not matter, and any common prefix is kept."""
-        self._tiling = tiling
+    def __init__(self, pool: SequencePool, num_slots: int, prefill: Prefill | None = None) -> None:
+        """Without a `prefill` the bits of a cell do not matter, and any common prefix is kept."""
+        self._prefill = prefill or Prefill()
         self._slots = []
         for index in range(num_slots):
             seq = pool.take()
@@ -55,8 +55,7 @@ class Sessions:
         edits = [Edit(EditOp.DROP, slot.seq, slot.seq, Pos(kept), TO_END)] if kept < len(slot.tokens) else []
         slot.is_active = True
         slot.tokens = ()
-        slot.num_read = len(prompt)
-        slot.is_tiled = self._tiling is not None and self._tiling.is_long(len(prompt))
+        slot.num_read = slot.num_prompt = len(prompt)
         return slot, kept, edits
 
     def keep(self, slot: Slot, seq: SeqId, tokens: tuple[Token, ...]) -> list[Edit]:
@@ -68,9 +67,7 @@ class Sessions:
 
     def _reusable(self, slot: Slot, prompt: tuple[Token, ...]) -> int:
         common = min(_common(slot.tokens, prompt), len(prompt) - 1)
-        if self._tiling is None:
-            return common
-        return self._tiling.reusable(len(prompt), common, slot.num_read, slot.is_tiled)
+        return self._prefill.reusable(len(prompt), common, slot.num_read, slot.num_prompt)
 
 
 def _common(ours: tuple[Token, ...], theirs: tuple[Token, ...]) -> int:

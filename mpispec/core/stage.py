@@ -26,11 +26,9 @@ from mpispec.core.effects import (
     Quit,
     Send,
 )
-from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Computed, Event, Payload, Received
-from mpispec.core.ids import HEAD, Actor, NodeId, Plane, RunId
+from mpispec.core.events import Computed, Event, Payload, ProtocolError, Received
+from mpispec.core.ids import HEAD, Actor, NodeId, Plane, RunId, relays
 from mpispec.core.messages import Cancel, Close, Credit, EarlyGuess, Idle, Open, Result, Run, Stop
-from mpispec.core.relay import relays
 
 
 class StageCore:

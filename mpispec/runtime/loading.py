@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from mpispec.compute.base import Arithmetic, ComputeError, StageModel
+from mpispec.compute.base import Arithmetic, ComputeError, StageModel, StageSize
+from mpispec.compute.factory import backend_of
 from mpispec.compute.shared_vocabulary import SharedVocabulary
 from mpispec.core.ids import Actor
-from mpispec.models import cut
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.group import JobError
@@ -50,7 +49,8 @@ def load(options: JobOptions, rank: int, setup: Setup, progress: Progress) -> Mo
             if stage.rank == rank
         }
         draft = _load_draft(options, setup, progress) if plan.draft_rank == rank else None
-        return Models(stages, draft, _arithmetic(setup.threads[rank]) if stages else Arithmetic())
+        backend = backend_of(setup.model.path)
+        return Models(stages, draft, backend.arithmetic(setup.threads[rank]) if stages else Arithmetic())
     except (ModelError, ComputeError) as error:
         raise JobError(str(error)) from error
 
@@ -58,53 +58,24 @@ def load(options: JobOptions, rank: int, setup: Setup, progress: Progress) -> Mo
 def _load_stage(
     options: JobOptions, setup: Setup, model: ModelSummary, stage: StagePlace, progress: Progress
 ) -> StageModel:
-    from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  loads libllama: only where it computes
-
     progress(f"loading layers {stage.first}-{stage.last} of {model.path.name}")
-    whole = len(stage.layers) == model.layers
-    path = model.path if whole else _part(options, model, stage)
-    try:
-        loaded = LlamaStage(
-            path,
-            first=stage.first == 0,
-            last=stage.last == model.layers - 1,
-            n_layers=len(stage.layers),
-            context=setup.context * options.parallel,
-            sequences=num_sequences(options.parallel),
-            threads=setup.threads[stage.rank],
-            max_rows=MOST_ROWS,
-        )
-        return loaded if model is setup.model else _sharing(loaded, setup, stage.last == model.layers - 1)
-    except ModelError as error:  # the person knows the file that the part was cut from, not the part
-        raise ModelError(str(error).replace(str(path), str(model.path))) from error
-
-
-def _arithmetic(threads: int) -> Arithmetic:
-    from mpispec.compute.llama_arithmetic import measured  # noqa: PLC0415  loads libllama: only where it computes
-
-    return measured(threads)
-
-
-def _part(options: JobOptions, model: ModelSummary, stage: StagePlace) -> Path:
-    return cut.part(model.path, stage.layers, insist=options.insist, has_exit=stage.has_exit)
+    size = _size(options, setup, stage.rank)
+    backend = backend_of(model.path)
+    loaded = backend.open_stage(model, stage.layers, size, insist=options.insist, has_exit=stage.has_exit)
+    return loaded if model is setup.model else _sharing(loaded, setup, stage.last == model.layers - 1)
 
 
 def _load_draft(options: JobOptions, setup: Setup, progress: Progress) -> StageModel:
-    from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  loads libllama: only where it computes
+    draft = setup.draft
+    assert draft is not None
+    progress(f"loading draft {draft.path.name}")
+    size = _size(options, setup, setup.plan.draft_rank or 0)
+    return _sharing(backend_of(draft.path).open_stage(draft, range(draft.layers), size), setup, is_last=True)
 
-    assert setup.draft is not None
-    progress(f"loading draft {setup.draft.path.name}")
-    loaded = LlamaStage(
-        setup.draft.path,
-        first=True,
-        last=True,
-        n_layers=setup.draft.layers,
-        context=setup.context * options.parallel,
-        sequences=num_sequences(options.parallel),
-        threads=setup.threads[setup.plan.draft_rank or 0],
-        max_rows=MOST_ROWS,
-    )
-    return _sharing(loaded, setup, is_last=True)
+
+def _size(options: JobOptions, setup: Setup, rank: int) -> StageSize:
+    context = setup.context * options.parallel
+    return StageSize(context, num_sequences(options.parallel), setup.threads[rank], MOST_ROWS)
 
 
 def _sharing(model: StageModel, setup: Setup, is_last: bool) -> StageModel:

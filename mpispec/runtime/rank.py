@@ -9,10 +9,10 @@ from typing import TypeVar, cast
 import msgpack
 
 from mpispec.compute.base import ExitModel
+from mpispec.compute.factory import backend_of
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Emit
-from mpispec.core.graves import MOST_CELLS
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor
 from mpispec.core.level import LevelCore
@@ -160,7 +160,6 @@ class Rank:
 
     def _head(self, pipeline: Pipeline, costs: PipelineCosts) -> HeadCore:
         options, model = self._options, self._setup.model
-        keeps_order = options.parallel == 1
         config = HeadConfig(
             num_stages=len(pipeline.stages),
             draft=pipeline.below,
@@ -173,9 +172,7 @@ class Rank:
             draft_pair=costs.draft_pair,
             crowd=costs.crowd,
             draft_toll=costs.draft_toll,
-            may_branch=not model.quantised or (keeps_order and costs.is_row_exact),
-            most_buried=MOST_CELLS if keeps_order else 0,
-            is_row_exact=costs.is_row_exact,
+            traits=backend_of(model.path).traits(model, options.parallel, costs.is_row_exact),
             max_active=options.parallel,
             name="the target" if pipeline.head == HEAD else f"level {pipeline.number} of the ladder",
             actor=pipeline.head,

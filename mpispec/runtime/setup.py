@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import msgpack
 
+from mpispec.compute import factory
+from mpispec.compute.factory import backend_of
 from mpispec.core.request import EXIT
-from mpispec.core.tiling import Tiling
-from mpispec.models import default, registry
+from mpispec.models import default
 from mpispec.models.errors import ModelError
-from mpispec.models.gguf_file import read
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.cores import usable_cores
 from mpispec.runtime.cpus import check_cpus
@@ -19,7 +19,7 @@ from mpispec.runtime.plan import Plan, PlanError, StagePlace, make_plan
 from mpispec.transport.environment import host_identity, hostname
 
 DEFAULT_CONTEXT = 2048
-MOST_ROWS = Tiling().tile
+MOST_ROWS = factory.MOST_ROWS
 """Rows of the largest run that any stage or draft is given."""
 
 
@@ -117,9 +117,9 @@ def _inspect(
     options: JobOptions, num_ranks: int
 ) -> tuple[ModelSummary, ModelSummary | None, tuple[ModelSummary, ...], Plan]:
     try:
-        model = registry.inspect(default.resolve(options.model))
-        draft = registry.inspect(default.resolve(options.draft)) if options.draft else None
-        levels = tuple(registry.inspect(default.resolve(level)) for level in reversed(options.ladder))
+        model = _find(options.model)
+        draft = _find(options.draft) if options.draft else None
+        levels = tuple(_find(level) for level in reversed(options.ladder))
         plan = make_plan(num_ranks, model, draft is not None, options.layout, levels, options.exits)
         for whole, stages in zip((model, *levels), (plan.stages, *plan.levels), strict=True):
             _check_cuts(whole, stages, options.insist)
@@ -142,12 +142,15 @@ def _inspect(
     return model, draft, levels, plan
 
 
+def _find(name: str | None) -> ModelSummary:
+    path = default.resolve(name)
+    return backend_of(path).inspect(path)
+
+
 def _check_cuts(model: ModelSummary, stages: tuple[StagePlace, ...], insist: bool) -> None:
     """Raise ModelError unless the model may be cut into these stages."""
     if len(stages) > 1:
-        source = read(model.path)
-        for stage in stages:
-            registry.check_cut(source, stage.layers, insist)
+        backend_of(model.path).check_cuts(model, [stage.layers for stage in stages], insist)
 
 
 def _check_same_files(group: Group, models: list[ModelSummary]) -> None:
@@ -163,7 +166,7 @@ def _check_same_files(group: Group, models: list[ModelSummary]) -> None:
 
 
 def _check_vocabularies(model: ModelSummary, draft: ModelSummary) -> None:
-    if not registry.num_shared_tokens(model, draft):
+    if not backend_of(model.path).num_shared_tokens(model, draft):
         raise JobError(
             f"The draft {draft.path.name} has another vocabulary than {model.path.name}, so its guesses would mean "
             "other words; use a draft of the same model family."

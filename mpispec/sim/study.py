@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from mpispec.compute import llama_traits
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.events import Submitted
-from mpispec.core.graves import MOST_CELLS
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Plane
 from mpispec.core.messages import Sampling
@@ -240,7 +240,7 @@ def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
         draft_toll=study.draft_toll_s / study.stage_s,
         link_row=study.row_bytes / study.link_bytes_per_s / study.stage_s,
         max_active=study.num_requests,
-        most_buried=MOST_CELLS if study.num_requests == 1 else 0,
+        traits=llama_traits.traits(study.num_requests),
     )
     levels, draft, costs = _below(config, study, script) if guesses else ([], None, study.costs)
     cluster = VirtualCluster(

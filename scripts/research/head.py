@@ -9,19 +9,20 @@ import json
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 
 import click
 
+from mpispec.compute.llama_traits import MOST_CELLS, DeferredFree
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Effect
 from mpispec.core.events import Event, Received, Submitted
-from mpispec.core.graves import MOST_CELLS
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
-from mpispec.core.tiling import Tiling
+from mpispec.core.traits import BackendTraits
 from mpispec.proposers import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled
@@ -81,9 +82,8 @@ def measure(load: Load) -> dict[str, object]:
         Actor(load.stages + 1),
         load.context,
         _SEQUENCES,
-        most_buried=MOST_CELLS,
         chunk=prompt_tokens,
-        tiling=Tiling(long=load.context),
+        traits=BackendTraits(freeing=partial(DeferredFree, most_cells=MOST_CELLS)),
     )
     head = _TimedHead(config, load.strategy, study)
     guesser = ScriptedGuesser(script, Hits((load.hit_rate,)), prompt_tokens)

@@ -23,6 +23,7 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
+from mpispec.core.traits import BackendTraits
 from mpispec.proposers import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import ROWS_FACTORS, Modelled
@@ -67,7 +68,7 @@ def tokens_per_s(case: Case, script: Script, strategy: str, proposer: str) -> fl
         context=len(text),
         sequences=_SEQUENCES,
         rows_cost=ROWS_FACTORS[case.rows],
-        may_branch=case.may_branch,
+        traits=BackendTraits(may_branch=case.may_branch),
     )
     cluster = VirtualCluster(
         HeadCore(config, PRESETS, IN_HEAD),

@@ -12,8 +12,8 @@ import pytest
 
 from mpispec.compute.base import Floats
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
+from mpispec.compute.llama_traits import Tiling
 from mpispec.core.messages import Run
-from mpispec.core.tiling import Tiling
 from mpispec.models import cut
 from tests.models.pipeline import PROMPT, Pipeline, drop, row, rows, split
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from mpispec.core.tiling import Tiling
+from mpispec.compute.llama_traits import Tiling
 
 
 def greedy(model: Path, prompts: Sequence[Sequence[int]], max_tokens: int, stops: frozenset[int]) -> list[list[int]]:

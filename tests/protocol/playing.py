@@ -9,8 +9,7 @@ from typing import Protocol
 import pytest
 
 from mpispec.compute.base import ComputeError
-from mpispec.core.errors import ProtocolError
-from mpispec.core.events import StopRequested, Submitted, Withdrawn
+from mpispec.core.events import ProtocolError, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.sim.cluster import VirtualCluster

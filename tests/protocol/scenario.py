@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from mpispec.compute import toy
+from mpispec.compute.llama_traits import DeferredFree
 from mpispec.compute.toy import reference
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
@@ -13,6 +16,7 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, Token
 from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Strategy, View
+from mpispec.core.traits import BackendTraits
 from mpispec.core.tree import Node, NodeState
 from mpispec.proposers import IN_HEAD
 from mpispec.proposers.chain import Chain
@@ -110,6 +114,11 @@ def draw(
     )
 
 
+def in_cell_order(most_cells: int) -> BackendTraits:
+    """Return the traits of a toy in which the order of cells matters."""
+    return BackendTraits(freeing=partial(DeferredFree, most_cells=most_cells))
+
+
 def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
     """Return the scenario's cluster with its requests, and some withdrawals, on the way; default: random delays."""
     rng = random.Random(scenario.seed + 1)
@@ -124,7 +133,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
         max_active=scenario.parallel,
         chunk=rng.choice([1, 3, 64]),
         first_queue=rng.choice([1, 2, 3]),
-        most_buried=rng.choice([2, 8, 64]) if scenario.parallel == 1 else 0,
+        traits=in_cell_order(rng.choice([2, 8, 64])) if scenario.parallel == 1 else toy.TRAITS,
         # Every other seed shares cores, so that `auto` waits, lets runs flow and silences the draft; no draw is spent.
         crowd=(1.0, 2.0)[scenario.seed // 2 % 2],
         draft_step=(1.0, 0.2)[scenario.seed % 2],

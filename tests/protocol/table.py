@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from mpispec.compute import toy
 from mpispec.compute.toy import ToyLayer, mixed
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
@@ -25,7 +26,7 @@ from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Chaos
 from mpispec.sim.target import ScriptedDraft, ToyTarget, run_rows
 from tests.protocol.playing import finish, submit
-from tests.protocol.scenario import STRATEGIES, VOCABULARY
+from tests.protocol.scenario import STRATEGIES, VOCABULARY, in_cell_order
 
 SURE = 0.9
 """What an oracle of the table says of every guess, right or wrong: whoever doubts a guess does not launch it."""
@@ -186,7 +187,7 @@ class Situation:
             max_active=given.parallel,
             chunk=given.chunk,
             first_queue=given.first_queue,
-            most_buried=8 if given.parallel == 1 else 0,
+            traits=in_cell_order(8) if given.parallel == 1 else toy.TRAITS,
         )
         proposers: dict[str, Callable[[], Proposer]] = dict(IN_HEAD)
         if cell.proposer in ORACLES:

@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 
 from mpispec.core import draft as draft_module
 from mpispec.core import head as head_module
+from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, Send
 from mpispec.core.events import Received
 from mpispec.core.head import HeadCore
-from mpispec.core.ids import HEAD, Actor, Pos, RequestId, Token
+from mpispec.core.ids import HEAD, Actor, Pos, RequestId, SeqId, Token
+from mpispec.core.in_flight import RunInFlight
 from mpispec.core.level import LevelCore
-from mpispec.core.messages import Draft, Edit, EditOp, Follow, Prime, Result, Run, Sampling
-from mpispec.core.request import Flight
+from mpispec.core.messages import Draft, Follow, Prime, Result, Run, Sampling
 from mpispec.sim.costs import Chaos
 from mpispec.strategies import PRESETS
 from tests.protocol.ladder import CHARACTERS, build, draw, play
@@ -88,18 +89,19 @@ def test_everyone_quits_whenever_the_program_ends(seed: int) -> None:
 # -- breaches of what a ladder adds to the laws --------------------------------------------------------------------
 
 
-def cells_of_what_a_level_takes_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    def kept(op: EditOp, *others: int) -> Edit:
-        return Edit(EditOp.DROP, others[0], others[0], 1 << 20, -1)
+class Keeping(CacheOperations):
+    """Drops nothing of what is taken back."""
 
-    monkeypatch.setattr(head_module, "Edit", kept)
+    def truncate(self, seq: SeqId, pos: int) -> None:
+        super().truncate(seq, 1 << 20)
+
+
+def cells_of_what_a_level_takes_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_module, "CacheOperations", Keeping)
 
 
 def cells_of_what_a_draft_takes_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    def kept(op: EditOp, *others: int) -> Edit:
-        return Edit(EditOp.DROP, others[0], others[0], 1 << 20, -1)
-
-    monkeypatch.setattr(draft_module, "Edit", kept)
+    monkeypatch.setattr(draft_module, "CacheOperations", Keeping)
 
 
 def a_draft_is_not_told_of_a_new_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,10 +135,10 @@ def guesses_of_a_former_epoch_are_taken(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def a_chunk_of_given_tokens_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    def is_dead(self: Flight) -> bool:
+    def is_dead(self: RunInFlight) -> bool:
         return bool(self.nodes) and self.num_dead == len(self.nodes)
 
-    monkeypatch.setattr(Flight, "is_dead", property(is_dead))
+    monkeypatch.setattr(RunInFlight, "is_dead", property(is_dead))
 
 
 def a_run_that_is_given_up_counts_as_computed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,19 +5,22 @@ A breach is noticed when some scenario of a small number of seeds fails: another
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from mpispec.compute import llama_traits
+from mpispec.compute.llama_traits import DeferredFree
 from mpispec.compute.toy import ToyLayer
 from mpispec.core import draft as draft_module
 from mpispec.core import drafting
-from mpispec.core import graves as graves_module
+from mpispec.core import head as head_module
+from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import EditCache, Effect, Send
-from mpispec.core.graves import Graves
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Plane, Pos
+from mpispec.core.in_flight import RunsInFlight
 from mpispec.core.messages import Cancel, Edit, EditOp, Follow, Result, Run
 from mpispec.core.request import Request
 from mpispec.core.sequences import SequencePool
@@ -152,11 +155,11 @@ def law_6_a_guess_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def law_7_credits_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HeadCore, "_has_room", property(lambda self: self._live < self.config.window))
+    monkeypatch.setattr(RunsInFlight, "has_room", property(lambda self: self._num_live < self._window))
 
 
 def law_7_the_window_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HeadCore, "_has_room", property(lambda self: self._first_stage.num_waiting < 2))
+    monkeypatch.setattr(RunsInFlight, "has_room", property(lambda self: self.first.num_waiting < 2))
     monkeypatch.setattr(HeadConfig, "window", property(lambda self: 1))
 
 
@@ -175,39 +178,37 @@ def law_7_cancels_are_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(StageCore, "_cancel", cancel)
 
 
+class Leaving(CacheOperations):
+    """Gives the sequence ids of dead nodes back and leaves their cells."""
+
+    def free(self, dead: Sequence[Node], root: Node, survivor: Node | None = None) -> None:
+        pending = self._pending
+        self._pending = []
+        super().free(dead, root, survivor)
+        self._pending = pending
+
+
 def tree_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = graves_module.bury
-
-    def bury(*arguments: object) -> list[object]:
-        original(*arguments)
-        return []
-
-    monkeypatch.setattr(graves_module, "bury", bury)
+    monkeypatch.setattr(head_module, "CacheOperations", Leaving)
 
 
 def law_6_holes_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graves_module, "_are_newest", lambda order, root: True)
+    monkeypatch.setattr(llama_traits, "_are_newest", lambda order, root: True)
 
 
 def law_6_a_grave_is_emptied_while_others_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Graves, "is_full", property(lambda self: False))
-    original = Graves.bury
+    monkeypatch.setattr(DeferredFree, "must_collect", property(lambda self: False))
+    original = DeferredFree.free
 
-    def bury(self: Graves, *arguments: object) -> list[object]:
+    def free(self: DeferredFree, *arguments: object) -> list[object]:
         edits = original(self, *arguments)
         return [*edits, Edit(EditOp.DROP, self.seq, self.seq, Pos(0), -1)] if self.seq is not None else edits
 
-    monkeypatch.setattr(Graves, "bury", bury)
+    monkeypatch.setattr(DeferredFree, "free", free)
 
 
 def draft_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = draft_module.bury
-
-    def bury(*arguments: object) -> list[object]:
-        original(*arguments)
-        return []
-
-    monkeypatch.setattr(draft_module, "bury", bury)
+    monkeypatch.setattr(draft_module, "CacheOperations", Leaving)
 
 
 def cache_a_dropped_cell_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

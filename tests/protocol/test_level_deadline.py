@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpispec.core.config import HeadConfig
-from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Received, Tick
+from mpispec.core.events import ProtocolError, Received, Tick
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Pos, RequestId, RunId, Token
 from mpispec.core.level import LevelCore

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from mpispec.compute.llama_traits import DeferredFree, Tiling
 from mpispec.compute.toy import mixed
+from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.events import Submitted
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
-from mpispec.core.messages import Branch, Row, Run, Sampling, given_rows
+from mpispec.core.messages import Row, Run, Sampling, given_rows
 from mpispec.core.request import Request
 from mpispec.core.stage import StageCore
-from mpispec.core.tiling import Tiling
-from mpispec.core.tree import Node
+from mpispec.core.traits import BackendTraits
 from mpispec.proposers import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Chaos
@@ -30,6 +33,7 @@ VOCABULARY = 5
 STAGES = 3
 TILING = Tiling(tile=34, long=70)
 """No strategy guesses 34 rows a run."""
+TRAITS = BackendTraits(prefill=TILING, freeing=partial(DeferredFree, most_cells=64))
 
 
 class TiledTarget(ToyTarget):
@@ -54,9 +58,7 @@ class InexactTarget(ToyTarget):
 
 def answers(prompts: Sequence[Sequence[int]], strategy: str, seed: int, is_row_exact: bool = True) -> list[list[int]]:
     """Let one cluster answer prompts one after the other, each with what is cached of the ones before."""
-    config = HeadConfig(
-        STAGES, None, 400, sequences=6, most_buried=64, chunk=7, tiling=TILING, is_row_exact=is_row_exact
-    )
+    config = HeadConfig(STAGES, None, 400, sequences=6, chunk=7, traits=replace(TRAITS, is_row_exact=is_row_exact))
     stages = [StageCore(stage, STAGES, 1000) for stage in config.stages]
     target = (TiledTarget if is_row_exact else InexactTarget)(STAGES, VOCABULARY, in_order=True)
     cluster = VirtualCluster(HeadCore(config, PRESETS, IN_HEAD), stages, None, Chaos(seed), VOCABULARY, target=target)
@@ -106,15 +108,16 @@ def test_what_is_cached_changes_no_text_where_rows_are_inexact() -> None:
 
 
 def test_an_answer_that_is_kept_where_rows_are_inexact_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HeadConfig, "reading", property(lambda config: config.tiling))
+    monkeypatch.setattr(HeadConfig, "prefill", property(lambda config: config.traits.prefill))
     assert_noticed(play_inexact, range(30), lambda seed: [play_inexact(seed)])
 
 
 def _count_as_tiled(monkeypatch: pytest.MonkeyPatch, changed: Callable[[Tiling, int, bool], bool]) -> None:
     original = Tiling.reusable
 
-    def reusable(self: Tiling, num_tokens: int, num_common: int, num_read: int, is_tiled: bool) -> int:
-        return original(self, num_tokens, num_common, num_read, changed(self, num_tokens, is_tiled))
+    def reusable(self: Tiling, num_tokens: int, num_common: int, num_read: int, num_prompt: int) -> int:
+        is_tiled = changed(self, num_tokens, self.is_long(num_prompt))
+        return original(self, num_tokens, num_common, num_read, self.long if is_tiled else 0)
 
     monkeypatch.setattr(Tiling, "reusable", reusable)
 
@@ -137,14 +140,7 @@ def the_last_run_of_a_long_prompt_is_what_is_left(monkeypatch: pytest.MonkeyPatc
 
 
 def what_is_computed_again_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = HeadCore._fly
-
-    def fly(self: HeadCore, request: Request, rows: list[Row], nodes: list[Node], branches: Sequence[Branch]) -> None:
-        if not nodes and rows[0].pos:
-            self._edits = [edit for edit in self._edits if edit.start != rows[0].pos]
-        original(self, request, rows, nodes, branches)
-
-    monkeypatch.setattr(HeadCore, "_fly", fly)
+    monkeypatch.setattr(CacheOperations, "truncate", lambda self, seq, pos: None)
 
 
 @pytest.mark.parametrize(

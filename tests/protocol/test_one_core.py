@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpispec.core.effects import Compute, Send
-from mpispec.core.errors import ProtocolError
-from mpispec.core.events import Computed, Event, Received
+from mpispec.core.events import Computed, Event, ProtocolError, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import Cancel, Close, Credit, Draft, Idle, Open, Result, Row, Run, Sampling, Stop
 from mpispec.core.stage import StageCore

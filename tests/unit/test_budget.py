@@ -19,8 +19,8 @@ OUTSIDE = {"io", "logging", "os", "pathlib", "select", "signal", "socket", "subp
 CHANCE_AND_TIME = {"asyncio", "datetime", "multiprocessing", "random", "secrets", "threading", "time", "uuid"}
 IMPURE = OUTSIDE | CHANCE_AND_TIME
 """Standard modules with a clock, chance, threads or input and output: a pure core is told such things in events."""
-CORE_LINES = 1900
-"""Lines with code; explanations are not what a budget shall save."""
+CORE_LINES = 60 * 60
+"""The core can be read in an hour, at a line a second, its explanations included."""
 FILE_LINES = 400
 FUNCTION_LINES = 50
 PARAMETERS = 8
@@ -33,17 +33,6 @@ def imported_modules(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield (node.module or "").partition(".")[0] if node.level == 0 else "mpispec"
-
-
-def num_code_lines(text: str) -> int:
-    """Return how many lines hold code: no blank lines, comments or docstrings."""
-    explained: set[int] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            explained.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    lines = text.splitlines()
-    coded = (number for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#"))
-    return len(set(coded) - explained)
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -66,7 +55,7 @@ def test_the_core_imports_only_the_pure_part_of_the_standard_library(file: Path)
 
 
 def test_the_core_stays_within_its_budget() -> None:
-    total = sum(num_code_lines(file.read_text()) for file in CORE_FILES)
+    total = sum(len(file.read_text().splitlines()) for file in CORE_FILES)
     assert total <= CORE_LINES, f"mpispec/core has {total} lines, its budget is {CORE_LINES}"
 
 

@@ -112,7 +112,7 @@ def test_the_backend_writes_the_text_of_its_model_under_every_strategy(strategy:
     text = sums(prompt, 20)
     for seed in SEEDS:
         target = OneStage(example("SumStage")(VOCABULARY))
-        config = HeadConfig(1, Actor(2), context=64, sequences=8, most_buried=8)
+        config = HeadConfig(1, Actor(2), context=64, sequences=8, traits=scenario.in_cell_order(8))
         cluster = VirtualCluster(
             HeadCore(config, PRESETS, IN_HEAD),
             [StageCore(Actor(1), 1, 1000)],

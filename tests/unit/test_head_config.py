@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpispec.core.config import HeadConfig
+from mpispec.core.traits import BackendTraits
 
 pytestmark = pytest.mark.unit
 
@@ -25,7 +26,7 @@ def test_a_long_prompt_may_have_larger_runs_where_these_are_cheaper_a_row() -> N
 
 
 def test_runs_have_always_the_same_size_where_another_might_change_the_text() -> None:
-    assert HeadConfig(8, None, 4096, 4, rows_cost=DEAR, is_row_exact=False).chunk_for(48) == 32
+    assert HeadConfig(8, None, 4096, 4, rows_cost=DEAR, traits=BackendTraits(is_row_exact=False)).chunk_for(48) == 32
 
 
 def test_a_run_takes_as_long_as_the_slower_of_stage_and_link() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,7 +60,7 @@ def run_alone(model: Computing, application: Callable[[Session, Group], None], m
     monkeypatch.setattr(job, "load", lambda *_: Models({Actor(1): model}, None))
     monkeypatch.setattr(job, "pipeline_costs", lambda *_: [costs])
     plan = Plan(1, (StagePlace(0, 0, 0),), None)
-    summary = SimpleNamespace(width=4, vocabulary=VOCABULARY, quantised=True, certified=True)
+    summary = SimpleNamespace(path=Path("toy"), width=4, vocabulary=VOCABULARY, quantised=True, certified=True)
     setup: Any = SimpleNamespace(plan=plan, model=summary, levels=(), draft=None, context=16, hosts=("here",))
     group = Group(LoopbackTransport())
     job.run(JobOptions(), group, setup, frozenset(), lambda session: application(session, group), lambda _: None)

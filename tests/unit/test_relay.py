@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpispec.core.ids import HEAD, Actor
-from mpispec.core.relay import FANOUT, relays
+from mpispec.core.ids import FANOUT, HEAD, Actor, relays
 
 pytestmark = pytest.mark.unit
 

@@ -8,6 +8,7 @@ import pytest
 
 from mpispec.core.config import HeadConfig
 from mpispec.core.ids import NodeId, Pos, RunId, Token
+from mpispec.core.traits import BackendTraits
 from mpispec.core.tree import BY_DRAFT, BY_HEAD, Node, TokenTree
 from mpispec.strategies.auto import Auto
 from mpispec.strategies.pipeinfer import PipeInfer
@@ -49,8 +50,7 @@ class Situation:
             draft_pair=self.draft_pair,
             crowd=self.crowd,
             draft_toll=self.draft_toll,
-            may_branch=self.may_branch,
-            is_row_exact=self.is_row_exact,
+            traits=BackendTraits(is_row_exact=self.is_row_exact, may_branch=self.may_branch),
         )
 
     def cost(self, num_rows: int) -> float:

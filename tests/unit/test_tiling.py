@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpispec.compute.llama_traits import Tiling
 from mpispec.core.ids import Token
 from mpispec.core.sequences import SequencePool
 from mpispec.core.sessions import Sessions
-from mpispec.core.tiling import Tiling
 
 pytestmark = pytest.mark.unit
 
@@ -18,10 +18,10 @@ TILING = Tiling(tile=4, long=12)
 
 @given(st.integers(1, 80), st.integers(1, 20), st.data())
 def test_a_long_prompt_is_whole_tiles_after_its_first_run(tile: int, times: int, data: st.DataObject) -> None:
-    tiling = Tiling(tile, tile * times + data.draw(st.integers(0, tile - 1)))
+    tiling = Tiling(tile=tile, long=tile * times + data.draw(st.integers(0, tile - 1)))
     num_tokens = data.draw(st.integers(tiling.long, 3 * tiling.long))
     common = data.draw(st.integers(0, num_tokens - 1))
-    kept = tiling.reusable(num_tokens, common, data.draw(st.integers(0, num_tokens)), is_tiled=True)
+    kept = tiling.reusable(num_tokens, common, data.draw(st.integers(0, num_tokens)), num_prompt=tiling.long)
     assert 0 <= kept <= common
     final = tiling.num_final(num_tokens - kept)
     assert 1 <= final <= tile
@@ -43,7 +43,7 @@ def test_a_long_prompt_is_whole_tiles_after_its_first_run(tile: int, times: int,
 def test_no_cell_is_kept_that_would_be_computed_otherwise(
     num_tokens: int, num_common: int, num_read: int, kept: int
 ) -> None:
-    assert TILING.reusable(num_tokens, num_common, num_read, TILING.is_long(num_read)) == kept
+    assert TILING.reusable(num_tokens, num_common, num_read, num_prompt=num_read) == kept
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_no_cell_is_kept_that_would_be_computed_otherwise(
 def test_where_bits_depend_on_the_run_whole_runs_of_the_prompt_are_kept(
     num_common: int, num_read: int, kept: int
 ) -> None:
-    assert Tiling(tile=4, long=12, chunk=3).reusable(11, num_common, num_read, is_tiled=False) == kept
+    assert Tiling(tile=4, long=12, chunk=3).reusable(11, num_common, num_read, num_prompt=num_read) == kept
 
 
 def tokens(count: int) -> tuple[Token, ...]:

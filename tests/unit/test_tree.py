@@ -6,7 +6,7 @@ import pytest
 
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import Branch, Edit, EditOp, Row, Run
-from mpispec.core.sequences import SequencePool, bury, label, row_labels
+from mpispec.core.sequences import SequencePool, bury, place, row_labels
 from mpispec.core.tree import BY_DRAFT, BY_EXIT, BY_HEAD, Node, NodeState, TokenTree
 
 pytestmark = pytest.mark.unit
@@ -20,7 +20,7 @@ def _tree() -> TokenTree:
 
 
 def _launch(tree: TokenTree, node: Node, pool: SequencePool) -> list[Edit]:
-    nodes, edits, branches = label([node], pool)
+    nodes, edits, branches = place([node], pool)
     assert nodes == [node]
     assert branches == []
     tree.launch(node, RunId(1))
@@ -119,7 +119,7 @@ def test_no_free_id_is_no_crash() -> None:
     tree, pool = _tree(), SequencePool(1)
     pool.take()
     _launch(tree, tree.add(tree.root, Token(1), 0.5), pool)
-    assert label([tree.add(tree.root, Token(2), 0.4)], pool).nodes == []
+    assert place([tree.add(tree.root, Token(2), 0.4)], pool).nodes == []
 
 
 def test_branches_within_a_run_label_the_ancestors_that_come_with_it() -> None:
@@ -128,7 +128,7 @@ def test_branches_within_a_run_label_the_ancestors_that_come_with_it() -> None:
     trunk = tree.add(tree.root, Token(1), 0.5)
     left, right = tree.add(trunk, Token(2), 0.5), tree.add(trunk, Token(3), 0.4)
     below, beside = tree.add(right, Token(4), 0.9), tree.add(right, Token(5), 0.1)
-    nodes, edits, branches = label([trunk, left, right, below, beside], pool)
+    nodes, edits, branches = place([trunk, left, right, below, beside], pool)
     assert [node.seq for node in nodes] == [0, 0, 1, 1, 2]
     assert edits == [
         Edit(EditOp.SHARE, SeqId(0), SeqId(1), Pos(0), 10),
@@ -147,7 +147,7 @@ def test_a_run_ends_where_ids_do() -> None:
     nodes = [tree.root]
     for token in range(3):
         nodes.append(tree.add(tree.root, Token(token), 0.3))
-    assert label(nodes, pool).nodes == nodes[:3]
+    assert place(nodes, pool).nodes == nodes[:3]
 
 
 def test_what_is_ready_follows_launches_and_deaths() -> None:

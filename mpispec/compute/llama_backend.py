@@ -1,0 +1,76 @@
+"""GGUF files on llama.cpp. The library is loaded where a model is opened, and nowhere before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpispec.compute import llama_traits
+from mpispec.compute.base import Arithmetic, StageModel, StageSize
+from mpispec.core.traits import BackendTraits
+from mpispec.models import cut, registry
+from mpispec.models.errors import ModelError
+from mpispec.models.gguf_file import read
+from mpispec.models.registry import ModelSummary
+
+if TYPE_CHECKING:
+    from mpispec.compute.llama_vocabulary import Vocabulary
+
+
+class LlamaBackend:
+    """A `Backend`."""
+
+    most_rows = llama_traits.TILE
+
+    def inspect(self, path: Path) -> ModelSummary:
+        """See `Backend`."""
+        return registry.inspect(path)
+
+    def check_cuts(self, model: ModelSummary, parts: Iterable[range], insist: bool) -> None:
+        """See `Backend`."""
+        source = read(model.path)
+        for layers in parts:
+            registry.check_cut(source, layers, insist)
+
+    def num_shared_tokens(self, first: ModelSummary, second: ModelSummary) -> int:
+        """See `Backend`."""
+        return registry.num_shared_tokens(first, second)
+
+    def traits(self, model: ModelSummary, parallel: int, is_row_exact: bool) -> BackendTraits:
+        """See `Backend`."""
+        return llama_traits.traits(parallel, model.quantised, is_row_exact)
+
+    def arithmetic(self, threads: int) -> Arithmetic:
+        """See `Backend`."""
+        from mpispec.compute.llama_arithmetic import measured  # noqa: PLC0415  loads libllama
+
+        return measured(threads)
+
+    def open_stage(
+        self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
+    ) -> StageModel:
+        """See `Backend`."""
+        from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  loads libllama
+
+        whole = len(layers) == model.layers
+        path = model.path if whole else cut.part(model.path, layers, insist=insist, has_exit=has_exit)
+        try:
+            return LlamaStage(
+                path,
+                first=layers.start == 0,
+                last=layers.stop == model.layers,
+                n_layers=len(layers),
+                context=size.context,
+                sequences=size.sequences,
+                threads=size.threads,
+                max_rows=size.most_rows,
+            )
+        except ModelError as error:  # the person knows the file that the part was cut from, not the part
+            raise ModelError(str(error).replace(str(path), str(model.path))) from error
+
+    def open_tokenizer(self, path: Path) -> Vocabulary:
+        """See `Backend`."""
+        from mpispec.compute.llama_vocabulary import Vocabulary  # noqa: PLC0415  loads libllama
+
+        return Vocabulary(path)

@@ -1,0 +1,129 @@
+"""What llama.cpp's arithmetic asks of the core: its `BackendTraits`, and the two policies behind them.
+
+Its bits depend on two things that a run or the cache may change: it attends in tiles where a run has 64 rows or more
+(`Tiling`, ADR 0021), and sums attention in the order of cells (`DeferredFree`, ADR 0020). Loads no library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from mpispec.core.ids import Pos, SeqId
+from mpispec.core.messages import Edit, EditOp
+from mpispec.core.sequences import TO_END, SequencePool, bury, first_positions
+from mpispec.core.traits import BackendTraits, FreeAtOnce, Prefill, PrefillRun
+from mpispec.core.tree import Node, NodeState
+
+TILE = 64
+MOST_CELLS = 448
+"""Dead cells for which the stages' caches have room; collecting costs a copy of the text's cells, so not too few."""
+_COLLECT_FROM = 2
+"""Dead cells are collected, where that costs least, once they are so many times less than the most."""
+
+
+def traits(parallel: int = 1, is_quantised: bool = False, is_row_exact: bool = True) -> BackendTraits:
+    """Return the traits for a job of `parallel` requests at once.
+
+    Several share the cells of a stage and leave holes for each other, so their order is not kept. `is_row_exact` is
+    what was measured: it differs with the format of the weights, the processor and the build.
+    """
+    keeps_order = parallel == 1
+    return BackendTraits(
+        is_row_exact=is_row_exact,
+        may_branch=not is_quantised or (keeps_order and is_row_exact),
+        prefill=Tiling(),
+        freeing=partial(DeferredFree, most_cells=MOST_CELLS) if keeps_order else FreeAtOnce,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling(Prefill):
+    """Which prompts are computed in tiles, in which runs, and what a later prompt may keep of them.
+
+    llama.cpp attends in tiles where a run has `tile` rows or more, which over a long context halves the time of a row
+    and moves its last bits; one row more costs the attention of another whole tile. So that bits depend on the prompt
+    alone (law 6), all positions of a long prompt are computed in runs of a tile, and none of another prompt.
+    """
+
+    tile: int = TILE
+    long: int = 512
+    """Tokens of the shortest prompt that is computed in tiles; at least `tile`."""
+
+    def is_long(self, num_tokens: int) -> bool:
+        """Tell whether a prompt of so many tokens is computed in tiles."""
+        return num_tokens >= self.long
+
+    def num_final(self, num_missing: int) -> int:
+        """Return how many rows of the next run are final where at least `tile` positions of a long prompt are missing.
+
+        They leave whole tiles. If they are not the whole run, the next one begins over the last rows of this one.
+        """
+        return (num_missing - 1) % self.tile + 1
+
+    def next_run(self, num_prompt: int, start: int, num_rows: int) -> PrefillRun:
+        """See `Prefill`."""
+        if start < num_prompt and self.is_long(num_prompt):
+            return PrefillRun(self.tile, self.num_final(num_prompt - start))
+        return super().next_run(num_prompt, start, num_rows)
+
+    def reusable(self, num_tokens: int, num_common: int, num_read: int, num_prompt: int) -> int:
+        """See `Prefill`. What a long prompt lacks is whole tiles, or all of it."""
+        is_tiled = self.is_long(num_prompt)
+        if not self.is_long(num_tokens):
+            return 0 if is_tiled else super().reusable(num_tokens, num_common, num_read, num_prompt)
+        missing = num_tokens - (min(num_common, num_read) if is_tiled else 0)
+        return max(0, num_tokens - -(-missing // self.tile) * self.tile)
+
+
+class DeferredFree:
+    """Cells of dead nodes stay in use until none is left that is newer, so that no younger token gets an older place.
+
+    llama.cpp gives a row the first free cell and sums attention in the order of cells, so a token in a hole that a
+    pruned sibling has left is summed before its own ancestors, and the last bits of its logits differ (measured, docs:
+    Exactness). Where nothing alive was launched after the dead, as in every chain, their cells are freed at once: they
+    are the last ones. Others move to a sequence of their own until the accepted text is all that is alive; then that
+    is dropped and the text's cells are gathered in the order of positions. For one request at a time.
+    """
+
+    def __init__(self, pool: SequencePool, most_cells: int) -> None:
+        """Keep at most about `most_cells` dead cells; none where there is no id for them."""
+        self._pool = pool
+        self._most_cells = most_cells
+        self.seq = pool.take()
+        """Sequence of the dead."""
+        self._num_cells = 0
+
+    @property
+    def must_collect(self) -> bool:
+        """See `FreePolicy`."""
+        return self.seq is not None and self._num_cells >= self._most_cells
+
+    @property
+    def should_collect(self) -> bool:
+        """See `FreePolicy`."""
+        return self.seq is not None and self._num_cells * _COLLECT_FROM >= self._most_cells
+
+    def free(self, dead: Sequence[Node], root: Node, survivor: Node) -> list[Edit]:
+        """See `FreePolicy`."""
+        edits = bury(dead, survivor, self._pool)
+        orders = [node.order for node in dead if node.seq is not None]
+        if self.seq is None or not orders or _are_newest(min(orders), root):
+            return edits
+        self._num_cells += len(orders)
+        kept = [Edit(EditOp.SHARE, seq, self.seq, pos, TO_END) for seq, pos in first_positions(dead)]
+        return kept + edits
+
+    def collect(self, seq: SeqId) -> list[Edit]:
+        """See `FreePolicy`."""
+        if self.seq is None or not self._num_cells:
+            return []
+        self._num_cells = 0
+        freed = Edit(EditOp.DROP, self.seq, self.seq, Pos(0), TO_END)
+        return [freed, Edit(EditOp.GATHER, seq, seq, Pos(0), TO_END)]
+
+
+def _are_newest(order: int, root: Node) -> bool:
+    """Tell whether nothing alive was launched after the `order`-th launch."""
+    return all(node.order < order for node in root.subtree() if node.state is NodeState.LAUNCHED)

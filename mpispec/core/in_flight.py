@@ -1,0 +1,220 @@
+"""Runs in flight: dispatched by the head and not answered yet.
+
+Life of a run at the head:
+
+| state      | next      | when                                                   |
+|------------|-----------|--------------------------------------------------------|
+| DISPATCHED | CANCELLED | all its rows are dead                                  |
+| DISPATCHED | ANSWERED  | its result arrived (results come in dispatch order)    |
+| CANCELLED  | ANSWERED  | its result arrived, void or not; the tokens are unused |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mpispec.core.config import HeadConfig
+from mpispec.core.events import ProtocolError
+from mpispec.core.ids import NodeId, Pos, RequestId, RunId
+from mpispec.core.messages import Cancel, Result
+from mpispec.core.row_times import RowTimes
+from mpispec.core.statistics import Statistics
+from mpispec.core.tree import Node, NodeState
+
+
+@dataclass(slots=True, eq=False)
+class RunInFlight:
+    """A dispatched run that has not been answered."""
+
+    run_id: RunId
+    request: RequestId
+    statistics: Statistics
+    """Of its request, which may end before the run is answered."""
+    nodes: Sequence[Node]
+    """The deciding rows' nodes in row order; none for a chunk in the middle of a prompt."""
+    last_pos: Pos
+    is_chunk: bool
+    """Whether it computes tokens that were given, which later rows rely on even where its last row has died."""
+    is_cancelled: bool = False
+    num_dead: int = 0
+    """How many of the nodes have died."""
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether no token that this run decides can matter any more."""
+        return not self.is_chunk and self.num_dead == len(self.nodes)
+
+    @property
+    def num_settled(self) -> int:
+        """Positions of the accepted text that surely have cells, once the run has been answered."""
+        if self.is_chunk:
+            return self.last_pos + 1
+        decided = [node.pos for node in self.nodes if node.state is NodeState.DECIDED]
+        return min(self.last_pos, max(decided, default=-1)) + 1
+
+
+class FirstStage:
+    """What the head knows of the stage that it dispatches to; its words may be late, results say the same."""
+
+    def __init__(self) -> None:
+        self.is_idle = True
+        self._untaken: set[RunId] = set()
+        self._newest = RunId(-1)
+
+    @property
+    def num_waiting(self) -> int:
+        """Dispatched runs that it has not begun, as far as we know."""
+        return len(self._untaken)
+
+    def launched(self, run_id: RunId) -> None:
+        """Note that a run is on its way there."""
+        self._untaken.add(run_id)
+        self._newest = run_id
+        self.is_idle = False
+
+    def taken(self, run_id: RunId) -> None:
+        """Note that it has begun a run."""
+        self._untaken.discard(run_id)
+
+    def emptied(self, run_id: RunId) -> None:
+        """Note that it had nothing left when this run was the newest that had come to it."""
+        self.taken(run_id)
+        self.is_idle = self.is_idle or run_id == self._newest
+
+
+class RunsInFlight:
+    """All runs in flight of one head, and whether there is room for another."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        self.first = FirstStage()
+        self.row_times = RowTimes(config.compute)
+        self._window, self._most, self._credits = config.window, config.most_in_flight, config.first_queue
+        self._runs: dict[RunId, RunInFlight] = {}
+        """In dispatch order."""
+        self._live: Counter[RequestId] = Counter()
+        """Runs that are not cancelled, by request; no zeros."""
+        self._num_live = 0
+        self._next = RunId(0)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @property
+    def oldest(self) -> RunId:
+        """The run to be answered next; there must be one."""
+        return next(iter(self._runs))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another run may be dispatched: a credit, a place in the window, and one in the queues (law 7)."""
+        return self.first.num_waiting < self._credits and self._num_live < self._window and len(self._runs) < self._most
+
+    def num_live(self, request: RequestId) -> int:
+        """Return how many runs of a request are not cancelled."""
+        return self._live[request]
+
+    def living(self, run_id: RunId) -> RunInFlight | None:
+        """Return a run in flight that is not cancelled."""
+        run = self._runs.get(run_id)
+        return None if run is None or run.is_cancelled else run
+
+    def dispatch(
+        self, request: RequestId, statistics: Statistics, nodes: Sequence[Node], last_pos: Pos, is_chunk: bool
+    ) -> RunInFlight:
+        """Number a run and count it as in flight."""
+        run = RunInFlight(self._next, request, statistics, nodes, last_pos, is_chunk)
+        self._next = RunId(self._next + 1)
+        self._runs[run.run_id] = run
+        self._live[request] += 1
+        self._num_live += 1
+        self.first.launched(run.run_id)
+        return run
+
+    def begun(self, run_id: RunId, now: float) -> None:
+        """Take a credit: the first stage has begun a run."""
+        self.first.taken(run_id)
+        run = self._runs.get(run_id)
+        self.row_times.began(run.nodes if run is not None and not run.is_chunk else (), now)
+
+    def ran_out(self, run_id: RunId, now: float) -> None:
+        """Hear that the first stage has nothing to compute after a run."""
+        self.first.emptied(run_id)
+        self.row_times.ended(now)
+
+    def answered(self, result: Result) -> RunInFlight:
+        """Take a run out.
+
+        Raises ProtocolError unless it is the oldest, and not void unless it was cancelled (law 2).
+        """
+        self.first.emptied(result.run_id)
+        run = self._runs.pop(next(iter(self._runs), RunId(-1)), None)
+        if run is None or run.run_id != result.run_id:
+            raise ProtocolError(f"result of run {result.run_id} out of launch order")
+        if run.is_cancelled:
+            run.statistics.void_runs += result.void
+            return run
+        self._no_longer_live(run)
+        if result.void:
+            raise ProtocolError(f"run {result.run_id} was answered void and not cancelled")
+        return run
+
+    def rolled_back(self, request: RequestId, pos: Pos) -> None:
+        """Note that positions from `pos` on of a request's text are no longer what its runs have computed."""
+        for run in self._runs.values():
+            if run.request == request:
+                run.last_pos = Pos(min(run.last_pos, pos - 1))
+
+    def withdraw(self, dead: Iterable[Node]) -> Cancel | None:
+        """Count nodes that died; return what to tell the stages: whole runs where no row is alive, else single rows."""
+        runs: list[RunInFlight] = []
+        rows: list[tuple[RunId, NodeId]] = []
+        for run_id, nodes in self._count(dead).items():
+            run = self._runs[run_id]
+            if run.is_dead:
+                runs.append(run)
+            else:
+                rows += [(run_id, node) for node in nodes]
+        return self._cancel(runs, rows)
+
+    def withdraw_all(self, request: RequestId, dead: Iterable[Node]) -> Cancel | None:
+        """Count nodes that died as their request ended; return what to tell the stages: all its runs."""
+        self._count(dead)
+        return self._cancel([run for run in self._runs.values() if run.request == request and not run.is_cancelled], [])
+
+    def check(self) -> None:
+        """Assert the invariants; tests call it after every event."""
+        assert self._live == Counter(run.request for run in self._runs.values() if not run.is_cancelled)
+        assert self._num_live == self._live.total()
+        for run in self._runs.values():
+            assert run.num_dead == sum(node.state is NodeState.DEAD for node in run.nodes), "a death not counted"
+        assert self._num_live <= self._window, "more live runs than the window"
+        assert len(self._runs) <= self._most
+        assert self.first.num_waiting <= self._credits, "dispatched without a credit"
+        assert list(self._runs) == sorted(self._runs)
+
+    def _count(self, dead: Iterable[Node]) -> dict[RunId, list[NodeId]]:
+        """Count dead nodes in the runs that carry them; return them by run."""
+        touched: dict[RunId, list[NodeId]] = {}
+        for node in dead:
+            if node.run in self._runs:
+                self._runs[node.run].num_dead += 1
+                touched.setdefault(node.run, []).append(node.id)
+        return touched
+
+    def _cancel(self, runs: Sequence[RunInFlight], rows: Sequence[tuple[RunId, NodeId]]) -> Cancel | None:
+        for run in runs:
+            run.is_cancelled = True
+            run.statistics.cancelled_runs += 1
+            self._no_longer_live(run)
+        if not (runs or rows):
+            return None
+        run_ids = tuple(run.run_id for run in runs)
+        return Cancel(run_ids, tuple(run_id for run_id, _ in rows), tuple(node for _, node in rows))
+
+    def _no_longer_live(self, run: RunInFlight) -> None:
+        self._num_live -= 1
+        self._live[run.request] -= 1
+        if not self._live[run.request]:
+            del self._live[run.request]
