@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,10 @@ import click
 
 from mpispec import __version__
 from mpispec.bench.group import bench
-from mpispec.cluster.closing import AskedToEnd, leave_ending_to_rank_0
-from mpispec.cluster.flags import job_flags, job_options, prompt_flags, read_sampling, repeats_flag, sampling_flags
-from mpispec.cluster.once import OncePerJob
-from mpispec.cluster.plan_table import plan_lines, report_lines, table
-from mpispec.cluster.prompt import open_chat, read_prompt, recommended, stops_of, tokenised
-from mpispec.cluster.ranks import INTERRUPTED, USAGE, Interrupts, advise, complain, joined
-from mpispec.cluster.simulate import simulate
+from mpispec.commands.flags import job_flags, job_options, prompt_flags, read_sampling, repeats_flag, sampling_flags
+from mpispec.commands.prompt import open_chat, read_prompt, recommended, stops_of, tokenised
+from mpispec.commands.simulate import simulate
+from mpispec.commands.tables import plan_lines, report_lines, table
 from mpispec.models.default import ABOUT
 from mpispec.models.errors import ModelError
 from mpispec.models.recommended import Recommended
@@ -27,9 +25,36 @@ from mpispec.runtime.balance import balanced
 from mpispec.runtime.engine import Generation
 from mpispec.runtime.group import Group, JobError, agree
 from mpispec.runtime.job import Outcome, Session, Setup, prepare, run
+from mpispec.runtime.process import (
+    INTERRUPTED,
+    USAGE,
+    AskedToEnd,
+    Interrupts,
+    advise,
+    complain,
+    joined,
+    leave_ending_to_rank_0,
+)
 from mpispec.runtime.trace import Event, write
 from mpispec.sampling import describe
 from mpispec.serve.service import Manner
+from mpispec.transport.environment import launched_rank
+
+
+class OncePerJob(click.Group):
+    """Says what it has to say about the command line on rank 0; all other ranks find the same and keep silent."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """See `click.Command.main`."""
+        if launched_rank() == 0:
+            return super().main(*args, **extra)
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            try:
+                sys.exit(super().main(*args, **{**extra, "standalone_mode": False}) or 0)
+            except click.ClickException as error:
+                sys.exit(error.exit_code)
+            except click.Abort:
+                sys.exit(INTERRUPTED)
 
 
 @click.group(cls=OncePerJob, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -273,7 +298,7 @@ def _layer_sizes(sizes: tuple[int, ...]) -> str:
 @click.option("--seconds", type=click.FloatRange(min=0.0, min_open=True), help="How much to draw; default: all.")
 def trace(trace: Path, png: Path, start: float, seconds: float | None) -> None:
     """Draw a timeline that --trace has written."""
-    from mpispec.cluster.trace_plot import TraceError, draw  # noqa: PLC0415
+    from mpispec.drawing.trace_plot import TraceError, draw  # noqa: PLC0415
 
     try:
         draw(trace, png, start, seconds)

@@ -14,14 +14,14 @@ from mpispec.bench import baseline, quick
 from mpispec.bench.facts import facts_of_hosts
 from mpispec.bench.law import Lap, Span, beside_the_law, busy_share, decoding, laps, step_s
 from mpispec.bench.printing import json_flag, show
-from mpispec.cluster.flags import job_flags, job_options, prompt_flags, read_sampling, sampling_flags
-from mpispec.cluster.plan_table import table
-from mpispec.cluster.prompt import read_prompt, stops_of, tokenised
-from mpispec.cluster.ranks import complain, joined
+from mpispec.commands.flags import job_flags, job_options, prompt_flags, read_sampling, sampling_flags
+from mpispec.commands.prompt import read_prompt, stops_of, tokenised
+from mpispec.commands.tables import table
 from mpispec.runtime.balance import balanced
 from mpispec.runtime.engine import Generation
 from mpispec.runtime.group import Group, JobError, agree
 from mpispec.runtime.job import JobOptions, Outcome, Session, Setup, prepare, run
+from mpispec.runtime.process import complain, joined
 from mpispec.serve.completion import written
 from mpispec.serve.generate import Answer
 from mpispec.serve.service import Vocabulary

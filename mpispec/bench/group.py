@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mpispec.bench.command import BAD_INPUT
-from mpispec.cluster.ranks import USAGE, complain
+from mpispec.runtime.process import USAGE, complain
 
 _COMMANDS = ("compare", "generate", "hop", "link", "overview", "stage")
 """Each is a module of this package that holds a command of the same name."""

@@ -13,7 +13,7 @@ from mpispec.bench.compare_report import span
 from mpispec.bench.errors import BenchError
 from mpispec.bench.overview_case import Case, read
 from mpispec.bench.printing import json_flag
-from mpispec.cluster.plan_table import table
+from mpispec.commands.tables import table
 
 
 @click.command()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpispec.bench.overview_case import Case
-from mpispec.cluster.drawing import ACCENT, BASELINE, blank, tidy
+from mpispec.drawing.figure import ACCENT, BASELINE, blank, tidy
 
 _SPREAD = "#8fb4dc"
 

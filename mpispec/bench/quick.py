@@ -8,7 +8,7 @@ from typing import Any
 
 from mpispec.bench.baseline import OVERHEAD, SPEED, ratios
 from mpispec.bench.skippable import Skippable
-from mpispec.cluster.plan_table import table
+from mpispec.commands.tables import table
 from mpispec.core.ids import RequestId
 from mpispec.runtime.engine import Generation
 from mpispec.runtime.group import JobError

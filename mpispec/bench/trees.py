@@ -17,12 +17,12 @@ import click
 
 from mpispec.bench.divergence import Divergence, Reference, compare, references, typical_gap
 from mpispec.bench.prompts import PROMPTS
-from mpispec.cluster.prompt import open_vocabulary, stops_of
-from mpispec.cluster.ranks import joined
+from mpispec.commands.prompt import open_vocabulary, stops_of
 from mpispec.models import default
 from mpispec.runtime.engine import Generation
 from mpispec.runtime.group import Group, JobError, agree
 from mpispec.runtime.job import JobOptions, Session, prepare, run
+from mpispec.runtime.process import joined
 from mpispec.serve.completion import written
 from mpispec.serve.service import Vocabulary
 from mpispec.strategies import PRESETS

@@ -12,10 +12,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from mpispec.cluster.ranks import joined
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import Engine, Generation, Progress
 from mpispec.runtime.job import JobOptions, Session, prepare, run
+from mpispec.runtime.process import joined
 
 
 class Answer:

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-from mpispec.cluster.ranks import joined
 from mpispec.compute.base import ComputeError
 from mpispec.core.ids import Plane
 from mpispec.runtime import loading
 from mpispec.runtime.engine import Generation
 from mpispec.runtime.group import Group, JobError
 from mpispec.runtime.job import JobOptions, Session, prepare, run
+from mpispec.runtime.process import joined
 from mpispec.transport import doorbell
 from mpispec.transport.base import Frame
 from mpispec.transport.environment import launched_rank

@@ -30,7 +30,7 @@ from mpispec.bench.peers.settings import (
 )
 from mpispec.bench.termination import terminated_in_order
 from mpispec.bench.texts import chat_prompt
-from mpispec.cluster.flags import with_flags
+from mpispec.commands.flags import with_flags
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.models import default, registry
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpispec.cluster.trace_file import KINDS, Accepted, Box, Lane, Timeline, TraceError, read
+from mpispec.drawing.trace_file import KINDS, Accepted, Box, Lane, Timeline, TraceError, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mpispec.cluster.ranks import complain, knows_end_of_input
 from mpispec.models.errors import ModelError
 from mpispec.models.recommended import Recommended
 from mpispec.models.recommended import recommended as find_recommended
 from mpispec.runtime.group import Group, JobError
 from mpispec.runtime.job import Setup
+from mpispec.runtime.process import complain, knows_end_of_input
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:

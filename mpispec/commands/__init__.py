@@ -1,0 +1,1 @@
+"""What the commands share: their options, their prompt, tables for people; and `mpispec simulate`."""
