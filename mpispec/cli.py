@@ -22,9 +22,9 @@ from mpispec.models.default import ABOUT
 from mpispec.models.errors import ModelError
 from mpispec.models.recommended import Recommended
 from mpispec.runtime.balance import balanced
-from mpispec.runtime.engine import Generation
+from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group, JobError, agree
-from mpispec.runtime.job import Outcome, Session, Setup, prepare, run
+from mpispec.runtime.job import Outcome, Setup, prepare, run
 from mpispec.runtime.process import (
     INTERRUPTED,
     USAGE,
@@ -37,7 +37,7 @@ from mpispec.runtime.process import (
 )
 from mpispec.runtime.trace import Event, write
 from mpispec.sampling import describe
-from mpispec.serve.service import Manner
+from mpispec.serve.service import Manner, Service
 from mpispec.transport.environment import launched_rank
 
 
@@ -100,10 +100,10 @@ def generate(
 
         interrupts = Interrupts() if group.rank == 0 else None
 
-        def application(session: Session) -> Any:
+        def application(engine: Engine) -> Any:
             assert interrupts is not None
             generation = Generation(tokens, max_tokens, sampling, options.strategy, options.proposer)
-            return answer(session, vocabulary, generation, interrupts.call, is_json, cuts)
+            return answer(engine, vocabulary, generation, interrupts.call, is_json, cuts)
 
         outcome = run(options, group, setup, stops_of(vocabulary), application, progress)
         if outcome is not None:
@@ -190,7 +190,7 @@ def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, 
     """Chat here, and answer OpenAI-compatible HTTP requests at the same time."""
     from dataclasses import replace  # noqa: PLC0415
 
-    from mpispec.serve.interactive import Ends, make_service, open_door, serve_until_stopped  # noqa: PLC0415
+    from mpispec.serve.interactive import Ends, open_door, serve_until_stopped  # noqa: PLC0415
 
     with joined() as group:
         options = replace(agree(group, lambda: job_options(flags)), parallel=parallel)
@@ -209,10 +209,11 @@ def serve(parallel: int, repl: bool, host: str, port: int, api_key: str | None, 
         else:
             leave_ending_to_rank_0(grace)
 
-        def application(session: Session) -> None:
+        def application(engine: Engine) -> None:
             assert door is not None
             assert ends is not None
-            service = make_service(session, vocabulary, template, manner, "" if options.model else ABOUT)
+            name, greeting = setup.model.path.stem, "" if options.model else ABOUT
+            service = Service(engine, vocabulary, template.render, name, manner, greeting)
             serve_until_stopped(service, door, repl, ends)
 
         run(options, group, setup, stops_of(vocabulary), application, progress)

@@ -18,9 +18,9 @@ from mpispec.commands.flags import job_flags, job_options, prompt_flags, read_sa
 from mpispec.commands.prompt import read_prompt, stops_of, tokenised
 from mpispec.commands.tables import table
 from mpispec.runtime.balance import balanced
-from mpispec.runtime.engine import Generation
+from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group, JobError, agree
-from mpispec.runtime.job import JobOptions, Outcome, Session, Setup, prepare, run
+from mpispec.runtime.job import JobOptions, Outcome, Setup, prepare, run
 from mpispec.runtime.process import complain, joined
 from mpispec.serve.completion import written
 from mpispec.serve.generate import Answer
@@ -45,7 +45,7 @@ def _silent(_: str) -> None:
     """Nobody is told what is being loaded."""
 
 
-def measured(session: Session, vocabulary: Vocabulary, generation: Generation) -> Answer:
+def measured(engine: Engine, vocabulary: Vocabulary, generation: Generation) -> Answer:
     """Generate after a warm-up that leaves nothing of the prompt in the caches, so that prefill is measured whole.
 
     For the oracle a plain run comes before all that.
@@ -54,10 +54,10 @@ def measured(session: Session, vocabulary: Vocabulary, generation: Generation) -
     warming = generation
     if is_synthetic:
         warming = replace(generation, strategy="plain", proposer="none")
-        session.recording.tokens = (*generation.prompt, *written(session.engine, vocabulary, warming).tokens)
+        engine.recorded = (*generation.prompt, *written(engine, vocabulary, warming).tokens)
     other = (generation.prompt[0] + 1) % vocabulary.size
-    written(session.engine, vocabulary, replace(warming, prompt=(other,), max_tokens=_WARM_UP_TOKENS))
-    return Answer(written(session.engine, vocabulary, generation), False, is_synthetic, session.promise)
+    written(engine, vocabulary, replace(warming, prompt=(other,), max_tokens=_WARM_UP_TOKENS))
+    return Answer(written(engine, vocabulary, generation), False, is_synthetic, engine.promise)
 
 
 def figures(outcome: Outcome[Answer], setup: Setup) -> dict[str, Any]:
@@ -121,8 +121,8 @@ def _percent(share: float | None) -> str:
 def _measure(group: Group, job: Job, is_json: bool) -> None:
     """Run and print one measured generation. Collective."""
 
-    def application(session: Session) -> Answer:
-        return measured(session, job.vocabulary, job.generation)
+    def application(engine: Engine) -> Answer:
+        return measured(engine, job.vocabulary, job.generation)
 
     hosts = facts_of_hosts(group)
     options = replace(job.options, is_timed=True)
@@ -137,8 +137,8 @@ def _guard(group: Group, job: Job, old: Path, new: Path | None, is_json: bool) -
     entries = agree(group, lambda: baseline.read(old) if group.rank == 0 else [])
     kept = agree(group, lambda: baseline.read(new) if group.rank == 0 and new is not None else [])
 
-    def application(session: Session) -> quick.Timings:
-        return quick.in_turns(session, job.vocabulary, job.generation)
+    def application(engine: Engine) -> quick.Timings:
+        return quick.in_turns(engine, job.vocabulary, job.generation)
 
     hosts = facts_of_hosts(group)
     around = partial(quick.skippable, setup=job.setup)

@@ -19,9 +19,9 @@ from mpispec.bench.divergence import Divergence, Reference, compare, references,
 from mpispec.bench.prompts import PROMPTS
 from mpispec.commands.prompt import open_vocabulary, stops_of
 from mpispec.models import default
-from mpispec.runtime.engine import Generation
+from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group, JobError, agree
-from mpispec.runtime.job import JobOptions, Session, prepare, run
+from mpispec.runtime.job import JobOptions, prepare, run
 from mpispec.runtime.process import joined
 from mpispec.serve.completion import written
 from mpispec.serve.service import Vocabulary
@@ -41,12 +41,12 @@ class Task:
     stops: frozenset[int]
 
 
-def write(session: Session, vocabulary: Vocabulary, task: Task) -> Texts:
+def write(engine: Engine, vocabulary: Vocabulary, task: Task) -> Texts:
     """Have every prompt answered with every strategy, one at a time."""
     texts: dict[str, list[Sequence[int]]] = {}
     for strategy in task.strategies:
         wanted = [Generation(prompt, task.num_tokens, strategy=strategy) for prompt in task.prompts]
-        texts[strategy] = [written(session.engine, vocabulary, one).tokens for one in wanted]
+        texts[strategy] = [written(engine, vocabulary, one).tokens for one in wanted]
         sys.stderr.write(f"{strategy}: {len(task.prompts)} answers\n")
     return texts
 
@@ -64,8 +64,8 @@ def texts_of_job(
     prompts = tuple(tuple(vocabulary.tokenize(text, special=True)) for text in texts)
     task = Task(prompts, strategies, num_tokens, stops)
 
-    def application(session: Session) -> Texts:
-        return write(session, vocabulary, task)
+    def application(engine: Engine) -> Texts:
+        return write(engine, vocabulary, task)
 
     outcome = run(options, group, setup, stops, application, lambda what: None)
     return (task, outcome.value) if outcome is not None else None

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mpispec.runtime.application import Session
 from mpispec.runtime.balance import advice
+from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group, agree, gather
 from mpispec.runtime.loading import Models, Progress, load
 from mpispec.runtime.rank import Rank, RankReport, read_report
@@ -22,7 +22,7 @@ from mpispec.runtime.trace import Trace
 from mpispec.transport.limits import Limits
 from mpispec.wire.activations import row_bytes
 
-__all__ = ["JobOptions", "Outcome", "RankReport", "Session", "Setup", "prepare", "run"]
+__all__ = ["JobOptions", "Outcome", "RankReport", "Setup", "prepare", "run"]
 
 T = TypeVar("T")
 
@@ -44,14 +44,14 @@ def run(
     group: Group,
     setup: Setup,
     stops: frozenset[int],
-    application: Callable[[Session], T],
+    application: Callable[[Engine], T],
     progress: Progress,
     prepare_models: Callable[[Models], Models] = lambda models: models,
 ) -> Outcome[T] | None:
     """Load, run until the application on rank 0 has returned, gather the reports; None on other ranks.
 
-    The application runs in a thread of its own; what it raises is raised here once all ranks have ended. A benchmark
-    puts something around the loaded models with `prepare_models`.
+    The application uses the engine in a thread of its own; what it raises is raised here once all ranks have ended. A
+    benchmark puts something around the loaded models with `prepare_models`.
     """
     models = prepare_models(agree(group, lambda: load(options, group.rank, setup, progress)))
     group.open(_limits(options, setup))

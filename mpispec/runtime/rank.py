@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -21,10 +23,9 @@ from mpispec.core.stage import StageCore
 from mpispec.proposers import IN_HEAD
 from mpispec.proposers.chain import Chain
 from mpispec.proposers.oracle import Oracle
-from mpispec.runtime.application import Application, Recording, Session
 from mpispec.runtime.driver import Core, Driver
+from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group
-from mpispec.runtime.head_engine import HeadEngine
 from mpispec.runtime.loading import Models
 from mpispec.runtime.plan import Pipeline
 from mpispec.runtime.row_costs import PipelineCosts
@@ -78,7 +79,7 @@ class Rank:
         self._setup = setup
         self._models = models
         self._trace = trace
-        self._recording = Recording()
+        self._engine: Engine | None = None
         self._wall_s = 0.0
         self._cores: dict[Actor, Core] = {}
         self._workers: dict[Actor, Worker] = {}
@@ -95,27 +96,36 @@ class Rank:
             self._cores[draft] = DraftCore(MOST_ROWS, options.parallel, num_sequences(options.parallel), above)
             self._workers[draft] = DraftWorker("draft", trace, models.draft)
 
-    def lead(self, stops: frozenset[int], application: Callable[[Session], T], promise: TextPromise) -> T:
-        """Run the application beside the driver; return what it returned."""
-        options, model = self._options, self._setup.model
-        engine = HeadEngine(
+    def lead(self, stops: frozenset[int], application: Callable[[Engine], T], promise: TextPromise) -> T:
+        """Run the driver while the application uses the engine in a thread of its own; return what it returned."""
+        engine = self._engine = Engine(
             self._setup.context,
-            model.vocabulary,
+            self._setup.model.vocabulary,
             stops,
             tuple(PRESETS),
             self._proposer_names(),
-            options.strategy,
+            self._options.strategy,
             self._default_proposer(),
+            promise,
         )
         driver = self._driver(engine.emitted)
         engine.attach(driver.submit)
-        session = Session(engine, self._setup, self._recording, promise)
-        runner = Application(lambda: application(session), engine.stop)
+        answer: Future[T] = Future()
+
+        def use() -> None:
+            try:
+                answer.set_result(application(engine))
+            except BaseException as error:  # raised again by `result`
+                answer.set_exception(error)
+            finally:
+                engine.stop()
+
+        threading.Thread(target=use, name="application", daemon=True).start()
         try:
             self._drive(driver)
         finally:
             engine.fail()
-        return runner.result()
+        return answer.result()
 
     def follow(self) -> None:
         """Run the driver until the head says stop."""
@@ -180,10 +190,10 @@ class Rank:
             name="the target" if pipeline.head == HEAD else f"level {pipeline.number} of the ladder",
             actor=pipeline.head,
         )
-        recording = self._recording
 
         def oracle() -> Chain:
-            return Chain(Oracle(recording.tokens, options.oracle_hit_rate, model.vocabulary))
+            recorded = () if self._engine is None else self._engine.recorded
+            return Chain(Oracle(recorded, options.oracle_hit_rate, model.vocabulary))
 
         return HeadCore(config, PRESETS, {**IN_HEAD, "oracle": oracle})
 

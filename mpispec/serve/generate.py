@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mpispec.runtime.engine import Generation
-from mpispec.runtime.job import RankReport, Session
+from mpispec.runtime.engine import Engine, Generation
+from mpispec.runtime.job import RankReport
 from mpispec.runtime.text_promise import TextPromise
-from mpispec.serve.completion import Completed, Completion
+from mpispec.serve.completion import Completed, Completion, written
 from mpispec.serve.screen import Screen
 from mpispec.serve.service import Vocabulary
 
@@ -72,7 +72,7 @@ class Answer:
 
 
 def generate(
-    session: Session,
+    engine: Engine,
     vocabulary: Vocabulary,
     generation: Generation,
     on_interrupt: Callable[[Callable[[], None]], None],
@@ -82,11 +82,9 @@ def generate(
     """Write the continuation to standard output as it is decided, unless quiet."""
     is_synthetic = generation.proposer == "oracle"
     if is_synthetic:
-        plain = Completion(session.engine, vocabulary, replace(generation, strategy="plain", proposer="none"))
-        for _ in plain:
-            pass
-        session.recording.tokens = (*generation.prompt, *plain.tokens)
-    completion = Completion(session.engine, vocabulary, generation, cuts_repeats=cuts_repeats)
+        plain = written(engine, vocabulary, replace(generation, strategy="plain", proposer="none"))
+        engine.recorded = (*generation.prompt, *plain.tokens)
+    completion = Completion(engine, vocabulary, generation, cuts_repeats=cuts_repeats)
     interrupted = False
 
     def interrupt() -> None:
@@ -101,7 +99,7 @@ def generate(
             screen.write(text)
     if not is_quiet:
         screen.end_line()
-    return Answer(completion.result(), interrupted, is_synthetic, session.promise)
+    return Answer(completion.result(), interrupted, is_synthetic, engine.promise)
 
 
 def _spread(itl_ms: dict[str, float | None]) -> str:

@@ -82,7 +82,7 @@ class Api:
 
     async def health(self, http: Request) -> Response:
         """GET /health."""
-        if self._service.alive():
+        if self._service.engine.is_running:
             return JSONResponse({"status": "ok", **self._exactness()})
         return JSONResponse({"status": "stopped"}, 503)
 
@@ -97,7 +97,7 @@ class Api:
         }
 
     def _exactness(self) -> dict[str, Any]:
-        promise = self._service.promise
+        promise = self._service.engine.promise
         return {"is_exact": promise.is_exact, "exactness": str(promise)}
 
     def _check_model(self, name: str) -> None:

@@ -5,28 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from socket import socket
-from typing import Protocol
 
 from mpispec.runtime.group import JobError
-from mpispec.runtime.job import Session
 from mpispec.serve.address import bind, find_key
 from mpispec.serve.closing import Closing
 from mpispec.serve.errors import ServeError
 from mpispec.serve.lines import DescriptorLines
 from mpispec.serve.repl import Repl
 from mpispec.serve.server import Server
-from mpispec.serve.service import ChatMessage, Manner, Service, Vocabulary
+from mpispec.serve.service import Service
 
 _STANDARD_INPUT = 0
-
-
-class Template(Protocol):
-    """A chat template."""
-
-    def render(self, messages: Sequence[ChatMessage], add_generation_prompt: bool = True) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +36,6 @@ def open_door(host: str, port: int, api_key: str | None) -> Door:
         return Door(bind(host, port), find_key(host, api_key))
     except ServeError as error:
         raise JobError(str(error)) from error
-
-
-def make_service(
-    session: Session, vocabulary: Vocabulary, template: Template, manner: Manner, greeting: str = ""
-) -> Service:
-    """Return what REPL and server serve."""
-    engine = session.engine
-    name = session.setup.model.path.stem
-    promise = session.promise
-    return Service(
-        engine, vocabulary, template.render, name, manner, greeting, promise, alive=lambda: engine.is_running
-    )
 
 
 @dataclass(frozen=True, slots=True)

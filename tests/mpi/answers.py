@@ -14,7 +14,7 @@ from typing import Any
 
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import Engine, Generation, Progress
-from mpispec.runtime.job import JobOptions, Session, prepare, run
+from mpispec.runtime.job import JobOptions, prepare, run
 from mpispec.runtime.process import joined
 
 
@@ -44,13 +44,11 @@ class Answer:
         return {"tokens": tokens, "finish": finish, "report": self._engine.report(self._request)}
 
 
-def answer_all(session: Session, requests: list[dict[str, Any]], at_once: int) -> list[dict[str, Any]]:
+def answer_all(engine: Engine, requests: list[dict[str, Any]], at_once: int) -> list[dict[str, Any]]:
     """Return the answers in order."""
     answers: list[dict[str, Any]] = []
     for start in range(0, len(requests), at_once):
-        answers += [
-            one.result() for one in [Answer(session.engine, each) for each in requests[start : start + at_once]]
-        ]
+        answers += [one.result() for one in [Answer(engine, each) for each in requests[start : start + at_once]]]
     return answers
 
 
@@ -60,8 +58,8 @@ def main() -> None:
         options = JobOptions(**wanted["options"])
         setup = prepare(options, group)
 
-        def application(session: Session) -> list[dict[str, Any]]:
-            return answer_all(session, wanted["requests"], wanted.get("at_once", 1))
+        def application(engine: Engine) -> list[dict[str, Any]]:
+            return answer_all(engine, wanted["requests"], wanted.get("at_once", 1))
 
         outcome = run(options, group, setup, frozenset(wanted["stops"]), application, lambda what: None)
         if outcome is not None:

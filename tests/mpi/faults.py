@@ -13,9 +13,9 @@ from unittest.mock import patch
 from mpispec.compute.base import ComputeError
 from mpispec.core.ids import Plane
 from mpispec.runtime import loading
-from mpispec.runtime.engine import Generation
+from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group, JobError
-from mpispec.runtime.job import JobOptions, Session, prepare, run
+from mpispec.runtime.job import JobOptions, prepare, run
 from mpispec.runtime.process import joined
 from mpispec.transport import doorbell
 from mpispec.transport.base import Frame
@@ -67,11 +67,11 @@ def scatter(bad_rank: int) -> None:
     os.environ[doorbell.VARIABLE] = "nonsense0" if rank == bad_rank else "off"
 
 
-def application(place: str) -> Callable[[Session], None]:
+def application(place: str) -> Callable[[Engine], None]:
     """Return an application that asks for a long answer and breaks if it is the one to."""
 
-    def ask(session: Session) -> None:
-        session.engine.submit(Generation((1, 2, 3), 400), lambda progress: None)
+    def ask(engine: Engine) -> None:
+        engine.submit(Generation((1, 2, 3), 400), lambda progress: None)
         print("running", flush=True)
         if place == "application":
             fail(RuntimeError)

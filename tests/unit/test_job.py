@@ -14,9 +14,8 @@ from mpispec.compute.base import Cancelled, Floats
 from mpispec.core.ids import Actor, Plane
 from mpispec.core.messages import Edit, Run, Sampling
 from mpispec.runtime import job
-from mpispec.runtime.engine import Generation
+from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group
-from mpispec.runtime.job import Session
 from mpispec.runtime.loading import Models
 from mpispec.runtime.plan import Plan, StagePlace
 from mpispec.runtime.row_costs import PipelineCosts
@@ -53,7 +52,7 @@ class Computing:
         self.is_closed = True
 
 
-def run_alone(model: Computing, application: Callable[[Session, Group], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def run_alone(model: Computing, application: Callable[[Engine, Group], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a job of one rank whose only stage is `model`."""
     costs = PipelineCosts((1.0,), 0.0, 0.0, 1.0, 1.0, (0.001,), is_row_exact=True)
     monkeypatch.setattr(job, "load", lambda *_: Models({Actor(1): model}, None))
@@ -62,14 +61,14 @@ def run_alone(model: Computing, application: Callable[[Session, Group], None], m
     summary = SimpleNamespace(width=4, vocabulary=VOCABULARY, quantised=True, certified=True)
     setup: Any = SimpleNamespace(plan=plan, model=summary, levels=(), draft=None, context=16, hosts=("here",))
     group = Group(LoopbackTransport())
-    job.run(JobOptions(), group, setup, frozenset(), lambda session: application(session, group), lambda _: None)
+    job.run(JobOptions(), group, setup, frozenset(), lambda engine: application(engine, group), lambda _: None)
 
 
 def test_a_model_that_computes_is_not_freed_when_the_loop_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Computing()
 
-    def application(session: Session, group: Group) -> None:
-        session.engine.submit(GENERATION, lambda _: None)
+    def application(engine: Engine, group: Group) -> None:
+        engine.submit(GENERATION, lambda _: None)
         assert model.begun.wait(PATIENCE)
         group.transport.send(0, Plane.CONTROL, (b"no frame",))
 
@@ -83,8 +82,8 @@ def test_models_are_freed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ended = Computing(), threading.Event()
     model.released.set()
 
-    def application(session: Session, group: Group) -> None:
-        session.engine.submit(GENERATION, lambda progress: ended.set() if progress.finish else None)
+    def application(engine: Engine, group: Group) -> None:
+        engine.submit(GENERATION, lambda progress: ended.set() if progress.finish else None)
         assert ended.wait(PATIENCE)
         assert not model.is_closed
 
