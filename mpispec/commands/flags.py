@@ -13,7 +13,7 @@ import click
 from mpispec.core.messages import Sampling
 from mpispec.proposers import IN_HEAD
 from mpispec.runtime.group import JobError
-from mpispec.runtime.job import JobOptions
+from mpispec.runtime.setup import JobOptions
 from mpispec.strategies import PRESETS
 from mpispec.wire.ranges import MAX_SEED, SAMPLING_RANGES
 

@@ -10,8 +10,8 @@ from mpispec.models.errors import ModelError
 from mpispec.models.recommended import Recommended
 from mpispec.models.recommended import recommended as find_recommended
 from mpispec.runtime.group import Group, JobError
-from mpispec.runtime.job import Setup
 from mpispec.runtime.process import complain, knows_end_of_input
+from mpispec.runtime.setup import Setup
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:

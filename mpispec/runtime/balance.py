@@ -11,7 +11,7 @@ import numpy as np
 from mpispec.compute.base import StageModel
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.group import Group, agree, merged
-from mpispec.runtime.loading import Models, Progress, load
+from mpispec.runtime.loading import Models, Say, load
 from mpispec.runtime.plan import Plan, make_plan
 from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.runtime.trial import trial
@@ -26,7 +26,7 @@ _MUCH = 0.6
 """Below this share of its time, people who did not ask are told."""
 
 
-def balanced(options: JobOptions, group: Group, setup: Setup, progress: Progress) -> Setup:
+def balanced(options: JobOptions, group: Group, setup: Setup, say: Say) -> Setup:
     """Return `setup` with the layers laid out by measured speed, if the options ask for it. Collective.
 
     All stages of the even plan compute at the same time, as they will; it stays where another gains little. Raises
@@ -34,14 +34,14 @@ def balanced(options: JobOptions, group: Group, setup: Setup, progress: Progress
     """
     if not options.is_balanced or setup.plan.num_stages == 1:
         return setup
-    models = agree(group, lambda: load(options, group.rank, setup, progress))
-    progress("measuring every stage")
+    models = agree(group, lambda: load(options, group.rank, setup, say))
+    say("measuring every stage")
     try:
         seconds = _stage_seconds(group, models, setup)
     finally:
         models.close()
     plan = replanned(setup, seconds, options.exits)
-    progress(f"the same without measuring: --layout {plan.layout}")
+    say(f"the same without measuring: --layout {plan.layout}")
     return replace(setup, plan=plan)
 
 

@@ -16,8 +16,8 @@ from mpispec.runtime.group import JobError
 from mpispec.runtime.plan import StagePlace
 from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, num_sequences
 
-Progress = Callable[[str], None]
-"""Told what is being done."""
+Say = Callable[[str], None]
+"""Tells, on rank 0, what is being done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +39,26 @@ class Models:
             self.draft.close()
 
 
-def load(options: JobOptions, rank: int, setup: Setup, progress: Progress) -> Models:
+def load(options: JobOptions, rank: int, setup: Setup, say: Say) -> Models:
     """Cut and load the layer ranges and the draft of a rank. Raises JobError."""
     plan = setup.plan
     try:
         stages = {
-            pipeline.actor_of(index): _load_stage(options, setup, model, stage, progress)
+            pipeline.actor_of(index): _load_stage(options, setup, model, stage, say)
             for model, pipeline in zip((setup.model, *setup.levels), plan.pipelines, strict=True)
             for index, stage in enumerate(pipeline.stages)
             if stage.rank == rank
         }
-        draft = _load_draft(options, setup, progress) if plan.draft_rank == rank else None
+        draft = _load_draft(options, setup, say) if plan.draft_rank == rank else None
         return Models(stages, draft, _arithmetic(setup.threads[rank]) if stages else Arithmetic())
     except (ModelError, ComputeError) as error:
         raise JobError(str(error)) from error
 
 
-def _load_stage(
-    options: JobOptions, setup: Setup, model: ModelSummary, stage: StagePlace, progress: Progress
-) -> StageModel:
+def _load_stage(options: JobOptions, setup: Setup, model: ModelSummary, stage: StagePlace, say: Say) -> StageModel:
     from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  loads libllama: only where it computes
 
-    progress(f"loading layers {stage.first}-{stage.last} of {model.path.name}")
+    say(f"loading layers {stage.first}-{stage.last} of {model.path.name}")
     whole = len(stage.layers) == model.layers
     path = model.path if whole else _part(options, model, stage)
     try:
@@ -89,11 +87,11 @@ def _part(options: JobOptions, model: ModelSummary, stage: StagePlace) -> Path:
     return cut.part(model.path, stage.layers, insist=options.insist, has_exit=stage.has_exit)
 
 
-def _load_draft(options: JobOptions, setup: Setup, progress: Progress) -> StageModel:
+def _load_draft(options: JobOptions, setup: Setup, say: Say) -> StageModel:
     from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  loads libllama: only where it computes
 
     assert setup.draft is not None
-    progress(f"loading draft {setup.draft.path.name}")
+    say(f"loading draft {setup.draft.path.name}")
     loaded = LlamaStage(
         setup.draft.path,
         first=True,

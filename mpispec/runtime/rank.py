@@ -72,14 +72,15 @@ class Rank:
         models: Models,
         costs: Sequence[PipelineCosts],
         trace: Trace,
+        engine: Engine | None,
     ) -> None:
-        """`costs` are those of the target and on each level, as `Plan.pipelines`."""
+        """`costs` are those of the target and on each level, as `Plan.pipelines`; `engine` is rank 0's."""
         self._options = options
         self._group = group
         self._setup = setup
         self._models = models
         self._trace = trace
-        self._engine: Engine | None = None
+        self._engine = engine
         self._wall_s = 0.0
         self._cores: dict[Actor, Core] = {}
         self._workers: dict[Actor, Worker] = {}
@@ -96,36 +97,26 @@ class Rank:
             self._cores[draft] = DraftCore(MOST_ROWS, options.parallel, num_sequences(options.parallel), above)
             self._workers[draft] = DraftWorker("draft", trace, models.draft)
 
-    def lead(self, stops: frozenset[int], application: Callable[[Engine], T], promise: TextPromise) -> T:
-        """Run the driver while the application uses the engine in a thread of its own; return what it returned."""
-        engine = self._engine = Engine(
-            self._setup.context,
-            self._setup.model.vocabulary,
-            stops,
-            tuple(PRESETS),
-            self._proposer_names(),
-            self._options.strategy,
-            self._default_proposer(),
-            promise,
-        )
+    def lead(self, engine: Engine, serve: Callable[[Engine], T]) -> T:
+        """Run the driver while `serve` uses the engine in a thread of its own; return what it returned."""
         driver = self._driver(engine.emitted)
         engine.attach(driver.submit)
-        answer: Future[T] = Future()
+        served: Future[T] = Future()
 
         def use() -> None:
             try:
-                answer.set_result(application(engine))
+                served.set_result(serve(engine))
             except BaseException as error:  # raised again by `result`
-                answer.set_exception(error)
+                served.set_exception(error)
             finally:
                 engine.stop()
 
-        threading.Thread(target=use, name="application", daemon=True).start()
+        threading.Thread(target=use, name="front end", daemon=True).start()
         try:
             self._drive(driver)
         finally:
             engine.fail()
-        return answer.result()
+        return served.result()
 
     def follow(self) -> None:
         """Run the driver until the head says stop."""
@@ -197,20 +188,22 @@ class Rank:
 
         return HeadCore(config, PRESETS, {**IN_HEAD, "oracle": oracle})
 
-    def _proposer_names(self) -> tuple[str, ...]:
-        drafts = ["draft", "draft+ngram"] if self._setup.draft is not None else []
-        exits = [EXIT, f"{EXIT}+ngram"] if self._setup.plan.has_exit else []
-        return ("none", "ngram", "oracle", *drafts, *exits)
 
-    def _default_proposer(self) -> str:
-        if self._options.proposer:
-            return self._options.proposer
-        if self._setup.draft is not None:
-            return "draft"
-        return EXIT if self._setup.plan.has_exit else "ngram"
+def make_engine(options: JobOptions, setup: Setup, stops: frozenset[int], promise: TextPromise) -> Engine:
+    """Return the engine of rank 0."""
+    drafts = ["draft", "draft+ngram"] if setup.draft is not None else []
+    exits = [EXIT, f"{EXIT}+ngram"] if setup.plan.has_exit else []
+    proposers = ("none", "ngram", "oracle", *drafts, *exits)
+    default = options.proposer or ("draft" if drafts else EXIT if exits else "ngram")
+    vocabulary = setup.model.vocabulary
+    return Engine(setup.context, vocabulary, stops, tuple(PRESETS), proposers, options.strategy, default, promise)
 
 
-def read_report(report: bytes, rank: int, setup: Setup) -> RankReport:
-    busy, offset, events = msgpack.unpackb(report, strict_map_key=False)
-    layers = [[stage.first, stage.last] for stage in setup.plan.stages_of(rank)]
-    return RankReport(rank, setup.hosts[rank], setup.plan.roles_of(rank), layers, busy, offset, events)
+def read_reports(reports: Sequence[bytes], setup: Setup) -> list[RankReport]:
+    """Return what the ranks told rank 0 at the end, in their order."""
+    plan, found = setup.plan, []
+    for rank, report in enumerate(reports):
+        busy, offset, events = msgpack.unpackb(report, strict_map_key=False)
+        layers = [[stage.first, stage.last] for stage in plan.stages_of(rank)]
+        found.append(RankReport(rank, setup.hosts[rank], plan.roles_of(rank), layers, busy, offset, events))
+    return found

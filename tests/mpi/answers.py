@@ -14,8 +14,8 @@ from typing import Any
 
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import Engine, Generation, Progress
-from mpispec.runtime.job import JobOptions, prepare, run
-from mpispec.runtime.process import joined
+from mpispec.runtime.group import Group
+from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
 
 
 class Answer:
@@ -52,18 +52,26 @@ def answer_all(engine: Engine, requests: list[dict[str, Any]], at_once: int) -> 
     return answers
 
 
+class Answers(FrontEnd[list[dict[str, Any]]]):
+    """Answers the requests of a file."""
+
+    def __init__(self, wanted: dict[str, Any]) -> None:
+        self._wanted = wanted
+
+    def options(self) -> JobOptions:
+        return JobOptions(**self._wanted["options"])
+
+    def open(self, group: Group, setup: Setup) -> frozenset[int]:
+        return frozenset(self._wanted["stops"])
+
+    def serve(self, engine: Engine) -> list[dict[str, Any]]:
+        return answer_all(engine, self._wanted["requests"], self._wanted.get("at_once", 1))
+
+
 def main() -> None:
-    wanted = json.loads(Path(sys.argv[1]).read_text())
-    with joined() as group:
-        options = JobOptions(**wanted["options"])
-        setup = prepare(options, group)
-
-        def application(engine: Engine) -> list[dict[str, Any]]:
-            return answer_all(engine, wanted["requests"], wanted.get("at_once", 1))
-
-        outcome = run(options, group, setup, frozenset(wanted["stops"]), application, lambda what: None)
-        if outcome is not None:
-            Path(sys.argv[2]).write_text(json.dumps(outcome.value))
+    outcome = run_job(Answers(json.loads(Path(sys.argv[1]).read_text())))
+    if outcome is not None:
+        Path(sys.argv[2]).write_text(json.dumps(outcome.value))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,10 +17,11 @@ from mpispec.core.messages import Edit, Run, Sampling
 from mpispec.runtime import job
 from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group
+from mpispec.runtime.job import FrontEnd
 from mpispec.runtime.loading import Models
 from mpispec.runtime.plan import Plan, StagePlace
 from mpispec.runtime.row_costs import PipelineCosts
-from mpispec.runtime.setup import JobOptions
+from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.transport.loopback import LoopbackTransport
 from mpispec.wire.errors import PeerProtocolError
 
@@ -52,16 +54,34 @@ class Computing:
         self.is_closed = True
 
 
+class Application(FrontEnd[None]):
+    """Uses the engine as a test wants."""
+
+    def __init__(self, group: Group, application: Callable[[Engine, Group], None]) -> None:
+        self._group, self._application = group, application
+
+    def options(self) -> JobOptions:
+        return JobOptions()
+
+    def open(self, group: Group, setup: Setup) -> frozenset[int]:
+        return frozenset()
+
+    def serve(self, engine: Engine) -> None:
+        self._application(engine, self._group)
+
+
 def run_alone(model: Computing, application: Callable[[Engine, Group], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a job of one rank whose only stage is `model`."""
     costs = PipelineCosts((1.0,), 0.0, 0.0, 1.0, 1.0, (0.001,), is_row_exact=True)
-    monkeypatch.setattr(job, "load", lambda *_: Models({Actor(1): model}, None))
-    monkeypatch.setattr(job, "pipeline_costs", lambda *_: [costs])
     plan = Plan(1, (StagePlace(0, 0, 0),), None)
     summary = SimpleNamespace(width=4, vocabulary=VOCABULARY, quantised=True, certified=True)
     setup: Any = SimpleNamespace(plan=plan, model=summary, levels=(), draft=None, context=16, hosts=("here",))
     group = Group(LoopbackTransport())
-    job.run(JobOptions(), group, setup, frozenset(), lambda engine: application(engine, group), lambda _: None)
+    monkeypatch.setattr(job, "joined", lambda: nullcontext(group))
+    monkeypatch.setattr(job, "prepare", lambda *_: setup)
+    monkeypatch.setattr(job, "load", lambda *_: Models({Actor(1): model}, None))
+    monkeypatch.setattr(job, "pipeline_costs", lambda *_: [costs])
+    job.run_job(Application(group, application))
 
 
 def test_a_model_that_computes_is_not_freed_when_the_loop_fails(monkeypatch: pytest.MonkeyPatch) -> None:
