@@ -36,8 +36,7 @@ from mpispec.runtime.process import joined
 from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import StageWorker
 from mpispec.strategies import PRESETS
-from mpispec.transport.base import Transport
-from mpispec.transport.limits import Limits
+from mpispec.transport.base import Limits, Transport
 from mpispec.wire.activations import row_bytes
 
 ROW_WIDTH = 576

@@ -17,7 +17,7 @@ from mpispec.commands.tables import table
 from mpispec.runtime.group import Group, JobError, gather
 from mpispec.runtime.link_costs import exchange, receive, send
 from mpispec.runtime.process import joined
-from mpispec.transport.limits import FRAME_OVERHEAD, Limits
+from mpispec.transport.base import FRAME_OVERHEAD, Limits
 
 SMALL = 8
 """Bytes of the shortest exchange; little but the fixed cost."""

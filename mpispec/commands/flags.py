@@ -15,7 +15,7 @@ from mpispec.proposers import IN_HEAD
 from mpispec.runtime.group import JobError
 from mpispec.runtime.setup import JobOptions
 from mpispec.strategies import PRESETS
-from mpispec.wire.ranges import MAX_SEED, SAMPLING_RANGES
+from mpispec.wire.fields import MAX_SEED, SAMPLING_RANGES
 
 _WIRES = ("f32", "f16", "bf16", "q8")
 _MOST_TOP_K = int(SAMPLING_RANGES["top_k"][1])

@@ -20,12 +20,9 @@ from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group, JobError, agree
 from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
 from mpispec.runtime.process import AskedToEnd, Interrupts, leave_ending_to_rank_0
-from mpispec.serve.address import bind, find_key
-from mpispec.serve.closing import Closing
-from mpispec.serve.errors import ServeError
-from mpispec.serve.lines import DescriptorLines
-from mpispec.serve.repl import Repl
-from mpispec.serve.server import Server
+from mpispec.serve.address import ServeError, bind, find_key
+from mpispec.serve.repl import DescriptorLines, Repl
+from mpispec.serve.server import Closing, Server
 from mpispec.serve.service import Manner, Service
 
 _STANDARD_INPUT = 0

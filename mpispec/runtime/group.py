@@ -10,9 +10,8 @@ from typing import NoReturn, Protocol, TypeVar
 import msgpack
 
 from mpispec.core.ids import Plane
-from mpispec.transport.base import Frame, Transport, TransportError
+from mpispec.transport.base import Frame, Limits, Transport, TransportError
 from mpispec.transport.environment import hostname
-from mpispec.transport.limits import Limits
 
 K = TypeVar("K")
 T = TypeVar("T")

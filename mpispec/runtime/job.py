@@ -16,7 +16,7 @@ from mpispec.runtime.row_costs import pipeline_costs
 from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, prepare
 from mpispec.runtime.text_promise import text_promise
 from mpispec.runtime.trace import Trace
-from mpispec.transport.limits import Limits
+from mpispec.transport.base import Limits
 from mpispec.wire.activations import row_bytes
 
 T = TypeVar("T")

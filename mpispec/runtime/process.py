@@ -17,10 +17,9 @@ from mpispec.compute.base import ComputeError
 from mpispec.core.errors import ProtocolError
 from mpispec.runtime.group import Group, GroupTransport, JobError
 from mpispec.transport.base import SharedError, TransportError
-from mpispec.transport.environment import hostname, read_launch
+from mpispec.transport.environment import hostname, read_launch, say_all
 from mpispec.transport.loopback import LoopbackTransport
-from mpispec.transport.pipes import say_all
-from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
+from mpispec.wire.fields import LocalProtocolError, PeerProtocolError
 
 USAGE = 2
 """Exit code where the user can mend it."""

@@ -19,9 +19,9 @@ from mpispec.proposers.chain import Chain
 from mpispec.proposers.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Chaos, Costs
-from mpispec.sim.target import ScriptedDraft, ScriptedExits, ToyTarget
 from mpispec.strategies import PRESETS
 from tests.protocol.playing import finish, submit
+from tests.protocol.toys import ScriptedDraft, ScriptedExits, ToyTarget
 
 VOCABULARY = 5
 
@@ -147,8 +147,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
         ],
         draft,
         costs or Chaos(scenario.seed),
-        VOCABULARY,
-        target=ToyTarget(
+        ToyTarget(
             num_stages,
             VOCABULARY,
             ScriptedExits(texts, dict(scenario.exits), VOCABULARY, scenario.seed),

@@ -20,9 +20,9 @@ from mpispec.core.tree import Node
 from mpispec.proposers import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Chaos
-from mpispec.sim.target import ToyTarget, pack_values, unpack_values
 from mpispec.strategies import PRESETS
 from tests.protocol.playing import Breach, assert_noticed
+from tests.protocol.toys import ToyTarget, pack_values, unpack_values
 
 pytestmark = pytest.mark.protocol
 
@@ -59,7 +59,7 @@ def answers(prompts: Sequence[Sequence[int]], strategy: str, seed: int, is_row_e
     )
     stages = [StageCore(stage, STAGES, 1000) for stage in config.stages]
     target = (TiledTarget if is_row_exact else InexactTarget)(STAGES, VOCABULARY, in_order=True)
-    cluster = VirtualCluster(HeadCore(config, PRESETS, IN_HEAD), stages, None, Chaos(seed), VOCABULARY, target=target)
+    cluster = VirtualCluster(HeadCore(config, PRESETS, IN_HEAD), stages, None, Chaos(seed), target)
     for index, prompt in enumerate(prompts):
         tokens = tuple(Token(token) for token in prompt)
         request = Submitted(RequestId(index), tokens, 12, frozenset(), Sampling(), strategy, "ngram")

@@ -23,7 +23,7 @@ from mpispec.runtime.plan import Plan, StagePlace
 from mpispec.runtime.row_costs import PipelineCosts
 from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.transport.loopback import LoopbackTransport
-from mpispec.wire.errors import PeerProtocolError
+from mpispec.wire.fields import PeerProtocolError
 
 pytestmark = pytest.mark.unit
 

@@ -18,9 +18,9 @@ from serve_fake import DEADLINE, ByteVocabulary, FakeEngine, make_service, servi
 from mpispec.core.messages import Sampling
 from mpispec.models.template import ChatTemplate
 from mpispec.serve.http import MAX_BODY, MAX_QUEUE
-from mpispec.serve.loops import LEAST_TOKENS
 from mpispec.serve.schema import ChatRequest
 from mpispec.serve.service import Manner, Service
+from mpispec.serve.text import LEAST_TOKENS
 
 pytestmark = pytest.mark.unit
 
@@ -363,7 +363,7 @@ def test_a_body_that_does_not_come(shared: httpx.Client, monkeypatch: pytest.Mon
 
 
 def test_a_request_that_does_not_come(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpispec.serve.protocol.HEAD_SECONDS", 0.01)
+    monkeypatch.setattr("mpispec.serve.guard.HEAD_SECONDS", 0.01)
     with socket.create_connection((shared.base_url.host, shared.base_url.port or 80), DEADLINE) as connection:
         assert connection.recv(4096) == b""
 
@@ -374,7 +374,7 @@ def test_a_second_request_whose_head_does_not_end(shared: httpx.Client, monkeypa
         answer = b""
         while b'"ok"' not in answer:
             answer += connection.recv(4096) or pytest.fail("closed too early")
-        monkeypatch.setattr("mpispec.serve.protocol.HEAD_SECONDS", 0.01)
+        monkeypatch.setattr("mpispec.serve.guard.HEAD_SECONDS", 0.01)
         connection.sendall(b"GET /hea")
         assert connection.recv(4096) == b""
 
