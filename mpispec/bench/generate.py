@@ -18,7 +18,7 @@ from mpispec.commands.generate import Answer
 from mpispec.commands.prompt import read_prompt, stops_of, tokenised
 from mpispec.commands.tables import table
 from mpispec.runtime.engine import Engine, Generation
-from mpispec.runtime.group import Group, JobError, agree
+from mpispec.runtime.group import Group, JobError, on_rank_0
 from mpispec.runtime.job import FrontEnd, JobOptions, Outcome, Setup, run_job
 from mpispec.runtime.loading import Models
 from mpispec.runtime.process import complain
@@ -119,8 +119,8 @@ class _Benchmark(FrontEnd[T]):
     def open(self, group: Group, setup: Setup) -> frozenset[int]:
         """See `FrontEnd`."""
         flags, options = self._flags, self._options
-        text = agree(group, lambda: read_prompt(flags["prompt"], flags["file"]) if group.rank == 0 else "")
-        self._vocabulary, tokens = agree(group, lambda: tokenised(group, setup, text, flags["chat"]))
+        text = on_rank_0(group, lambda: read_prompt(flags["prompt"], flags["file"]), "")
+        self._vocabulary, tokens = on_rank_0(group, lambda: tokenised(setup, text, flags["chat"]), (None, ()))
         sampling = read_sampling(flags)
         self._generation = Generation(tokens, flags["max_tokens"], sampling, options.strategy, options.proposer)
         return stops_of(self._vocabulary)
@@ -165,8 +165,8 @@ class _Guard(_Benchmark[quick.Timings]):
     def begin(self, group: Group, setup: Setup) -> None:
         """See `FrontEnd`."""
         old, new = self._flags["old"], self._flags["new"]
-        self._entries = agree(group, lambda: baseline.read(old) if group.rank == 0 else [])
-        self._kept = agree(group, lambda: baseline.read(new) if group.rank == 0 and new is not None else [])
+        self._entries = on_rank_0(group, lambda: baseline.read(old), [])
+        self._kept = on_rank_0(group, lambda: baseline.read(new) if new is not None else [], [])
         self._generation = quick.shortened(self._generation)
         super().begin(group, setup)
 

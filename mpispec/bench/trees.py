@@ -20,7 +20,7 @@ from mpispec.bench.prompts import PROMPTS
 from mpispec.commands.prompt import open_vocabulary, stops_of
 from mpispec.models import default
 from mpispec.runtime.engine import Engine, Generation
-from mpispec.runtime.group import Group, JobError, agree
+from mpispec.runtime.group import Group, JobError, on_rank_0
 from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
 from mpispec.serve.completion import written
 from mpispec.serve.service import Vocabulary
@@ -67,7 +67,7 @@ class Texts(FrontEnd[Answers]):
 
     def open(self, group: Group, setup: Setup) -> frozenset[int]:
         """See `FrontEnd`."""
-        vocabulary = self._vocabulary = agree(group, lambda: open_vocabulary(setup) if group.rank == 0 else None)
+        vocabulary = self._vocabulary = on_rank_0(group, lambda: open_vocabulary(setup), None)
         texts = PROMPTS[: self._num_prompts] if vocabulary is not None else ()
         prompts = tuple(tuple(vocabulary.tokenize(text, special=True)) for text in texts)
         self.task = replace(self.task, prompts=prompts, stops=stops_of(vocabulary))

@@ -14,8 +14,9 @@ import click
 from mpispec.commands.flags import job_flags, job_options, prompt_flags, read_sampling, repeats_flag, sampling_flags
 from mpispec.commands.prompt import read_prompt, recommended, stops_of, tokenised
 from mpispec.commands.tables import report_lines, show_plan, table
+from mpispec.models.recommended import Recommended
 from mpispec.runtime.engine import Engine, Generation
-from mpispec.runtime.group import Group, JobError, agree
+from mpispec.runtime.group import Group, JobError, agree, on_rank_0
 from mpispec.runtime.job import FrontEnd, JobOptions, Outcome, RankReport, Setup, run_job
 from mpispec.runtime.process import INTERRUPTED, Interrupts
 from mpispec.runtime.text_promise import TextPromise
@@ -102,11 +103,11 @@ class Generate(FrontEnd[Answer]):
     def open(self, group: Group, setup: Setup) -> frozenset[int]:
         """See `FrontEnd`: read the prompt."""
         flags, is_chat, trace = self._flags, self._flags["chat"], self._flags["trace"]
-        text = agree(group, lambda: read_prompt(flags["prompt"], flags["file"]) if group.rank == 0 else "")
-        self._vocabulary, tokens = agree(group, lambda: tokenised(group, setup, text, is_chat))
-        advice = agree(group, lambda: recommended(group, setup))
+        text = on_rank_0(group, lambda: read_prompt(flags["prompt"], flags["file"]), "")
+        self._vocabulary, tokens = on_rank_0(group, lambda: tokenised(setup, text, is_chat), (None, ()))
+        advice = on_rank_0(group, lambda: recommended(setup), Recommended({}, ""))
         if trace is not None:
-            agree(group, lambda: _check_writable(trace) if group.rank == 0 else None)
+            on_rank_0(group, lambda: _check_writable(trace), None)
         sampling = read_sampling(flags, advice.values if is_chat else {})
         options = self._options
         self._generation = Generation(tokens, flags["max_tokens"], sampling, options.strategy, options.proposer)

@@ -17,7 +17,7 @@ from mpispec.commands.tables import show_plan
 from mpispec.models.default import ABOUT
 from mpispec.models.recommended import Recommended
 from mpispec.runtime.engine import Engine
-from mpispec.runtime.group import Group, JobError, agree
+from mpispec.runtime.group import Group, JobError, on_rank_0
 from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
 from mpispec.runtime.process import AskedToEnd, Interrupts, leave_ending_to_rank_0
 from mpispec.serve.address import ServeError, bind, find_key
@@ -55,9 +55,10 @@ class Serve(FrontEnd[None]):
 
     def open(self, group: Group, setup: Setup) -> frozenset[int]:
         """See `FrontEnd`: take the port."""
-        self._door = agree(group, lambda: self._open_door() if group.rank == 0 else None)
-        self._vocabulary, self._template = agree(group, lambda: open_chat(group, setup))
-        self._manner = _manner(self._flags, agree(group, lambda: recommended(group, setup)))
+        self._door = on_rank_0(group, self._open_door, None)
+        self._vocabulary, self._template = on_rank_0(group, lambda: open_chat(setup), (None, None))
+        advice = on_rank_0(group, lambda: recommended(setup), Recommended({}, ""))
+        self._manner = _manner(self._flags, advice)
         self._model = setup.model.path.stem
         return stops_of(self._vocabulary)
 

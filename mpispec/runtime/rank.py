@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -133,9 +134,9 @@ class Rank:
 
         Where it raises they stay: a thread may still compute with one, and the process is about to end.
         """
-        start = self._group.now()
+        start = time.monotonic()
         driver.run()
-        self._wall_s = self._group.now() - start
+        self._wall_s = time.monotonic() - start
         self._models.close()
 
     def _driver(self, emit: Callable[[Emit, float], None] | None) -> Driver:

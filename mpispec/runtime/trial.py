@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from mpispec.compute.base import Arithmetic, Floats, StageModel
 from mpispec.core.ids import Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import Edit, EditOp, Row, Run
-from mpispec.runtime.group import Group, merged
+from mpispec.runtime.group import Group, gather, merged
 
 
 class Trial(NamedTuple):
@@ -36,6 +37,28 @@ def trial(stage: StageModel, size: int, activations: Floats | None, past: int = 
     if not is_kept:
         stage.edit([Edit(EditOp.DROP, SeqId(0), SeqId(0), Pos(past), -1)])
     return Trial(output, elapsed)
+
+
+def paces(
+    group: Group, models: Mapping[Actor, StageModel], inputs: Mapping[Actor, Floats | None], who: set[Actor], s: float
+) -> dict[Actor, float]:
+    """Let some actors of all ranks compute for `s` seconds at once; return the mean seconds of a run. Collective."""
+    found: dict[Actor, float] = {}
+
+    def measure(actor: Actor) -> None:
+        start, runs = time.monotonic(), 0
+        while runs < 2 or time.monotonic() - start < s:
+            trial(models[actor], 1, inputs[actor])
+            runs += 1
+        found[actor] = (time.monotonic() - start) / runs
+
+    gather(group, b"")  # all begin together
+    crew = [threading.Thread(target=measure, args=(actor,)) for actor in models if actor in who]
+    for member in crew:
+        member.start()
+    for member in crew:
+        member.join()
+    return merged(group, found)
 
 
 _NUM_ROWS = 8

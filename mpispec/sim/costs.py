@@ -1,8 +1,7 @@
-"""How long things take in virtual time: at random for tests of the protocol, by a model for studies."""
+"""How long things take in virtual time, by a model for studies; tests of the protocol have it at random."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -33,40 +32,6 @@ class Costs(Protocol):
 
     def core(self, actor: Actor) -> int | None:
         """The core that an actor shares with others; None if it has one to itself."""
-
-
-class Chaos:
-    """Any order that the rules allow: delays over five orders of magnitude, FIFO only within a lane."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-
-    def link(self, src: Actor, dst: Actor, plane: Plane, num_bytes: int) -> float:
-        """See `Costs`."""
-        return self._any()
-
-    def transfer(self, num_bytes: int) -> float:
-        """See `Costs`."""
-        return 0.0
-
-    def compute(self, stage: Actor, num_rows: int) -> float:
-        """See `Costs`."""
-        return self._any()
-
-    def draft(self, num_tokens: int) -> float:
-        """See `Costs`."""
-        return self._any()
-
-    def abort(self) -> float | None:
-        """See `Costs`."""
-        return self._any() if self._random.random() < 0.7 else None
-
-    def core(self, actor: Actor) -> int | None:
-        """See `Costs`."""
-        return None
-
-    def _any(self) -> float:
-        return float(10.0 ** self._random.uniform(-5, 0))
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from mpispec.core.level import LevelCore
 from mpispec.core.messages import Edit, Message, Prime, Run
 from mpispec.core.stage import StageCore
 from mpispec.sim.cluster import Level, VirtualCluster
-from mpispec.sim.costs import Chaos, Costs
+from mpispec.sim.costs import Costs
 from mpispec.sim.ladder import Agreement, Ladder, LowestLevel, ScriptedLevel, drawn
 from mpispec.strategies import PRESETS
 from mpispec.strategies.pipespec import PipeSpec
 from tests.protocol.playing import finish, submit
-from tests.protocol.toys import ToyTarget, pack_values, run_half, run_rows
+from tests.protocol.toys import Chaos, ToyTarget, pack_values, run_half, run_rows
 
 VOCABULARY = 5
 STRATEGIES = {**PRESETS, "shortsighted": lambda: PipeSpec(lookahead=3, most_rows=2)}

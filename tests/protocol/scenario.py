@@ -18,10 +18,10 @@ from mpispec.proposers import IN_HEAD
 from mpispec.proposers.chain import Chain
 from mpispec.proposers.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
-from mpispec.sim.costs import Chaos, Costs
+from mpispec.sim.costs import Costs
 from mpispec.strategies import PRESETS
 from tests.protocol.playing import finish, submit
-from tests.protocol.toys import ScriptedDraft, ScriptedExits, ToyTarget
+from tests.protocol.toys import Chaos, ScriptedDraft, ScriptedExits, ToyTarget
 
 VOCABULARY = 5
 

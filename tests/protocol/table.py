@@ -22,10 +22,9 @@ from mpispec.proposers import IN_HEAD
 from mpispec.proposers.chain import Chain
 from mpispec.sampling import decide
 from mpispec.sim.cluster import VirtualCluster
-from mpispec.sim.costs import Chaos
 from tests.protocol.playing import finish, submit
 from tests.protocol.scenario import STRATEGIES, VOCABULARY
-from tests.protocol.toys import ScriptedDraft, ToyTarget, run_rows
+from tests.protocol.toys import Chaos, ScriptedDraft, ToyTarget, run_rows
 
 SURE = 0.9
 """What an oracle of the table says of every guess, right or wrong: whoever doubts a guess does not launch it."""

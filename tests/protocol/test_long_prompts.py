@@ -19,10 +19,9 @@ from mpispec.core.tiling import Tiling
 from mpispec.core.tree import Node
 from mpispec.proposers import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
-from mpispec.sim.costs import Chaos
 from mpispec.strategies import PRESETS
 from tests.protocol.playing import Breach, assert_noticed
-from tests.protocol.toys import ToyTarget, pack_values, unpack_values
+from tests.protocol.toys import Chaos, ToyTarget, pack_values, unpack_values
 
 pytestmark = pytest.mark.protocol
 
