@@ -3,7 +3,7 @@
 The token at position p is the argmax over the allowed tokens of logit / T + g, where g is Gumbel noise from a
 counter-based hash of (seed, p, token): exactly a draw from softmax(logits / T) (Gumbel-max trick), and the same draw
 whether the row was computed alone, in a batch, speculatively or not (law 6). A guess is kept when it equals that
-token (sample-then-match, papers.md 0.3), which is exact for any proposer.
+token (sample-then-match, as in llama.cpp's speculative decoding; ADR 0006), which is exact for any proposer.
 """
 
 from __future__ import annotations

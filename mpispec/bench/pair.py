@@ -1,4 +1,4 @@
-"""Make a target and a draft that agree to a chosen degree out of one model file (design.md 11).
+"""Make a target and a draft that agree to a chosen degree out of one model file (docs/models.md).
 
 `deep` makes a target that costs K times as much, `skip` a draft that costs less; both say how often the cheaper of the
 two chooses the token that the other has chosen, on text that the other writes itself. Started by scripts/make-pair.

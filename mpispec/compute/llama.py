@@ -2,7 +2,7 @@
 
 What the others need of it: loading a model, a context with its cache and its batch, and `LayerWatch`, which reads
 the output of the last layer held and stops the graph there, so that norm and projection are never computed
-(docs: Running a layer range).
+(ADR 0007).
 """
 
 from __future__ import annotations

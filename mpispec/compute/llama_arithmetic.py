@@ -71,6 +71,7 @@ class _Attention:
         room = _MOST_TENSORS * self._overhead() + self._graph_overhead()
         context = self._init(_Params(room, None, True))
         backend = self._start(_CPU, None)
+        buffer = None  # freeing nothing is allowed
         try:
             tensors = [self._new_tensor(context, _TYPES[each.dtype.name], *reversed(each.shape)) for each in inputs]
             result = self._attend(context, *tensors, None, _WIDTH**-0.5, 0.0, 0.0)
@@ -84,9 +85,9 @@ class _Attention:
                 raise ComputeError("llama.cpp cannot compute an attention; build it anew with scripts/setup.")
             output = np.empty(_HEADS * _WIDTH, np.float32)
             library().read_tensor(result, output.ctypes.data, 0, output.nbytes)
-            self._release(buffer)
             return output
         finally:
+            self._release(buffer)
             self._end(backend)
             self._free(context)
 

@@ -2,7 +2,7 @@
 
 One core for all proposers on a rank of their own: with width 1 it streams a chain (PipeInfer's asynchronous
 speculation), with more it expands the whole frontier in one pass and keeps the best by the probability of the path
-(SpecPipe's layers, papers.md 3.2).
+(the layers of SpecPipe, arXiv 2504.04104).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 PipeSpec (arXiv 2505.01572): each model verifies the one below and feeds the one above, none waits for another. What a
 level accepts is only a guess to the level above, so a correction from there makes it take tokens back, and the `Follow`
-that its own head then sends down takes them back below: the rollback cascades a pair at a time (papers.md 2.1). As
+that its own head then sends down takes them back below: the rollback cascades a pair at a time. As
 what is below a head may be a level again, a ladder of any height is made of these two ends.
 """
 
@@ -82,7 +82,7 @@ class LevelCore:
             prime.request,
             prime.tokens,
             config.context,  # the limit ends it sooner
-            frozenset(),  # only the target's stop counts (papers.md 2.6)
+            frozenset(),  # only the target's stop counts (as in PipeSpec)
             prime.sampling,
             self._strategy,
             "draft" if config.draft is not None else "none",

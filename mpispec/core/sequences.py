@@ -2,7 +2,7 @@
 
 The first child launched after a node inherits its id, a further child gets a fresh one that shares the ancestors'
 cells. When nodes die their ids are dropped; the winner simply stays. A chain therefore only ever truncates, which
-keeps llama.cpp's order of cells and with it the bits of the logits (llama-layer-ranges, What is exact).
+keeps llama.cpp's order of cells and with it the bits of the logits (ADR 0008).
 """
 
 from __future__ import annotations

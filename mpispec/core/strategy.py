@@ -1,4 +1,4 @@
-"""What a system of the papers is, seen from the engine: a choice of what to launch next (design, One engine)."""
+"""What a system of the papers is, seen from the engine: a choice of what to launch next (docs/design.md)."""
 
 from __future__ import annotations
 

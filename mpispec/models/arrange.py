@@ -1,7 +1,7 @@
 """A whole model whose layers are those of another: fewer of them, or each followed by quiet echoes of itself.
 
-Drafts that skip layers, exits after a layer and deep benchmark targets (design.md 11) are all such arrangements. No
-tensor is quantised again: every change works on the stored blocks.
+Drafts that skip layers, exits after a layer and deep benchmark targets (docs/models.md, Benchmark pairs) are all such
+arrangements. No tensor is quantised again: every change works on the stored blocks.
 """
 
 from __future__ import annotations

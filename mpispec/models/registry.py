@@ -2,7 +2,7 @@
 
 A part of a model is loaded as a model with fewer layers, renumbered from 0. Whatever an architecture derives from a
 layer's index or from the number of layers would silently be computed wrongly, so an architecture is cut only when
-tests here have shown that its parts compute what the whole computes (docs: Running a layer range).
+tests here have shown that its parts compute what the whole computes (docs/models.md, Which models may be cut).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the links between neighbouring stages cost, measured before the first request (design, What to launch)."""
+"""What the links between neighbouring stages cost, measured before the first request (docs/strategies.md, auto)."""
 
 from __future__ import annotations
 

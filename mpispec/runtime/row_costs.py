@@ -1,4 +1,4 @@
-"""What runs of several rows and links cost here, measured before the first request (design, What to launch)."""
+"""What runs of several rows and links cost here, measured before the first request (docs/strategies.md, auto)."""
 
 from __future__ import annotations
 

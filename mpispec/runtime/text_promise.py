@@ -58,12 +58,18 @@ def _reasons(
     split = [rank for rank in ranks if not everyone[rank][1]]
     if split:
         yield (
-            f"llama.cpp on {setup.hosts[split[0]]} sums attention in as many pieces as it has threads "
+            f"llama.cpp on {_named(setup, split)} sums attention in as many pieces as it has threads "
             "(--threads 1 does not, nor does the build of scripts/setup)"
         )
     elif not are_rows_exact:
         yield "this llama.cpp computes a row of these weights in another way when several rows go together"
     other = [rank for rank in ranks if everyone[rank][0] != everyone[ranks[0]][0]]
     if other:
-        first, second = setup.hosts[ranks[0]], setup.hosts[other[0]]
-        yield f"{first} and {second} compute with different instructions (scripts/setup --portable makes them alike)"
+        first, others = setup.hosts[ranks[0]], _named(setup, other)
+        yield f"{first} and {others} compute with different instructions (scripts/setup --portable makes them alike)"
+
+
+def _named(setup: Setup, ranks: list[int]) -> str:
+    """Return the first host of some ranks, and how many others there are."""
+    hosts = list(dict.fromkeys(setup.hosts[rank] for rank in ranks))
+    return hosts[0] if len(hosts) == 1 else f"{hosts[0]} and {len(hosts) - 1} more"

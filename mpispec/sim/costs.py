@@ -118,13 +118,13 @@ ROWS_FACTORS: Mapping[str, tuple[float, ...]] = {
     "moe": interpolated({1: 1.0, 2: 113 / 62, 4: 139 / 62, 8: 272 / 62, 16: 642 / 62}),
     "gpu4": interpolated({1: 1.0, 2: 414 / 124, 9: 414 / 124, 31: 437 / 124, 32: 437 / 124}),
 }
-"""Rows for nothing; Q4_1 on one thread of a CPU, by llama.cpp as it comes (llama-layer-ranges.md), by four rows of
-weights at once (ADR 0025) and by eight that lie together (ADR 0026); experts on weak GPUs (papers.md 3.8); a 70B with
-4-bit kernels on two (papers.md 2.8)."""
+"""Rows for nothing; Q4_1 on one thread of a CPU, by llama.cpp as it comes, by four rows of weights at once (ADR 0025)
+and by eight that lie together (ADR 0026); experts on weak GPUs, as a llama.cpp port of PipeDec (arXiv 2504.04104v1)
+reports them; a 70B with 4-bit kernels on two GPUs (PipeSpec's HumanEval files, github.com/BradMcDanel/pipespec)."""
 
 
 def law_speedup(num_stages: int, hit_rate: float) -> float:
-    """Return the speed-up of a filled pipeline over a plain one (papers.md 0.1, design.md 5)."""
+    """Return the speed-up of a filled pipeline over a plain one (docs/methodology.md, the law)."""
     return num_stages / (1.0 + (1.0 - hit_rate) * (num_stages - 1))
 
 

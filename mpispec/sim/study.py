@@ -32,7 +32,7 @@ _BASELINE_TOKENS = 32
 """Plain decoding repeats itself exactly, so that a few tokens measure it."""
 _LONGEST_CHAIN = 64
 _SEQUENCES = 256
-"""Sequence ids of llama.cpp's cache (llama-layer-ranges.md)."""
+"""Sequence ids of llama.cpp's cache: its LLAMA_MAX_SEQ."""
 _SHORTEST_LEAD = 8
 _CHAINS = 32
 """The least lead of a strategy that may fill a pipeline with runs of several layers each."""
@@ -112,7 +112,7 @@ class Study:
     def best_length(self, width: int = 1) -> int:
         """Return the length of chains, or the depth of trees, that is best where each waits for its verdicts.
 
-        Rows are paid for and guesses waited for (papers.md 0.3).
+        Rows are paid for and guesses waited for (Leviathan et al., arXiv 2211.17192, 3.3).
         """
         costs, hit = self.costs, sum(self.hits.probs(0, width))
 
@@ -125,7 +125,7 @@ class Study:
         return min(range(1, _LONGEST_CHAIN // width + 1), key=seconds_a_token)
 
     def law_speedup(self, hit_rate: float) -> float:
-        """Return the bound of a filled pipeline over a plain one (papers.md 0.1), with links and several requests.
+        """Return the bound of a filled pipeline over a plain one, with links and several requests.
 
         A token takes one stage time after a hit and a whole pass after a miss; several requests share the stages, which
         give one token for each stage time at most. With free links and one request: D / (1 + (1 - h)(D - 1)).

@@ -29,7 +29,7 @@ from mpispec.core.ids import NodeId, Token
 from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import BY_DRAFT, BY_HEAD, Node, NodeState
 from mpispec.strategies.economy import DEAR_ROW, Economy, Plan
-from mpispec.strategies.trust import Credit, HitRate
+from mpispec.strategies.trust import Account, HitRate
 
 _LEAST_CHANCE = 0.08
 """Below this a guess costs the stages more than it saves where they share a machine."""
@@ -45,8 +45,8 @@ _LONG_PASS = 10.0
 """Where rows are dear, a draft that is late shall guess beside the likeliest only if a miss costs more than so many."""
 _LEAST_GAIN = 2.5
 """Runs that an alternative must save on average; it takes one itself, and comes late."""
-_MOST_ROWS = 32
-"""Rows that every backend takes in one run."""
+_MOST_ROWS = 63
+"""Runs of up to so many rows have the bits of single ones (docs/design.md, exactness)."""
 _UNLIKELY = 0.005
 """A guess less likely than this to be reached is not launched: beside others it takes the head more time than it is
 worth, alone it takes a run of stages that may share a machine. Where rows are free it may go alone."""
@@ -60,6 +60,8 @@ _HOPED = 0.8
 _CREDIT, _INTEREST = 1.0, 0.005
 """Tokens of plain decoding that guesses may cost which are not believed to pay, and what is added for each token: 1 %
 of an answer of 200. The promise is 0.97 of the best fixed one; 3 and 0.01 left worthless drafts at 0.94 of `plain`."""
+_HORIZON = 50.0
+"""Tokens within which what is believed to pay shall have made good what it has lost, else it is no longer believed."""
 _UNREACHED = 0.001
 """A chain is not followed beyond a guess that is less likely than this to be reached: it takes the head time."""
 
@@ -89,7 +91,7 @@ class Auto(Strategy):
         self._most_rows = 1
         self._plan = Plan(False, lead)
         """How to go on where cores are shared."""
-        self._credit = Credit(_CREDIT, _INTEREST)
+        self._account = Account(_CREDIT, _INTEREST)
         self._behind = 0
         """Tokens accepted since the draft was silenced."""
 
@@ -163,7 +165,10 @@ class Auto(Strategy):
             return []
         usual = self._usual.rate
         chances = [self._chance(node) if node.guessers == BY_HEAD else usual for node in chain]
-        return [root, *chain[: self._economy.prefix(chances, self._plan.lead)]]
+        run = [root, *chain[: self._economy.prefix(chances, self._plan.lead)]]
+        made = sum(node.guessers != BY_HEAD for node in chain)
+        self._account.took(self._economy.waited(made, len(run)))
+        return run
 
     def _favourites(self, root: Node) -> list[Node]:
         """Return the likeliest path below the root, as long as a run can take it."""
@@ -188,6 +193,9 @@ class Auto(Strategy):
     def verdict(self, root: Node, token: Token) -> None:
         """Learn from the decision after `root` how good its guesses were."""
         self._news = True
+        if self._economy.is_shared and not self._plan.waits:
+            is_right = any(child.token == token and child.state is NodeState.LAUNCHED for child in root.children)
+            self._account.took(self._economy.flowed(self._usual.rate, is_right))
         if not root.children:
             return
         share = 1.0 / len(root.children)
@@ -210,23 +218,25 @@ class Auto(Strategy):
         self._since_probe += count
         self._since_costs += count
         if self._economy.is_shared:
-            self._credit.accepted(count)
+            self._account.wrote(count)
             self._behind = self._behind + count if self._plan.lead == 0 else 0
             self._plan = self._next_plan()
 
     def _next_plan(self) -> Plan:
         """Return how to go on after a verdict: as pays at the usual hit rate, or as may if there is credit to try."""
-        economy, usual = self._economy, self._usual
+        economy, usual, account = self._economy, self._usual, self._account
         plan = economy.plan(usual.rate)
-        if plan.lead or not economy.toll or not economy.may_guesses_pay:
+        if not economy.toll or not economy.may_guesses_pay:
+            return plan
+        if plan.lead and plan.gain > 1.0 + account.debt / _HORIZON:
             return plan
         might_pay = bool(self._behind) or economy.plan(usual.at_best).lead > 0
         if might_pay:
             attempt = economy.plan(usual.rate, may_be_silent=False)
-            if self._credit.spend(economy.loss(attempt, usual.rate, self._behind)):
+            if economy.loss(attempt, usual.rate, self._behind) <= account.left:
                 return attempt
         usual.doubt()
-        return plan
+        return Plan(True, 0)
 
     def _best(self, ranked: Sequence[Node]) -> Node | None:
         """Return the guess that is likeliest to be reached of those worth launching."""

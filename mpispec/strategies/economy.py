@@ -31,7 +31,7 @@ grow is weighed."""
 _FREE = 1.1
 """Where the longest run takes no more than this much of one row, there is nothing to weigh: all that is ready goes."""
 _LENGTHS = frozenset((1, 2, 3, 4, 6, 8, 12, 16, 24, 32))
-"""Lengths of chains to weigh; runs of up to 63 rows have the bits of single ones (llama-layer-ranges)."""
+"""Lengths of chains to weigh; runs of up to 63 rows have the bits of single ones (ADR 0021, 0030)."""
 _BETTER = 1.02
 """By how much more rows must be better to be taken: the costs of rows are measured, and noisy."""
 _LONGER = 1.005
@@ -58,6 +58,8 @@ class Plan(NamedTuple):
     """Whether the root goes with all its guesses, and nothing before its verdicts."""
     lead: int
     """How many guesses ahead a draft shall be that takes a stage's time."""
+    gain: float = 1.0
+    """How many tokens it is expected to write in the time of one of plain decoding."""
 
 
 class Economy:
@@ -167,6 +169,14 @@ class Economy:
                 best, best_s = rows, token_s
         return best
 
+    def waited(self, made: int, rows: int) -> float:
+        """Return how long `made` guesses and then a run of `rows` rows take, in times of a token of plain decoding."""
+        return (made * self._step + self._alone[rows - 1]) / self._alone[0]
+
+    def flowed(self, hit: float, is_right: bool) -> float:
+        """Return how long a decision takes where runs of one row flow, in times of a token of plain decoding."""
+        return (self._pace_s(1) if is_right else self._miss_s(1, hit)) / self._alone[0]
+
     def loss(self, plan: Plan, hit: float, behind: int) -> float:
         """Return how many tokens of plain decoding it costs to try a plan once; less than nothing where it pays.
 
@@ -179,16 +189,17 @@ class Economy:
         return (feeding + self._flowing_s(1, hit)) / self._alone[0] - 1.0
 
     def _best_plan(self, hit: float, may_be_silent: bool) -> Plan:
-        best, best_s = Plan(True, 0), self._alone[0] if may_be_silent else math.inf
+        plain_s = self._alone[0]
+        best, best_s = Plan(True, 0), plain_s if may_be_silent else math.inf
         for guesses in range(1, min(self._longest, self._most_rows - 1) + 1):
             token_s = self._waiting_s(guesses, hit)
             if token_s * (_LONGER if best.lead else _BETTER) < best_s:
-                best, best_s = Plan(True, guesses), token_s
+                best, best_s = Plan(True, guesses, plain_s / token_s), token_s
         for length in sorted(_LENGTHS):
             if length <= min(self._longest, self._most_rows) and self._is_kept_up(length):
                 token_s = self._flowing_s(length, hit)
                 if token_s * _BETTER < best_s:
-                    best, best_s = Plan(False, self._enough(length, hit)), token_s
+                    best, best_s = Plan(False, self._enough(length, hit), plain_s / token_s), token_s
         return best
 
     def _waiting_s(self, guesses: int, hit: float) -> float:
@@ -203,15 +214,21 @@ class Economy:
         The law of speed-up: a run whose first guess is wrong takes no time of the next pass. A pass meets other runs on
         its cores the oftener, the more of the time these compute; on the draft's core it meets the draft.
         """
-        cost, passing = self.times[length - 1]
         goes_on = hit**length
         runs = 1.0 / (1.0 - goes_on)
         useful = runs - (1.0 - hit) / (1.0 - goes_on)
-        pace = max(cost, length * self._step)
+        return (self._miss_s(length, hit) + self._pace_s(length) * useful) / (1.0 + _expected(hit, length) * runs)
+
+    def _pace_s(self, length: int) -> float:
+        """Return the time from one run of a chain to the next: the stages' or the draft's, whichever is longer."""
+        return max(self.times[length - 1][0], length * self._step)
+
+    def _miss_s(self, length: int, hit: float) -> float:
+        """Return the time from a miss to the next verdict: a pass beside what flows besides."""
+        cost, passing = self.times[length - 1]
         alone = self._alone[length - 1]
-        crowded = (passing - alone) * (cost - self.toll * length) / pace
-        beside = min(1.0, self.toll * self._enough(length, hit))
-        return (alone + crowded + beside + pace * useful) / (1.0 + _expected(hit, length) * runs)
+        crowded = (passing - alone) * (cost - self.toll * length) / self._pace_s(length)
+        return alone + crowded + min(1.0, self.toll * self._enough(length, hit))
 
     def _is_kept_up(self, length: int) -> bool:
         """Tell whether the draft makes so many guesses while a run of as many rows computes; else runs are shorter."""

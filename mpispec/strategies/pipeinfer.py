@@ -15,9 +15,9 @@ from mpispec.core.tree import Node, NodeState
 class PipeInfer(Strategy):
     """The newest token at once as a run of its own, then micro-batches while confidence stays above the cutoff.
 
-    The cutoff (papers.md 1.7) is p_accept + p_recovery x speculative runs since the last acceptance - p_decay x
-    refusals since then: further runs without confirmation get harder to start, and the longer nothing could be
-    launched the easier. Both reset on an acceptance.
+    The cutoff, that of PipeInfer's `speculative.cpp`, is p_accept + p_recovery x speculative runs since the last
+    acceptance - p_decay x refusals since then: further runs without confirmation get harder to start, and the longer
+    nothing could be launched the easier. Both reset on an acceptance.
     """
 
     def __init__(

@@ -2,7 +2,8 @@
 
 The rule of every level of a ladder, the target's included; taking tokens back is `core/level.py`. Differences to the
 paper: how far a level may run ahead is bounded; and a pass takes as many guesses as pay, because with t(rows) far from
-flat a few of them cost more than they bring (papers.md 2.7: several rows cost 3.5 times one on 4-bit kernels).
+flat a few of them cost more than they bring (several rows cost 3.5 times one on 4-bit kernels, by the authors' own
+HumanEval files, github.com/BradMcDanel/pipespec).
 """
 
 from __future__ import annotations

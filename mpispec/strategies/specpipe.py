@@ -2,7 +2,7 @@
 
 The draft expands the whole frontier in one pass and keeps the best of each layer by the probability of the path; a
 verdict keeps the subtree under the decided token, so that every rank that computed it goes on being useful. Layers are
-paced by credits, not by a global barrier, as the port that placed layers on lanes found better (papers.md 3.5).
+paced by credits, not by a barrier for each pipeline step as in the paper (ADR 0012).
 """
 
 from __future__ import annotations

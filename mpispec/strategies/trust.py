@@ -60,21 +60,26 @@ class HitRate:
         return max(self._promised, min(_SUREST, self._kept * self._promised))
 
 
-class Credit:
-    """What trying guesses may cost that are not believed to pay, in tokens of plain decoding."""
+class Account:
+    """What guesses have won or lost against plain decoding so far, in tokens of it.
+
+    It opens with what trying may cost and never holds more: gains make losses good, but are not staked again.
+    """
 
     def __init__(self, most: float, interest: float) -> None:
         """`most` is there at first and never exceeded; `interest` comes with each token."""
-        self._left = self._most = most
-        self._interest = interest
+        self._most, self._interest = most, interest
+        self.left = most
 
-    def accepted(self, num_tokens: int) -> None:
-        """Count tokens that were written."""
-        self._left = min(self._most, self._left + num_tokens * self._interest)
+    @property
+    def debt(self) -> float:
+        """What was lost beyond what trying may cost."""
+        return max(0.0, -self.left)
 
-    def spend(self, loss: float) -> bool:
-        """Spend what a try is expected to lose; tell whether there was so much left."""
-        if loss > self._left:
-            return False
-        self._left -= max(0.0, loss)
-        return True
+    def wrote(self, num_tokens: int) -> None:
+        """Hear of tokens that became final."""
+        self.left = min(self._most, self.left + num_tokens * (1.0 + self._interest))
+
+    def took(self, time: float) -> None:
+        """Hear of the time that it took to decide some, in times of a token of plain decoding."""
+        self.left -= time

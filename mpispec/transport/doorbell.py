@@ -1,6 +1,6 @@
 """A datagram beside each MPI message, so that an idle rank can sleep until it has something to do.
 
-A blocked MPI call spins a whole core and a poll that sleeps costs latency or time (docs/design, 7 and 10), but a
+A blocked MPI call spins a whole core and a poll that sleeps costs latency or time (ADR 0003), but a
 process blocked in `select` costs nothing and wakes at once. So each send also rings the receiver's UDP socket. This
 only ever shortens a sleep: datagrams that are lost, doubled, late, forged or blocked change the latency and nothing
 else, because the receiver still polls MPI and trusts nothing that a ring says.

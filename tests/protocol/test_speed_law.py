@@ -1,4 +1,4 @@
-"""In virtual time a filled pipeline reaches the law of docs/design.md: 1 / (tau (1 + (1 - h)(D - 1)))."""
+"""In virtual time a filled pipeline reaches the law of docs/methodology.md: 1 / (tau (1 + (1 - h)(D - 1)))."""
 
 from __future__ import annotations
 

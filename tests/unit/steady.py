@@ -1,4 +1,4 @@
-"""Closed forms of a ladder's steady state (docs/analysis.md), where every guess is right with the same chance."""
+"""Closed forms of a ladder's steady state (docs/methodology.md), where every guess is right with the same chance."""
 
 from __future__ import annotations
 

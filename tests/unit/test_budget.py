@@ -1,4 +1,4 @@
-"""The purity of the core and the size budgets of the package, read from the source text (design, laws and layout)."""
+"""The purity of the core and the size budgets of the package, read from the source text (docs/design.md)."""
 
 from __future__ import annotations
 

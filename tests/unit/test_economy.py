@@ -10,7 +10,7 @@ from mpispec.core.config import HeadConfig
 from mpispec.core.ids import NodeId, Pos, Token
 from mpispec.core.tree import TokenTree
 from mpispec.strategies.economy import Economy, Plan
-from mpispec.strategies.trust import Credit, HitRate
+from mpispec.strategies.trust import Account, HitRate
 
 pytestmark = pytest.mark.unit
 
@@ -49,7 +49,7 @@ CHEAP_ROWS, DEAR_ROWS = (1.0, 1.24, 1.67, 2.1), (1.0, 1.97, 2.7, 3.4)
 
 def test_on_one_core_a_guess_is_waited_for_where_it_is_likely_and_none_is_made_where_it_is_not() -> None:
     shared = economy(1, CHEAP_ROWS, step=0.3, toll=0.3)
-    assert shared.plan(0.85) == Plan(waits=True, lead=1)
+    assert shared.plan(0.85)[:2] == (True, 1)
     assert shared.plan(0.3) == SILENT
     assert shared.plan(0.3, may_be_silent=False).lead >= 1
 
@@ -89,10 +89,19 @@ def test_a_promise_is_the_mean_of_the_first_few_and_yields_to_what_happens() -> 
     assert rate.rate < 0.05
 
 
-def test_credit_is_spent_by_what_a_try_may_lose_and_grows_with_the_text() -> None:
-    credit = Credit(1.0, interest=0.01)
-    assert credit.spend(0.7)
-    assert not credit.spend(0.7)
-    assert credit.spend(-3.0)
-    credit.accepted(40)
-    assert credit.spend(0.7)
+def test_an_account_holds_no_more_than_at_first_and_knows_what_is_owed() -> None:
+    account = Account(1.0, interest=0.01)
+    account.took(3.5)
+    account.wrote(1)
+    assert account.left == pytest.approx(-1.49)
+    assert account.debt == pytest.approx(1.49)
+    account.wrote(20)
+    assert (account.left, account.debt) == (1.0, 0.0)
+
+
+def test_what_a_round_takes_is_counted_in_tokens_of_plain_decoding() -> None:
+    shared = economy(1, CHEAP_ROWS, step=0.3, toll=0.3)
+    assert shared.waited(made=0, rows=1) == 1.0
+    assert shared.waited(made=2, rows=3) == pytest.approx(0.6 + CHEAP_ROWS[2])
+    assert shared.plan(0.85).gain > 1.0
+    assert SILENT.gain == 1.0

@@ -1,4 +1,4 @@
-"""Ladders in studies: the figures of PipeSpec come out, and the closed forms of docs/analysis.md agree."""
+"""Ladders in studies: the figures of PipeSpec come out, and the closed forms of docs/methodology.md agree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 _ONE_B, _EIGHT_B, _SEVENTY_B = "12.4", "22.46/28.1", "123.7"
 _PAPER = ("--stages", "1", "--stage-ms", _SEVENTY_B, "--rows", "gpu4", "--strategy", "pipespec", "--tokens", "6000")
-"""Times of papers.md 2.8."""
+"""Times of PipeSpec's HumanEval files (github.com/BradMcDanel/pipespec)."""
 
 
 def _simulate(*flags: str) -> Result:
@@ -119,7 +119,7 @@ def test_a_ladder_runs_close_to_the_pace_of_the_closed_form(ladder: tuple[Rung, 
 @pytest.mark.parametrize("hit", [0.3, 0.8, 0.95])
 @pytest.mark.parametrize("guesses", [1, 4, 9])
 def test_with_free_rows_two_states_are_enough(hit: float, guesses: int) -> None:
-    """The form of papers.md 2.7: the upstream's continuation is still valid, or has just been corrected."""
+    """docs/methodology.md, a cascade in steady state: the continuation below is still valid, or just corrected."""
     valid = hit / (1.0 + hit - hit ** (guesses + 1))
     tokens = 1.0 + valid * ((1.0 - hit ** (guesses + 1)) / (1.0 - hit) - 1.0)
     assert seconds_per_token(hit, 1.0 / (guesses + 1), (1.0,)) == pytest.approx(1.0 / tokens)
