@@ -15,13 +15,14 @@ from mpispec.bench.law import Lap, Span, beside_the_law, busy_share, decoding, l
 from mpispec.bench.printing import json_flag, show
 from mpispec.commands.flags import job_flags, job_options, prompt_flags, read_sampling, sampling_flags
 from mpispec.commands.generate import Answer
-from mpispec.commands.prompt import read_prompt, stops_of, tokenised
+from mpispec.commands.prompt import NOTHING, read_prompt, stops_of, tokenised
 from mpispec.commands.tables import table
 from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group, JobError, on_rank_0
-from mpispec.runtime.job import FrontEnd, JobOptions, Outcome, Setup, run_job
+from mpispec.runtime.job import FrontEnd, Outcome, run_job
 from mpispec.runtime.loading import Models
 from mpispec.runtime.process import complain
+from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.serve.completion import written
 from mpispec.serve.service import Vocabulary
 
@@ -120,7 +121,7 @@ class _Benchmark(FrontEnd[T]):
         """See `FrontEnd`."""
         flags, options = self._flags, self._options
         text = on_rank_0(group, lambda: read_prompt(flags["prompt"], flags["file"]), "")
-        self._vocabulary, tokens = on_rank_0(group, lambda: tokenised(setup, text, flags["chat"]), (None, ()))
+        self._vocabulary, tokens = on_rank_0(group, lambda: tokenised(setup, text, flags["chat"]), NOTHING)
         sampling = read_sampling(flags)
         self._generation = Generation(tokens, flags["max_tokens"], sampling, options.strategy, options.proposer)
         return stops_of(self._vocabulary)
@@ -155,6 +156,13 @@ class _Measure(_Benchmark[Answer]):
 class _Guard(_Benchmark[quick.Timings]):
     """A quick comparison, with a warning where it is worse than the baseline."""
 
+    def __init__(self, flags: dict[str, Any]) -> None:
+        super().__init__(flags)
+        self._entries: list[dict[str, Any]] = []
+        """The baseline's, on rank 0."""
+        self._kept: list[dict[str, Any]] = []
+        """Those of the baseline that is written, on rank 0."""
+
     def options(self) -> JobOptions:
         """See `FrontEnd`."""
         self._options = quick.quick_options(job_options(self._flags), self._flags["strategy"])
@@ -165,8 +173,8 @@ class _Guard(_Benchmark[quick.Timings]):
     def begin(self, group: Group, setup: Setup) -> None:
         """See `FrontEnd`."""
         old, new = self._flags["old"], self._flags["new"]
-        self._entries = on_rank_0(group, lambda: baseline.read(old), [])
-        self._kept = on_rank_0(group, lambda: baseline.read(new) if new is not None else [], [])
+        self._entries = on_rank_0(group, lambda: baseline.read(old), self._entries)
+        self._kept = on_rank_0(group, lambda: baseline.read(new) if new is not None else [], self._kept)
         self._generation = quick.shortened(self._generation)
         super().begin(group, setup)
 

@@ -12,8 +12,8 @@ from mpispec.commands.tables import table
 from mpispec.core.ids import RequestId
 from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import JobError
-from mpispec.runtime.job import JobOptions, Setup
 from mpispec.runtime.loading import Models
+from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.serve.completion import written
 from mpispec.serve.service import Vocabulary
 

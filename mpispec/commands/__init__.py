@@ -1,1 +1,1 @@
-"""What the commands share: their options, their prompt, tables for people; and `mpispec simulate`."""
+"""The commands, a module each but for `bench`, and what they share: flags, prompt, tables for people."""

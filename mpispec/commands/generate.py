@@ -12,13 +12,15 @@ from typing import Any
 import click
 
 from mpispec.commands.flags import job_flags, job_options, prompt_flags, read_sampling, repeats_flag, sampling_flags
-from mpispec.commands.prompt import read_prompt, recommended, stops_of, tokenised
+from mpispec.commands.prompt import NOTHING, read_prompt, recommended, stops_of, tokenised
 from mpispec.commands.tables import report_lines, show_plan, table
 from mpispec.models.recommended import Recommended
 from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group, JobError, agree, on_rank_0
-from mpispec.runtime.job import FrontEnd, JobOptions, Outcome, RankReport, Setup, run_job
+from mpispec.runtime.job import FrontEnd, Outcome, run_job
 from mpispec.runtime.process import INTERRUPTED, Interrupts
+from mpispec.runtime.rank import RankReport
+from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.runtime.text_promise import TextPromise
 from mpispec.runtime.trace import Event, write
 from mpispec.sampling import describe
@@ -104,7 +106,7 @@ class Generate(FrontEnd[Answer]):
         """See `FrontEnd`: read the prompt."""
         flags, is_chat, trace = self._flags, self._flags["chat"], self._flags["trace"]
         text = on_rank_0(group, lambda: read_prompt(flags["prompt"], flags["file"]), "")
-        self._vocabulary, tokens = on_rank_0(group, lambda: tokenised(setup, text, is_chat), (None, ()))
+        self._vocabulary, tokens = on_rank_0(group, lambda: tokenised(setup, text, is_chat), NOTHING)
         advice = on_rank_0(group, lambda: recommended(setup), Recommended({}, ""))
         if trace is not None:
             on_rank_0(group, lambda: _check_writable(trace), None)

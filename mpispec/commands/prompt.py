@@ -36,6 +36,10 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     return text
 
 
+NOTHING: tuple[Any, tuple[int, ...]] = (None, ())
+"""What a rank has where `tokenised` is another's work."""
+
+
 def tokenised(setup: Setup, text: str, chat: bool) -> tuple[Any, tuple[int, ...]]:
     """Return the target's vocabulary and the prompt's tokens. Raises JobError."""
     vocabulary = open_vocabulary(setup)

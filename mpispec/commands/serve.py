@@ -18,8 +18,9 @@ from mpispec.models.default import ABOUT
 from mpispec.models.recommended import Recommended
 from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group, JobError, on_rank_0
-from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
+from mpispec.runtime.job import FrontEnd, run_job
 from mpispec.runtime.process import AskedToEnd, Interrupts, leave_ending_to_rank_0
+from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.serve.address import ServeError, bind, find_key
 from mpispec.serve.repl import DescriptorLines, Repl
 from mpispec.serve.server import Closing, Server
@@ -36,7 +37,6 @@ class Serve(FrontEnd[None]):
 
     def __init__(self, flags: dict[str, Any]) -> None:
         self._flags = flags
-        self._service: Service | None = None
         self._door: tuple[socket, str | None] | None = None
         """Where clients come in, and the key demanded of them; on rank 0, as all below."""
         self._vocabulary: Any = None

@@ -19,6 +19,8 @@ from mpispec.runtime.trace import Trace
 from mpispec.transport.base import Limits
 from mpispec.wire.activations import row_bytes
 
+__all__ = ["FrontEnd", "JobOptions", "Outcome", "RankReport", "Setup", "run_job"]
+
 T = TypeVar("T")
 
 _MOST_REPORT = 256 << 20
