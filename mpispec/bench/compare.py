@@ -18,7 +18,7 @@ from mpispec.bench.compare_turns import Run, locked, prepared, turns
 from mpispec.bench.errors import BenchError
 from mpispec.bench.facts import facts_sentence, host_facts
 from mpispec.bench.printing import json_flag
-from mpispec.cluster.flags import with_flags
+from mpispec.commands.flags import with_flags
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C or a request to end; what was measured until then is shown all the same."""

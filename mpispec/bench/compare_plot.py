@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpispec.bench.errors import BenchError
 from mpispec.bench.facts import facts_sentence
-from mpispec.cluster.drawing import ACCENT, BASELINE, blank, obstacle, tidy
+from mpispec.drawing.figure import ACCENT, BASELINE, blank, obstacle, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

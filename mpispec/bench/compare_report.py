@@ -12,7 +12,7 @@ from typing import Any
 from mpispec.bench.compare_scenario import Scenario
 from mpispec.bench.compare_turns import WARM_UP, Run
 from mpispec.bench.errors import BenchError
-from mpispec.cluster.plan_table import table
+from mpispec.commands.tables import table
 
 
 def report(scenario: Scenario, baseline: str, runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -14,38 +13,25 @@ from mpispec.bench import baseline, quick
 from mpispec.bench.facts import facts_of_hosts
 from mpispec.bench.law import Lap, Span, beside_the_law, busy_share, decoding, laps, step_s
 from mpispec.bench.printing import json_flag, show
-from mpispec.cluster.flags import job_flags, job_options, prompt_flags, read_sampling, sampling_flags
-from mpispec.cluster.plan_table import table
-from mpispec.cluster.prompt import read_prompt, stops_of, tokenised
-from mpispec.cluster.ranks import complain, joined
-from mpispec.runtime.balance import balanced
-from mpispec.runtime.engine import Generation
-from mpispec.runtime.group import Group, JobError, agree
-from mpispec.runtime.job import JobOptions, Outcome, Session, Setup, prepare, run
+from mpispec.commands.flags import job_flags, job_options, prompt_flags, read_sampling, sampling_flags
+from mpispec.commands.generate import Answer
+from mpispec.commands.prompt import NOTHING, read_prompt, stops_of, tokenised
+from mpispec.commands.tables import table
+from mpispec.runtime.engine import Engine, Generation
+from mpispec.runtime.group import Group, JobError, on_rank_0
+from mpispec.runtime.job import FrontEnd, Outcome, run_job
+from mpispec.runtime.loading import Models
+from mpispec.runtime.process import complain
+from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.serve.completion import written
-from mpispec.serve.generate import Answer
 from mpispec.serve.service import Vocabulary
+
+T = TypeVar("T")
 
 _WARM_UP_TOKENS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is run."""
-
-    options: JobOptions
-    setup: Setup
-    vocabulary: Any
-    """None but on rank 0."""
-    generation: Generation
-    """Without a prompt but on rank 0."""
-
-
-def _silent(_: str) -> None:
-    """Nobody is told what is being loaded."""
-
-
-def measured(session: Session, vocabulary: Vocabulary, generation: Generation) -> Answer:
+def measured(engine: Engine, vocabulary: Vocabulary, generation: Generation) -> Answer:
     """Generate after a warm-up that leaves nothing of the prompt in the caches, so that prefill is measured whole.
 
     For the oracle a plain run comes before all that.
@@ -54,10 +40,10 @@ def measured(session: Session, vocabulary: Vocabulary, generation: Generation) -
     warming = generation
     if is_synthetic:
         warming = replace(generation, strategy="plain", proposer="none")
-        session.recording.tokens = (*generation.prompt, *written(session.engine, vocabulary, warming).tokens)
+        engine.recorded = (*generation.prompt, *written(engine, vocabulary, warming).tokens)
     other = (generation.prompt[0] + 1) % vocabulary.size
-    written(session.engine, vocabulary, replace(warming, prompt=(other,), max_tokens=_WARM_UP_TOKENS))
-    return Answer(written(session.engine, vocabulary, generation), False, is_synthetic, session.promise)
+    written(engine, vocabulary, replace(warming, prompt=(other,), max_tokens=_WARM_UP_TOKENS))
+    return Answer(written(engine, vocabulary, generation), False, is_synthetic, engine.promise)
 
 
 def figures(outcome: Outcome[Answer], setup: Setup) -> dict[str, Any]:
@@ -118,56 +104,100 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-def _measure(group: Group, job: Job, is_json: bool) -> None:
-    """Run and print one measured generation. Collective."""
+class _Benchmark(FrontEnd[T]):
+    """Reads the options and the prompt as `mpispec generate` does, and tells nothing of loading."""
 
-    def application(session: Session) -> Answer:
-        return measured(session, job.vocabulary, job.generation)
+    def __init__(self, flags: dict[str, Any]) -> None:
+        self._flags = flags
+        self._options = JobOptions()
+        self._vocabulary: Any = None
+        """None but on rank 0."""
+        self._generation = Generation((), 1)
+        """Without a prompt but on rank 0."""
+        self._hosts: list[dict[str, Any]] = []
+        self._setup: Setup | None = None
 
-    hosts = facts_of_hosts(group)
-    options = replace(job.options, is_timed=True)
-    outcome = run(options, group, job.setup, stops_of(job.vocabulary), application, _silent)
-    if outcome is not None:
-        found = figures(outcome, job.setup) | {"hosts": hosts}
-        show(found, lines(found, outcome.value), is_json)
+    def open(self, group: Group, setup: Setup) -> frozenset[int]:
+        """See `FrontEnd`."""
+        flags, options = self._flags, self._options
+        text = on_rank_0(group, lambda: read_prompt(flags["prompt"], flags["file"]), "")
+        self._vocabulary, tokens = on_rank_0(group, lambda: tokenised(setup, text, flags["chat"]), NOTHING)
+        sampling = read_sampling(flags)
+        self._generation = Generation(tokens, flags["max_tokens"], sampling, options.strategy, options.proposer)
+        return stops_of(self._vocabulary)
 
-
-def _guard(group: Group, job: Job, old: Path, new: Path | None, is_json: bool) -> None:
-    """Run and print a quick comparison; warn where it is worse than the baseline. Collective."""
-    entries = agree(group, lambda: baseline.read(old) if group.rank == 0 else [])
-    kept = agree(group, lambda: baseline.read(new) if group.rank == 0 and new is not None else [])
-
-    def application(session: Session) -> quick.Timings:
-        return quick.in_turns(session, job.vocabulary, job.generation)
-
-    hosts = facts_of_hosts(group)
-    around = partial(quick.skippable, setup=job.setup)
-    outcome = run(job.options, group, job.setup, stops_of(job.vocabulary), application, _silent, around)
-    if outcome is None:
-        return
-    setting = quick.setting(job.setup, job.options, job.generation, hosts)
-    found = quick.figures(setting, outcome.value, hosts)
-    show(found, quick.lines(found), is_json)
-    if new is not None:
-        baseline.write(new, kept, found)
-        return
-    for sentence in baseline.complaints(found, entries):
-        complain(sentence)
+    def begin(self, group: Group, setup: Setup) -> None:
+        """See `FrontEnd`."""
+        self._setup = setup
+        self._hosts = facts_of_hosts(group)
 
 
-def _prepared(group: Group, is_quick: bool, flags: dict[str, Any]) -> Job:
-    """Read the options and the prompt. Collective; raises JobError."""
-    options = agree(group, lambda: job_options(flags))
-    prompt = flags["prompt"]
-    if is_quick:
-        options = quick.quick_options(options, flags["strategy"])
-        prompt = quick.PROMPT if prompt is None and flags["file"] is None else prompt
-    setup = prepare(options, group)
-    text = agree(group, lambda: read_prompt(prompt, flags["file"]) if group.rank == 0 else "")
-    vocabulary, tokens = agree(group, lambda: tokenised(group, setup, text, flags["chat"]))
-    setup = balanced(options, group, setup, _silent)
-    generation = Generation(tokens, flags["max_tokens"], read_sampling(flags), options.strategy, options.proposer)
-    return Job(options, setup, vocabulary, quick.shortened(generation) if is_quick else generation)
+class _Measure(_Benchmark[Answer]):
+    """One measured generation."""
+
+    def options(self) -> JobOptions:
+        """See `FrontEnd`."""
+        if self._flags["new"] is not None:
+            raise JobError("--write-baseline keeps the ratios of --quick; give both.")
+        self._options = replace(job_options(self._flags), is_timed=True)
+        return self._options
+
+    def serve(self, engine: Engine) -> Answer:
+        """See `FrontEnd`."""
+        return measured(engine, self._vocabulary, self._generation)
+
+    def end(self, group: Group, outcome: Outcome[Answer] | None) -> None:
+        """See `FrontEnd`."""
+        if outcome is not None and self._setup is not None:
+            found = figures(outcome, self._setup) | {"hosts": self._hosts}
+            show(found, lines(found, outcome.value), self._flags["is_json"])
+
+
+class _Guard(_Benchmark[quick.Timings]):
+    """A quick comparison, with a warning where it is worse than the baseline."""
+
+    def __init__(self, flags: dict[str, Any]) -> None:
+        super().__init__(flags)
+        self._entries: list[dict[str, Any]] = []
+        """The baseline's, on rank 0."""
+        self._kept: list[dict[str, Any]] = []
+        """Those of the baseline that is written, on rank 0."""
+
+    def options(self) -> JobOptions:
+        """See `FrontEnd`."""
+        self._options = quick.quick_options(job_options(self._flags), self._flags["strategy"])
+        if self._flags["prompt"] is None and self._flags["file"] is None:
+            self._flags["prompt"] = quick.PROMPT
+        return self._options
+
+    def begin(self, group: Group, setup: Setup) -> None:
+        """See `FrontEnd`."""
+        old, new = self._flags["old"], self._flags["new"]
+        self._entries = on_rank_0(group, lambda: baseline.read(old), self._entries)
+        self._kept = on_rank_0(group, lambda: baseline.read(new) if new is not None else [], self._kept)
+        self._generation = quick.shortened(self._generation)
+        super().begin(group, setup)
+
+    def wrap(self, models: Models, setup: Setup) -> Models:
+        """See `FrontEnd`."""
+        return quick.skippable(models, setup)
+
+    def serve(self, engine: Engine) -> quick.Timings:
+        """See `FrontEnd`."""
+        return quick.in_turns(engine, self._vocabulary, self._generation)
+
+    def end(self, group: Group, outcome: Outcome[quick.Timings] | None) -> None:
+        """See `FrontEnd`."""
+        if outcome is None or self._setup is None:
+            return
+        setting = quick.setting(self._setup, self._options, self._generation, self._hosts)
+        found = quick.figures(setting, outcome.value, self._hosts)
+        show(found, quick.lines(found), self._flags["is_json"])
+        if self._flags["new"] is not None:
+            baseline.write(self._flags["new"], self._kept, found)
+            return
+        for sentence in baseline.complaints(found, self._entries):
+            complain(sentence)
 
 
 @click.command()
@@ -189,7 +219,7 @@ def _prepared(group: Group, is_quick: bool, flags: dict[str, Any]) -> Job:
     help="With --quick: keep the ratios in this file instead.",
 )
 @json_flag
-def generate(is_quick: bool, old: Path, new: Path | None, is_json: bool, **flags: Any) -> None:
+def generate(is_quick: bool, **flags: Any) -> None:
     """One generation beside the law of speed-up.
 
     Takes the options of `mpispec generate` and prints its figures, how busy each rank was while decoding, and how near
@@ -199,11 +229,7 @@ def generate(is_quick: bool, old: Path, new: Path | None, is_json: bool, **flags
     request in turns, among them one without arithmetic, with a baseline, and warns if a ratio has become worse; it
     never fails for that.
     """
-    with joined() as group:
-        if new is not None and not is_quick:
-            raise JobError("--write-baseline keeps the ratios of --quick; give both.")
-        job = _prepared(group, is_quick, flags)
-        if is_quick:
-            _guard(group, job, old, new, is_json)
-        else:
-            _measure(group, job, is_json)
+    if is_quick:
+        run_job(_Guard(flags))
+    else:
+        run_job(_Measure(flags))

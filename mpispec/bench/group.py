@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from typing import Any
 
 import click
 
 from mpispec.bench.command import BAD_INPUT
-from mpispec.cluster.ranks import USAGE, complain
+from mpispec.commands.groups import OnDemand
+from mpispec.runtime.process import USAGE, complain
 
 _COMMANDS = ("compare", "generate", "hop", "link", "stage")
 """Each is a module of this package that holds a command of the same name."""
 
 
-class _OnDemand(click.Group):
-    """Imports a benchmark when it is asked for: every rank of every job imports this module, and 6 MB count there."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """See `click.Group`."""
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """See `click.Group`."""
-        if name not in _COMMANDS:
-            return None
-        command: Any = getattr(import_module(f"mpispec.bench.{name}"), name)
-        assert isinstance(command, click.Command)
-        return command
+class _Bench(OnDemand):
+    """Says in one sentence why something could not be measured."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """See `click.Group`; says in one sentence why something could not be measured."""
+        """See `click.Group`."""
         try:
             return super().invoke(ctx)
         except BAD_INPUT as error:
@@ -39,7 +27,7 @@ class _OnDemand(click.Group):
             sys.exit(USAGE)
 
 
-@click.group(cls=_OnDemand)
+@click.group(cls=_Bench, modules={name: f"mpispec.bench.{name}" for name in _COMMANDS})
 def bench() -> None:
     """Measure: a hop, a stage, the links, a whole generation, several systems side by side.
 

@@ -20,8 +20,7 @@ import numpy as np
 from mpispec.bench.facts import facts_of_hosts
 from mpispec.bench.laps import PARTS, LappedCore, LappedStage, LappedTransport, Laps
 from mpispec.bench.printing import json_flag, show
-from mpispec.cluster.plan_table import table
-from mpispec.cluster.ranks import joined
+from mpispec.commands.tables import table
 from mpispec.compute.base import Cancelled, Floats, StageModel
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Emit
@@ -33,11 +32,11 @@ from mpispec.core.stage import StageCore
 from mpispec.runtime.driver import Core, Driver
 from mpispec.runtime.group import Group, JobError, gather
 from mpispec.runtime.plan import Plan, StagePlace
+from mpispec.runtime.process import joined
 from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import StageWorker
 from mpispec.strategies import PRESETS
-from mpispec.transport.base import Transport
-from mpispec.transport.limits import Limits
+from mpispec.transport.base import Limits, Transport
 from mpispec.wire.activations import row_bytes
 
 ROW_WIDTH = 576

@@ -13,11 +13,11 @@ import msgpack
 from mpispec.bench.facts import facts_of_hosts
 from mpispec.bench.hop import percentile
 from mpispec.bench.printing import json_flag, show
-from mpispec.cluster.plan_table import table
-from mpispec.cluster.ranks import joined
+from mpispec.commands.tables import table
 from mpispec.runtime.group import Group, JobError, gather
 from mpispec.runtime.link_costs import exchange, receive, send
-from mpispec.transport.limits import FRAME_OVERHEAD, Limits
+from mpispec.runtime.process import joined
+from mpispec.transport.base import FRAME_OVERHEAD, Limits
 
 SMALL = 8
 """Bytes of the shortest exchange; little but the fixed cost."""

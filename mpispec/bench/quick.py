@@ -8,12 +8,12 @@ from typing import Any
 
 from mpispec.bench.baseline import OVERHEAD, SPEED, ratios
 from mpispec.bench.skippable import Skippable
-from mpispec.cluster.plan_table import table
+from mpispec.commands.tables import table
 from mpispec.core.ids import RequestId
-from mpispec.runtime.engine import Generation
+from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import JobError
-from mpispec.runtime.job import JobOptions, Session, Setup
 from mpispec.runtime.loading import Models
+from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.serve.completion import written
 from mpispec.serve.service import Vocabulary
 
@@ -74,7 +74,7 @@ def shortened(generation: Generation) -> Generation:
     return replace(generation, max_tokens=min(MOST_TOKENS, generation.max_tokens))
 
 
-def in_turns(session: Session, vocabulary: Vocabulary, generation: Generation) -> Timings:
+def in_turns(engine: Engine, vocabulary: Vocabulary, generation: Generation) -> Timings:
     """Run every kind of request in each turn; `generation` says how the speculating ones guess."""
     plain = replace(generation, strategy="plain", proposer="none")
     other = next(token for token in range(vocabulary.size) if token not in {*vocabulary.eog, generation.prompt[0]})
@@ -83,9 +83,9 @@ def in_turns(session: Session, vocabulary: Vocabulary, generation: Generation) -
     turn, start = 0, time.monotonic()
     while begins(turn, time.monotonic() - start):
         for kind in _ORDER:
-            completed = written(session.engine, vocabulary, wanted[kind])
+            completed = written(engine, vocabulary, wanted[kind])
             if kind == PLAIN:
-                session.recording.tokens = (*generation.prompt, *completed.tokens)
+                engine.recorded = (*generation.prompt, *completed.tokens)
             if turn:
                 found[kind].append(completed.report["timing"])
         turn += 1

@@ -13,7 +13,7 @@ import numpy as np
 
 from mpispec.bench.facts import host_facts
 from mpispec.bench.printing import json_flag, show
-from mpispec.cluster.plan_table import table
+from mpispec.commands.tables import table
 from mpispec.compute.base import Floats, StageModel
 from mpispec.models import cut, default, registry
 from mpispec.models.errors import ModelError

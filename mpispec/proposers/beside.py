@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 
 from mpispec.core.ids import Token
 from mpispec.core.tree import BY_DRAFT, BY_EXIT, BY_HEAD, Node, NodeState, TokenTree
-from mpispec.proposers.guesser import Guesser
+from mpispec.proposers.chain import Guesser
 
 _OTHERS = BY_DRAFT | BY_EXIT
 _FIRST_RATE = 0.95

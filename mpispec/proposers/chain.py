@@ -1,12 +1,25 @@
-"""A guesser alone: it lengthens the most probable path as far as it may."""
+"""A guesser, which guesses one token at a time in the head, and the proposer that it makes alone: a chain."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Protocol
 
 from mpispec.core.ids import Token
 from mpispec.core.tree import BY_HEAD, Node, TokenTree
-from mpispec.proposers.guesser import Guesser
+
+
+class Guesser(Protocol):
+    """Knows the accepted tokens and answers at once."""
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """Start a request; `tokens` is the head's own list of accepted tokens, which will grow."""
+
+    def observe(self) -> None:
+        """Hear that the list of accepted tokens has grown."""
+
+    def guess(self, path: Sequence[int]) -> tuple[int, float] | None:
+        """Return the likeliest token after the accepted tokens and `path`, with its probability."""
 
 
 class Chain:

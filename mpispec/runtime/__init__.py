@@ -1,1 +1,1 @@
-"""What makes the cores run for real: plan, driver loop, compute thread, engine, traces."""
+"""One job: joining it, plan, loading, measuring, the driver loop and its workers, the engine, traces."""

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from mpispec.compute.base import StageModel
 from mpispec.models.registry import ModelSummary
-from mpispec.runtime.group import Group, agree, merged
-from mpispec.runtime.loading import Models, Progress, load
+from mpispec.runtime.group import Group, agree
+from mpispec.runtime.loading import Models, Say, load
 from mpispec.runtime.plan import Plan, make_plan
 from mpispec.runtime.setup import JobOptions, Setup
-from mpispec.runtime.trial import trial
+from mpispec.runtime.trial import paces
 
 _MEASURE_S = 1.0
 """Long enough that a host which shares its cores, or is held to a quota of them, shows its mean speed."""
-_LEAST_RUNS = 3
 _WORTH = 0.9
 """The layers are moved only if the slowest stage then takes less than this share of its time: measurements are noisy,
 and other layers have to be cut anew."""
@@ -26,7 +23,7 @@ _MUCH = 0.6
 """Below this share of its time, people who did not ask are told."""
 
 
-def balanced(options: JobOptions, group: Group, setup: Setup, progress: Progress) -> Setup:
+def balanced(options: JobOptions, group: Group, setup: Setup, say: Say) -> Setup:
     """Return `setup` with the layers laid out by measured speed, if the options ask for it. Collective.
 
     All stages of the even plan compute at the same time, as they will; it stays where another gains little. Raises
@@ -34,14 +31,14 @@ def balanced(options: JobOptions, group: Group, setup: Setup, progress: Progress
     """
     if not options.is_balanced or setup.plan.num_stages == 1:
         return setup
-    models = agree(group, lambda: load(options, group.rank, setup, progress))
-    progress("measuring every stage")
+    models = agree(group, lambda: load(options, group.rank, setup, say))
+    say("measuring every stage")
     try:
         seconds = _stage_seconds(group, models, setup)
     finally:
         models.close()
     plan = replanned(setup, seconds, options.exits)
-    progress(f"the same without measuring: --layout {plan.layout}")
+    say(f"the same without measuring: --layout {plan.layout}")
     return replace(setup, plan=plan)
 
 
@@ -88,22 +85,11 @@ def _slowest(model: ModelSummary, plan: Plan, pace: Sequence[float]) -> float:
 
 
 def _stage_seconds(group: Group, models: Models, setup: Setup) -> list[float]:
-    """Return the mean time of a run of one row on each stage of the target."""
-    target, width = setup.plan.pipelines[0], setup.model.width
+    """Return the mean time of a run of one row on each stage of the target, all at once. Collective."""
+    target = setup.plan.pipelines[0]
     actors = [target.actor_of(index) for index in range(len(target.stages))]
-    mine = {
-        actor: _mean_seconds(models.stages[actor], actor == actors[0], width)
-        for actor in actors
-        if actor in models.stages
-    }
-    everyone = merged(group, mine)
-    return [everyone[actor] for actor in actors]
-
-
-def _mean_seconds(stage: StageModel, is_first: bool, width: int) -> float:
-    activations = None if is_first else np.zeros((1, width), np.float32)
-    runs, start = 0, time.monotonic()
-    while runs < _LEAST_RUNS or time.monotonic() - start < _MEASURE_S:
-        trial(stage, 1, activations)
-        runs += 1
-    return (time.monotonic() - start) / runs
+    activations = np.zeros((1, setup.model.width), np.float32)
+    inputs = {actor: None if actor == actors[0] else activations for actor in actors}
+    mine = {actor: stage for actor, stage in models.stages.items() if actor in inputs}
+    found = paces(group, mine, inputs, set(actors), _MEASURE_S)
+    return [found[actor] for actor in actors]

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from mpispec.core.effects import FinishReason
+from mpispec.core.effects import Emit, FinishReason
+from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
+from mpispec.core.ids import RequestId, Token
 from mpispec.core.messages import Sampling
+from mpispec.core.statistics import Statistics
+from mpispec.runtime.text_promise import TextPromise
+from mpispec.wire.fields import SAMPLING_RANGES
+
+_MOST_REPORTS = 256
+"""Ended requests whose report is kept (law 7)."""
+_MOST_OPEN = 1024
+"""Requests that may wait or run (law 7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,41 +53,243 @@ class EngineStopped(Exception):
     """The engine has ended and takes no more requests."""
 
 
-class Engine(Protocol):
-    """Lives on rank 0. Every method may be called from any thread and returns at once."""
+@dataclass(slots=True)
+class Timeline:
+    """When a request's tokens became final, and the figures that follow from it (docs/methodology.md).
 
-    context: int
-    """Positions a request may have, prompt and answer together."""
-    strategies: tuple[str, ...]
-    """Names a generation may choose from."""
-    proposers: tuple[str, ...]
-    """Names a generation may choose from; `none` always among them."""
-    default_strategy: str
-    """May be assigned; used by later generations that name none."""
-    default_proposer: str
+    Times are seconds on the monotonic clock of rank 0.
+    """
+
+    submitted: float
+    prompt_tokens: int
+    strategy: str
+    proposer: str
+    seed: int
+    times: list[float] = field(default_factory=list)
+    """One for each token of the answer."""
+    statistics: Statistics | None = None
+
+    def report(self) -> dict[str, Any]:
+        """Return the figures, JSON-ready."""
+        statistics = self.statistics or Statistics()
+        times = self.times
+        began = statistics.began if statistics.began is not None else self.submitted
+        decode_s = times[-1] - times[0] if times else 0.0
+        gaps = sorted((later - earlier) * 1000 for earlier, later in itertools.pairwise(times))
+        return {
+            "strategy": self.strategy,
+            "proposer": self.proposer,
+            "seed": self.seed,
+            "prompt_tokens": self.prompt_tokens,
+            "tokens": len(times),
+            "timing": {
+                "prefill_s": round(times[0] - began, 6) if times else None,
+                "ttft_s": round(times[0] - self.submitted, 6) if times else None,
+                "decode_s": round(decode_s, 6),
+                "tokens_per_s": round((len(times) - 1) / decode_s, 3) if decode_s > 0 else None,
+                "itl_ms": {"p50": _percentile(gaps, 0.5), "p95": _percentile(gaps, 0.95)},
+            },
+            "speculation": {
+                "proposed": statistics.proposed,
+                "accepted": statistics.accepted,
+                "hit_rate": None if statistics.hit_rate is None else round(statistics.hit_rate, 4),
+                "runs": statistics.runs,
+                "cancelled_runs": statistics.cancelled_runs,
+                "void_runs": statistics.void_runs,
+            },
+        }
+
+
+def _percentile(ordered: list[float], share: float) -> float | None:
+    """Return the nearest-rank percentile of an ordered list."""
+    if not ordered:
+        return None
+    return round(ordered[max(0, math.ceil(share * len(ordered)) - 1)], 3)
+
+
+Listener = Callable[[Progress], None]
+
+
+class Engine:
+    """The engine of rank 0: every method may be called from any thread and returns at once.
+
+    Tokens reach listeners on the driver's thread.
+    """
+
+    def __init__(
+        self,
+        context: int,
+        vocabulary: int,
+        stops: frozenset[int],
+        strategies: Sequence[str],
+        proposers: Sequence[str],
+        default_strategy: str,
+        default_proposer: str,
+        promise: TextPromise,
+    ) -> None:
+        self.context = context
+        """Positions a request may have, prompt and answer together."""
+        self.strategies = tuple(strategies)
+        """Names a generation may choose from."""
+        self.proposers = tuple(proposers)
+        """Names a generation may choose from; `none` always among them."""
+        self.default_strategy = default_strategy
+        """May be assigned; used by later generations that name none."""
+        self.default_proposer = default_proposer
+        self.promise = promise
+        """What is promised of the texts."""
+        self.recorded: tuple[int, ...] = ()
+        """Prompt and continuation that the oracle knows; empty until a plain run has written them."""
+        self._vocabulary = vocabulary
+        self._stops = frozenset(Token(token) for token in stops)
+        self._tell: Callable[[Event], None] | None = None
+        self._lock = threading.Lock()
+        self._listeners: dict[int, Listener] = {}
+        self._timelines: dict[int, Timeline] = {}
+        self._next = 0
+        self._stopped = False
+        self._num_ended = 0
+        self._num_tokens = 0
+        self._forgotten = Statistics()
+        """Counters of requests whose report is no longer kept."""
+
+    def attach(self, tell: Callable[[Event], None]) -> None:
+        """Connect the engine to the driver that runs the head."""
+        self._tell = tell
 
     @property
     def is_running(self) -> bool:
         """Whether requests are taken."""
+        return not self._stopped
 
-    def submit(self, generation: Generation, listener: Callable[[Progress], None]) -> int:
+    def submit(self, generation: Generation, listener: Listener) -> int:
         """Queue a generation and return its request id.
 
-        `listener` is called on the engine's own thread, so it must be quick and must not raise. Raises ValueError
-        with a sentence if the generation cannot fit, EngineStopped after `stop`.
+        `listener` is called on the driver's thread, so it must be quick and must not raise. Raises ValueError with a
+        sentence if the generation cannot fit, EngineStopped after `stop`.
         """
+        strategy = generation.strategy or self.default_strategy
+        proposer = generation.proposer or self.default_proposer
+        if strategy == "plain":
+            proposer = "none"
+        self._check(generation, strategy, proposer)
+        with self._lock:
+            if self._stopped:
+                raise EngineStopped("The engine has stopped; start mpispec again.")
+            if len(self._listeners) >= _MOST_OPEN:
+                raise ValueError(f"{_MOST_OPEN} requests are open already; wait until some have ended.")
+            request = self._next
+            self._next += 1
+            self._listeners[request] = listener
+            self._timelines[request] = Timeline(
+                time.monotonic(), len(generation.prompt), strategy, proposer, generation.sampling.seed
+            )
+            self._forget_old()
+            tokens = tuple(Token(token) for token in generation.prompt)
+            submitted = Submitted(
+                RequestId(request),
+                tokens,
+                generation.max_tokens,
+                self._stops,
+                generation.sampling,
+                strategy,
+                proposer,
+            )
+            self._send(submitted)
+        return request
 
     def withdraw(self, request: int) -> None:
         """End a request early; its listener hears `cancelled` unless it has ended already."""
+        with self._lock:
+            if request in self._listeners and not self._stopped:
+                self._send(Withdrawn(RequestId(request)))
 
     def report(self, request: int) -> dict[str, Any]:
-        """What happened to a finished request, JSON-ready: timing and speculation as `generate --json` prints them.
+        """Return what happened to a finished request, JSON-ready: timing and speculation as `generate --json` prints.
 
         Nothing where many others have ended since: a client may take its answer slowly.
         """
+        timeline = self._timelines.get(request)
+        return timeline.report() if timeline is not None else {}
 
     def stats(self) -> dict[str, Any]:
-        """Totals since the start, JSON-ready: requests, tokens, speculation counters, queue length."""
+        """Return totals since the start, JSON-ready: requests, tokens, speculation counters, queue length."""
+        with self._lock:
+            total = Statistics()
+            total.add(self._forgotten)
+            for timeline in self._timelines.values():
+                if timeline.statistics is not None:
+                    total.add(timeline.statistics)
+            return {
+                "requests": self._next,
+                "ended": self._num_ended,
+                "open": len(self._listeners),
+                "tokens": self._num_tokens,
+                "proposed": total.proposed,
+                "accepted": total.accepted,
+                "hit_rate": None if total.hit_rate is None else round(total.hit_rate, 4),
+                "runs": total.runs,
+                "cancelled_runs": total.cancelled_runs,
+                "strategy": self.default_strategy,
+                "proposer": self.default_proposer,
+            }
 
     def stop(self) -> None:
         """End the program on all ranks; running requests hear `cancelled`."""
+        with self._lock:
+            if not self._stopped:
+                self._stopped = True
+                self._send(StopRequested())
+
+    def emitted(self, emit: Emit, now: float) -> None:
+        """Hand tokens on; called by the driver."""
+        with self._lock:
+            listener = self._listeners[emit.request]
+            timeline = self._timelines[emit.request]
+            timeline.times += [now] * len(emit.tokens)
+            timeline.statistics = emit.statistics
+            self._num_tokens += len(emit.tokens)
+            if emit.finish is not None:
+                del self._listeners[emit.request]
+                self._num_ended += 1
+        listener(Progress(emit.tokens, emit.finish, now))
+
+    def fail(self) -> None:
+        """End every open request because the job is going down; called when the driver has ended."""
+        with self._lock:
+            self._stopped = True
+            listeners, self._listeners = self._listeners, {}
+        for listener in listeners.values():
+            listener(Progress((), "cancelled", time.monotonic()))
+
+    def _check(self, generation: Generation, strategy: str, proposer: str) -> None:
+        """Raise ValueError with a sentence unless the generation can be run."""
+        if strategy not in self.strategies:
+            raise ValueError(f"There is no strategy {strategy!r}; choose one of {', '.join(self.strategies)}.")
+        if proposer not in self.proposers:
+            raise ValueError(f"There is no proposer {proposer!r} here; choose one of {', '.join(self.proposers)}.")
+        if not generation.prompt:
+            raise ValueError("The prompt is empty; give at least one token.")
+        if len(generation.prompt) >= self.context:
+            raise ValueError(
+                f"The prompt has {len(generation.prompt)} tokens and the context {self.context}: "
+                "shorten the prompt or start with a larger --ctx."
+            )
+        if generation.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1.")
+        if not all(0 <= token < self._vocabulary for token in generation.prompt):
+            raise ValueError(f"The prompt has a token id outside the vocabulary of {self._vocabulary}.")
+        for name, (low, high) in SAMPLING_RANGES.items():
+            if not low <= getattr(generation.sampling, name) <= high:  # written so that NaN fails too
+                raise ValueError(f"{name} must be from {low} to {high}.")
+
+    def _send(self, event: Event) -> None:
+        assert self._tell is not None, "the engine is not attached to a driver"
+        self._tell(event)
+
+    def _forget_old(self) -> None:
+        while len(self._timelines) > _MOST_REPORTS + len(self._listeners):
+            oldest = next(request for request in self._timelines if request not in self._listeners)
+            statistics = self._timelines.pop(oldest).statistics
+            if statistics is not None:
+                self._forgotten.add(statistics)

@@ -10,9 +10,8 @@ from typing import NoReturn, Protocol, TypeVar
 import msgpack
 
 from mpispec.core.ids import Plane
-from mpispec.transport.base import Frame, Transport, TransportError
+from mpispec.transport.base import Frame, Limits, Transport, TransportError
 from mpispec.transport.environment import hostname
-from mpispec.transport.limits import Limits
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -38,10 +37,8 @@ class Group:
         self.rank = transport.rank
         self.size = transport.size
         self.open = transport.open
-        self.wake = transport.wake
         self.close = transport.close
         self.abort = transport.abort
-        self.now = time.monotonic
 
     def clock_offset(self) -> float:
         """Return the seconds to add to this rank's monotonic clock to get rank 0's (Cristian's algorithm).
@@ -112,3 +109,11 @@ def agree(group: Group, action: Callable[[], T]) -> T:
     is_shared = len(texts) == 1 and len(failed) == group.size
     is_only_ours = rank == 0 and len(failed) == 1
     raise JobError(text if is_shared or is_only_ours else f"Rank {rank} on {host}: {text}")
+
+
+def on_rank_0(group: Group, action: Callable[[], T], elsewhere: T) -> T:
+    """Do something on rank 0, where the person is; return what came out there and `elsewhere` on all others.
+
+    Collective; raises JobError on all ranks as `agree` does.
+    """
+    return agree(group, lambda: action() if group.rank == 0 else elsewhere)

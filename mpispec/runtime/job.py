@@ -1,28 +1,25 @@
-"""One job on all its ranks: agree on a plan, load, run the loop, gather what happened.
-
-Every rank runs the same code. What a user can get wrong is found before anything is loaded, and told once, on rank 0,
-by every rank raising the same `JobError`; what goes wrong later ends the whole job at once.
-"""
+"""One job on all its ranks, from joining it to leaving it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mpispec.runtime.application import Session
-from mpispec.runtime.balance import advice
+from mpispec.runtime.balance import advice, balanced
+from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group, agree, gather
-from mpispec.runtime.loading import Models, Progress, load
-from mpispec.runtime.rank import Rank, RankReport, read_report
+from mpispec.runtime.loading import Models, load
+from mpispec.runtime.process import joined
+from mpispec.runtime.rank import Rank, RankReport, make_engine, read_reports
 from mpispec.runtime.row_costs import pipeline_costs
 from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, prepare
 from mpispec.runtime.text_promise import text_promise
 from mpispec.runtime.trace import Trace
-from mpispec.transport.limits import Limits
+from mpispec.transport.base import Limits
 from mpispec.wire.activations import row_bytes
 
-__all__ = ["JobOptions", "Outcome", "RankReport", "Session", "Setup", "prepare", "run"]
+__all__ = ["FrontEnd", "JobOptions", "Outcome", "RankReport", "Setup", "run_job"]
 
 T = TypeVar("T")
 
@@ -35,41 +32,90 @@ class Outcome(Generic[T]):
     """What is left of a job on rank 0."""
 
     value: T
-    """What the application returned."""
+    """What `FrontEnd.serve` returned."""
     ranks: list[RankReport]
 
 
-def run(
-    options: JobOptions,
-    group: Group,
-    setup: Setup,
-    stops: frozenset[int],
-    application: Callable[[Session], T],
-    progress: Progress,
-    prepare_models: Callable[[Models], Models] = lambda models: models,
-) -> Outcome[T] | None:
-    """Load, run until the application on rank 0 has returned, gather the reports; None on other ranks.
+class FrontEnd(ABC, Generic[T]):
+    """What a job is run for: `generate`, `serve`, a benchmark. Every rank has one; the person is at that of rank 0."""
 
-    The application runs in a thread of its own; what it raises is raised here once all ranks have ended. A benchmark
-    puts something around the loaded models with `prepare_models`.
+    @abstractmethod
+    def options(self) -> JobOptions:
+        """Return what is asked of the job, the same on all ranks. Raises JobError."""
+
+    @abstractmethod
+    def open(self, group: Group, setup: Setup) -> frozenset[int]:
+        """Find what else a user can get wrong, such as the prompt or the port; return the tokens that end an answer.
+
+        Nothing is loaded yet. Collective; raises JobError on all ranks.
+        """
+
+    @abstractmethod
+    def serve(self, engine: Engine) -> T:
+        """Use the engine, on rank 0, in a thread of its own: the job ends when this returns or raises."""
+
+    def say(self, sentence: str) -> None:
+        """Hear, on rank 0, what the job does; silent unless overridden."""
+
+    def begin(self, group: Group, setup: Setup) -> None:
+        """Hear, on the main thread of every rank, that all is agreed and loading begins."""
+
+    def wrap(self, models: Models, setup: Setup) -> Models:
+        """Put something around the models of this rank, as a benchmark may."""
+        return models
+
+    def end(self, group: Group, outcome: Outcome[T] | None) -> None:
+        """Tell what came out; None but on rank 0. Collective: no rank leaves before all have come here."""
+
+
+def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
+    """Run a job; return what came out on rank 0, None elsewhere.
+
+    Every rank runs these lines. What a user can get wrong is found before anything is loaded and told once, by rank 0,
+    since every rank raises the same `JobError`; what goes wrong later ends all ranks at once (`joined`).
     """
-    models = prepare_models(agree(group, lambda: load(options, group.rank, setup, progress)))
-    group.open(_limits(options, setup))
-    costs = pipeline_costs(group, models, setup, options.wire)
-    if sentence := advice(options, setup, costs[0].stages_s):
-        progress(sentence)
-    trace = Trace(options.is_traced, options.is_timed)
-    offset = group.clock_offset() if trace.is_timed else 0.0
-    promise = text_promise(group, options, setup, models.arithmetic, costs[0].is_row_exact)
-    progress(f"text: {promise}")
-    rank = Rank(options, group, setup, models, costs, trace)
-    if group.rank != 0:
-        rank.follow()
-        gather(group, rank.report(offset), _MOST_REPORT)
-        return None
-    value = rank.lead(stops, application, promise)
-    reports = gather(group, rank.report(offset), _MOST_REPORT)
-    return Outcome(value, [read_report(report, index, setup) for index, report in enumerate(reports)])
+    with joined() as group:
+        say = front_end.say if group.rank == 0 else _silent
+
+        # Plan: what is asked, which rank holds what, what the front end needs for itself.
+        options = agree(group, front_end.options)
+        setup = prepare(options, group)
+        stops = front_end.open(group, setup)
+        setup = balanced(options, group, setup, say)
+        front_end.begin(group, setup)
+
+        # Load, and open the planes.
+        models = front_end.wrap(agree(group, lambda: load(options, group.rank, setup, say)), setup)
+        group.open(_limits(options, setup))
+
+        # Measure what runs and links cost here, and how the ranks' clocks differ.
+        costs = pipeline_costs(group, models, setup, options.wire)
+        if sentence := advice(options, setup, costs[0].stages_s):
+            say(sentence)
+        trace = Trace(options.is_traced, options.is_timed)
+        clock_offset = group.clock_offset() if trace.is_timed else 0.0
+
+        # Promise.
+        promise = text_promise(group, options, setup, models.arithmetic, costs[0].is_row_exact)
+        say(f"text: {promise}")
+
+        # Serve: the cores and models of this rank run; on rank 0 the front end submits to the engine.
+        engine = make_engine(options, setup, stops, promise) if group.rank == 0 else None
+        rank = Rank(options, group, setup, models, costs, trace, engine)
+        if engine is None:
+            rank.follow()
+        else:
+            value = rank.lead(engine, front_end.serve)
+
+        # End.
+        reports = gather(group, rank.report(clock_offset), _MOST_REPORT)
+        outcome = None if engine is None else Outcome(value, read_reports(reports, setup))
+        front_end.end(group, outcome)
+        return outcome
+
+
+def _silent(_: str) -> None:
+    """Nobody is there to hear it."""
 
 
 def _limits(options: JobOptions, setup: Setup) -> Limits:

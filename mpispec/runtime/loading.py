@@ -15,8 +15,8 @@ from mpispec.runtime.group import JobError
 from mpispec.runtime.plan import StagePlace
 from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, num_sequences
 
-Progress = Callable[[str], None]
-"""Told what is being done."""
+Say = Callable[[str], None]
+"""Tells, on rank 0, what is being done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,37 +38,35 @@ class Models:
             self.draft.close()
 
 
-def load(options: JobOptions, rank: int, setup: Setup, progress: Progress) -> Models:
+def load(options: JobOptions, rank: int, setup: Setup, say: Say) -> Models:
     """Cut and load the layer ranges and the draft of a rank. Raises JobError."""
     plan = setup.plan
     try:
         stages = {
-            pipeline.actor_of(index): _load_stage(options, setup, model, stage, progress)
+            pipeline.actor_of(index): _load_stage(options, setup, model, stage, say)
             for model, pipeline in zip((setup.model, *setup.levels), plan.pipelines, strict=True)
             for index, stage in enumerate(pipeline.stages)
             if stage.rank == rank
         }
-        draft = _load_draft(options, setup, progress) if plan.draft_rank == rank else None
+        draft = _load_draft(options, setup, say) if plan.draft_rank == rank else None
         backend = backend_of(setup.model.path)
         return Models(stages, draft, backend.arithmetic(setup.threads[rank]) if stages else Arithmetic())
     except (ModelError, ComputeError) as error:
         raise JobError(str(error)) from error
 
 
-def _load_stage(
-    options: JobOptions, setup: Setup, model: ModelSummary, stage: StagePlace, progress: Progress
-) -> StageModel:
-    progress(f"loading layers {stage.first}-{stage.last} of {model.path.name}")
+def _load_stage(options: JobOptions, setup: Setup, model: ModelSummary, stage: StagePlace, say: Say) -> StageModel:
+    say(f"loading layers {stage.first}-{stage.last} of {model.path.name}")
     size = _size(options, setup, stage.rank)
     backend = backend_of(model.path)
     loaded = backend.open_stage(model, stage.layers, size, insist=options.insist, has_exit=stage.has_exit)
     return loaded if model is setup.model else _sharing(loaded, setup, stage.last == model.layers - 1)
 
 
-def _load_draft(options: JobOptions, setup: Setup, progress: Progress) -> StageModel:
+def _load_draft(options: JobOptions, setup: Setup, say: Say) -> StageModel:
     draft = setup.draft
     assert draft is not None
-    progress(f"loading draft {draft.path.name}")
+    say(f"loading draft {draft.path.name}")
     size = _size(options, setup, setup.plan.draft_rank or 0)
     return _sharing(backend_of(draft.path).open_stage(draft, range(draft.layers), size), setup, is_last=True)
 

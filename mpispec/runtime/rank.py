@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -21,10 +24,9 @@ from mpispec.core.stage import StageCore
 from mpispec.proposers import IN_HEAD
 from mpispec.proposers.chain import Chain
 from mpispec.proposers.oracle import Oracle
-from mpispec.runtime.application import Application, Recording, Session
 from mpispec.runtime.driver import Core, Driver
+from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group
-from mpispec.runtime.head_engine import HeadEngine
 from mpispec.runtime.loading import Models
 from mpispec.runtime.plan import Pipeline
 from mpispec.runtime.row_costs import PipelineCosts
@@ -71,14 +73,15 @@ class Rank:
         models: Models,
         costs: Sequence[PipelineCosts],
         trace: Trace,
+        engine: Engine | None,
     ) -> None:
-        """`costs` are those of the target and on each level, as `Plan.pipelines`."""
+        """`costs` are those of the target and on each level, as `Plan.pipelines`; `engine` is rank 0's."""
         self._options = options
         self._group = group
         self._setup = setup
         self._models = models
         self._trace = trace
-        self._recording = Recording()
+        self._engine = engine
         self._wall_s = 0.0
         self._cores: dict[Actor, Core] = {}
         self._workers: dict[Actor, Worker] = {}
@@ -95,27 +98,26 @@ class Rank:
             self._cores[draft] = DraftCore(MOST_ROWS, options.parallel, num_sequences(options.parallel), above)
             self._workers[draft] = DraftWorker("draft", trace, models.draft)
 
-    def lead(self, stops: frozenset[int], application: Callable[[Session], T], promise: TextPromise) -> T:
-        """Run the application beside the driver; return what it returned."""
-        options, model = self._options, self._setup.model
-        engine = HeadEngine(
-            self._setup.context,
-            model.vocabulary,
-            stops,
-            tuple(PRESETS),
-            self._proposer_names(),
-            options.strategy,
-            self._default_proposer(),
-        )
+    def lead(self, engine: Engine, serve: Callable[[Engine], T]) -> T:
+        """Run the driver while `serve` uses the engine in a thread of its own; return what it returned."""
         driver = self._driver(engine.emitted)
         engine.attach(driver.submit)
-        session = Session(engine, self._setup, self._recording, promise)
-        runner = Application(lambda: application(session), engine.stop)
+        served: Future[T] = Future()
+
+        def use() -> None:
+            try:
+                served.set_result(serve(engine))
+            except BaseException as error:  # raised again by `result`
+                served.set_exception(error)
+            finally:
+                engine.stop()
+
+        threading.Thread(target=use, name="front end", daemon=True).start()
         try:
             self._drive(driver)
         finally:
             engine.fail()
-        return runner.result()
+        return served.result()
 
     def follow(self) -> None:
         """Run the driver until the head says stop."""
@@ -132,9 +134,9 @@ class Rank:
 
         Where it raises they stay: a thread may still compute with one, and the process is about to end.
         """
-        start = self._group.now()
+        start = time.monotonic()
         driver.run()
-        self._wall_s = self._group.now() - start
+        self._wall_s = time.monotonic() - start
         self._models.close()
 
     def _driver(self, emit: Callable[[Emit, float], None] | None) -> Driver:
@@ -177,27 +179,29 @@ class Rank:
             name="the target" if pipeline.head == HEAD else f"level {pipeline.number} of the ladder",
             actor=pipeline.head,
         )
-        recording = self._recording
 
         def oracle() -> Chain:
-            return Chain(Oracle(recording.tokens, options.oracle_hit_rate, model.vocabulary))
+            recorded = () if self._engine is None else self._engine.recorded
+            return Chain(Oracle(recorded, options.oracle_hit_rate, model.vocabulary))
 
         return HeadCore(config, PRESETS, {**IN_HEAD, "oracle": oracle})
 
-    def _proposer_names(self) -> tuple[str, ...]:
-        drafts = ["draft", "draft+ngram"] if self._setup.draft is not None else []
-        exits = [EXIT, f"{EXIT}+ngram"] if self._setup.plan.has_exit else []
-        return ("none", "ngram", "oracle", *drafts, *exits)
 
-    def _default_proposer(self) -> str:
-        if self._options.proposer:
-            return self._options.proposer
-        if self._setup.draft is not None:
-            return "draft"
-        return EXIT if self._setup.plan.has_exit else "ngram"
+def make_engine(options: JobOptions, setup: Setup, stops: frozenset[int], promise: TextPromise) -> Engine:
+    """Return the engine of rank 0."""
+    drafts = ["draft", "draft+ngram"] if setup.draft is not None else []
+    exits = [EXIT, f"{EXIT}+ngram"] if setup.plan.has_exit else []
+    proposers = ("none", "ngram", "oracle", *drafts, *exits)
+    default = options.proposer or ("draft" if drafts else EXIT if exits else "ngram")
+    vocabulary = setup.model.vocabulary
+    return Engine(setup.context, vocabulary, stops, tuple(PRESETS), proposers, options.strategy, default, promise)
 
 
-def read_report(report: bytes, rank: int, setup: Setup) -> RankReport:
-    busy, offset, events = msgpack.unpackb(report, strict_map_key=False)
-    layers = [[stage.first, stage.last] for stage in setup.plan.stages_of(rank)]
-    return RankReport(rank, setup.hosts[rank], setup.plan.roles_of(rank), layers, busy, offset, events)
+def read_reports(reports: Sequence[bytes], setup: Setup) -> list[RankReport]:
+    """Return what the ranks told rank 0 at the end, in their order."""
+    plan, found = setup.plan, []
+    for rank, report in enumerate(reports):
+        busy, offset, events = msgpack.unpackb(report, strict_map_key=False)
+        layers = [[stage.first, stage.last] for stage in plan.stages_of(rank)]
+        found.append(RankReport(rank, setup.hosts[rank], plan.roles_of(rank), layers, busy, offset, events))
+    return found

@@ -14,10 +14,9 @@ from mpispec.core.row_times import interpolated
 from mpispec.runtime.group import Group, merged
 from mpispec.runtime.link_costs import link_cost
 from mpispec.runtime.loading import Models
-from mpispec.runtime.row_exactness import are_rows_exact
 from mpispec.runtime.setup import Setup
 from mpispec.runtime.shared_cores import shared_cores
-from mpispec.runtime.trial import trial
+from mpispec.runtime.trial import are_rows_exact, trial
 from mpispec.wire.activations import row_bytes
 
 _SIZES = (1, 2, 4, 8, 16)

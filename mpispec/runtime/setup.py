@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import msgpack
 
-from mpispec.compute import factory
+from mpispec.compute import cpu_needs, factory
 from mpispec.compute.factory import backend_of
 from mpispec.core.request import EXIT
 from mpispec.models import default
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.cores import usable_cores
-from mpispec.runtime.cpus import check_cpus
 from mpispec.runtime.group import Group, JobError, agree, gather
 from mpispec.runtime.plan import Plan, PlanError, StagePlace, make_plan
 from mpispec.transport.environment import host_identity, hostname
@@ -176,3 +175,15 @@ def _check_vocabularies(model: ModelSummary, draft: ModelSummary) -> None:
 def num_sequences(parallel: int) -> int:
     """Return how many sequence ids the caches get: one a request, and branches for their trees."""
     return min(256, parallel + 128)
+
+
+def check_cpus(group: Group) -> None:
+    """Raise JobError on all ranks, naming the hosts, if any would die of an illegal instruction. Collective.
+
+    To be called before anything loads libllama: even that can be too much for a CPU.
+    """
+    everyone = [msgpack.unpackb(theirs) for theirs in gather(group, msgpack.packb([hostname(), cpu_needs.missing()]))]
+    hosts = [host for host, missing in everyone if missing]
+    if hosts:
+        flags = next(missing for _, missing in everyone if missing)
+        raise JobError(cpu_needs.sentence(sorted(set(hosts)), flags))

@@ -7,19 +7,17 @@ it: a quota, a hypervisor, two threads of one core and a memory bus that is full
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import msgpack
 import numpy as np
 
-from mpispec.compute.base import Floats, StageModel
+from mpispec.compute.base import StageModel
 from mpispec.core.ids import Actor
 from mpispec.runtime.cores import usable_cores
-from mpispec.runtime.group import Group, gather, merged
-from mpispec.runtime.trial import trial
+from mpispec.runtime.group import Group, gather
+from mpispec.runtime.trial import paces
 from mpispec.transport.environment import host_identity
 
 _RUNS = 6.0
@@ -113,14 +111,14 @@ def shared_cores(
     alone: dict[Actor, float] = {}
     for turn in range(max(map(len, hosts))):
         now = {actors[turn] for actors in hosts if len(actors) > turn}
-        alone.update(_paces(group, mine, inputs, now, _LEAST_S))
+        alone.update(paces(group, mine, inputs, now, _LEAST_S))
     lasting = min(_MOST_S, max(_LEAST_S, _RUNS * max(alone.values())))
     everyone = set(alone)
     without = everyone - {draft_actor}
     at_once = alone
     if any(len(without.intersection(actors)) > 1 for actors in hosts):
-        at_once = _paces(group, mine, inputs, without, lasting)
-    everything = at_once if without == everyone else _paces(group, mine, inputs, everyone, lasting)
+        at_once = paces(group, mine, inputs, without, lasting)
+    everything = at_once if without == everyone else paces(group, mine, inputs, everyone, lasting)
     alike = [who for host in ranks for who in (host, *([rank] for rank in host))]
     return sharing(alone, at_once, everything, draft_actor, [_demand(who, draft_actor) for who in alike])
 
@@ -152,25 +150,3 @@ def _demand(ranks: Sequence[_Rank], draft: Actor | None) -> Demand:
     return Demand(
         max(1, int(len(cores) * usable)), sum(rank.threads * len(rank.actors) for rank in ranks) - drafting, drafting
     )
-
-
-def _paces(
-    group: Group, models: Mapping[Actor, StageModel], inputs: Mapping[Actor, Floats | None], who: set[Actor], s: float
-) -> dict[Actor, float]:
-    """Let some actors of all ranks compute for `s` seconds at once; return the mean seconds of a run. Collective."""
-    found: dict[Actor, float] = {}
-
-    def measure(actor: Actor) -> None:
-        start, runs = time.monotonic(), 0
-        while runs < 2 or time.monotonic() - start < s:
-            trial(models[actor], 1, inputs[actor])
-            runs += 1
-        found[actor] = (time.monotonic() - start) / runs
-
-    gather(group, b"")  # all begin together
-    crew = [threading.Thread(target=measure, args=(actor,)) for actor in models if actor in who]
-    for member in crew:
-        member.start()
-    for member in crew:
-        member.join()
-    return merged(group, found)

@@ -7,10 +7,12 @@ import ipaddress
 import os
 import socket
 
-from mpispec.serve.errors import ServeError
-
 KEY_VARIABLE = "MPISPEC_API_KEY"
 _BACKLOG = 128
+
+
+class ServeError(Exception):
+    """The server cannot start; the text is one sentence with the remedy."""
 
 
 def is_loopback(host: str) -> bool:

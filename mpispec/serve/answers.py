@@ -1,4 +1,4 @@
-"""Answers in OpenAI's form, as plain dictionaries. Pure."""
+"""Answers in OpenAI's form, errors among them, as plain dictionaries. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,31 @@ from mpispec.serve.completion import Completed
 
 _TOLD = ("strategy", "proposer", "timing", "speculation")
 """The parts of the engine's report that an answer repeats."""
+
+
+@dataclass(eq=False, slots=True)
+class ApiError(Exception):
+    """A request that is answered with an error in OpenAI's form."""
+
+    status: int
+    """HTTP status, 4xx or 5xx."""
+    message: str
+    """One sentence with the remedy."""
+    param: str | None = None
+    """The field at fault."""
+    code: str | None = None
+    """A word for programs."""
+    retry_after: int | None = None
+    """Seconds after which trying again makes sense."""
+
+    def body(self) -> dict[str, object]:
+        """Return the JSON body of the answer."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that belong to the status."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
 def count_usage(done: Completed) -> dict[str, int]:

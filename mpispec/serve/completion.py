@@ -15,9 +15,8 @@ from typing import Any
 
 from mpispec.core.effects import FinishReason
 from mpispec.runtime.engine import Engine, Generation, Progress
-from mpispec.serve.loops import LoopWatch
 from mpispec.serve.service import Vocabulary
-from mpispec.serve.text import TextStream
+from mpispec.serve.text import LoopWatch, TextStream
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -15,16 +16,15 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from mpispec.models.errors import ModelError
 from mpispec.runtime.engine import EngineStopped, Generation
-from mpispec.serve.answers import ChatAnswer, TextAnswer
+from mpispec.serve.answers import ApiError, ChatAnswer, TextAnswer
 from mpispec.serve.completion import AsyncCompletion
-from mpispec.serve.errors import ApiError
 from mpispec.serve.guard import Guard
 from mpispec.serve.schema import ChatRequest, CompletionRequest, TextRequest, Wanted, parse_request
 from mpispec.serve.service import Service
-from mpispec.serve.sse import EventStream, unless_gone
 
 MAX_BODY = 8 << 20
 """Bytes."""
@@ -82,7 +82,7 @@ class Api:
 
     async def health(self, http: Request) -> Response:
         """GET /health."""
-        if self._service.alive():
+        if self._service.engine.is_running:
             return JSONResponse({"status": "ok", **self._exactness()})
         return JSONResponse({"status": "stopped"}, 503)
 
@@ -97,7 +97,7 @@ class Api:
         }
 
     def _exactness(self) -> dict[str, Any]:
-        promise = self._service.promise
+        promise = self._service.engine.promise
         return {"is_exact": promise.is_exact, "exactness": str(promise)}
 
     def _check_model(self, name: str) -> None:
@@ -197,6 +197,56 @@ class Api:
         if includes_usage:
             yield _encode(answer.usage(done))
         yield "[DONE]"
+
+
+Result = TypeVar("Result")
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """Return the result of `work`, or None if the client leaves before; `work` is cancelled then.
+
+    `receive` must have given the whole body already.
+    """
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+class EventStream(Response):
+    """Sends each item of `events` as one event; calls `on_end` after the last, or when the client has gone."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[str, None], on_end: Callable[[], None]) -> None:
+        # Some proxies (nginx) collect an answer unless told not to.
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_gone(receive, self._write(send))
+        finally:
+            self._on_end()
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with aclosing(self._events) as events:
+            async for event in events:
+                await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _check_choice(param: str, name: str | None, known: tuple[str, ...]) -> None:

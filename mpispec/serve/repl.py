@@ -7,8 +7,9 @@ own and `/quit` is the way out.
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any, Literal, Protocol, TextIO
 
@@ -16,10 +17,9 @@ from mpispec.models.errors import ModelError
 from mpispec.runtime.engine import EngineStopped, Generation
 from mpispec.sampling import describe
 from mpispec.serve.completion import Completed, Completion
-from mpispec.serve.conversation import Conversation
 from mpispec.serve.screen import Screen, strip_controls
-from mpispec.serve.service import MAX_TEMPERATURE, Service
-from mpispec.wire.ranges import MAX_SEED
+from mpispec.serve.service import MAX_TEMPERATURE, ChatMessage, Service
+from mpispec.wire.fields import MAX_SEED
 
 
 class Lines(Protocol):
@@ -47,6 +47,44 @@ _HELP = """\
 /reset              forget the conversation
 /quit               end
 Ctrl-C stops an answer. A line that begins with a space is never a command."""
+
+
+class Conversation:
+    """Builds each turn's prompt so that it begins with the tokens of the turn before.
+
+    The engine keeps the cache of a common prefix. A model may write a word with other tokens than the tokenizer
+    chooses for it, so tokenizing the whole history anew could break that prefix; only what the template adds after
+    an answer is tokenized.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._messages: list[ChatMessage] = []
+        self._seen_text = ""
+        self._seen_tokens: list[int] = []
+
+    def ask(self, text: str) -> list[int]:
+        """Return the prompt for a message of the user without adding it; raises ModelError as the template does."""
+        return self._tokenize(self._service.render([*self._messages, {"role": "user", "content": text}]))
+
+    def add(self, text: str, prompt: Sequence[int], answer: str, tokens: Sequence[int]) -> None:
+        """Add a turn: the user's text, the prompt `ask` made of it, the answer as text and as tokens."""
+        self._messages.append({"role": "user", "content": text})
+        self._seen_text = self._service.render(self._messages) + answer
+        self._seen_tokens = [*prompt, *(token for token in tokens if token not in self._service.vocabulary.eog)]
+        self._messages.append({"role": "assistant", "content": answer})
+
+    def _tokenize(self, rendered: str) -> list[int]:
+        vocabulary = self._service.vocabulary
+        if self._seen_text and rendered.startswith(self._seen_text):
+            rest = vocabulary.tokenize(rendered[len(self._seen_text) :], special=True)
+            lead = vocabulary.tokenize("", special=True)  # a beginning-of-text token, if the model wants one
+            if rest[: len(lead)] == lead:
+                rest = rest[len(lead) :]
+            # Only a token that ends a turn is sure to stand for the same text whatever is before it.
+            if rest and rest[0] in vocabulary.eog:
+                return self._seen_tokens + rest
+        return vocabulary.tokenize(rendered, special=True)
 
 
 class Repl:
@@ -258,3 +296,37 @@ def flatten(stats: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from flatten(figure, f"{prefix}{name}.")
         else:
             yield prefix + name, f"{figure:.3f}" if isinstance(figure, float) else "-" if figure is None else figure
+
+
+_CHUNK = 65536
+
+
+class DescriptorLines:
+    """`Lines` of a file descriptor that nobody else reads, without a lock.
+
+    A thread that waits in a buffered reader holds its lock, and an interpreter that ends meanwhile dies of it ("could
+    not acquire lock ... at interpreter shutdown"). The thread that waits for a person's next line is always in that
+    place.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._rest = b""
+        """What has been read after the last line returned."""
+
+    def readline(self, limit: int, /) -> bytes:
+        """Return the next line with its newline, at most `limit` bytes of it, or nothing at the end."""
+        while b"\n" not in self._rest and len(self._rest) < limit:
+            chunk = self._read()
+            if not chunk:
+                break
+            self._rest += chunk
+        end = min(self._rest.find(b"\n") + 1 or limit, limit)
+        line, self._rest = self._rest[:end], self._rest[end:]
+        return line
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._descriptor, _CHUNK)
+        except OSError:  # closed, or its terminal is gone: nobody can type any more
+            return b""

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from mpispec.core.messages import Sampling
-from mpispec.serve.errors import ApiError
+from mpispec.serve.answers import ApiError
 from mpispec.serve.service import MAX_TEMPERATURE, ChatMessage
-from mpispec.wire.ranges import MAX_SEED, SAMPLING_RANGES
+from mpispec.wire.fields import MAX_SEED, SAMPLING_RANGES
 
 MAX_MESSAGES = 16384
 """Each takes tokens of the context, and time of the event loop before that is found out."""

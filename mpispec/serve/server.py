@@ -1,10 +1,13 @@
-"""Runs the HTTP server in a thread of its own beside the engine."""
+"""Runs the HTTP server in a thread of its own beside the engine, and ends it in order."""
 
 from __future__ import annotations
 
 import socket
+import sys
 import threading
+from collections.abc import Callable, Sequence
 
+from mpispec.runtime.engine import Engine
 from mpispec.serve.address import find_key
 from mpispec.serve.service import Service
 
@@ -23,8 +26,8 @@ class Server:
         # Here and not above: only a rank that serves pays for these imports.
         import uvicorn  # noqa: PLC0415
 
+        from mpispec.serve.guard import DeadlineProtocol  # noqa: PLC0415
         from mpispec.serve.http import make_app  # noqa: PLC0415
-        from mpispec.serve.protocol import DeadlineProtocol  # noqa: PLC0415
 
         self._listener = listener
         host, port = listener.getsockname()[:2]
@@ -69,3 +72,44 @@ class Server:
 
     def _run(self) -> None:
         self._uvicorn.run(sockets=[self._listener])
+
+
+_MARGIN_S = 5.0
+"""Within this time a server has told everybody that the engine has stopped."""
+
+
+class Closing:
+    """Ends a server when somebody asks for it; `ask` it from any thread or a signal handler."""
+
+    def __init__(self, server: Server, engine: Engine, grace_s: float, also: Sequence[Callable[[], None]]) -> None:
+        """`grace_s` is the time that open requests get; `also` is called when the server takes no more of them."""
+        self._server = server
+        self._engine = engine
+        self._grace_s = grace_s
+        self._also = also
+        self._asked = threading.Event()
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, name="closing", daemon=True).start()
+
+    def ask(self) -> None:
+        """Begin the end; returns at once."""
+        self._asked.set()
+
+    def wait(self) -> None:
+        """Wait until open requests have ended, if the end was asked for; then the server is at its end too."""
+        if self._asked.is_set():
+            self._server.join(self._grace_s + _MARGIN_S)
+        self._ended.set()
+        self._asked.set()
+
+    def _run(self) -> None:
+        self._asked.wait()
+        if self._ended.is_set():
+            return
+        sys.stderr.write(f"mpispec: no new requests; open ones have {self._grace_s:g} s, then the program ends.\n")
+        sys.stderr.flush()
+        self._server.refuse()
+        for tell in self._also:
+            tell()
+        if not self._ended.wait(self._grace_s):
+            self._engine.stop()

@@ -9,7 +9,6 @@ from typing import Any, Protocol, TypedDict
 
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import Engine
-from mpispec.runtime.text_promise import TextPromise
 from mpispec.sampling import describe
 
 MAX_TEMPERATURE = 2.0
@@ -48,11 +47,6 @@ class Vocabulary(Protocol):
         """Return the bytes a token stands for; they may be part of a character."""
 
 
-def always() -> bool:
-    """Say yes."""
-    return True
-
-
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How answers are drawn where a request does not say it."""
@@ -88,7 +82,7 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One engine with the vocabulary, the template and the name of its model."""
+    """What makes text of an engine, which knows token ids: vocabulary, template, name and manner of its model."""
 
     engine: Engine
     vocabulary: Vocabulary
@@ -98,10 +92,6 @@ class Service:
     manner: Manner = field(default_factory=Manner)
     greeting: str = ""
     """What a person at the prompt should know of the model."""
-    promise: TextPromise = field(default_factory=TextPromise)
-    """What is promised of the texts."""
-    alive: Callable[[], bool] = always
-    """Whether the engine still takes requests; may be called from any thread."""
 
     def room(self, prompt: Sequence[int]) -> int:
         """Return how many tokens of answer the context has room for after `prompt`; below 1 it does not fit."""

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import (
@@ -28,18 +29,55 @@ from mpispec.core.effects import (
     Quit,
     Send,
 )
-from mpispec.core.events import Computed, Drafted, Event, Received
+from mpispec.core.events import Computed, Drafted, Event, Guess, Payload, Received
 from mpispec.core.head import HeadCore
-from mpispec.core.ids import HEAD, Actor, Plane
+from mpispec.core.ids import HEAD, Actor, Plane, Token
 from mpispec.core.level import LevelCore
-from mpispec.core.messages import Edit
+from mpispec.core.messages import Edit, Message, Row, Run
 from mpispec.core.stage import StageCore
 from mpispec.core.statistics import Statistics
-from mpispec.sim.core import SharedCore
-from mpispec.sim.costs import Costs
-from mpispec.sim.target import Drafter, LevelTarget, Target, ToyTarget
+from mpispec.sim.costs import Costs, SharedCore
 
 _NUM_PLANES = len(Plane)
+
+
+class Target(Protocol):
+    """What computes on all stages of a virtual cluster. A row whose past is missing raises ComputeError."""
+
+    def edit(self, stage: Actor, edits: Sequence[Edit]) -> None:
+        """Apply cache edits."""
+
+    def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
+        """Compute a run; return activations, or the deciding rows' tokens on the last stage."""
+
+    def guess(self, stage: Actor, run: Run) -> tuple[Guess, ...]:
+        """Return what the stage's exit guesses after each deciding row of a run computed; nothing without an exit."""
+
+    def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
+        """Compute a part of a run that is given up."""
+
+    def num_bytes(self, payload: bytes | bytearray | memoryview) -> int:
+        """Return how many bytes of a link activations stand for."""
+
+
+class LevelTarget(Target, Protocol):
+    """What computes on the stages of a level."""
+
+    def hear(self, message: Message) -> None:
+        """Learn what the level is told from above, before it acts on it."""
+
+
+class Drafter(Protocol):
+    """What computes on the draft rank of a virtual cluster."""
+
+    def edit(self, edits: Sequence[Edit]) -> None:
+        """Apply cache edits."""
+
+    def hear(self, message: Message) -> None:
+        """Learn what the draft rank is told, before it acts on it."""
+
+    def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[Guess, ...], ...]:
+        """Write the rows' cells and return at most `branch` successors of each deciding one, best first."""
 
 
 class Stalled(AssertionError):
@@ -83,15 +121,11 @@ class VirtualCluster:
         stages: list[StageCore],
         draft: tuple[DraftCore, Drafter] | None,
         costs: Costs,
-        vocabulary: int,
+        target: Target,
         check: bool = True,
-        target: Target | None = None,
         levels: Sequence[Level] = (),
     ) -> None:
-        """`target` computes for all stages; default: the toy of `vocabulary` tokens that shows every stale cell.
-
-        `levels` stand between the target and the draft, from the top down.
-        """
+        """`target` computes for all stages; `levels` stand between it and the draft, from the top down."""
         self.now = 0.0
         self.steps = 0
         self.answers: defaultdict[int, Answer] = defaultdict(Answer)
@@ -100,7 +134,7 @@ class VirtualCluster:
         self._targets: dict[Actor, tuple[Target, Actor]] = {}
         """What computes on a stage, and the stage's number in its pipeline."""
         self._listeners: dict[Actor, LevelTarget | Drafter] = {}
-        self._add_stages(stages, target or ToyTarget(len(stages), vocabulary))
+        self._add_stages(stages, target)
         for level in levels:
             actor = Actor(len(self._cores))
             self._cores[actor] = level.core

@@ -1,8 +1,7 @@
-"""How long things take in virtual time: at random for tests of the protocol, by a model for studies."""
+"""How long things take in virtual time, by a model for studies; tests of the protocol have it at random."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -33,40 +32,6 @@ class Costs(Protocol):
 
     def core(self, actor: Actor) -> int | None:
         """The core that an actor shares with others; None if it has one to itself."""
-
-
-class Chaos:
-    """Any order that the rules allow: delays over five orders of magnitude, FIFO only within a lane."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-
-    def link(self, src: Actor, dst: Actor, plane: Plane, num_bytes: int) -> float:
-        """See `Costs`."""
-        return self._any()
-
-    def transfer(self, num_bytes: int) -> float:
-        """See `Costs`."""
-        return 0.0
-
-    def compute(self, stage: Actor, num_rows: int) -> float:
-        """See `Costs`."""
-        return self._any()
-
-    def draft(self, num_tokens: int) -> float:
-        """See `Costs`."""
-        return self._any()
-
-    def abort(self) -> float | None:
-        """See `Costs`."""
-        return self._any() if self._random.random() < 0.7 else None
-
-    def core(self, actor: Actor) -> int | None:
-        """See `Costs`."""
-        return None
-
-    def _any(self) -> float:
-        return float(10.0 ** self._random.uniform(-5, 0))
 
 
 @dataclass(frozen=True)
@@ -123,38 +88,25 @@ class Modelled:
 
 
 @dataclass(frozen=True)
-class Laddered:
+class Laddered(Modelled):
     """The target's cluster and the models of a ladder below it, the lowest of which is the draft."""
 
-    target: Modelled
-    levels: Mapping[Actor, tuple[float, ...]]
+    levels: Mapping[Actor, tuple[float, ...]] = field(default_factory=dict)
     """By stage of a level, the seconds of a run of 1, 2, ... rows; the last holds for more."""
-    lowest: tuple[float, ...]
+    lowest: tuple[float, ...] = ()
     """The same for the draft."""
-
-    def link(self, src: Actor, dst: Actor, plane: Plane, num_bytes: int) -> float:
-        """See `Costs`."""
-        return self.target.link(src, dst, plane, num_bytes)
-
-    def transfer(self, num_bytes: int) -> float:
-        """See `Costs`."""
-        return self.target.transfer(num_bytes)
 
     def compute(self, stage: Actor, num_rows: int) -> float:
         """See `Costs`."""
         table = self.levels.get(stage)
-        return table[min(num_rows, len(table)) - 1] if table else self.target.compute(stage, num_rows)
+        return table[min(num_rows, len(table)) - 1] if table else super().compute(stage, num_rows)
 
     def draft(self, num_tokens: int) -> float:
         """See `Costs`."""
         return self.lowest[min(num_tokens, len(self.lowest)) - 1]
 
-    def abort(self) -> float | None:
-        """See `Costs`."""
-        return self.target.abort()
-
     def core(self, actor: Actor) -> int | None:
-        """See `Costs`."""
+        """See `Costs`: each has one to itself."""
         return None
 
 
@@ -183,3 +135,43 @@ def exit_speedup(hit_rate: float, share_of_work: float) -> float:
     x + (1 - h)(1 - x) of a plain token's time.
     """
     return 1.0 / (share_of_work + (1.0 - hit_rate) * (1.0 - share_of_work))
+
+
+class SharedCore:
+    """A core that several actors share: whoever computes gets an equal part of it (processor sharing).
+
+    An operating system cuts the time of a core into slices of a few milliseconds among the threads that want it,
+    whatever they compute; beside runs of tens of milliseconds that is an even division. What waits for a message takes
+    nothing.
+    """
+
+    def __init__(self) -> None:
+        self.changes = 0
+        """How often somebody has begun or ended: what was foreseen before the last time is void."""
+        self._left: dict[Actor, float] = {}
+        """How many seconds of the whole core each who computes still needs."""
+        self._since = 0.0
+
+    def begin(self, actor: Actor, seconds: float, now: float) -> None:
+        """Note that an actor begins something that takes so long on a core of its own."""
+        self._pass(now)
+        self._left[actor] = seconds
+
+    def end(self, actor: Actor, now: float) -> None:
+        """Note that an actor has ended, or given up, what it began."""
+        self._pass(now)
+        del self._left[actor]
+
+    def next(self) -> tuple[Actor, float] | None:
+        """Return who ends first, and when, if nothing changes until then; None where nobody computes."""
+        if not self._left:
+            return None
+        first = min(self._left, key=lambda actor: (self._left[actor], actor))
+        return first, self._since + self._left[first] * len(self._left)
+
+    def _pass(self, now: float) -> None:
+        if self._left:
+            done = (now - self._since) / len(self._left)
+            self._left = {actor: max(0.0, left - done) for actor, left in self._left.items()}
+        self._since = now
+        self.changes += 1

@@ -18,12 +18,11 @@ from mpispec.core.ids import HEAD, Actor, Plane
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Strategy
-from mpispec.sim import rungs
-from mpispec.sim.cluster import Level, VirtualCluster
+from mpispec.sim import ladder
+from mpispec.sim.cluster import Drafter, Level, VirtualCluster
 from mpispec.sim.costs import Costs, Modelled
-from mpispec.sim.rungs import Rung
+from mpispec.sim.ladder import Rung
 from mpispec.sim.script import VOCABULARY, Hits, Script, ScriptedGuesser, ScriptedTarget
-from mpispec.sim.target import Drafter
 from mpispec.strategies import PRESETS
 
 BASELINE = "plain"
@@ -248,9 +247,8 @@ def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
         [StageCore(stage, stages, 8 * config.most_in_flight) for stage in config.stages],
         draft,
         costs,
-        vocabulary=0,
+        ScriptedTarget(script, stages, study.row_bytes),
         check=False,
-        target=ScriptedTarget(script, stages, study.row_bytes),
         levels=levels,
     )
     for request, text in script.texts.items():
@@ -265,8 +263,8 @@ def _below(config: HeadConfig, study: Study, script: Script) -> tuple[list[Level
     if not study.ladder:
         guesser = ScriptedGuesser(script, study.hits, PROMPT_TOKENS, study.seed)
         return [], (DraftCore(config.chunk, study.num_requests, _SEQUENCES), guesser), study.costs
-    ladder = rungs.models(study.ladder, script.texts.values(), VOCABULARY, study.seed)
-    below = rungs.build(study.ladder, ladder, config, study.costs, study.lead)
+    models = ladder.models(study.ladder, script.texts.values(), VOCABULARY, study.seed)
+    below = ladder.build(study.ladder, models, config, study.costs, study.lead)
     return below.levels, below.draft, below.costs
 
 

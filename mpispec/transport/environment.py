@@ -1,4 +1,4 @@
-"""What the launcher says about this process, read from the environment without starting MPI.
+"""The launcher: what it says about this process, read without starting MPI, and whether it has read what we say.
 
 A run on one rank must not need MPI at all, and a process started by the wrong launcher must be able to say so before
 it tries; so nothing here imports mpi4py.
@@ -6,10 +6,17 @@ it tries; so nothing here imports mpi4py.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import socket
+import stat
+import sys
+import termios
+import time
+from array import array
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Literal
@@ -97,3 +104,27 @@ def _slurm_local(environ: Mapping[str, str]) -> tuple[int, int]:
     size = per_node.get(int(node) if node.isdecimal() else 0, 1)
     index = environ.get("SLURM_LOCALID", "0")
     return (int(index) if index.isdecimal() else 0), size
+
+
+_LONGEST_READ_S = 1.0
+_BETWEEN_LOOKS_S = 0.002
+
+
+def say_all() -> None:
+    """Wait, not for long, until the launcher has read what this process has said.
+
+    Hydra forgets what is still in the pipe when a rank aborts: 1 of 20 failures came without its sentence.
+    """
+    with suppress(OSError):  # where nobody reads any more there is nothing to wait for
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pipes = [descriptor for descriptor in (1, 2) if stat.S_ISFIFO(os.fstat(descriptor).st_mode)]
+        deadline = time.monotonic() + _LONGEST_READ_S
+        while any(_num_unread(pipe) for pipe in pipes) and time.monotonic() < deadline:
+            time.sleep(_BETWEEN_LOOKS_S)
+
+
+def _num_unread(pipe: int) -> int:
+    count = array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]

@@ -9,9 +9,8 @@ from threading import Lock
 from typing import NoReturn
 
 from mpispec.core.ids import Plane
-from mpispec.transport.alarm import Alarm
-from mpispec.transport.base import Frame, TransportError
-from mpispec.transport.limits import Limits
+from mpispec.transport.base import Frame, Limits, TransportError
+from mpispec.transport.waiting import Alarm
 
 MAX_WAITING_FRAMES = 4096
 """Frames that may wait at one rank on one plane; credits keep real traffic far below (law 7)."""

@@ -19,13 +19,10 @@ from threading import Lock
 from typing import NoReturn
 
 from mpispec.core.ids import Plane
-from mpispec.transport.backoff import LONGEST_BUSY, LONGEST_IDLE, SHORTEST
-from mpispec.transport.base import Frame, SharedError, TransportError
+from mpispec.transport.base import Frame, Limits, SharedError, TransportError
 from mpispec.transport.doorbell import open_doorbell
-from mpispec.transport.environment import hostname, read_launch
-from mpispec.transport.limits import Limits
-from mpispec.transport.pipes import say_all
-from mpispec.transport.waiting import Waiter
+from mpispec.transport.environment import hostname, read_launch, say_all
+from mpispec.transport.waiting import LONGEST_BUSY, LONGEST_IDLE, SHORTEST, Waiter
 
 try:
     import mpi4py

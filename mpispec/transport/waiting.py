@@ -2,12 +2,116 @@
 
 from __future__ import annotations
 
+import os
+import select
 import time
 from threading import Lock
+from typing import TYPE_CHECKING
 
-from mpispec.transport.alarm import Alarm
-from mpispec.transport.backoff import LONGEST_BUSY, Backoff
-from mpispec.transport.doorbell import Doorbell
+if TYPE_CHECKING:  # a job of one rank has no doorbell, and needs none of what finds its address
+    from mpispec.transport.doorbell import Doorbell
+
+
+class Alarm:
+    """The one way in which another thread ends a rank's sleep: an eventfd that any may raise and one sleeps on.
+
+    `select` is used rather than `poll` or `epoll` because those count in milliseconds and the shortest useful sleep
+    is 50 us.
+    """
+
+    def __init__(self) -> None:
+        """Open the file descriptor."""
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = Lock()
+        self._is_open = True
+
+    def wake(self) -> None:
+        """End the current or the next `sleep`; does nothing after `close`."""
+        with self._lock:  # or a late caller could write to whatever file has got the number since
+            if self._is_open:
+                os.eventfd_write(self._fd, 1)
+
+    def sleep(self, seconds: float, other_fd: int | None = None, guard: Lock | None = None) -> tuple[bool, bool]:
+        """Sleep until woken, `other_fd` is readable, or `seconds` have passed; return which of the first two it was.
+
+        `guard` is not held meanwhile.
+        """
+        fds = [self._fd] if other_fd is None else [self._fd, other_fd]
+        if guard is not None:
+            guard.release()
+        try:
+            readable, _, _ = select.select(fds, (), (), seconds)
+        finally:
+            if guard is not None:
+                guard.acquire()
+        is_woken = self._fd in readable
+        if is_woken:
+            os.eventfd_read(self._fd)
+        return is_woken, other_fd in readable
+
+    def close(self) -> None:
+        """Close the file descriptor."""
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                os.close(self._fd)
+
+
+SHORTEST = 50e-6
+"""Seconds of the shortest sleep; about what the kernel's timer slack makes of anything shorter."""
+LONGEST_BUSY = 0.001
+"""Seconds of the longest sleep while a message is on its way in or out, or without a doorbell."""
+LONGEST_IDLE = 0.01
+"""The same without a doorbell after `IDLE_AFTER` seconds of nothing."""
+LONGEST_RUNG = 0.05
+"""The same with a doorbell: the delay of a message whose ring was lost."""
+IDLE_AFTER = 2.0
+PATIENCE = 8
+"""A sleep takes one part in so many of the time since something happened, so that much longer a wait may become."""
+DISTRUST_SECONDS = 1.0
+"""How long to go on without the doorbell after a message has come unannounced."""
+
+
+class Backoff:
+    """Lengthens the sleeps while nothing happens, within bounds that depend on what may be expected.
+
+    Measured (2 cores shared with other work, 4 ranks in a ring, frames of 2.4 KB, median one-way latency from before
+    the send to after the poll, MPICH over loopback TCP with UCX): 82 to 86 us with a doorbell that rings before the
+    message is sent, 106 to 108 us if it rings afterwards, 430 to 460 us without one. A rank idle for 2 s takes 0.3 to
+    0.6 % of a core with it and 1 % without. When a ring has ended a sleep, the message shows at the first or second
+    look under MPICH (99 of 100 rings; shared memory, UCX and OFI) and after up to 10 under Open MPI's TCP, so a few
+    looks replace spinning.
+    """
+
+    def __init__(self, has_doorbell: bool) -> None:
+        """Start as if something had just happened at time 0."""
+        self._has_doorbell = has_doorbell
+        self._last_activity = 0.0
+        self._distrust_until = 0.0
+
+    def activity(self, now: float) -> None:
+        """Something has come, gone or been announced: start again with the shortest sleep."""
+        self._last_activity = now
+
+    def missed_ring(self, now: float) -> None:
+        """A message has come that no ring announced: do not rely on rings for a while."""
+        self._distrust_until = now + DISTRUST_SECONDS
+
+    def relies_on_rings(self, now: float) -> bool:
+        """Tell whether sleeps may be long because a ring will end them."""
+        return self._has_doorbell and now >= self._distrust_until
+
+    def next_pause(self, now: float, is_busy: bool) -> float:
+        """Return the seconds to sleep now; `is_busy`: a message is on its way in or out."""
+        idle = now - self._last_activity
+        if is_busy:
+            longest = LONGEST_BUSY
+        elif self.relies_on_rings(now):
+            return LONGEST_RUNG
+        else:
+            longest = LONGEST_BUSY if idle < IDLE_AFTER else LONGEST_IDLE
+        return min(max(idle / PATIENCE, SHORTEST), longest)
+
 
 ANNOUNCED_SECONDS = 60.0
 """How long an announced message is looked for often: longer than any frame takes, so only a forged ring outlasts it."""

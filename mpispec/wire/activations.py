@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
+from mpispec.wire.fields import LocalProtocolError, PeerProtocolError
 
 Floats = NDArray[np.float32]
 Buffer = bytes | bytearray | memoryview

@@ -35,7 +35,6 @@ from mpispec.core.messages import (
     Run,
     Stop,
 )
-from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
 from mpispec.wire.fields import (
     BRANCHES,
     EDITS,
@@ -50,6 +49,8 @@ from mpispec.wire.fields import (
     SAMPLING,
     TOKENS,
     Field,
+    LocalProtocolError,
+    PeerProtocolError,
 )
 
 VERSION = 3

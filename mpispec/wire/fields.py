@@ -14,8 +14,28 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from mpispec.core.messages import Branch, Edit, EditOp, Row, Sampling
-from mpispec.wire.errors import PeerProtocolError
-from mpispec.wire.ranges import SAMPLING_RANGES
+
+
+class PeerProtocolError(Exception):
+    """A peer sent bytes that are not a valid frame; the text is one sentence."""
+
+
+class LocalProtocolError(Exception):
+    """This rank tried to send what no peer would accept: a bug of ours; the text is one sentence."""
+
+
+MAX_SEED = 2**64 - 1
+SAMPLING_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 1e6),
+    "top_k": (0, 2**31 - 1),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repeat_penalty": (0.01, 1e6),
+    "repeat_last_n": (0, 2**31 - 1),
+    "seed": (0, MAX_SEED),
+}
+"""The least and the largest value of each field of `Sampling`: what a message may hold and a float32 can bear."""
+
 
 INT32_MAX = 2**31 - 1
 INT63_MAX = 2**63 - 1

@@ -92,7 +92,6 @@ def measure(load: Load) -> dict[str, object]:
         [StageCore(stage, load.stages, 8 * config.most_in_flight) for stage in config.stages],
         (DraftCore(prompt_tokens, sequences=_SEQUENCES), guesser),
         Modelled((_STAGE_S,) * load.stages, draft_s=_STAGE_S / 10),
-        vocabulary=0,
         check=False,
         target=ScriptedTarget(script, load.stages),
     )

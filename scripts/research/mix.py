@@ -75,7 +75,6 @@ def tokens_per_s(case: Case, script: Script, strategy: str, proposer: str) -> fl
         [StageCore(stage, case.stages, 8 * config.most_in_flight) for stage in config.stages],
         (DraftCore(config.chunk, sequences=_SEQUENCES), ScriptedGuesser(script, Hits((case.hit,)), _PROMPT_TOKENS)),
         Modelled((_STAGE_S,) * case.stages, case.draft_step * _STAGE_S, rows_factor=ROWS_FACTORS[case.rows]),
-        vocabulary=0,
         check=False,
         target=ScriptedTarget(script, case.stages),
     )

@@ -15,8 +15,8 @@ from mpispec.bench import compare_plot
 from mpispec.bench.compare_report import span
 from mpispec.bench.errors import BenchError
 from mpispec.bench.printing import json_flag
-from mpispec.cluster.drawing import ACCENT, BASELINE, blank, tidy
-from mpispec.cluster.plan_table import table
+from mpispec.commands.tables import table
+from mpispec.drawing.figure import ACCENT, BASELINE, blank, tidy
 
 _SPREAD = "#8fb4dc"
 

@@ -10,24 +10,23 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 
-from mpispec.cluster.prompt import open_vocabulary, stops_of
-from mpispec.cluster.ranks import joined
+from mpispec.commands.prompt import open_vocabulary, stops_of
 from mpispec.models import default
-from mpispec.runtime.engine import Generation
-from mpispec.runtime.group import Group, JobError, agree
-from mpispec.runtime.job import JobOptions, Session, prepare, run
+from mpispec.runtime.engine import Engine, Generation
+from mpispec.runtime.group import Group, JobError, on_rank_0
+from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
 from mpispec.serve.completion import written
 from mpispec.serve.service import Vocabulary
 from mpispec.strategies import PRESETS
 from research.divergence import Divergence, Reference, compare, references, typical_gap
 from research.prompts import PROMPTS
 
-Texts = Mapping[str, Sequence[Sequence[int]]]
+Answers = Mapping[str, Sequence[Sequence[int]]]
 """By strategy the answer to each prompt."""
 
 
@@ -41,34 +40,42 @@ class Task:
     stops: frozenset[int]
 
 
-def write(session: Session, vocabulary: Vocabulary, task: Task) -> Texts:
+def write(engine: Engine, vocabulary: Vocabulary, task: Task) -> Answers:
     """Have every prompt answered with every strategy, one at a time."""
     texts: dict[str, list[Sequence[int]]] = {}
     for strategy in task.strategies:
         wanted = [Generation(prompt, task.num_tokens, strategy=strategy) for prompt in task.prompts]
-        texts[strategy] = [written(session.engine, vocabulary, one).tokens for one in wanted]
+        texts[strategy] = [written(engine, vocabulary, one).tokens for one in wanted]
         sys.stderr.write(f"{strategy}: {len(task.prompts)} answers\n")
     return texts
 
 
-def texts_of_job(
-    group: Group, options: JobOptions, strategies: tuple[str, ...], num_tokens: int, num_prompts: int
-) -> tuple[Task, Texts] | None:
-    """Run a job; return what rank 0 was to write and wrote, None on other ranks. Collective. Raises JobError."""
-    if unknown := [name for name in strategies if name not in PRESETS]:
-        raise JobError(f"There is no strategy {unknown[0]!r}; choose of {', '.join(PRESETS)}.")
-    setup = prepare(options, group)
-    vocabulary: Any = agree(group, lambda: open_vocabulary(setup) if group.rank == 0 else None)
-    stops = stops_of(vocabulary)
-    texts = PROMPTS[:num_prompts] if group.rank == 0 else ()
-    prompts = tuple(tuple(vocabulary.tokenize(text, special=True)) for text in texts)
-    task = Task(prompts, strategies, num_tokens, stops)
+class Texts(FrontEnd[Answers]):
+    """Has some prompts answered with some strategies."""
 
-    def application(session: Session) -> Texts:
-        return write(session, vocabulary, task)
+    def __init__(self, options: JobOptions, strategies: tuple[str, ...], num_tokens: int, num_prompts: int) -> None:
+        self._asked = options
+        self._num_prompts = num_prompts
+        self._vocabulary: Any = None
+        self.task = Task((), strategies, num_tokens, frozenset())
 
-    outcome = run(options, group, setup, stops, application, lambda what: None)
-    return (task, outcome.value) if outcome is not None else None
+    def options(self) -> JobOptions:
+        """See `FrontEnd`."""
+        if unknown := [name for name in self.task.strategies if name not in PRESETS]:
+            raise JobError(f"There is no strategy {unknown[0]!r}; choose of {', '.join(PRESETS)}.")
+        return self._asked
+
+    def open(self, group: Group, setup: Setup) -> frozenset[int]:
+        """See `FrontEnd`."""
+        vocabulary = self._vocabulary = on_rank_0(group, lambda: open_vocabulary(setup), None)
+        texts = PROMPTS[: self._num_prompts] if vocabulary is not None else ()
+        prompts = tuple(tuple(vocabulary.tokenize(text, special=True)) for text in texts)
+        self.task = replace(self.task, prompts=prompts, stops=stops_of(vocabulary))
+        return self.task.stops
+
+    def serve(self, engine: Engine) -> Answers:
+        """See `FrontEnd`."""
+        return write(engine, self._vocabulary, self.task)
 
 
 def figures(num_ranks: int, options: JobOptions, found: Mapping[str, Divergence], typical: float) -> dict[str, Any]:
@@ -110,16 +117,14 @@ def main(draft: str, model: str | None, strategies: str, tokens: int, prompts: i
     """Compare the texts of strategies with what the model writes alone, and tell how close its decisions were."""
     # One thread a compute: with more, attention is summed in as many pieces (docs: Exactness).
     options = JobOptions(model=model, draft=draft, threads=1)
-    with joined() as group:
-        num_ranks = group.size
-        found = texts_of_job(group, options, tuple(strategies.split(",")), tokens, prompts)
-    if found is not None:
-        task, texts = found
-        expected = references(default.resolve(model), task.prompts, tokens, task.stops)
-        _tell(num_ranks, options, texts, expected, as_json)
+    texts = Texts(options, tuple(strategies.split(",")), tokens, prompts)
+    outcome = run_job(texts)
+    if outcome is not None:
+        expected = references(default.resolve(model), texts.task.prompts, tokens, texts.task.stops)
+        _tell(len(outcome.ranks), options, outcome.value, expected, as_json)
 
 
-def _tell(num_ranks: int, options: JobOptions, texts: Texts, expected: Sequence[Reference], as_json: bool) -> None:
+def _tell(num_ranks: int, options: JobOptions, texts: Answers, expected: Sequence[Reference], as_json: bool) -> None:
     found = {strategy: compare(answers, expected) for strategy, answers in texts.items()}
     typical = typical_gap(expected)
     if as_json:

@@ -13,7 +13,7 @@ from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.core.ids import Actor
 from mpispec.core.messages import Run
 from mpispec.runtime.group import Group
-from mpispec.runtime.row_exactness import are_rows_exact
+from mpispec.runtime.trial import are_rows_exact
 from mpispec.transport.loopback import LoopbackTransport
 from tests.models import tiny
 from tests.models.pipeline import drop, rows

@@ -12,10 +12,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from mpispec.cluster.ranks import joined
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import Engine, Generation, Progress
-from mpispec.runtime.job import JobOptions, Session, prepare, run
+from mpispec.runtime.group import Group
+from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
 
 
 class Answer:
@@ -44,28 +44,34 @@ class Answer:
         return {"tokens": tokens, "finish": finish, "report": self._engine.report(self._request)}
 
 
-def answer_all(session: Session, requests: list[dict[str, Any]], at_once: int) -> list[dict[str, Any]]:
+def answer_all(engine: Engine, requests: list[dict[str, Any]], at_once: int) -> list[dict[str, Any]]:
     """Return the answers in order."""
     answers: list[dict[str, Any]] = []
     for start in range(0, len(requests), at_once):
-        answers += [
-            one.result() for one in [Answer(session.engine, each) for each in requests[start : start + at_once]]
-        ]
+        answers += [one.result() for one in [Answer(engine, each) for each in requests[start : start + at_once]]]
     return answers
 
 
+class Answers(FrontEnd[list[dict[str, Any]]]):
+    """Answers the requests of a file."""
+
+    def __init__(self, wanted: dict[str, Any]) -> None:
+        self._wanted = wanted
+
+    def options(self) -> JobOptions:
+        return JobOptions(**self._wanted["options"])
+
+    def open(self, group: Group, setup: Setup) -> frozenset[int]:
+        return frozenset(self._wanted["stops"])
+
+    def serve(self, engine: Engine) -> list[dict[str, Any]]:
+        return answer_all(engine, self._wanted["requests"], self._wanted.get("at_once", 1))
+
+
 def main() -> None:
-    wanted = json.loads(Path(sys.argv[1]).read_text())
-    with joined() as group:
-        options = JobOptions(**wanted["options"])
-        setup = prepare(options, group)
-
-        def application(session: Session) -> list[dict[str, Any]]:
-            return answer_all(session, wanted["requests"], wanted.get("at_once", 1))
-
-        outcome = run(options, group, setup, frozenset(wanted["stops"]), application, lambda what: None)
-        if outcome is not None:
-            Path(sys.argv[2]).write_text(json.dumps(outcome.value))
+    outcome = run_job(Answers(json.loads(Path(sys.argv[1]).read_text())))
+    if outcome is not None:
+        Path(sys.argv[2]).write_text(json.dumps(outcome.value))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-from mpispec.cluster.ranks import joined
 from mpispec.compute.base import ComputeError
 from mpispec.core.ids import Plane
 from mpispec.runtime import loading
-from mpispec.runtime.engine import Generation
+from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group, JobError
-from mpispec.runtime.job import JobOptions, Session, prepare, run
+from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
 from mpispec.transport import doorbell
 from mpispec.transport.base import Frame
 from mpispec.transport.environment import launched_rank
@@ -67,31 +66,36 @@ def scatter(bad_rank: int) -> None:
     os.environ[doorbell.VARIABLE] = "nonsense0" if rank == bad_rank else "off"
 
 
-def application(place: str) -> Callable[[Session], None]:
-    """Return an application that asks for a long answer and breaks if it is the one to."""
+class Faulty(FrontEnd[None]):
+    """Asks for a long answer and breaks where it is told to."""
 
-    def ask(session: Session) -> None:
-        session.engine.submit(Generation((1, 2, 3), 400), lambda progress: None)
+    def __init__(self, model: str, place: str, bad_rank: int) -> None:
+        self._model, self._place, self._bad_rank = model, place, bad_rank
+
+    def options(self) -> JobOptions:
+        return JobOptions(model=self._model, threads=1)
+
+    def open(self, group: Group, setup: Setup) -> frozenset[int]:
+        if self._place == "driver" and group.rank == self._bad_rank:
+            break_driver(group)
+        return frozenset()
+
+    def serve(self, engine: Engine) -> None:
+        engine.submit(Generation((1, 2, 3), 400), lambda progress: None)
         print("running", flush=True)
-        if place == "application":
+        if self._place == "application":
             fail(RuntimeError)
-        if place == "thread":
+        if self._place == "thread":
             threading.Thread(target=fail, args=(RuntimeError,)).start()
         time.sleep(_FOREVER_S)
-
-    return ask
 
 
 def main() -> None:
     model, place, bad_rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    options = JobOptions(model=model, threads=1)
     if place == "doorbell":
         scatter(bad_rank)
-    with joined() as group, patch("mpispec.runtime.job.load", broken_load(place, bad_rank)):
-        setup = prepare(options, group)
-        if place == "driver" and group.rank == bad_rank:
-            break_driver(group)
-        run(options, group, setup, frozenset(), application(place), lambda what: None)
+    with patch("mpispec.runtime.job.load", broken_load(place, bad_rank)):
+        run_job(Faulty(model, place, bad_rank))
 
 
 if __name__ == "__main__":

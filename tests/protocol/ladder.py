@@ -16,12 +16,12 @@ from mpispec.core.level import LevelCore
 from mpispec.core.messages import Edit, Message, Prime, Run
 from mpispec.core.stage import StageCore
 from mpispec.sim.cluster import Level, VirtualCluster
-from mpispec.sim.costs import Chaos, Costs
+from mpispec.sim.costs import Costs
 from mpispec.sim.ladder import Agreement, Ladder, LowestLevel, ScriptedLevel, drawn
-from mpispec.sim.target import pack_values, run_half, run_rows
 from mpispec.strategies import PRESETS
 from mpispec.strategies.pipespec import PipeSpec
 from tests.protocol.playing import finish, submit
+from tests.protocol.toys import Chaos, ToyTarget, pack_values, run_half, run_rows
 
 VOCABULARY = 5
 STRATEGIES = {**PRESETS, "shortsighted": lambda: PipeSpec(lookahead=3, most_rows=2)}
@@ -162,7 +162,8 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
     draft = DraftCore(rng.choice([1, 4, 64]), scenario.parallel, sequences, above[-1])
     lowest = LowestLevel(ToyLevel(ladder, len(heads)), prob=0.7)
     costs = costs or Chaos(scenario.seed)
-    cluster = VirtualCluster(heads[0], stages[0], (draft, lowest), costs, VOCABULARY, levels=levels)
+    toy = ToyTarget(len(stages[0]), VOCABULARY)
+    cluster = VirtualCluster(heads[0], stages[0], (draft, lowest), costs, toy, levels=levels)
     submit(scenario, cluster, "draft", rng)
     return cluster
 

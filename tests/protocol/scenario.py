@@ -22,10 +22,10 @@ from mpispec.proposers import IN_HEAD
 from mpispec.proposers.chain import Chain
 from mpispec.proposers.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
-from mpispec.sim.costs import Chaos, Costs
-from mpispec.sim.target import ScriptedDraft, ScriptedExits, ToyTarget
+from mpispec.sim.costs import Costs
 from mpispec.strategies import PRESETS
 from tests.protocol.playing import finish, submit
+from tests.protocol.toys import Chaos, ScriptedDraft, ScriptedExits, ToyTarget
 
 VOCABULARY = 5
 
@@ -156,8 +156,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
         ],
         draft,
         costs or Chaos(scenario.seed),
-        VOCABULARY,
-        target=ToyTarget(
+        ToyTarget(
             num_stages,
             VOCABULARY,
             ScriptedExits(texts, dict(scenario.exits), VOCABULARY, scenario.seed),

@@ -23,10 +23,9 @@ from mpispec.proposers import IN_HEAD
 from mpispec.proposers.chain import Chain
 from mpispec.sampling import decide
 from mpispec.sim.cluster import VirtualCluster
-from mpispec.sim.costs import Chaos
-from mpispec.sim.target import ScriptedDraft, ToyTarget, run_rows
 from tests.protocol.playing import finish, submit
 from tests.protocol.scenario import STRATEGIES, VOCABULARY, in_cell_order
+from tests.protocol.toys import Chaos, ScriptedDraft, ToyTarget, run_rows
 
 SURE = 0.9
 """What an oracle of the table says of every guess, right or wrong: whoever doubts a guess does not launch it."""
@@ -202,6 +201,5 @@ class Situation:
             [StageCore(Actor(index), cell.num_stages, 1000) for index in range(1, cell.num_stages + 1)],
             draft,
             Chaos(given.seed),
-            VOCABULARY,
-            target=SamplingTarget(cell.num_stages, cell.sampling, in_order=given.parallel == 1),
+            SamplingTarget(cell.num_stages, cell.sampling, in_order=given.parallel == 1),
         )

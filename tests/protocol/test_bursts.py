@@ -15,6 +15,7 @@ from mpispec.core.stage import StageCore
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled
 from mpispec.strategies import PRESETS
+from tests.protocol.toys import ToyTarget
 
 pytestmark = pytest.mark.protocol
 
@@ -36,7 +37,7 @@ def burst(num_stages: int, slow: int, parallel: int, gap_s: float) -> VirtualClu
     limit = 3 * config.most_in_flight + parallel
     stages = [StageCore(actor, num_stages, limit) for actor in config.stages]
     costs = Stubborn(tuple(1000.0 if actor == slow else 0.001 for actor in config.stages))
-    cluster = VirtualCluster(HeadCore(config, PRESETS, {}), stages, None, costs, vocabulary=5)
+    cluster = VirtualCluster(HeadCore(config, PRESETS, {}), stages, None, costs, ToyTarget(len(stages), 5))
     for index in range(BURST):
         request = RequestId(index)
         cluster.at(0.0, Submitted(request, PROMPT, 4, frozenset(), Sampling(), "plain", "none"))

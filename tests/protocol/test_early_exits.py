@@ -14,8 +14,8 @@ from mpispec.core.messages import Cancel, EarlyGuess, EditOp, Result, Run, Sampl
 from mpispec.core.stage import StageCore
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled, exit_speedup
-from mpispec.sim.target import ScriptedExits, ToyTarget
 from mpispec.strategies import PRESETS
+from tests.protocol.toys import ScriptedExits, ToyTarget
 
 pytestmark = pytest.mark.protocol
 
@@ -112,8 +112,7 @@ def tokens_per_s(num_stages: int, hit_rates: dict[Actor, float], strategy: str, 
         [StageCore(Actor(index), num_stages, 1000, has_exit=index in hit_rates) for index in range(1, num_stages + 1)],
         None,
         Modelled(stage_s=(0.01,) * num_stages, link_s=1e-4),
-        VOCABULARY,
-        target=ToyTarget(num_stages, VOCABULARY, ScriptedExits([[*prompt, *answer]], hit_rates, VOCABULARY)),
+        ToyTarget(num_stages, VOCABULARY, ScriptedExits([[*prompt, *answer]], hit_rates, VOCABULARY)),
     )
     cluster.at(0.0, Submitted(RequestId(0), prompt, TOKENS, frozenset(), Sampling(), strategy, proposer))
     cluster.run()

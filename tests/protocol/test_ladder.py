@@ -24,10 +24,10 @@ from mpispec.core.ids import HEAD, Actor, Pos, RequestId, SeqId, Token
 from mpispec.core.in_flight import RunInFlight
 from mpispec.core.level import LevelCore
 from mpispec.core.messages import Draft, Follow, Prime, Result, Run, Sampling
-from mpispec.sim.costs import Chaos
 from mpispec.strategies import PRESETS
 from tests.protocol.ladder import CHARACTERS, build, draw, play
 from tests.protocol.playing import Breach, assert_everyone_quits, assert_noticed, finish
+from tests.protocol.toys import Chaos
 
 pytestmark = pytest.mark.protocol
 

@@ -10,9 +10,9 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Pos, RequestId, RunId, Token
 from mpispec.core.level import LevelCore
 from mpispec.core.messages import ROOT, Credit, Draft, Follow, Prime, Sampling
-from mpispec.sim.costs import Chaos
 from mpispec.strategies import PRESETS
 from tests.protocol.ladder import build, draw
+from tests.protocol.toys import Chaos
 
 pytestmark = pytest.mark.protocol
 

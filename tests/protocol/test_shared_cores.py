@@ -9,7 +9,7 @@ from mpispec.core.effects import ComputeDraft, Effect
 from mpispec.core.events import Received
 from mpispec.core.ids import HEAD, Actor, Pos, RequestId, Token
 from mpispec.core.messages import Follow, Prime, Sampling
-from mpispec.sim.core import SharedCore
+from mpispec.sim.costs import SharedCore
 from research.grid import ASKED, SHARED_FIXED, measure, shared_study
 
 pytestmark = pytest.mark.protocol

@@ -12,9 +12,9 @@ from mpispec.core.events import Tick
 from mpispec.core.ids import Actor, NodeId, Pos, RequestId, Token
 from mpispec.core.messages import ROOT, Draft, Sampling
 from mpispec.core.tree import TokenTree
-from mpispec.sim.costs import Chaos
 from tests.protocol.playing import finish
 from tests.protocol.scenario import build, draw
+from tests.protocol.toys import Chaos
 
 pytestmark = pytest.mark.protocol
 

@@ -16,8 +16,8 @@ from mpispec.proposers.chain import Chain
 from mpispec.proposers.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled, law_speedup
-from mpispec.sim.target import ScriptedDraft
 from mpispec.strategies import PRESETS
+from tests.protocol.toys import ScriptedDraft, ToyTarget
 
 pytestmark = pytest.mark.protocol
 
@@ -37,7 +37,7 @@ def _tokens_per_s(num_stages: int, hit_rate: float, strategy: str, proposer: str
         [StageCore(Actor(index), num_stages, 1000) for index in range(1, num_stages + 1)],
         draft,
         Modelled(stage_s=(0.01,) * num_stages, draft_s=0.002, link_s=1e-4),
-        VOCABULARY,
+        ToyTarget(num_stages, VOCABULARY),
         check=False,
     )
     request = Submitted(RequestId(0), prompt, TOKENS, frozenset(), Sampling(), strategy, proposer)

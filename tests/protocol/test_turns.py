@@ -16,6 +16,7 @@ from mpispec.proposers.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled
 from mpispec.strategies import PRESETS
+from tests.protocol.toys import ToyTarget
 
 pytestmark = pytest.mark.protocol
 
@@ -35,7 +36,7 @@ def written(hit_rate: float, strategy: str, num_requests: int) -> list[int]:
         [StageCore(Actor(index), STAGES, 1000) for index in range(1, STAGES + 1)],
         None,
         Modelled(stage_s=(0.01,) * STAGES, link_s=1e-4),
-        VOCABULARY,
+        ToyTarget(STAGES, VOCABULARY),
     )
     for request in range(num_requests):
         cluster.at(0.0, Submitted(RequestId(request), PROMPT, TOKENS, frozenset(), Sampling(), strategy, "oracle"))

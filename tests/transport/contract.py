@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable
 
 from mpispec.core.ids import Plane
-from mpispec.transport.base import Frame, Transport, TransportError
-from mpispec.transport.limits import Limits
+from mpispec.transport.base import Frame, Limits, Transport, TransportError
 
 LIMITS = Limits(data=6 << 20, control=64 << 10, draft=64 << 10)
 PATIENCE = 60.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mpispec.core.ids import Plane
-from mpispec.transport.backoff import (
+from mpispec.transport.base import SMALL_PLANE, Limits, TransportError
+from mpispec.transport.waiting import (
     DISTRUST_SECONDS,
     IDLE_AFTER,
     LONGEST_BUSY,
@@ -14,8 +15,6 @@ from mpispec.transport.backoff import (
     SHORTEST,
     Backoff,
 )
-from mpispec.transport.base import TransportError
-from mpispec.transport.limits import SMALL_PLANE, Limits
 
 pytestmark = pytest.mark.transport
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["pytest", "mpispec.cli"])
+_FORKS.set_forkserver_preload(["pytest", "mpispec.cli", "mpispec.commands.generate", "mpispec.commands.serve"])
 
 
 def run(argv: Sequence[str], stdin: str, env: Mapping[str, str], seconds: float) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from mpispec.models.errors import ModelError
 from mpispec.runtime.engine import EngineStopped, Generation, Progress
+from mpispec.runtime.text_promise import TextPromise
 from mpispec.serve.address import bind
 from mpispec.serve.server import Server
 from mpispec.serve.service import ChatMessage, Manner, Service
@@ -77,6 +78,7 @@ class FakeEngine:
         self.default_strategy = "pipeinfer"
         self.default_proposer = "ngram"
         self.generations: list[Generation] = []
+        self.promise = TextPromise()
         self.stopped = False
         self._changed = threading.Condition()
         self._queue: deque[tuple[int, Generation, Callable[[Progress], None]]] = deque()
@@ -84,6 +86,10 @@ class FakeEngine:
         self._ended: set[int] = set()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        return not self.stopped
 
     def submit(self, generation: Generation, listener: Callable[[Progress], None]) -> int:
         with self._changed:
@@ -184,7 +190,6 @@ def make_service(engine: FakeEngine, manner: Manner | None = None, greeting: str
         model="toy",
         manner=manner or Manner(),
         greeting=greeting,
-        alive=lambda: not engine.stopped,
     )
 
 

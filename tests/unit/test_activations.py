@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mpispec.wire.activations import DEFAULT_FORMAT, FORMATS, pack, row_bytes, unpack
-from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
+from mpispec.wire.fields import LocalProtocolError, PeerProtocolError
 
 pytestmark = pytest.mark.unit
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import forked
 import pytest
 
-from mpispec.cluster.prompt import chat_template
+from mpispec.commands.prompt import chat_template
 from mpispec.models.default import resolve
 
 pytestmark = pytest.mark.unit
@@ -202,7 +202,7 @@ def test_a_folder_for_parts_that_cannot_be_made(folder: Path) -> None:
 def test_output_that_nobody_reads_ends_the_program_quietly() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    program = "from mpispec.cluster.ranks import joined\nwith joined():\n    print('text', flush=True)"
+    program = "from mpispec.runtime.process import joined\nwith joined():\n    print('text', flush=True)"
     env = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=env, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mpispec.cluster.closing import SIGNALS, AskedToEnd, leave_ending_to_rank_0
+from mpispec.runtime.process import SIGNALS, AskedToEnd, leave_ending_to_rank_0
 
 pytestmark = pytest.mark.unit
 
@@ -35,7 +35,7 @@ def test_rank_0_is_told_once(signals: None, number: signal.Signals) -> None:
 
 
 def test_until_somebody_listens_the_signal_ends_the_process() -> None:
-    program = "import os; from mpispec.cluster.closing import AskedToEnd; AskedToEnd(); os.kill(os.getpid(), 15)"
+    program = "import os; from mpispec.runtime.process import AskedToEnd; AskedToEnd(); os.kill(os.getpid(), 15)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=30).returncode == -signal.SIGTERM
 
 
@@ -51,8 +51,8 @@ def test_another_rank_lives_on_for_a_time_that_does_not_begin_anew(signals: None
 
 def test_that_time_ends_the_process() -> None:
     program = (
-        "import os, signal; from mpispec.cluster import closing; closing._MARGIN_S = 0.05\n"
-        "closing.leave_ending_to_rank_0(0.0); os.kill(os.getpid(), 15); print('on', flush=True); signal.pause()"
+        "import os, signal; from mpispec.runtime import process; process._MARGIN_S = 0.05\n"
+        "process.leave_ending_to_rank_0(0.0); os.kill(os.getpid(), 15); print('on', flush=True); signal.pause()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
     assert (done.stdout, done.returncode) == ("on\n", -signal.SIGALRM)

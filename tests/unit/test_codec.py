@@ -35,8 +35,7 @@ from mpispec.core.messages import (
     Stop,
 )
 from mpispec.wire.codec import VERSION, decode, encode
-from mpispec.wire.errors import LocalProtocolError, PeerProtocolError
-from mpispec.wire.ranges import SAMPLING_RANGES
+from mpispec.wire.fields import SAMPLING_RANGES, LocalProtocolError, PeerProtocolError
 
 pytestmark = pytest.mark.unit
 

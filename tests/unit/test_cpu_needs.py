@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mpispec.compute import cpu_needs
-from mpispec.runtime.cpus import check_cpus
 from mpispec.runtime.group import Group, JobError
+from mpispec.runtime.setup import check_cpus
 from mpispec.transport.loopback import LoopbackTransport
 
 pytestmark = pytest.mark.unit

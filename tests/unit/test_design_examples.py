@@ -23,11 +23,10 @@ from mpispec.core.tree import TokenTree
 from mpispec.proposers import IN_HEAD
 from mpispec.proposers.chain import Chain
 from mpispec.sim.cluster import VirtualCluster
-from mpispec.sim.costs import Chaos
 from mpispec.sim.study import Study, measure
-from mpispec.sim.target import ScriptedDraft
 from mpispec.strategies import PRESETS
 from tests.protocol import scenario
+from tests.protocol.toys import Chaos, ScriptedDraft
 
 pytestmark = pytest.mark.unit
 
@@ -118,8 +117,7 @@ def test_the_backend_writes_the_text_of_its_model_under_every_strategy(strategy:
             [StageCore(Actor(1), 1, 1000)],
             (DraftCore(4, 1, 8), ScriptedDraft([text], 0.6, VOCABULARY, seed)),
             Chaos(seed),
-            VOCABULARY,
-            target=target,
+            target,
         )
         tokens = tuple(Token(token) for token in prompt)
         cluster.at(0.0, Submitted(RequestId(0), tokens, 20, frozenset(), Sampling(), strategy, "draft"))

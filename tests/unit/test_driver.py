@@ -17,7 +17,7 @@ from mpispec.runtime.driver import Driver
 from mpispec.runtime.plan import Plan, StagePlace
 from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import StageWorker
-from mpispec.transport.limits import Limits
+from mpispec.transport.base import Limits
 from mpispec.transport.loopback import LoopbackTransport
 
 pytestmark = pytest.mark.unit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,15 +16,15 @@ from mpispec.compute.base import Cancelled, Floats
 from mpispec.core.ids import Actor, Plane
 from mpispec.core.messages import Edit, Run, Sampling
 from mpispec.runtime import job
-from mpispec.runtime.engine import Generation
+from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group
-from mpispec.runtime.job import Session
+from mpispec.runtime.job import FrontEnd
 from mpispec.runtime.loading import Models
 from mpispec.runtime.plan import Plan, StagePlace
 from mpispec.runtime.row_costs import PipelineCosts
-from mpispec.runtime.setup import JobOptions
+from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.transport.loopback import LoopbackTransport
-from mpispec.wire.errors import PeerProtocolError
+from mpispec.wire.fields import PeerProtocolError
 
 pytestmark = pytest.mark.unit
 
@@ -54,23 +55,41 @@ class Computing:
         self.is_closed = True
 
 
-def run_alone(model: Computing, application: Callable[[Session, Group], None], monkeypatch: pytest.MonkeyPatch) -> None:
+class Application(FrontEnd[None]):
+    """Uses the engine as a test wants."""
+
+    def __init__(self, group: Group, application: Callable[[Engine, Group], None]) -> None:
+        self._group, self._application = group, application
+
+    def options(self) -> JobOptions:
+        return JobOptions()
+
+    def open(self, group: Group, setup: Setup) -> frozenset[int]:
+        return frozenset()
+
+    def serve(self, engine: Engine) -> None:
+        self._application(engine, self._group)
+
+
+def run_alone(model: Computing, application: Callable[[Engine, Group], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a job of one rank whose only stage is `model`."""
     costs = PipelineCosts((1.0,), 0.0, 0.0, 1.0, 1.0, (0.001,), is_row_exact=True)
-    monkeypatch.setattr(job, "load", lambda *_: Models({Actor(1): model}, None))
-    monkeypatch.setattr(job, "pipeline_costs", lambda *_: [costs])
     plan = Plan(1, (StagePlace(0, 0, 0),), None)
     summary = SimpleNamespace(path=Path("toy"), width=4, vocabulary=VOCABULARY, quantised=True, certified=True)
     setup: Any = SimpleNamespace(plan=plan, model=summary, levels=(), draft=None, context=16, hosts=("here",))
     group = Group(LoopbackTransport())
-    job.run(JobOptions(), group, setup, frozenset(), lambda session: application(session, group), lambda _: None)
+    monkeypatch.setattr(job, "joined", lambda: nullcontext(group))
+    monkeypatch.setattr(job, "prepare", lambda *_: setup)
+    monkeypatch.setattr(job, "load", lambda *_: Models({Actor(1): model}, None))
+    monkeypatch.setattr(job, "pipeline_costs", lambda *_: [costs])
+    job.run_job(Application(group, application))
 
 
 def test_a_model_that_computes_is_not_freed_when_the_loop_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Computing()
 
-    def application(session: Session, group: Group) -> None:
-        session.engine.submit(GENERATION, lambda _: None)
+    def application(engine: Engine, group: Group) -> None:
+        engine.submit(GENERATION, lambda _: None)
         assert model.begun.wait(PATIENCE)
         group.transport.send(0, Plane.CONTROL, (b"no frame",))
 
@@ -84,8 +103,8 @@ def test_models_are_freed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ended = Computing(), threading.Event()
     model.released.set()
 
-    def application(session: Session, group: Group) -> None:
-        session.engine.submit(GENERATION, lambda progress: ended.set() if progress.finish else None)
+    def application(engine: Engine, group: Group) -> None:
+        engine.submit(GENERATION, lambda progress: ended.set() if progress.finish else None)
         assert ended.wait(PATIENCE)
         assert not model.is_closed
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from mpispec.cli import _keep_trace
+from mpispec.commands.generate import _keep_trace
 from mpispec.runtime.group import JobError
 from mpispec.runtime.job import Outcome
 from mpispec.runtime.rank import RankReport

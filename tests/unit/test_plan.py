@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpispec.cluster.plan_table import plan_lines
+from mpispec.commands.tables import plan_lines
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.balance import advice, replanned
 from mpispec.runtime.plan import Plan, PlanError, make_plan

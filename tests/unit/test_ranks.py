@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from mpispec.cluster import ranks
+from mpispec.runtime import process
 from mpispec.transport.base import SharedError, TransportError
 from mpispec.transport.environment import hostname
 
@@ -41,9 +41,9 @@ def fail_to_join(rank: int, local_rank: int, transport: object, monkeypatch: pyt
     for name, number in place.items():
         monkeypatch.setenv(name, str(number))
     monkeypatch.setitem(sys.modules, "mpispec.transport.mpi", transport)  # type: ignore[arg-type]
-    with pytest.raises(SystemExit) as ended, ranks.joined():
+    with pytest.raises(SystemExit) as ended, process.joined():
         pass
-    assert ended.value.code == ranks.USAGE
+    assert ended.value.code == process.USAGE
 
 
 @pytest.mark.parametrize("rank", range(4))

@@ -8,7 +8,7 @@ from typing import Any
 import gguf
 import pytest
 
-from mpispec.cluster.flags import read_sampling
+from mpispec.commands.flags import read_sampling
 from mpispec.core.messages import Sampling
 from mpispec.models.default import resolve
 from mpispec.models.recommended import recommended

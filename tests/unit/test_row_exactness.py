@@ -10,7 +10,7 @@ from mpispec.compute.toy import WIDTH, ToyStage
 from mpispec.core.ids import Actor
 from mpispec.core.messages import Run
 from mpispec.runtime.group import Group
-from mpispec.runtime.row_exactness import are_rows_exact
+from mpispec.runtime.trial import are_rows_exact
 from mpispec.transport.loopback import LoopbackTransport
 
 pytestmark = pytest.mark.unit

@@ -10,8 +10,7 @@ import httpx
 import pytest
 from serve_fake import DEADLINE, FakeEngine, make_service, serving
 
-from mpispec.serve.address import bind, find_key, is_loopback
-from mpispec.serve.errors import ServeError
+from mpispec.serve.address import ServeError, bind, find_key, is_loopback
 from mpispec.serve.guard import read_hostname
 from mpispec.serve.server import Server
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from serve_fake import END, START, ByteVocabulary, FakeEngine, make_service, render
 
-from mpispec.serve.conversation import Conversation
+from mpispec.serve.repl import Conversation
 from mpispec.serve.service import Service
 
 pytestmark = pytest.mark.unit

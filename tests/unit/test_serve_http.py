@@ -8,8 +8,6 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,12 +17,10 @@ from serve_fake import DEADLINE, ByteVocabulary, FakeEngine, make_service, servi
 
 from mpispec.core.messages import Sampling
 from mpispec.models.template import ChatTemplate
-from mpispec.runtime.text_promise import TextPromise
-from mpispec.serve import interactive
 from mpispec.serve.http import MAX_BODY, MAX_QUEUE
-from mpispec.serve.loops import LEAST_TOKENS
 from mpispec.serve.schema import ChatRequest
-from mpispec.serve.service import Manner
+from mpispec.serve.service import Manner, Service
+from mpispec.serve.text import LEAST_TOKENS
 
 pytestmark = pytest.mark.unit
 
@@ -367,7 +363,7 @@ def test_a_body_that_does_not_come(shared: httpx.Client, monkeypatch: pytest.Mon
 
 
 def test_a_request_that_does_not_come(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpispec.serve.protocol.HEAD_SECONDS", 0.01)
+    monkeypatch.setattr("mpispec.serve.guard.HEAD_SECONDS", 0.01)
     with socket.create_connection((shared.base_url.host, shared.base_url.port or 80), DEADLINE) as connection:
         assert connection.recv(4096) == b""
 
@@ -378,7 +374,7 @@ def test_a_second_request_whose_head_does_not_end(shared: httpx.Client, monkeypa
         answer = b""
         while b'"ok"' not in answer:
             answer += connection.recv(4096) or pytest.fail("closed too early")
-        monkeypatch.setattr("mpispec.serve.protocol.HEAD_SECONDS", 0.01)
+        monkeypatch.setattr("mpispec.serve.guard.HEAD_SECONDS", 0.01)
         connection.sendall(b"GET /hea")
         assert connection.recv(4096) == b""
 
@@ -406,9 +402,7 @@ def test_a_chat_that_the_template_refuses(caplog: pytest.LogCaptureFixture) -> N
     """With the service as `mpispec serve` makes it."""
     template = ChatTemplate("{% if messages[1] is defined %}{{ raise_exception('Roles must alternate') }}{% endif %}hi")
     engine = FakeEngine()
-    setup = SimpleNamespace(model=SimpleNamespace(path=Path("toy.gguf")))
-    session: Any = SimpleNamespace(engine=engine, promise=TextPromise(), setup=setup)
-    service = interactive.make_service(session, ByteVocabulary(), template, Manner())
+    service = Service(engine, ByteVocabulary(), template.render, "toy", Manner())
     twice = {"messages": say("one")["messages"] * 2}
     with serving(engine, service=service) as url:
         assert "Roles must alternate" in check_error(

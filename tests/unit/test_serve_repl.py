@@ -11,9 +11,9 @@ import pytest
 from serve_fake import DEADLINE, END, FakeEngine, make_service
 
 from mpispec.core.messages import Sampling
-from mpispec.serve.loops import LEAST_TOKENS
 from mpispec.serve.repl import Reason, Repl
 from mpispec.serve.service import Manner
+from mpispec.serve.text import LEAST_TOKENS
 
 pytestmark = pytest.mark.unit
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mpispec.cli import main
-from mpispec.cluster.simulate_pool import spread
+from mpispec.commands.simulate import spread
 
 pytestmark = pytest.mark.unit
 

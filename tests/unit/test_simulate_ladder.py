@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner, Result
+from steady import ladder_seconds_per_token, seconds_per_token
 
 from mpispec.cli import main
 from mpispec.sim.costs import ROWS_FACTORS, Modelled
-from mpispec.sim.ladder import extended
-from mpispec.sim.rungs import Rung, models
+from mpispec.sim.ladder import Rung, extended, models
 from mpispec.sim.script import VOCABULARY, Script
-from mpispec.sim.steady import ladder_seconds_per_token, seconds_per_token
 from mpispec.sim.study import PROMPT_TOKENS, Study, measure
 
 pytestmark = pytest.mark.unit

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mpispec.cluster import trace_file
-from mpispec.cluster.trace_file import TraceError, read
-from mpispec.cluster.trace_plot import WIDTH_PX, draw
 from mpispec.core.effects import Compute, ComputeDraft, Emit
 from mpispec.core.events import Computed, Drafted
 from mpispec.core.messages import Cancel, Result, Row, Run
+from mpispec.drawing import trace_file
+from mpispec.drawing.trace_file import TraceError, read
+from mpispec.drawing.trace_plot import WIDTH_PX, draw
 from mpispec.runtime.trace import Trace, write
 
 pytestmark = pytest.mark.unit

@@ -29,8 +29,8 @@ from mpispec.bench.peers.settings import (
     write,
 )
 from mpispec.bench.termination import terminated_in_order
-from mpispec.cluster.flags import with_flags
-from mpispec.cluster.prompt import chat_template
+from mpispec.commands.flags import with_flags
+from mpispec.commands.prompt import chat_template
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.models import default, registry
 

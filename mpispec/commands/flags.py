@@ -10,13 +10,12 @@ from typing import Any
 
 import click
 
-from mpispec.cluster.guessers import read_hit_rate, read_ladder
 from mpispec.core.messages import Sampling
 from mpispec.proposers import IN_HEAD
 from mpispec.runtime.group import JobError
-from mpispec.runtime.job import JobOptions
+from mpispec.runtime.setup import JobOptions
 from mpispec.strategies import PRESETS
-from mpispec.wire.ranges import MAX_SEED, SAMPLING_RANGES
+from mpispec.wire.fields import MAX_SEED, SAMPLING_RANGES
 
 _WIRES = ("f32", "f16", "bf16", "q8")
 _MOST_TOP_K = int(SAMPLING_RANGES["top_k"][1])
@@ -121,11 +120,11 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
     proposer = flags["proposer"]
     hit_rate = 0.0
     if proposer is not None and proposer.startswith("oracle"):
-        hit_rate = read_hit_rate(proposer)
+        hit_rate = _hit_rate(proposer)
         proposer = "oracle"
     if proposer not in (None, "draft", "exit", "oracle", "none", *IN_HEAD):
         raise JobError(f"--proposer {proposer} is none of draft, exit, {', '.join(IN_HEAD)}, oracle:H and none.")
-    guessers = read_ladder(flags["ladder"], flags["draft"])
+    guessers = _ladder(flags["ladder"], flags["draft"])
     return JobOptions(
         model=flags["model"],
         draft=guessers[0] if guessers else None,
@@ -142,6 +141,29 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         insist=flags["insist"],
         is_traced=is_traced,
     )
+
+
+def _hit_rate(proposer: str) -> float:
+    """Return H of `oracle:H`. Raises JobError."""
+    try:
+        rate = float(proposer.removeprefix("oracle:"))
+    except ValueError:
+        rate = -1.0
+    if not 0.0 <= rate <= 1.0:
+        raise JobError(f"--proposer {proposer} needs a hit rate from 0 to 1, like oracle:0.8.")
+    return rate
+
+
+def _ladder(ladder: str | None, draft: str | None) -> tuple[str, ...]:
+    """Return the models that guess, the smallest first; the draft alone where there is no ladder. Raises JobError."""
+    if ladder is None:
+        return (draft,) if draft is not None else ()
+    if draft is not None:
+        raise JobError("Give the models that guess with --draft or with --ladder, not with both.")
+    models = tuple(name.strip() for name in ladder.split(","))
+    if not all(models):
+        raise JobError(f"--ladder {ladder!r} names no model in one place; write it as M0.gguf,M1.gguf.")
+    return models
 
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")

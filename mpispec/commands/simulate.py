@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from mpispec.cluster.flags import with_flags
-from mpispec.cluster.ranks import USAGE, complain
-from mpispec.cluster.simulate_files import StudyError, read_hits, read_ladder, read_rows
+from mpispec.commands.flags import with_flags
 from mpispec.core.ids import Actor
+from mpispec.runtime.process import USAGE, complain
+from mpispec.sim.inputs import StudyError, read_hits, read_ladder, read_rows
 from mpispec.sim.script import Hits
 from mpispec.sim.study import BASELINE, Outcome, Study, measure
 from mpispec.strategies import PRESETS
@@ -33,6 +36,11 @@ _COUNT = click.IntRange(min=1)
 _AMOUNT = click.FloatRange(min=0.0)
 _BITS = 8
 _MILLI = 1e-3
+_LONG = 60_000
+"""Stages x tokens from which processes pay for their start, about half a second each."""
+
+Point = TypeVar("Point")
+Found = TypeVar("Found")
 
 
 def _guessing_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -128,7 +136,7 @@ def simulate(is_json: bool, png: Path | None, **flags: Any) -> None:
     the bound of a pipeline that is always full, for runs of one position, at the share of hits that the strategy
     reached.
     """
-    from mpispec.cluster.simulate_plot import check, draw  # noqa: PLC0415  matplotlib is slow to load
+    from mpispec.drawing.study_plot import check, draw  # noqa: PLC0415  matplotlib is slow to load
 
     try:
         names = _names(flags["strategies"])
@@ -184,14 +192,30 @@ def _names(strategies: str) -> list[str]:
 
 def measured(points: Sequence[tuple[str, Study]]) -> Iterator[Outcome]:
     """Measure strategies, on all cores if it takes long; outcomes come in order."""
-    from mpispec.cluster.simulate_pool import spread  # noqa: PLC0415  most studies are too short for it
-
     return spread(_point, points, [study.num_stages * study.num_tokens for _, study in points])
 
 
 def _point(point: tuple[str, Study]) -> Outcome:
     name, study = point
     return measure(name, study)
+
+
+def spread(work: Callable[[Point], Found], points: Sequence[Point], sizes: Sequence[int]) -> Iterator[Found]:
+    """Yield the outcome of each point in order; `sizes` say how much work each is."""
+    num_processes = min(len(os.sched_getaffinity(0)), len(points))
+    if num_processes < 2 or sum(sizes) < _LONG:
+        yield from map(work, points)
+        return
+    # Spawned, not forked: the command line has loaded libraries with threads of their own.
+    with multiprocessing.get_context("spawn").Pool(num_processes, _leave_interrupts_to_the_parent) as pool:
+        # The last strategies are the costliest to simulate, so they start first.
+        pending = [pool.apply_async(work, (point,)) for point in reversed(points)]
+        for found in reversed(pending):
+            yield found.get()
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 # -- the table ----------------------------------------------------------------------------------------------------

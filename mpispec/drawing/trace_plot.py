@@ -7,16 +7,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpispec.cluster.trace_file import KINDS, Accepted, Box, Lane, Timeline, TraceError, read
+from mpispec.drawing.figure import WIDTH_PX, blank
+from mpispec.drawing.trace_file import KINDS, Accepted, Box, Lane, Timeline, TraceError, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["TraceError", "draw"]
+__all__ = ["WIDTH_PX", "TraceError", "draw"]
 
-WIDTH_PX = 1600
-_DPI = 100
 _LANE_INCHES = 0.62
 _MARGIN_INCHES = 1.85
 _RIGHT_EDGE = 0.914
@@ -59,15 +58,11 @@ def draw(trace: Path, png: Path, start: float, seconds: float | None) -> None:
 
     Raises TraceError if matplotlib is missing, the timeline cannot be read or the picture cannot be written.
     """
+    timeline = read(trace, start, seconds)
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  an optional extra, slow to load
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        figure = blank((len(timeline.lanes) + 1) * _LANE_INCHES + _MARGIN_INCHES)
     except ImportError as error:
         raise TraceError("Drawing needs matplotlib; install it with `pip install 'mpispec[plot]'`.") from error
-    timeline = read(trace, start, seconds)
-    rows = len(timeline.lanes) + 1
-    figure = Figure(figsize=(WIDTH_PX / _DPI, rows * _LANE_INCHES + _MARGIN_INCHES), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
     _Picture(figure, timeline, trace.name).draw()
     try:
         figure.savefig(png, format="png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from mpispec.sim.rungs import Rung
+from mpispec.sim.ladder import Rung
 
 _NEGLIGIBLE = 1e-9
 _MOST_PASSES = 20_000

@@ -12,8 +12,8 @@ from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.statistics import Statistics
-from mpispec.runtime.engine import EngineStopped, Generation, Progress
-from mpispec.runtime.head_engine import HeadEngine
+from mpispec.runtime.engine import Engine, EngineStopped, Generation, Progress
+from mpispec.runtime.text_promise import TextPromise
 
 pytestmark = pytest.mark.unit
 
@@ -24,8 +24,10 @@ def told() -> list[Event]:
 
 
 @pytest.fixture
-def engine(told: list[Event]) -> HeadEngine:
-    engine = HeadEngine(16, 100, frozenset({2}), ("plain", "pipeinfer"), ("none", "ngram"), "pipeinfer", "ngram")
+def engine(told: list[Event]) -> Engine:
+    engine = Engine(
+        16, 100, frozenset({2}), ("plain", "pipeinfer"), ("none", "ngram"), "pipeinfer", "ngram", TextPromise()
+    )
     engine.attach(told.append)
     return engine
 
@@ -34,7 +36,7 @@ def _tokens(*tokens: int) -> tuple[Token, ...]:
     return tuple(Token(token) for token in tokens)
 
 
-def test_a_generation_becomes_an_event_with_the_defaults(engine: HeadEngine, told: list[Event]) -> None:
+def test_a_generation_becomes_an_event_with_the_defaults(engine: Engine, told: list[Event]) -> None:
     request = engine.submit(Generation((1, 3), 5), lambda progress: None)
     (submitted,) = told
     assert isinstance(submitted, Submitted)
@@ -47,7 +49,7 @@ def test_a_generation_becomes_an_event_with_the_defaults(engine: HeadEngine, tol
     assert submitted.stops == {2}
 
 
-def test_plain_needs_nobody_to_guess(engine: HeadEngine, told: list[Event]) -> None:
+def test_plain_needs_nobody_to_guess(engine: Engine, told: list[Event]) -> None:
     engine.submit(Generation((1,), 5, strategy="plain", proposer="ngram"), lambda progress: None)
     assert isinstance(told[0], Submitted)
     assert told[0].proposer == "none"
@@ -69,14 +71,14 @@ def test_plain_needs_nobody_to_guess(engine: HeadEngine, told: list[Event]) -> N
     ],
 )
 def test_what_cannot_run_is_refused_with_a_sentence(
-    engine: HeadEngine, told: list[Event], changes: dict[str, Any], word: str
+    engine: Engine, told: list[Event], changes: dict[str, Any], word: str
 ) -> None:
     with pytest.raises(ValueError, match=word):
         engine.submit(Generation(**{"prompt": (1,), "max_tokens": 3, **changes}), lambda progress: None)
     assert not told
 
 
-def test_tokens_reach_their_listener_and_the_report_adds_up(engine: HeadEngine) -> None:
+def test_tokens_reach_their_listener_and_the_report_adds_up(engine: Engine) -> None:
     heard: list[Progress] = []
     request = RequestId(engine.submit(Generation((1, 3), 5), heard.append))
     statistics = Statistics(began=1.0, proposed=4, accepted=2, verdicts=4, hits=2, runs=6, cancelled_runs=1)
@@ -93,7 +95,7 @@ def test_tokens_reach_their_listener_and_the_report_adds_up(engine: HeadEngine) 
     assert engine.stats()["tokens"] == 3
 
 
-def test_withdrawing_an_ended_request_does_nothing(engine: HeadEngine, told: list[Event]) -> None:
+def test_withdrawing_an_ended_request_does_nothing(engine: Engine, told: list[Event]) -> None:
     request = RequestId(engine.submit(Generation((1,), 5), lambda progress: None))
     engine.withdraw(request)
     engine.emitted(Emit(request, (), "cancelled", None), 1.0)
@@ -101,7 +103,7 @@ def test_withdrawing_an_ended_request_does_nothing(engine: HeadEngine, told: lis
     assert [type(event) for event in told] == [Submitted, Withdrawn]
 
 
-def test_after_a_stop_nothing_is_taken(engine: HeadEngine, told: list[Event]) -> None:
+def test_after_a_stop_nothing_is_taken(engine: Engine, told: list[Event]) -> None:
     engine.stop()
     engine.stop()
     assert [type(event) for event in told] == [StopRequested]
@@ -110,21 +112,21 @@ def test_after_a_stop_nothing_is_taken(engine: HeadEngine, told: list[Event]) ->
         engine.submit(Generation((1,), 5), lambda progress: None)
 
 
-def test_a_job_that_goes_down_ends_open_requests(engine: HeadEngine) -> None:
+def test_a_job_that_goes_down_ends_open_requests(engine: Engine) -> None:
     heard: list[Progress] = []
     engine.submit(Generation((1,), 5), heard.append)
     engine.fail()
     assert [progress.finish for progress in heard] == ["cancelled"]
 
 
-def test_totals_survive_forgotten_reports(engine: HeadEngine) -> None:
+def test_totals_survive_forgotten_reports(engine: Engine) -> None:
     for _ in range(400):
         request = RequestId(engine.submit(Generation((1,), 5), lambda progress: None))
         engine.emitted(Emit(request, _tokens(2), "stop", Statistics(runs=2)), 1.0)
     assert engine.stats()["runs"] == 800
 
 
-def test_the_report_of_long_ago_is_empty(engine: HeadEngine) -> None:
+def test_the_report_of_long_ago_is_empty(engine: Engine) -> None:
     for _ in range(400):
         request = RequestId(engine.submit(Generation((1,), 5), lambda progress: None))
         engine.emitted(Emit(request, _tokens(2), "stop", Statistics()), 1.0)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 BASELINE = "#8a8f98"
 ACCENT = "#1f5fa8"
-_WIDTH_INCHES = 16
+WIDTH_PX = 1600
 _DPI = 100
 
 
@@ -29,11 +29,11 @@ def obstacle(png: Path) -> str | None:
 
 
 def blank(height: float) -> Figure:
-    """Return an empty figure, 1600 pixels wide and `height` hundreds of pixels high."""
+    """Return an empty figure, `WIDTH_PX` wide and `height` hundreds of pixels high."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  an optional extra, slow to load
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(WIDTH_PX / _DPI, height), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

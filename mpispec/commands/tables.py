@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mpispec.runtime.job import RankReport, Setup
+import click
+
+from mpispec.runtime.process import advise
+from mpispec.runtime.rank import RankReport
+from mpispec.runtime.setup import Setup
 
 
 def plan_lines(setup: Setup) -> list[str]:
@@ -25,6 +29,12 @@ def plan_lines(setup: Setup) -> list[str]:
         threads = str(setup.threads[rank]) if plan.num_computing(rank) else "-"
         rows.append((str(rank), host, "+".join(plan.roles_of(rank)), layers, _size(setup.bytes_of(rank)), threads))
     return [title, *table(rows), *_few_threads(setup)]
+
+
+def show_plan(setup: Setup) -> None:
+    """Tell people what is about to be loaded, and where."""
+    click.echo("\n".join(plan_lines(setup)) + "\n", err=True)
+    advise()
 
 
 def _few_threads(setup: Setup) -> list[str]:

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mpispec.cluster.ranks import complain, knows_end_of_input
 from mpispec.compute.factory import backend_of
 from mpispec.models.errors import ModelError
 from mpispec.models.recommended import Recommended
 from mpispec.models.recommended import recommended as find_recommended
-from mpispec.runtime.group import Group, JobError
-from mpispec.runtime.job import Setup
+from mpispec.runtime.group import JobError
+from mpispec.runtime.process import complain, knows_end_of_input
+from mpispec.runtime.setup import Setup
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
@@ -37,10 +37,12 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     return text
 
 
-def tokenised(group: Group, setup: Setup, text: str, chat: bool) -> tuple[Any, tuple[int, ...]]:
-    """Return the vocabulary and the prompt's tokens on rank 0, nothing elsewhere. Raises JobError."""
-    if group.rank != 0:
-        return None, ()
+NOTHING: tuple[Any, tuple[int, ...]] = (None, ())
+"""What a rank has where `tokenised` is another's work."""
+
+
+def tokenised(setup: Setup, text: str, chat: bool) -> tuple[Any, tuple[int, ...]]:
+    """Return the target's vocabulary and the prompt's tokens. Raises JobError."""
     vocabulary = open_vocabulary(setup)
     try:
         if chat:
@@ -56,10 +58,8 @@ def tokenised(group: Group, setup: Setup, text: str, chat: bool) -> tuple[Any, t
     return vocabulary, tokens
 
 
-def recommended(group: Group, setup: Setup) -> Recommended:
-    """Return how the target's answers should be drawn in a chat; nothing but on rank 0. Raises JobError."""
-    if group.rank != 0:
-        return Recommended({}, "")
+def recommended(setup: Setup) -> Recommended:
+    """Return how the target's answers should be drawn in a chat. Raises JobError."""
     try:
         return find_recommended(setup.model.path)
     except ModelError as error:
@@ -74,10 +74,8 @@ def open_vocabulary(setup: Setup) -> Any:
         raise JobError(str(error)) from error
 
 
-def open_chat(group: Group, setup: Setup) -> tuple[Any, Any]:
-    """Return the target's vocabulary and its chat template on rank 0, nothing elsewhere. Raises JobError."""
-    if group.rank != 0:
-        return None, None
+def open_chat(setup: Setup) -> tuple[Any, Any]:
+    """Return the target's vocabulary and its chat template. Raises JobError."""
     vocabulary = open_vocabulary(setup)
     try:
         return vocabulary, chat_template(vocabulary)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mpispec.sim.costs import ROWS_FACTORS
-from mpispec.sim.rungs import Rung
+from mpispec.sim.ladder import Rung
 from mpispec.sim.script import Hits
 
 

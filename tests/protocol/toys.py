@@ -1,56 +1,17 @@
-"""What computes in a virtual cluster: the toy model, and a draft that is right as often as it is told to be."""
+"""What computes in a virtual cluster of the tests, and how long it takes: the toy model, scripted drafts, chaos."""
 
 from __future__ import annotations
 
 import hashlib
+import random
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from mpispec.compute.toy import ToyLayer
 from mpispec.core.events import Guess, Payload
-from mpispec.core.ids import Actor, Token
+from mpispec.core.ids import Actor, Plane, Token
 from mpispec.core.messages import Edit, Message, Prime, Row, Run
 from mpispec.core.sequences import row_labels
-
-
-class Target(Protocol):
-    """What computes on all stages of a virtual cluster. A row whose past is missing raises ComputeError."""
-
-    def edit(self, stage: Actor, edits: Sequence[Edit]) -> None:
-        """Apply cache edits."""
-
-    def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
-        """Compute a run; return activations, or the deciding rows' tokens on the last stage."""
-
-    def guess(self, stage: Actor, run: Run) -> tuple[Guess, ...]:
-        """Return what the stage's exit guesses after each deciding row of a run computed; nothing without an exit."""
-
-    def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
-        """Compute a part of a run that is given up."""
-
-    def num_bytes(self, payload: bytes | bytearray | memoryview) -> int:
-        """Return how many bytes of a link activations stand for."""
-
-
-class LevelTarget(Target, Protocol):
-    """What computes on the stages of a level."""
-
-    def hear(self, message: Message) -> None:
-        """Learn what the level is told from above, before it acts on it."""
-
-
-class Drafter(Protocol):
-    """What computes on the draft rank of a virtual cluster."""
-
-    def edit(self, edits: Sequence[Edit]) -> None:
-        """Apply cache edits."""
-
-    def hear(self, message: Message) -> None:
-        """Learn what the draft rank is told, before it acts on it."""
-
-    def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[Guess, ...], ...]:
-        """Write the rows' cells and return at most `branch` successors of each deciding one, best first."""
 
 
 def pack_values(values: Sequence[int]) -> bytes:
@@ -220,3 +181,37 @@ class ScriptedDraft:
             edge += rest * self._second_rate
             rest *= 1.0 - self._second_rate
         return [*others[:rank], right, *others[rank:]]
+
+
+class Chaos:
+    """Any order that the rules allow: delays over five orders of magnitude, FIFO only within a lane."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def link(self, src: Actor, dst: Actor, plane: Plane, num_bytes: int) -> float:
+        """See `Costs`."""
+        return self._any()
+
+    def transfer(self, num_bytes: int) -> float:
+        """See `Costs`."""
+        return 0.0
+
+    def compute(self, stage: Actor, num_rows: int) -> float:
+        """See `Costs`."""
+        return self._any()
+
+    def draft(self, num_tokens: int) -> float:
+        """See `Costs`."""
+        return self._any()
+
+    def abort(self) -> float | None:
+        """See `Costs`."""
+        return self._any() if self._random.random() < 0.7 else None
+
+    def core(self, actor: Actor) -> int | None:
+        """See `Costs`."""
+        return None
+
+    def _any(self) -> float:
+        return float(10.0 ** self._random.uniform(-5, 0))

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpispec.cluster.drawing import ACCENT, BASELINE, blank, obstacle, tidy
-from mpispec.cluster.simulate_files import StudyError
 from mpispec.core.ids import Actor
+from mpispec.drawing.figure import ACCENT, BASELINE, blank, obstacle, tidy
+from mpispec.sim.inputs import StudyError
 from mpispec.sim.script import Hits
 from mpispec.sim.study import Outcome, Study
 

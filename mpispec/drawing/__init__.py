@@ -1,0 +1,1 @@
+"""Pictures of timelines, studies and comparisons; needs the `plot` extra (matplotlib)."""
