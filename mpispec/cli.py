@@ -25,7 +25,7 @@ _COMMANDS = {
 )
 @click.version_option(__version__, prog_name="mpispec")
 def main() -> None:
-    """Run one language model over several machines, made fast by guessing ahead.
+    """Run one language model over several machines, made fast by drafting ahead.
 
     Start `generate` and `serve` under mpirun to use several ranks: mpirun -np 4 mpispec generate --prompt "..."
     """

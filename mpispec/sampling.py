@@ -2,8 +2,8 @@
 
 The token at position p is the argmax over the allowed tokens of logit / T + g, where g is Gumbel noise from a
 counter-based hash of (seed, p, token): exactly a draw from softmax(logits / T) (Gumbel-max trick), and the same draw
-whether the row was computed alone, in a batch, speculatively or not (law 6). A guess is kept when it equals that
-token (sample-then-match, as in llama.cpp's speculative decoding; ADR 0006), which is exact for any proposer.
+whether the row was computed alone, in a batch, speculatively or not (law 6). A draft token is accepted when it is that
+token (sample-then-match, as in llama.cpp's speculative decoding; ADR 0006), which is exact for any drafter.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def successors(
 ) -> list[tuple[int, float]]:
     """Return the `count` tokens that `decide` would choose first, best first, each with a confidence.
 
-    The draft guesses under the target's own noise, which couples guess and verdict at any temperature. The confidence
-    is the softmax over the scores that decide, at temperature 0 over the logits: an estimate to be calibrated.
+    The draft decides under the target's own noise, which couples their tokens at any temperature. The confidence is the
+    softmax over the scores that decide, at temperature 0 over the logits: an estimate to be calibrated.
     """
     if parameters.repeat_penalty != 1.0 and recent:
         logits = penalised(logits, recent, parameters.repeat_penalty)
@@ -83,7 +83,7 @@ def successors(
 def _likeliest(scores: NDArray[Any], count: int) -> list[tuple[int, float]]:
     """Return the indices of the `count` largest scores, the lower one of two equals first, each with its softmax.
 
-    Keeps the scores' precision and looks for one after the other: a draft does this for every guess, on slow hosts.
+    Keeps the scores' precision and looks for one after the other: a draft does this for every row, on slow hosts.
     """
     weights = np.exp(scores - scores.max())
     total = float(weights.sum())

@@ -76,11 +76,11 @@ def run_ranks(
 def end_job(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     """End a launcher and all its descendants, ranks in process groups of their own included."""
     try:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         return
     process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=GRACE_SECONDS)
-    for member in alive:
-        member.kill()
+    _, alive = psutil.wait_procs(processes, timeout=GRACE_SECONDS)
+    for survivor in alive:
+        survivor.kill()
     psutil.wait_procs(alive, timeout=GRACE_SECONDS)

@@ -67,8 +67,8 @@ def complaints(found: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -
     known = next((entry for entry in entries if entry["setting"] == found["setting"]), None)
     if known is None:
         setting = found["setting"]
-        told = f"No baseline was made with these options, ranks ({setting['ranks']}) and cores ({setting['cores']})"
-        return [f"{told}, so the ratios are held against nothing; --write-baseline FILE keeps them for the next time."]
+        none = f"No baseline was made with these options, ranks ({setting['ranks']}) and cores ({setting['cores']})"
+        return [f"{none}, so the ratios are held against nothing; --write-baseline FILE keeps them for the next time."]
     said = []
     for name, meaning in _MEANING.items():
         now, then = found["ratios"][name], known["ratios"][name]

@@ -1,4 +1,4 @@
-"""How a benchmark's command line tells what is wrong with its input."""
+"""How a benchmark's command line reports what is wrong with its input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mpispec.compute.base import ComputeError
 from mpispec.models.errors import ModelError
 
 BAD_INPUT = (BenchError, ComputeError, ModelError)
-"""What is wrong with the input and told in one sentence."""
+"""What is wrong with the input and reported in one sentence."""
 
 
 def run(command: click.Command) -> None:

@@ -91,7 +91,7 @@ def compare(
 def _chosen(
     scenario: Path | None, systems: Sequence[str], only: Sequence[str], baseline: str | None, overrides: Sequence[str]
 ) -> tuple[Scenario, str]:
-    """Return what shall be run, and the name of the baseline. Raises BenchError."""
+    """Return what is to be run, and the name of the baseline. Raises BenchError."""
     if scenario is not None and systems:
         raise BenchError("Give a scenario file or --system options, not both.")
     found = compare_scenario.of_options(systems)
@@ -112,7 +112,7 @@ def _chosen(
 def _show(comparison: dict[str, Any], png: Path | None, is_json: bool) -> None:
     found = comparison["systems"]
     if not any(one["runs"] for one in found):
-        raise BenchError("No system has answered; what was said above each of them tells why.")
+        raise BenchError("No system has answered; the lines above say why.")
     if png is not None:
         compare_plot.draw(png, comparison)
     if is_json:

@@ -68,7 +68,7 @@ def _texts(scenario: Scenario, own: Sequence[Run], reference: Sequence[Run]) -> 
 
 
 def _work(scenario: Scenario, run: Run) -> frozenset[tuple[str, str]]:
-    """Return what tells rounds with different work apart: the variables of the scenario."""
+    """Return what distinguishes rounds with different work: the variables of the scenario."""
     return frozenset(scenario.environment_in(run.round).items())
 
 
@@ -111,12 +111,12 @@ def _text_cell(one: dict[str, Any]) -> str:
 
 def save(path: Path, comparison: dict[str, Any]) -> None:
     """Write a comparison in one step, so that there is a whole file at any time. Raises BenchError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(json.dumps(comparison, indent=1) + "\n", "utf-8")
-        os.replace(beside, path)
+        temporary.write_text(json.dumps(comparison, indent=1) + "\n", "utf-8")
+        os.replace(temporary, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise BenchError(
             f"The results cannot be written to {path} ({error.strerror}); name a file in a writable folder."
         ) from error

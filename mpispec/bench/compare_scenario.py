@@ -1,4 +1,4 @@
-"""What shall be compared: systems, each a command line that prints a JSON object, and what they need around them."""
+"""What is to be compared: systems, each a command line that prints a JSON object, and what they need around them."""
 
 from __future__ import annotations
 

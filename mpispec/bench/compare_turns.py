@@ -22,7 +22,7 @@ from mpispec.bench.termination import terminated_in_order
 WARM_UP = 0
 """The round that is not counted: files get into the page cache there, and parts are cut."""
 MOST_FAILURES = 2
-"""A system that has failed so often is not run any more."""
+"""A system that has failed this often is not run again."""
 STEP_SECONDS = 3600.0
 """What a step before the first run may take: building llama.cpp, making models."""
 _STOP_SECONDS = 15.0
@@ -42,7 +42,7 @@ class Run:
     load: float
     """Of the host in the minute before."""
     figures: Mapping[str, float | None] = field(default_factory=dict)
-    """None where the system does not tell."""
+    """None where the system gives none."""
     text: str | None = None
     answer: Mapping[str, Any] | None = None
     """What it printed."""
@@ -72,7 +72,7 @@ def locked(lock: Path | None) -> contextlib.AbstractContextManager[Any]:
 
 
 def _held(lock: Path) -> IO[str]:
-    """Return the open file that holds a lock. The file stays: whoever removed it could lock another of its name."""
+    """Return the open file that holds a lock. The file stays: without it another could be locked."""
     try:
         file = lock.open("a")
     except OSError as error:

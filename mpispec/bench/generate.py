@@ -11,7 +11,7 @@ import click
 
 from mpispec.bench import baseline, quick
 from mpispec.bench.facts import facts_of_hosts
-from mpispec.bench.law import Lap, Span, beside_the_law, busy_share, decoding, laps, step_s
+from mpispec.bench.law import Lap, Span, busy_share, compared_with_law, decoding, laps, step_s
 from mpispec.bench.printing import json_flag, show
 from mpispec.commands.flags import job_flags, job_options, prompt_flags, read_sampling, sampling_flags
 from mpispec.commands.generate import Answer
@@ -36,10 +36,10 @@ def measured(engine: Engine, vocabulary: Vocabulary, generation: Generation) -> 
 
     For the oracle a plain run comes before all that.
     """
-    is_synthetic = generation.proposer == "oracle"
+    is_synthetic = generation.drafter == "oracle"
     warming = generation
     if is_synthetic:
-        warming = replace(generation, strategy="plain", proposer="none")
+        warming = replace(generation, strategy="plain", drafter="none")
         engine.recorded = (*generation.prompt, *written(engine, vocabulary, warming).tokens)
     other = (generation.prompt[0] + 1) % vocabulary.size
     written(engine, vocabulary, replace(warming, prompt=(other,), max_tokens=_WARM_UP_TOKENS))
@@ -61,7 +61,7 @@ def figures(outcome: Outcome[Answer], setup: Setup) -> dict[str, Any]:
     draft_s = _draft_s(setup, computed, during)
     found["draft_ms"] = None if draft_s is None else round(draft_s * 1000, 4)
     found["model"] = setup.model.path.name
-    return found | beside_the_law(report, _stage_s(setup, computed, during), draft_s)
+    return found | compared_with_law(report, _stage_s(setup, computed, during), draft_s)
 
 
 def _stage_s(setup: Setup, computed: Sequence[Sequence[Lap]], during: Span) -> list[float | None]:
@@ -88,7 +88,8 @@ def lines(found: dict[str, Any], answer: Answer) -> list[str]:
     if found["draft_ms"] is not None:
         rows.append(("draft", f"{found['draft_ms']:.2f} ms a step"))
     if found["law_tokens_per_s"] is not None:
-        rate = f"{found['law_tokens_per_s']:.1f} tokens/s at {found['hit_rate_of_all']:.0%} of all tokens guessed"
+        drafted = f"with {found['acceptance_rate_of_all']:.0%} of all tokens drafted"
+        rate = f"{found['law_tokens_per_s']:.1f} tokens/s {drafted}"
         rows.append(("the law", f"{rate}, {found['law_speedup']:.2f}x plain"))
     if found["achieved_over_law"] is not None:
         of_pace = f", {found['achieved_over_paced']:.0%} of it at the draft's pace" if found["draft_ms"] else ""
@@ -105,7 +106,7 @@ def _percent(share: float | None) -> str:
 
 
 class _Benchmark(FrontEnd[T]):
-    """Reads the options and the prompt as `mpispec generate` does, and tells nothing of loading."""
+    """Reads the options and the prompt as `mpispec generate` does; silent while it loads."""
 
     def __init__(self, flags: dict[str, Any]) -> None:
         self._flags = flags
@@ -123,7 +124,7 @@ class _Benchmark(FrontEnd[T]):
         text = on_rank_0(group, lambda: read_prompt(flags["prompt"], flags["file"]), "")
         self._vocabulary, tokens = on_rank_0(group, lambda: tokenised(setup, text, flags["chat"]), NOTHING)
         sampling = read_sampling(flags)
-        self._generation = Generation(tokens, flags["max_tokens"], sampling, options.strategy, options.proposer)
+        self._generation = Generation(tokens, flags["max_tokens"], sampling, options.strategy, options.drafter)
         return stops_of(self._vocabulary)
 
     def begin(self, group: Group, setup: Setup) -> None:
@@ -220,14 +221,13 @@ class _Guard(_Benchmark[quick.Timings]):
 )
 @json_flag
 def generate(is_quick: bool, **flags: Any) -> None:
-    """One generation beside the law of speed-up.
+    """One generation, compared with the law of speed-up.
 
     Takes the options of `mpispec generate` and prints its figures, how busy each rank was while decoding, and how near
-    the law for its hit rate and the slowest stage's pace it came.
+    the law for its acceptance rate and the slowest stage's pace it came.
 
-    --quick instead compares three kinds of
-    request in turns, among them one without arithmetic, with a baseline, and warns if a ratio has become worse; it
-    never fails for that.
+    --quick instead compares three kinds of request in turns, among them one without arithmetic, with a baseline, and
+    warns if a ratio has become worse; it never fails for that.
     """
     if is_quick:
         run_job(_Guard(flags))

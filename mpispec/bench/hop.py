@@ -1,4 +1,4 @@
-"""The fixed cost of a hop: what a token pays at each rank beside the model's arithmetic and the cable.
+"""The fixed cost of a hop: what a token costs at each rank on top of the model's arithmetic and the cable.
 
 Everything is the real thing, driver, cores, codec, transport and threads, except the arithmetic: each stage passes
 on rows of the default model's width. One run is in flight, so the time between two tokens is that of one trip round
@@ -27,7 +27,7 @@ from mpispec.core.effects import Emit
 from mpispec.core.events import StopRequested, Submitted
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, RequestId, Token
-from mpispec.core.messages import Edit, Run, Sampling
+from mpispec.core.messages import CacheOp, Run, Sampling
 from mpispec.core.stage import StageCore
 from mpispec.runtime.driver import Core, Driver
 from mpispec.runtime.group import Group, JobError, gather
@@ -58,7 +58,7 @@ class Passing:
     def __init__(self, is_last: bool) -> None:
         self._is_last = is_last
 
-    def edit(self, edits: Sequence[Edit]) -> None:
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
         """There is no cache."""
 
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:

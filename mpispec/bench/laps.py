@@ -44,7 +44,7 @@ class Laps:
         self._woken = time.monotonic()
 
     def received(self) -> None:
-        """Begin a trip with a message that has come; the sleep before it belongs to nobody here."""
+        """Begin a trip with a message that has come; the sleep before it counts for no part."""
         with self._lock:
             self._end = max(self._end, self._woken)
             self._trips.append(self._trip)
@@ -115,7 +115,7 @@ class LappedStage:
     """A stage model whose forward pass is a lap."""
 
     def __init__(self, inner: StageModel, laps: Laps) -> None:
-        self.edit = inner.edit
+        self.apply = inner.apply
         self.close = inner.close
         self._inner = inner
         self._laps = laps

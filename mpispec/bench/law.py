@@ -1,4 +1,4 @@
-"""What a generation was worth beside the law of speed-up (docs/methodology.md, Achieved over law)."""
+"""How near a generation came to the law of speed-up (docs/methodology.md, Achieved over law)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def step_s(computed: Sequence[Lap], worker: str, during: Span) -> float | None:
     return statistics.median(spent) if len(spent) >= FEWEST_RUNS else None
 
 
-def beside_the_law(
+def compared_with_law(
     report: dict[str, Any], stage_s: Sequence[float | None], draft_s: float | None = None
 ) -> dict[str, Any]:
     """Return tau, the law's rate and how much of it was achieved, then the same at the pace of the draft.
@@ -84,20 +84,20 @@ def beside_the_law(
     hardly any such runs, the rest without tau or without a second token.
     """
     decided = report["tokens"] - 1
-    hit_rate = report["speculation"]["accepted"] / decided if decided > 0 else None
+    acceptance_rate = report["speculation"]["accepted"] / decided if decided > 0 else None
     known = [seconds for seconds in stage_s if seconds is not None]
     tau = max(known) if len(known) == len(stage_s) else None
-    speedup = law_speedup(len(stage_s), hit_rate) if hit_rate is not None else None
+    speedup = law_speedup(len(stage_s), acceptance_rate) if acceptance_rate is not None else None
     law = speedup / (len(stage_s) * tau) if speedup is not None and tau is not None else None
     paced = None
-    if hit_rate is not None and tau is not None:
-        paced = 1.0 / (hit_rate * max(tau, draft_s or 0.0) + (1.0 - hit_rate) * len(stage_s) * tau)
+    if acceptance_rate is not None and tau is not None:
+        paced = 1.0 / (acceptance_rate * max(tau, draft_s or 0.0) + (1.0 - acceptance_rate) * len(stage_s) * tau)
     achieved = report["timing"]["tokens_per_s"]
     return {
         "stages": len(stage_s),
         "tau_ms": _rounded(tau, 1000.0, 4),
         "stage_ms": [_rounded(seconds, 1000.0, 4) for seconds in stage_s],
-        "hit_rate_of_all": _rounded(hit_rate, 1.0, 4),
+        "acceptance_rate_of_all": _rounded(acceptance_rate, 1.0, 4),
         "law_speedup": _rounded(speedup, 1.0, 3),
         "law_tokens_per_s": _rounded(law, 1.0, 3),
         "achieved_over_law": _rounded(achieved / law if law and achieved else None, 1.0, 4),

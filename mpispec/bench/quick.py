@@ -26,8 +26,8 @@ TURNS = 6
 BUDGET_S = 60.0
 """No turn begins after that but the warm-up and one that counts. Where others use the cores as well, several threads a
 compute spin on each other: with two on two such cores a run was not over after 70 s that took 14 s with one."""
-HIT_RATE = 0.8
-"""Of the oracle, which guesses where the command line names no guesser: the same on every machine."""
+ACCEPTANCE_RATE = 0.8
+"""Of the oracle, which drafts where the command line names no drafter: the same on every machine."""
 NULL, PLAIN, FAST = "null", "plain", "speculation"
 _ORDER = (PLAIN, NULL, FAST)
 """Plain first: the rows that measure what runs cost, before the first request, bear its number and are computed too."""
@@ -36,24 +36,24 @@ Timings = dict[str, list[dict[str, Any]]]
 
 
 def is_null(request: RequestId) -> bool:
-    """Tell whether a request goes without arithmetic; every rank knows it from the order of the requests."""
+    """Return whether a request goes without arithmetic; every rank knows it from the order of the requests."""
     return _ORDER[request % len(_ORDER)] == NULL
 
 
 def begins(turn: int, elapsed_s: float) -> bool:
-    """Tell whether a turn, counted from 0, begins so long after the first one began."""
+    """Return whether a turn, counted from 0, begins `elapsed_s` after the first one began."""
     return turn < 2 or (turn < TURNS and elapsed_s < BUDGET_S)
 
 
 def quick_options(options: JobOptions, strategy: str | None) -> JobOptions:
-    """Return the options with a quick run's defaults: `auto`, one thread, the oracle if nobody else guesses.
+    """Return the options with a quick run's defaults: `auto`, one thread, the oracle if there is no other drafter.
 
     With more threads those of ggml spin on each other wherever a core is shared, and nothing repeats.
     """
-    strategy = strategy or ("pipespec" if options.ladder else "auto")
+    strategy = strategy or ("pipespec" if options.cascade else "auto")
     chosen = replace(options, strategy=strategy, threads=options.threads or 1)
-    if options.proposer is None and options.draft is None and not options.exits:
-        return replace(chosen, proposer="oracle", oracle_hit_rate=HIT_RATE)
+    if options.drafter is None and options.draft is None and not options.exits:
+        return replace(chosen, drafter="oracle", oracle_acceptance_rate=ACCEPTANCE_RATE)
     return chosen
 
 
@@ -75,8 +75,8 @@ def shortened(generation: Generation) -> Generation:
 
 
 def in_turns(engine: Engine, vocabulary: Vocabulary, generation: Generation) -> Timings:
-    """Run every kind of request in each turn; `generation` says how the speculating ones guess."""
-    plain = replace(generation, strategy="plain", proposer="none")
+    """Run every kind of request in each turn; `generation` says how the speculating ones draft."""
+    plain = replace(generation, strategy="plain", drafter="none")
     other = next(token for token in range(vocabulary.size) if token not in {*vocabulary.eog, generation.prompt[0]})
     wanted = {NULL: replace(plain, prompt=(other,)), PLAIN: plain, FAST: generation}
     found: Timings = {kind: [] for kind in _ORDER}
@@ -114,8 +114,8 @@ def setting(setup: Setup, options: JobOptions, generation: Generation, hosts: li
         "layers": [[stage.rank, stage.first, stage.last] for stage in setup.plan.stages],
         "wire": options.wire,
         "strategy": options.strategy,
-        "proposer": options.proposer,
-        "oracle_hit_rate": options.oracle_hit_rate,
+        "drafter": options.drafter,
+        "oracle_acceptance_rate": options.oracle_acceptance_rate,
         "prompt_tokens": len(generation.prompt),
         "tokens": generation.max_tokens,
     }

@@ -1,4 +1,4 @@
-"""A stage that leaves the arithmetic out of some requests, so that what is left over can be timed beside the rest."""
+"""A stage that leaves the arithmetic out of some requests, so that all other costs can be timed alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from mpispec.compute.base import Cancelled, ExitModel, Floats, StageModel
 from mpispec.core.ids import RequestId
-from mpispec.core.messages import Edit, Run
+from mpispec.core.messages import CacheOp, Run
 from mpispec.models.registry import ModelSummary
 
 
@@ -22,7 +22,7 @@ class Skippable:
     def __init__(
         self, inner: StageModel, model: ModelSummary, is_last: bool, is_skipped: Callable[[RequestId], bool]
     ) -> None:
-        self.edit: Callable[[Sequence[Edit]], None] = inner.edit
+        self.apply: Callable[[Sequence[CacheOp]], None] = inner.apply
         self.close = inner.close
         self._inner = inner
         self._model = model

@@ -26,7 +26,7 @@ _WARM_UP = 2
 _CHUNK = 32
 """Rows of the runs that fill the cache."""
 _STAGES = 4
-"""Without --layers the second of so many ranges is taken: one that neither embeds nor decides."""
+"""Without --layers the second of this many ranges is taken: one that neither embeds nor decides."""
 
 
 @dataclass(frozen=True, slots=True)

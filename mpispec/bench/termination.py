@@ -1,4 +1,4 @@
-"""What has been started is ended, also when somebody ends us."""
+"""What has been started is ended, also when this process is."""
 
 from __future__ import annotations
 

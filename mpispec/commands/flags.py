@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mpispec.core.messages import Sampling
-from mpispec.proposers import IN_HEAD
+from mpispec.drafters import IN_HEAD
 from mpispec.runtime.group import JobError
 from mpispec.runtime.setup import JobOptions
 from mpispec.strategies import PRESETS
@@ -52,8 +52,9 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--model", metavar="GGUF", help="Path or hf:owner/repo/file.gguf; default: SmolLM2-135M-Instruct."
         ),
-        click.option("--draft", metavar="GGUF", help="A smaller model of the same vocabulary that guesses ahead."),
+        click.option("--draft", metavar="GGUF", help="A smaller model of the same vocabulary that drafts ahead."),
         click.option(
+            "--cascade",
             "--ladder",
             metavar="M0,M1,...",
             help="Several such models instead, the smallest first: each verifies the one before it.",
@@ -61,15 +62,16 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--strategy",
             type=click.Choice(list(PRESETS)),
-            help="What is launched next. [default: auto; pipespec with --ladder]",
+            help="What is dispatched next. [default: auto; pipespec with --cascade]",
         ),
         click.option(
+            "--drafter",
             "--proposer",
             metavar="draft|exit|ngram|draft+ngram|exit+ngram|oracle:H|none",
-            help="Who guesses; default: draft or exit if given, else ngram. oracle:H is scripted, for benchmarks.",
+            help="What drafts; default: draft or exit if given, else ngram. oracle:H is scripted, for benchmarks.",
         ),
         click.option(
-            "--exit", "exits", type=int, multiple=True, metavar="STAGE", help="Let this stage guess too; repeatable."
+            "--exit", "exits", type=int, multiple=True, metavar="STAGE", help="Let this stage draft too; repeatable."
         ),
         click.option("--ctx", "context", type=click.IntRange(min=2), help="Positions of one request. [default: 2048]"),
         click.option(
@@ -117,52 +119,52 @@ def with_flags(command: Callable[..., None], *flags: Flag) -> Callable[..., None
 
 def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
     """Return what the job flags say; JobError where they make no sense."""
-    proposer = flags["proposer"]
-    hit_rate = 0.0
-    if proposer is not None and proposer.startswith("oracle"):
-        hit_rate = _hit_rate(proposer)
-        proposer = "oracle"
-    if proposer not in (None, "draft", "exit", "oracle", "none", *IN_HEAD):
-        raise JobError(f"--proposer {proposer} is none of draft, exit, {', '.join(IN_HEAD)}, oracle:H and none.")
-    guessers = _ladder(flags["ladder"], flags["draft"])
+    drafter = flags["drafter"]
+    acceptance_rate = 0.0
+    if drafter is not None and drafter.startswith("oracle"):
+        acceptance_rate = _acceptance_rate(drafter)
+        drafter = "oracle"
+    if drafter not in (None, "draft", "exit", "oracle", "none", *IN_HEAD):
+        raise JobError(f"--drafter {drafter} is none of draft, exit, {', '.join(IN_HEAD)}, oracle:H and none.")
+    models = _cascade(flags["cascade"], flags["draft"])
     return JobOptions(
         model=flags["model"],
-        draft=guessers[0] if guessers else None,
-        ladder=guessers[1:],
+        draft=models[0] if models else None,
+        cascade=models[1:],
         context=flags["context"],
         threads=flags["threads"],
         layout=flags["layout"],
         is_balanced=flags["is_balanced"],
         wire=flags["wire"],
-        strategy=flags["strategy"] or ("pipespec" if flags["ladder"] else "auto"),
-        proposer=proposer,
-        oracle_hit_rate=hit_rate,
+        strategy=flags["strategy"] or ("pipespec" if flags["cascade"] else "auto"),
+        drafter=drafter,
+        oracle_acceptance_rate=acceptance_rate,
         exits=flags["exits"],
         insist=flags["insist"],
         is_traced=is_traced,
     )
 
 
-def _hit_rate(proposer: str) -> float:
+def _acceptance_rate(drafter: str) -> float:
     """Return H of `oracle:H`. Raises JobError."""
     try:
-        rate = float(proposer.removeprefix("oracle:"))
+        rate = float(drafter.removeprefix("oracle:"))
     except ValueError:
         rate = -1.0
     if not 0.0 <= rate <= 1.0:
-        raise JobError(f"--proposer {proposer} needs a hit rate from 0 to 1, like oracle:0.8.")
+        raise JobError(f"--drafter {drafter} needs an acceptance rate from 0 to 1, like oracle:0.8.")
     return rate
 
 
-def _ladder(ladder: str | None, draft: str | None) -> tuple[str, ...]:
-    """Return the models that guess, the smallest first; the draft alone where there is no ladder. Raises JobError."""
-    if ladder is None:
+def _cascade(cascade: str | None, draft: str | None) -> tuple[str, ...]:
+    """Return the models that draft, the smallest first; the draft alone where there is no cascade. Raises JobError."""
+    if cascade is None:
         return (draft,) if draft is not None else ()
     if draft is not None:
-        raise JobError("Give the models that guess with --draft or with --ladder, not with both.")
-    models = tuple(name.strip() for name in ladder.split(","))
+        raise JobError("Give the models that draft with --draft or with --cascade, not with both.")
+    models = tuple(name.strip() for name in cascade.split(","))
     if not all(models):
-        raise JobError(f"--ladder {ladder!r} names no model in one place; write it as M0.gguf,M1.gguf.")
+        raise JobError(f"--cascade {cascade!r} names no model in one place; write it as M0.gguf,M1.gguf.")
     return models
 
 

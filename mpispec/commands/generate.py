@@ -35,7 +35,7 @@ class Answer:
     completed: Completed
     was_interrupted: bool
     is_synthetic: bool
-    """Whether the oracle proposed: the speed then says nothing about a real proposer."""
+    """Whether the oracle drafted: the speed then says nothing about a real drafter."""
     promise: TextPromise
 
     def to_json(self, ranks: list[RankReport]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Answer:
             "prompt_tokens": self.completed.prompt_tokens,
             "cut": "repeats" if self.completed.is_cut else None,
             "strategy": report["strategy"],
-            "proposer": report["proposer"],
+            "drafter": report["drafter"],
             "seed": report["seed"],
             "is_exact": self.promise.is_exact,
             "exactness": str(self.promise),
@@ -60,7 +60,7 @@ class Answer:
             ],
         }
         if self.is_synthetic:
-            written["synthetic"] = "the oracle proposer was scripted with this very text"
+            written["synthetic"] = "the oracle drafter was scripted with this very text"
         return written
 
     def summary(self) -> list[tuple[str, str]]:
@@ -68,19 +68,19 @@ class Answer:
         report = self.completed.report
         timing, speculation = report["timing"], report["speculation"]
         rows = [
-            ("strategy", f"{report['strategy']}, proposer {report['proposer']}"),
+            ("strategy", f"{report['strategy']}, drafter {report['drafter']}"),
             ("tokens", f"{report['tokens']} after a prompt of {report['prompt_tokens']}"),
             ("speed", _figure(timing["tokens_per_s"], "tokens/s")),
             ("first token", _figure(timing["ttft_s"], "s", 3)),
             ("between tokens", _spread(timing["itl_ms"])),
         ]
-        if speculation["hit_rate"] is not None:
-            rows.append(("guesses right", f"{speculation['hit_rate']:.0%} of those decided"))
+        if speculation["acceptance_rate"] is not None:
+            rows.append(("acceptance rate", f"{speculation['acceptance_rate']:.0%}"))
             rows.append(("runs", f"{speculation['runs']}, {speculation['cancelled_runs']} cancelled"))
         if self.completed.is_cut:
             rows.append(("cut", "it only repeated itself; with --no-cut-repeats it goes on"))
         if self.is_synthetic:
-            rows.append(("note", "synthetic: the oracle proposer was scripted with this very text"))
+            rows.append(("note", "synthetic: the oracle drafter was scripted with this very text"))
         return rows
 
 
@@ -112,7 +112,7 @@ class Generate(FrontEnd[Answer]):
             on_rank_0(group, lambda: _check_writable(trace), None)
         sampling = read_sampling(flags, advice.values if is_chat else {})
         options = self._options
-        self._generation = Generation(tokens, flags["max_tokens"], sampling, options.strategy, options.proposer)
+        self._generation = Generation(tokens, flags["max_tokens"], sampling, options.strategy, options.drafter)
         return stops_of(self._vocabulary)
 
     def say(self, sentence: str) -> None:
@@ -133,9 +133,9 @@ class Generate(FrontEnd[Answer]):
     def serve(self, engine: Engine) -> Answer:
         """See `FrontEnd`: generate and write."""
         generation, vocabulary = self._generation, self._vocabulary
-        is_synthetic = generation.proposer == "oracle"
+        is_synthetic = generation.drafter == "oracle"
         if is_synthetic:
-            plain = written(engine, vocabulary, replace(generation, strategy="plain", proposer="none"))
+            plain = written(engine, vocabulary, replace(generation, strategy="plain", drafter="none"))
             engine.recorded = (*generation.prompt, *plain.tokens)
         cuts = self._flags["chat"] if self._flags["cut_repeats"] is None else self._flags["cut_repeats"]
         completion = Completion(engine, vocabulary, generation, cuts_repeats=cuts)

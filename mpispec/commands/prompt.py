@@ -84,7 +84,7 @@ def open_chat(setup: Setup) -> tuple[Any, Any]:
 
 
 def chat_template(vocabulary: Any) -> Any:
-    """Return the chat template that the target's file holds; tells the user if it holds none. Raises ModelError."""
+    """Return the chat template that the target's file holds; warns the user if it holds none. Raises ModelError."""
     from mpispec.models.template import ChatTemplate  # noqa: PLC0415
 
     def text(token: int | None) -> str:

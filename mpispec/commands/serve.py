@@ -49,8 +49,8 @@ class Serve(FrontEnd[None]):
     def options(self) -> JobOptions:
         """See `FrontEnd`."""
         options = replace(job_options(self._flags), parallel=self._flags["parallel"])
-        if options.proposer == "oracle":
-            raise JobError("--proposer oracle:H needs a recorded text, which a server does not have; use generate.")
+        if options.drafter == "oracle":
+            raise JobError("--drafter oracle:H needs a recorded text, which a server does not have; use generate.")
         return options
 
     def open(self, group: Group, setup: Setup) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""`mpispec simulate`: compare strategies on a cluster that nobody has at hand."""
+"""`mpispec simulate`: compare strategies on a cluster that you do not have."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ import click
 from mpispec.commands.flags import with_flags
 from mpispec.core.ids import Actor
 from mpispec.runtime.process import USAGE, complain
-from mpispec.sim.inputs import StudyError, read_hits, read_ladder, read_rows
-from mpispec.sim.script import Hits
+from mpispec.sim.inputs import StudyError, read_acceptance, read_cascade, read_rows
+from mpispec.sim.script import Acceptance
 from mpispec.sim.study import BASELINE, Outcome, Study, measure
 from mpispec.strategies import PRESETS
 
 SYNTHETIC = (
-    "Synthetic: text and hits are scripted and times are the costs above, in virtual time; only the scheduling is real."
+    "Synthetic: text and acceptance are scripted and times are the costs above, in virtual time; "
+    "only the scheduling is real."
 )
 _BEYOND = "Above 100 % of the law: it is for runs of one position, and here a run of many costs little more."
-_BELOW = (
-    "Below 100 % of the law: more rows in a run, a slow draft or guesses launched late cost what it does not count."
-)
-_TELLING = 0.02
-"""Distance from the law that is worth a word."""
+_BELOW = "Below 100 % of the law: it does not count wide runs, a slow draft and draft tokens dispatched late."
+_NOTABLE = 0.02
+"""Least distance from the law that gets a remark."""
 _DEFAULT_STRATEGIES = "plain,sync,pipeinfer,specpipe"
 _COUNT = click.IntRange(min=1)
 _AMOUNT = click.FloatRange(min=0.0)
@@ -43,7 +42,7 @@ Point = TypeVar("Point")
 Found = TypeVar("Found")
 
 
-def _guessing_flags(command: Callable[..., None]) -> Callable[..., None]:
+def _drafting_flags(command: Callable[..., None]) -> Callable[..., None]:
     return with_flags(
         command,
         click.option(
@@ -55,7 +54,7 @@ def _guessing_flags(command: Callable[..., None]) -> Callable[..., None]:
             help=f"Strategies to compare, of {', '.join(PRESETS)}.",
         ),
         click.option(
-            "--hit",
+            "--acceptance",
             default="0.8",
             show_default=True,
             metavar="H|FILE",
@@ -67,18 +66,20 @@ def _guessing_flags(command: Callable[..., None]) -> Callable[..., None]:
             type=click.FloatRange(0.0, 1.0),
             default=0.45,
             show_default=True,
-            help="Chance that a miss is the draft's second choice; each further one gets half of that of the rest.",
+            help="Chance that the second choice is right if the first is not; each further one gets half of that of "
+            "the rest.",
         ),
         click.option(
             "--promised",
             type=click.FloatRange(0.0, 1.0),
-            help="The chance of its first choices that the draft claims; default: the true one, of --hit.",
+            help="The chance of its first choices that the draft claims; default: the true one, of --acceptance.",
         ),
-        click.option("--width", type=_COUNT, default=4, show_default=True, help="Most guesses for one position."),
-        click.option("--chain", type=_COUNT, help="Guesses in a chain of sync; default: the best."),
-        click.option("--lead", type=_COUNT, help="How far guesses may run ahead; default: as far as it pays."),
+        click.option("--width", type=_COUNT, default=4, show_default=True, help="Most draft tokens for one position."),
+        click.option("--chain", type=_COUNT, help="Draft tokens in a chain of sync; default: the best."),
+        click.option("--lead", type=_COUNT, help="How far draft tokens may run ahead; default: as far as it pays."),
         click.option("--draft-ms", type=_AMOUNT, default=1.0, show_default=True, help="The draft's time for one row."),
         click.option(
+            "--cascade",
             "--ladder",
             metavar="MS:H[:STAGES],...",
             help="Models below the target instead of the draft, the lowest first: the time of a pass, or of 1, 2, ... "
@@ -119,22 +120,29 @@ def _work_flags(command: Callable[..., None]) -> Callable[..., None]:
         command,
         click.option("--tokens", type=click.IntRange(min=2), default=400, show_default=True, help="Of each answer."),
         click.option("--requests", type=click.IntRange(1, 64), default=1, show_default=True, help="Requests at once."),
-        click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Draws the hits."),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, 2**32 - 1),
+            default=0,
+            show_default=True,
+            help="Draws which draft tokens are right.",
+        ),
     )
 
 
 @click.command()
 @_cluster_flags
-@_guessing_flags
+@_drafting_flags
 @_work_flags
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of the table.")
-@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw speed-ups over stages and hits.")
+@click.option(
+    "--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw speed-ups over stages and acceptance rates."
+)
 def simulate(is_json: bool, png: Path | None, **flags: Any) -> None:
     """Compare strategies in virtual time, without models and machines.
 
-    The protocol is the real one; text, hits and all times are made up as you say. Beside each strategy stands the law:
-    the bound of a pipeline that is always full, for runs of one position, at the share of hits that the strategy
-    reached.
+    The protocol is the real one; text, acceptance and all times are made up as you say. Next to each strategy stands
+    the law: the bound of a pipeline that is always full, for runs of one position, at the strategy's acceptance rate.
     """
     from mpispec.drawing.study_plot import check, draw  # noqa: PLC0415  matplotlib is slow to load
 
@@ -159,25 +167,27 @@ def simulate(is_json: bool, png: Path | None, **flags: Any) -> None:
 def study_of(flags: dict[str, Any]) -> Study:
     """Return what the flags describe. Raises StudyError."""
     rate = flags["link_mbit"] * 1e6 / _BITS
-    ladder = read_ladder(flags["ladder"])
-    # Under a ladder the level next to the target is its draft.
-    hits = Hits((ladder[-1].hit,)) if ladder else read_hits(flags["hit"], flags["rescue"])
+    cascade = read_cascade(flags["cascade"])
+    # Under a cascade the level next to the target is its draft.
+    acceptance = (
+        Acceptance((cascade[-1].acceptance,)) if cascade else read_acceptance(flags["acceptance"], flags["rescue"])
+    )
     return Study(
         num_stages=flags["stages"],
         stage_s=flags["stage_ms"] * _MILLI,
-        draft_s=ladder[-1].rows_s[0] if ladder else flags["draft_ms"] * _MILLI,
+        draft_s=cascade[-1].rows_s[0] if cascade else flags["draft_ms"] * _MILLI,
         link_s=flags["link_ms"] * _MILLI,
         link_bytes_per_s=rate or float("inf"),
         row_bytes=flags["row_bytes"],
         rows_factor=read_rows(flags["rows"]),
-        hits=replace(hits, promised=flags["promised"]),
+        acceptance=replace(acceptance, promised=flags["promised"]),
         width=flags["width"],
         lead=flags["lead"],
         chain=flags["chain"],
         num_tokens=flags["tokens"],
         num_requests=flags["requests"],
         seed=flags["seed"],
-        ladder=ladder,
+        cascade=cascade,
     )
 
 
@@ -223,44 +233,47 @@ def _leave_interrupts_to_the_parent() -> None:
 
 def conditions(study: Study) -> list[str]:
     """Return what was simulated, in words."""
-    hits = study.hits
-    if hits.outcomes:
-        chance = f"hits as recorded ({hits.mean:.0%} of {len(hits.outcomes)})"
+    acceptance = study.acceptance
+    if acceptance.outcomes:
+        chance = f"acceptance as recorded ({acceptance.mean:.0%} of {len(acceptance.outcomes)})"
     else:
-        chance = f"first choice right {hits.mean:.1%}" + (" at first, less or more deeper" if hits.rates[1:] else "")
-    if hits.promised is not None:
-        chance += f", {hits.promised:.1%} promised"
+        chance = f"first choice right {acceptance.mean:.1%}" + (
+            " at first, less or more deeper" if acceptance.rates[1:] else ""
+        )
+    if acceptance.promised is not None:
+        chance += f", {acceptance.promised:.1%} promised"
     rate = study.link_bytes_per_s * _BITS / 1e6
     speed = "no limit of rate" if rate == float("inf") else f"{rate:g} Mbit/s"
     four = study.costs.compute(Actor(1), 4) / study.stage_s
     many = f"{study.num_requests} requests at once, " if study.num_requests > 1 else ""
     draft = f"draft {study.draft_s * 1e3:g} ms"
-    if study.ladder:
-        rungs = (f"{rung.rows_s[0] * 1e3:g} ms right {rung.hit:.1%}" for rung in study.ladder)
-        draft = f"ladder of models ({', '.join(rungs)})"
+    if study.cascade:
+        models = (f"{model.rows_s[0] * 1e3:g} ms right {model.acceptance:.1%}" for model in study.cascade)
+        draft = f"cascade of models ({', '.join(models)})"
     cluster = (
         f"{study.num_stages} stages of {study.stage_s * 1e3:g} ms a row (4 rows: {four:.2g}x), "
         f"{draft}, links {study.link_s * 1e3:g} ms and {speed}"
     )
     work = (
-        f"{many}{study.num_tokens} tokens, {chance}, second {hits.rescue:.0%} of the misses; tree width {study.width}, "
-        f"guesses at most {study.farthest} ahead, chains of {study.chain or study.best_length()}"
+        f"{many}{study.num_tokens} tokens, {chance}, second choice right in {acceptance.rescue:.0%} of the rest; "
+        f"tree width {study.width}, draft tokens at most {study.farthest} ahead, "
+        f"chains of {study.chain or study.best_length()}"
     )
     return [cluster, work]
 
 
 def remarks(outcomes: Sequence[Outcome]) -> list[str]:
     """Return what a reader should know of the table."""
-    beyond = any(outcome.achieved_over_law > 1.0 + _TELLING for outcome in outcomes)
-    below = any(outcome.achieved_over_law < 1.0 - _TELLING for outcome in outcomes)
+    beyond = any(outcome.achieved_over_law > 1.0 + _NOTABLE for outcome in outcomes)
+    below = any(outcome.achieved_over_law < 1.0 - _NOTABLE for outcome in outcomes)
     return [*([_BEYOND] if beyond else []), *([_BELOW] if below else []), SYNTHETIC]
 
 
 def table(outcomes: Sequence[Outcome]) -> list[str]:
     """Return outcomes as lines: the names on the left, all numbers right-aligned."""
     rows = [
-        ("", "tokens", "speed-up", "the", "of the", "hits", "wasted", "", "runs"),
-        ("strategy", "per s", "over plain", "law", "law", "", "rows", "runs", "cancelled"),
+        ("", "tokens", "speed-up", "the", "of the", "acceptance", "wasted", "", "runs"),
+        ("strategy", "per s", "over plain", "law", "law", "rate", "rows", "runs", "cancelled"),
     ]
     for outcome in outcomes:
         rows.append(
@@ -270,7 +283,7 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
                 f"{outcome.speedup_over_plain:.2f}x",
                 f"{outcome.law_speedup:.2f}x",
                 f"{outcome.achieved_over_law:.1%}",
-                f"{outcome.hit_rate:.1%}" if outcome.strategy != BASELINE else "-",
+                f"{outcome.acceptance_rate:.1%}" if outcome.strategy != BASELINE else "-",
                 f"{outcome.wasted_rows:,}",
                 f"{outcome.runs:,}",
                 f"{outcome.cancelled:,}",

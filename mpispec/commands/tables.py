@@ -32,15 +32,15 @@ def plan_lines(setup: Setup) -> list[str]:
 
 
 def show_plan(setup: Setup) -> None:
-    """Tell people what is about to be loaded, and where."""
+    """Show what is about to be loaded, and where."""
     click.echo("\n".join(plan_lines(setup)) + "\n", err=True)
     advise()
 
 
 def _few_threads(setup: Setup) -> list[str]:
     """Return a line for each host that gets fewer threads than it has processors: why that is."""
-    told = dict.fromkeys(zip(setup.hosts, setup.few_threads, strict=False))
-    return [f"threads on {host}: {reason}; --threads overrides it" for host, reason in told if reason]
+    reasons = dict.fromkeys(zip(setup.hosts, setup.few_threads, strict=False))
+    return [f"threads on {host}: {reason}; --threads overrides it" for host, reason in reasons if reason]
 
 
 def report_lines(ranks: Sequence[RankReport]) -> list[str]:

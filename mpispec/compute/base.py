@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mpispec.core.messages import Edit, Run
+from mpispec.core.messages import CacheOp, Run
 from mpispec.core.traits import BackendTraits
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
@@ -44,7 +44,7 @@ class ComputeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """What the bits of a row depend on besides weights and inputs, as a backend declares it for one rank."""
+    """What the bits of a row depend on apart from weights and inputs, as a backend declares it for one rank."""
 
     kernels: str = ""
     """Names the instructions that are computed with: ranks where it differs may compute other bits."""
@@ -55,11 +55,11 @@ class Arithmetic:
 class StageModel(Protocol):
     """A layer range of the target model."""
 
-    def edit(self, edits: Sequence[Edit]) -> None:
-        """Apply cache edits in order; GATHER is among them only where the backend's traits ask for it."""
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
+        """Apply cache operations in order; GATHER is among them only where the backend's traits ask for it."""
 
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
-        """Compute a run's rows and write their cells, with all their labels; its edits are left to `edit`.
+        """Compute a run's rows and write their cells, with all their labels; its cache operations are left to `apply`.
 
         `activations` is float32 [rows, width], or None on the first stage, which embeds the rows' tokens itself.
         Returns float32 [rows, width], on the last stage logits float32 [deciding rows, vocabulary] in row order, or

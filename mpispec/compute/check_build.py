@@ -14,7 +14,7 @@ import numpy as np
 
 from mpispec.compute.base import ComputeError, Floats
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Edit, EditOp, Row, Run
+from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
 from mpispec.models import default, registry
 from mpispec.models.errors import ModelError
 
@@ -56,7 +56,7 @@ def check() -> str:
         single, written = _write(stage, prompt)
         if written != expected:
             raise WrongNumbersError(f"after {READ} tokens it writes {written} instead of {expected}")
-        stage.edit([Edit(EditOp.DROP, _SEQUENCE, _SEQUENCE, Pos(READ), Pos(-1))])
+        stage.apply([CacheOp(CacheOpKind.DROP, _SEQUENCE, _SEQUENCE, Pos(READ), Pos(-1))])
         together = _compute(stage, expected, READ, WRITTEN)
         if not np.array_equal(together, single):
             raise WrongNumbersError(f"{WRITTEN} rows at once have other bits than one by one")

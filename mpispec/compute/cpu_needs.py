@@ -1,6 +1,6 @@
 """Which instructions this build of llama.cpp may use, and whether this CPU has them; asked before libllama is loaded.
 
-`scripts/setup` leaves the list beside the libraries (`FILE`); it comes from the compiler that built them. A wheel that
+`scripts/setup` leaves the list next to the libraries (`FILE`); it comes from the compiler that built them. A wheel that
 was built in another way has no list, and nothing is compared. Standard library only: set-up runs this file by itself,
 
     cc -march=native -dM -E -x c /dev/null | python cpu_needs.py BUILD > cpu-needs.json
@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 FILE = "cpu-needs.json"
-"""Beside `llama_cpp/__init__.py`."""
+"""Next to `llama_cpp/__init__.py`."""
 NATIVE = "native"
 """The build whose compiler was asked for all that its own CPU has."""
 
@@ -90,7 +90,7 @@ def missing() -> list[str]:
     """Return what this environment's llama.cpp may use and this CPU lacks. Loads no library."""
     spec = find_spec("llama_cpp")
     if spec is None or spec.origin is None:
-        return []  # whoever imports it is told
+        return []  # importing it raises the error
     path = Path(spec.origin).with_name(FILE)
     if not path.exists() or not _CPU_INFO.exists():
         return []
@@ -99,7 +99,7 @@ def missing() -> list[str]:
 
 
 def sentence(hosts: list[str], flags: list[str]) -> str:
-    """Return what to tell about hosts whose CPU lacks these flags."""
+    """Return the message about hosts whose CPU lacks these flags."""
     few = ", ".join(flags[:4]) + (f" and {len(flags) - 4} more" if len(flags) > 4 else "")
     return (
         f"This llama.cpp was built for another kind of CPU than that of {', '.join(hosts)}, which lacks {few}; run "

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mpispec.compute import cpu_needs, huge_pages
 from mpispec.compute.base import Cancelled, ComputeError, Floats
-from mpispec.core.messages import Edit, EditOp
+from mpispec.core.messages import CacheOp, CacheOpKind
 from mpispec.models.errors import ModelError
 
 if lacking := cpu_needs.missing():  # loading the libraries may be too much already
@@ -346,16 +346,17 @@ class LlamaContext:
             )
         return view.copy()
 
-    def edit(self, edit: Edit) -> None:
-        """Apply one edit of the cache. Raises ComputeError."""
-        if not (0 <= edit.src < self.size.sequences and 0 <= edit.dst < self.size.sequences):
-            raise ComputeError(f"An edit names sequence {max(edit.src, edit.dst)} of {self.size.sequences}.")
-        if edit.op is EditOp.SHARE:
-            api.llama_memory_seq_cp(self._memory, edit.src, edit.dst, edit.start, edit.end)
-        elif edit.op is EditOp.DROP:
-            self.drop(edit.src, edit.start, edit.end)
+    def apply(self, cache_op: CacheOp) -> None:
+        """Apply a cache operation. Raises ComputeError."""
+        if not (0 <= cache_op.src < self.size.sequences and 0 <= cache_op.dst < self.size.sequences):
+            named = max(cache_op.src, cache_op.dst)
+            raise ComputeError(f"A cache operation names sequence {named} of {self.size.sequences}.")
+        if cache_op.op is CacheOpKind.SHARE:
+            api.llama_memory_seq_cp(self._memory, cache_op.src, cache_op.dst, cache_op.start, cache_op.end)
+        elif cache_op.op is CacheOpKind.DROP:
+            self.drop(cache_op.src, cache_op.start, cache_op.end)
         else:
-            self._gather(edit.src)
+            self._gather(cache_op.src)
 
     def _gather(self, sequence: int) -> None:
         """Move the cells of a sequence to the first free ones, in their order. Raises ComputeError."""

@@ -11,7 +11,7 @@ from mpispec.compute import huge_pages
 from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.compute.llama import ContextSize, LayerWatch, LlamaContext, LlamaModel
 from mpispec.compute.llama_traits import MOST_CELLS
-from mpispec.core.messages import Edit, Row, Run
+from mpispec.core.messages import CacheOp, Row, Run
 from mpispec.core.sequences import row_labels
 from mpispec.models.errors import ModelError
 
@@ -66,10 +66,10 @@ class LlamaStage:
         self._warm_up()
         huge_pages.collapse()
 
-    def edit(self, edits: Sequence[Edit]) -> None:
-        """Apply cache edits in order. Raises ComputeError."""
-        for edit in edits:
-            self._context.edit(edit)
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
+        """Apply cache operations in order. Raises ComputeError."""
+        for cache_op in cache_ops:
+            self._context.apply(cache_op)
 
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """Compute a run's rows (at least one) and write their cells.

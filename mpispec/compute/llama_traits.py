@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from mpispec.core.ids import Pos, SeqId
-from mpispec.core.messages import Edit, EditOp
-from mpispec.core.sequences import TO_END, SequencePool, bury, first_positions
+from mpispec.core.messages import CacheOp, CacheOpKind
+from mpispec.core.sequences import TO_END, SequencePool, drop_dead, first_positions
 from mpispec.core.traits import BackendTraits, FreeAtOnce, Prefill, PrefillRun
 from mpispec.core.tree import Node, NodeState
 
@@ -20,7 +20,7 @@ TILE = 64
 MOST_CELLS = 448
 """Dead cells for which the stages' caches have room; collecting costs a copy of the text's cells, so not too few."""
 _COLLECT_FROM = 2
-"""Dead cells are collected, where that costs least, once they are so many times less than the most."""
+"""Where collecting costs least, it begins at the most dead cells divided by this."""
 
 
 def traits(parallel: int = 1, is_quantised: bool = False, is_row_exact: bool = True) -> BackendTraits:
@@ -52,7 +52,7 @@ class Tiling(Prefill):
     """Tokens of the shortest prompt that is computed in tiles; at least `tile`."""
 
     def is_long(self, num_tokens: int) -> bool:
-        """Tell whether a prompt of so many tokens is computed in tiles."""
+        """Tell whether a prompt of this many tokens is computed in tiles."""
         return num_tokens >= self.long
 
     def num_final(self, num_missing: int) -> int:
@@ -82,8 +82,8 @@ class DeferredFree:
 
     llama.cpp gives a row the first free cell and sums attention in the order of cells, so a token in a hole that a
     pruned sibling has left is summed before its own ancestors, and the last bits of its logits differ (measured, docs:
-    Exactness). Where nothing alive was launched after the dead, as in every chain, their cells are freed at once: they
-    are the last ones. Others move to a sequence of their own until the accepted text is all that is alive; then that
+    Exactness). Where nothing alive was dispatched after the dead, as in every chain, their cells are the last ones and
+    are freed at once. Others move to a sequence of their own until the accepted text is all that is alive; then that
     is dropped and the text's cells are gathered in the order of positions. For one request at a time.
     """
 
@@ -105,25 +105,25 @@ class DeferredFree:
         """See `FreePolicy`."""
         return self.seq is not None and self._num_cells * _COLLECT_FROM >= self._most_cells
 
-    def free(self, dead: Sequence[Node], root: Node, survivor: Node) -> list[Edit]:
+    def free(self, dead: Sequence[Node], root: Node, survivor: Node) -> list[CacheOp]:
         """See `FreePolicy`."""
-        edits = bury(dead, survivor, self._pool)
+        cache_ops = drop_dead(dead, survivor, self._pool)
         orders = [node.order for node in dead if node.seq is not None]
         if self.seq is None or not orders or _are_newest(min(orders), root):
-            return edits
+            return cache_ops
         self._num_cells += len(orders)
-        kept = [Edit(EditOp.SHARE, seq, self.seq, pos, TO_END) for seq, pos in first_positions(dead)]
-        return kept + edits
+        kept = [CacheOp(CacheOpKind.SHARE, seq, self.seq, pos, TO_END) for seq, pos in first_positions(dead)]
+        return kept + cache_ops
 
-    def collect(self, seq: SeqId) -> list[Edit]:
+    def collect(self, seq: SeqId) -> list[CacheOp]:
         """See `FreePolicy`."""
         if self.seq is None or not self._num_cells:
             return []
         self._num_cells = 0
-        freed = Edit(EditOp.DROP, self.seq, self.seq, Pos(0), TO_END)
-        return [freed, Edit(EditOp.GATHER, seq, seq, Pos(0), TO_END)]
+        freed = CacheOp(CacheOpKind.DROP, self.seq, self.seq, Pos(0), TO_END)
+        return [freed, CacheOp(CacheOpKind.GATHER, seq, seq, Pos(0), TO_END)]
 
 
 def _are_newest(order: int, root: Node) -> bool:
-    """Tell whether nothing alive was launched after the `order`-th launch."""
-    return all(node.order < order for node in root.subtree() if node.state is NodeState.LAUNCHED)
+    """Tell whether nothing alive was dispatched after the `order`-th dispatch."""
+    return all(node.order < order for node in root.subtree() if node.state is NodeState.DISPATCHED)

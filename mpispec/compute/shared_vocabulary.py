@@ -1,4 +1,4 @@
-"""A model that guesses for another one and knows only the beginning of its tokens, or some more."""
+"""A model that drafts for another one and knows only the beginning of its tokens, or some more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mpispec.compute.base import Cancelled, Floats, StageModel
 from mpispec.core.ids import Token
-from mpispec.core.messages import Edit, Run
+from mpispec.core.messages import CacheOp, Run
 
 _STAND_IN = Token(0)
 
@@ -15,7 +15,7 @@ class SharedVocabulary:
     """A `StageModel` of a draft or level that stays within the first `shared` token ids, which mean the same to all.
 
     Vocabularies of one family are padded to different lengths, and fine-tuned models add tokens at the end. A token
-    that the guesser cannot read is computed as another one: its guesses after that are worse, and no less harmless.
+    that the model cannot read is computed as another one: what it drafts after that is worse, and no less harmless.
     """
 
     def __init__(self, model: StageModel, shared: int, is_last: bool) -> None:
@@ -24,9 +24,9 @@ class SharedVocabulary:
         self._shared = shared
         self._is_last = is_last
 
-    def edit(self, edits: Sequence[Edit]) -> None:
-        """See `StageModel.edit`."""
-        self._model.edit(edits)
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
+        """See `StageModel.apply`."""
+        self._model.apply(cache_ops)
 
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """See `StageModel.forward`; logits are float32 [deciding rows, shared]."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mpispec.compute.base import Cancelled, ComputeError, Floats
-from mpispec.core.messages import Edit, EditOp, Run
+from mpispec.core.messages import CacheOp, CacheOpKind, Run
 from mpispec.core.sequences import row_labels
 from mpispec.core.traits import BackendTraits
 
@@ -60,25 +60,25 @@ class ToyLayer:
         """Cells in use."""
         return len(self._cells) - len(self._free)
 
-    def edit(self, edits: Sequence[Edit]) -> None:
-        """Apply cache edits in order."""
-        for edit in edits:
-            if edit.op is EditOp.SHARE:
-                for index in self._labelled(edit):
-                    self._cells[index].labels.add(edit.dst)
-            elif edit.op is EditOp.DROP:
-                self._drop(edit)
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
+        """Apply cache operations in order."""
+        for cache_op in cache_ops:
+            if cache_op.op is CacheOpKind.SHARE:
+                for index in self._labelled(cache_op):
+                    self._cells[index].labels.add(cache_op.dst)
+            elif cache_op.op is CacheOpKind.DROP:
+                self._drop(cache_op)
             else:
-                kept = sorted((self._cells[index] for index in self._labelled(edit)), key=lambda cell: cell.pos)
+                kept = sorted((self._cells[index] for index in self._labelled(cache_op)), key=lambda cell: cell.pos)
                 values = [(cell.pos, cell.value) for cell in kept]
-                self._drop(edit)
+                self._drop(cache_op)
                 for pos, value in values:
-                    self._write(pos, (edit.src,), value)
+                    self._write(pos, (cache_op.src,), value)
 
-    def _drop(self, edit: Edit) -> None:
-        for index in self._labelled(edit):
+    def _drop(self, cache_op: CacheOp) -> None:
+        for index in self._labelled(cache_op):
             cell = self._cells[index]
-            cell.labels.discard(edit.src)
+            cell.labels.discard(cache_op.src)
             if not cell.labels:
                 cell.value = POISON
                 heapq.heappush(self._free, index)
@@ -117,10 +117,10 @@ class ToyLayer:
         cell.pos, cell.value = pos, value
         cell.labels.update(labels)
 
-    def _labelled(self, edit: Edit) -> list[int]:
-        end = edit.end if edit.end >= 0 else _WORD
+    def _labelled(self, cache_op: CacheOp) -> list[int]:
+        end = cache_op.end if cache_op.end >= 0 else _WORD
         cells = enumerate(self._cells)
-        return [index for index, cell in cells if edit.src in cell.labels and edit.start <= cell.pos < end]
+        return [index for index, cell in cells if cache_op.src in cell.labels and cache_op.start <= cell.pos < end]
 
 
 def reference(prompt: Sequence[int], count: int, num_layers: int, vocabulary: int) -> list[int]:
@@ -144,9 +144,9 @@ class ToyStage:
         self._is_last = is_last
         self._vocabulary = vocabulary
 
-    def edit(self, edits: Sequence[Edit]) -> None:
-        """Apply cache edits in order."""
-        self._layer.edit(edits)
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
+        """Apply cache operations in order."""
+        self._layer.apply(cache_ops)
 
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """See `StageModel.forward`; the width is `WIDTH`."""

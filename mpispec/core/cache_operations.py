@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mpispec.core.ids import Pos, SeqId, Token
-from mpispec.core.messages import Edit, EditOp
+from mpispec.core.messages import CacheOp, CacheOpKind
 from mpispec.core.sequences import TO_END, Placed, SequencePool, place
 from mpispec.core.sessions import Sessions, Slot
 from mpispec.core.traits import FreeAtOnce, FreePolicy, Prefill
@@ -43,7 +43,7 @@ class CacheOperations:
         self._pool = SequencePool(sequences)
         self._sessions = Sessions(self._pool, max_active, prefill)
         self._freeing = freeing(self._pool)
-        self._pending: list[Edit] = []
+        self._pending: list[CacheOp] = []
 
     @property
     def num_free(self) -> int:
@@ -60,7 +60,7 @@ class CacheOperations:
         """Whether `collect` is worth its cost, once only the accepted text is alive."""
         return self._freeing.should_collect
 
-    def take(self) -> tuple[Edit, ...]:
+    def take(self) -> tuple[CacheOp, ...]:
         """Return what the next run carries; it is sent once."""
         taken = tuple(self._pending)
         self._pending = []
@@ -68,14 +68,14 @@ class CacheOperations:
 
     def adopt(self, prompt: tuple[Token, ...]) -> tuple[Slot, int]:
         """Give a request a slot; return it and how many positions of the prompt have cells already."""
-        slot, cached, edits = self._sessions.adopt(prompt)
-        self._pending += edits
+        slot, cached, cache_ops = self._sessions.adopt(prompt)
+        self._pending += cache_ops
         return slot, cached
 
     def place(self, nodes: Sequence[Node]) -> Placed:
         """Assign sequence ids to the nodes of the next run, parents first; stop where no id is free."""
         placed = place(nodes, self._pool)
-        self._pending += placed.edits
+        self._pending += placed.cache_ops
         return placed
 
     def free(self, dead: Sequence[Node], root: Node, survivor: Node | None = None) -> None:
@@ -84,7 +84,7 @@ class CacheOperations:
 
     def truncate(self, seq: SeqId, pos: int) -> None:
         """Drop a sequence from a position on."""
-        self._pending.append(Edit(EditOp.DROP, seq, seq, Pos(pos), TO_END))
+        self._pending.append(CacheOp(CacheOpKind.DROP, seq, seq, Pos(pos), TO_END))
 
     def collect(self, seq: SeqId) -> None:
         """Free all dead cells that were kept, the text `seq` being all that is alive."""

@@ -41,11 +41,11 @@ class HeadConfig:
     chunk: int = 32
     """Most rows of a prefill run, where the backend does not say it."""
     first_queue: int = 2
-    """Launched runs that the first stage may not have begun: the credits."""
+    """Dispatched runs that the first stage may not have begun: the credits."""
     deadline_s: float = 600.0
     """Longest time from the last sign of life of the stages to the answer of their oldest run."""
     name: str = "the target"
-    """What people are told that the stages are of."""
+    """The model of the stages, as messages to the user name it."""
     actor: Actor = HEAD
     """Address of the head; its stages follow it."""
 
@@ -57,12 +57,12 @@ class HeadConfig:
     def cost(self, num_rows: int, correction: float = 1.0) -> float:
         """Return for how long a run of `num_rows` rows occupies the busiest core or link, in times of one row.
 
-        `correction` is by how much its compute is dearer than in the table. The work of stages on one core adds up.
+        `correction` is by what factor its compute differs from the table. The work of stages on one core adds up.
         """
         return max(self.crowd, self.crowd * self.compute(num_rows) * correction, num_rows * self.link_row)
 
     def passing(self, num_rows: int, correction: float = 1.0) -> float:
-        """Return the time from the launch of a run into an empty pipeline to its verdicts, in times of one row.
+        """Return the time from the dispatch of a run into an empty pipeline to its result, in times of one row.
 
         The head is on the first stage's rank (ADR 0002), so that as many links as stages are passed, the last of them
         without activations.
@@ -75,7 +75,7 @@ class HeadConfig:
         return self.num_stages * compute + links
 
     def chunk_for(self, num_tokens: int) -> int:
-        """Return the rows of the prefill runs that bring so many tokens through the pipeline soonest.
+        """Return the rows of the prefill runs that bring `num_tokens` tokens through the pipeline soonest.
 
         k runs of c rows take (k + D - 1) t(c): few rows fill the pipeline soon, many are cheaper each. Always the same
         where that would change bits, for measured costs differ from one start to the next (law 6).

@@ -1,6 +1,6 @@
-"""The draft: grows a tree of guesses layer by layer, runs ahead to a limit, follows what is accepted.
+"""The draft: grows a tree of draft tokens layer by layer, runs ahead to a limit, follows what is accepted.
 
-One core for all proposers on a rank of their own: with width 1 it streams a chain (PipeInfer's asynchronous
+One core for all drafters on a rank of their own: with width 1 it streams a chain (PipeInfer's asynchronous
 speculation), with more it expands the whole frontier in one pass and keeps the best by the probability of the path
 (the layers of SpecPipe, arXiv 2504.04104).
 """
@@ -11,7 +11,7 @@ from collections import deque
 
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.effects import AbortDraft, CloseSampler, ComputeDraft, Effect, OpenSampler, Quit, Send
-from mpispec.core.events import Drafted, Event, Guess, ProtocolError, Received
+from mpispec.core.events import Drafted, DraftToken, Event, ProtocolError, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Plane, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Row, Run, Stop, given_rows, opening
 from mpispec.core.sequences import inherits
@@ -19,8 +19,8 @@ from mpispec.core.sessions import Slot
 from mpispec.core.tree import Node, NodeState, TokenTree
 
 _SPARES = 16
-"""Guesses kept in reserve, for each of a layer's places; beyond that one for each node that has no other left, because
-what has been computed is not expanded again, should it become the root."""
+"""Spare draft tokens kept for each of a layer's places. Beyond that, a node without any other keeps one: it has been
+computed and is not expanded again, should it become the root."""
 
 
 class _Stream:
@@ -36,14 +36,14 @@ class _Stream:
         self.tokens = list(prime.tokens)
         """The accepted tokens; the last of them is the root."""
         self.filled = cached
-        """How many of them have cells, or are being computed; not counting the root's if it was guessed."""
+        """How many of them have cells, or are being computed; not counting the root's if it was drafted."""
         last = len(self.tokens) - 1
         self.ids = [NodeId(pos) for pos in range(len(self.tokens))]
         """Nodes of the accepted tokens."""
         self.tree = TokenTree(NodeId(last), self.tokens[-1], Pos(last))
         self.tree.root.seq = slot.seq
-        self.spares: list[tuple[float, Node, Guess]] = []
-        """Guesses that were not among the best of their layer, with the probability of their paths."""
+        self.spares: list[tuple[float, Node, DraftToken]] = []
+        """Draft tokens that were not among the best of their layer, with the probability of their paths."""
 
     @property
     def root(self) -> Node:
@@ -67,18 +67,18 @@ class _Stream:
                 self.root.seq = seq
             self.tokens.append(token)
             self.ids.append(self.root.id)
-            if self.root.state is NodeState.LAUNCHED:
+            if self.root.state is NodeState.DISPATCHED:
                 self.filled = len(self.tokens)
         return dead
 
-    def rewind(self, pos: Pos, computed: int) -> list[Node]:
+    def roll_back(self, pos: Pos, computed: int) -> list[Node]:
         """Take back the accepted tokens from `pos` on; return the nodes that died.
 
         `computed` is how many tokens have cells whatever becomes of the run under way.
         """
         if not 0 < pos <= len(self.tokens):
             raise ProtocolError(f"tokens from position {pos} on were taken back of {len(self.tokens)}")
-        dead = self.tree.rewind(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
+        dead = self.tree.roll_back(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
         del self.tokens[pos:], self.ids[pos:]
         self.filled = min(self.filled, pos, computed)
         self.spares = []
@@ -91,53 +91,53 @@ class _Stream:
         """
         if self.root.pos + 1 >= self.limit:
             return []
-        if self.root.state is NodeState.PROPOSED:
+        if self.root.state is NodeState.PENDING:
             return [self.root]
         waiting = [node for node in self.tree.ready() if node.pos + 1 < self.limit and (num_free > 0 or inherits(node))]
         if not waiting:
             return []
-        waiting.sort(key=lambda node: (-node.reach, node.id))
+        waiting.sort(key=lambda node: (-node.path_prob, node.id))
         layer = [node for node in waiting if node.pos == waiting[0].pos][: self.width]
-        return [node for node in layer if node.reach >= self.floor * layer[0].reach]
+        return [node for node in layer if node.path_prob >= self.floor * layer[0].path_prob]
 
-    def grow(self, nodes: list[Node], guesses: tuple[tuple[Guess, ...], ...]) -> list[Node]:
-        """Add the best guesses below computed nodes, at most `width` for a position; return the new nodes."""
+    def grow(self, nodes: list[Node], draft_tokens: tuple[tuple[DraftToken, ...], ...]) -> list[Node]:
+        """Add the best draft tokens below computed nodes, at most `width` for a position; return the new nodes."""
         candidates = [
-            (node.reach * guess[1], node, guess)
-            for node, found in zip(nodes, guesses, strict=True)
-            if node.state is NodeState.LAUNCHED
-            for guess in found
+            (node.path_prob * draft_token[1], node, draft_token)
+            for node, found in zip(nodes, draft_tokens, strict=True)
+            if node.state is NodeState.DISPATCHED
+            for draft_token in found
         ]
         return self._take(candidates + self._living_spares())
 
     def refill(self) -> list[Node]:
-        """Add spare guesses where verdicts have thinned a layer; return the new nodes."""
+        """Add spare draft tokens where rejections have thinned a layer; return the new nodes."""
         return self._take(self._living_spares())
 
-    def _living_spares(self) -> list[tuple[float, Node, Guess]]:
-        return [spare for spare in self.spares if spare[1].state is NodeState.LAUNCHED]
+    def _living_spares(self) -> list[tuple[float, Node, DraftToken]]:
+        return [spare for spare in self.spares if spare[1].state is NodeState.DISPATCHED]
 
-    def _take(self, candidates: list[tuple[float, Node, Guess]]) -> list[Node]:
+    def _take(self, candidates: list[tuple[float, Node, DraftToken]]) -> list[Node]:
         layers: dict[int, int] = {}
         for node in self.root.subtree():
             layers[node.pos] = layers.get(node.pos, 0) + 1
         added: list[Node] = []
         kept: set[NodeId] = set()
         self.spares = []
-        # Paths compare by today's reach: it may have been rescaled when the root advanced.
+        # Paths compare by today's path probability: it may have been rescaled when the root advanced.
         ranked = sorted(
-            ((parent.reach * guess[1], index) for index, (_, parent, guess) in enumerate(candidates)),
+            ((parent.path_prob * draft_token[1], index) for index, (_, parent, draft_token) in enumerate(candidates)),
             key=lambda pair: (-pair[0], pair[1]),
         )
-        for reach, index in ranked:
-            _, parent, guess = candidates[index]
+        for path_prob, index in ranked:
+            _, parent, draft_token = candidates[index]
             pos = parent.pos + 1
             if layers.get(pos, 0) < self.width:
                 layers[pos] = layers.get(pos, 0) + 1
-                added.append(self.tree.add(parent, guess[0], guess[1]))
+                added.append(self.tree.add(parent, draft_token[0], draft_token[1]))
             elif len(self.spares) < _SPARES * self.width or not (parent.children or parent.id in kept):
                 kept.add(parent.id)
-                self.spares.append((reach, parent, guess))
+                self.spares.append((path_prob, parent, draft_token))
         return added
 
 
@@ -165,7 +165,7 @@ class DraftCore:
             case Received(message=Follow() as follow):
                 return self._follow(follow) + self._work()
             case Received(message=Retire(request)):
-                return self._retire(request) + self._work()  # ids are free again, for others
+                return self._retire(request) + self._work()  # sequence ids are free again for other requests
             case Received(message=Stop()):
                 self._stopping = True
                 return [AbortDraft()] if self._busy else [Quit()]
@@ -178,7 +178,7 @@ class DraftCore:
         """Assert the invariants; tests call it after every event."""
         for stream in self._streams.values():
             may_idle = self._stopping or not self._has_work(stream)
-            assert self._busy is not None or may_idle, "the draft idles although it may guess"
+            assert self._busy is not None or may_idle, "the draft idles although it may draft"
         self._cache.check({node.seq for stream in self._streams.values() for node in stream.root.subtree()})
 
     @property
@@ -199,7 +199,7 @@ class DraftCore:
         if follow.epoch != stream.epoch:
             stream.epoch = follow.epoch
             computed = self._busy_from if self._busy is not None and self._busy[0] is stream else len(stream.tokens)
-            dead = stream.rewind(follow.pos, computed)
+            dead = stream.roll_back(follow.pos, computed)
             self._cache.truncate(stream.seq, stream.filled)
         dead += stream.follow(follow.pos, follow.tokens)
         self._cache.free(dead, stream.root)
@@ -228,10 +228,10 @@ class DraftCore:
             return [Quit()]
         effects: list[Effect] = []
         if not event.aborted and self._streams.get(stream.request) is stream:
-            effects = self._announce(stream, stream.grow(nodes, event.guesses))
+            effects = self._announce(stream, stream.grow(nodes, event.draft_tokens))
         return effects + self._work()
 
-    # -- guessing -------------------------------------------------------------------------------------------------
+    # -- drafting -------------------------------------------------------------------------------------------------
 
     def _work(self) -> list[Effect]:
         if self._busy is not None or self._stopping:
@@ -244,9 +244,9 @@ class DraftCore:
         return []
 
     def _has_work(self, stream: _Stream) -> bool:
-        """Tell whether it may guess; accepted text is computed no sooner, and all that came until then at once.
+        """Tell whether it may draft. Accepted text waits until then and is computed in one go.
 
-        A draft that shall keep silent may share its core with a stage (ADR 0028).
+        A draft with lead 0 may share its core with a stage (ADR 0028).
         """
         return bool(stream.frontier(self._cache.num_free))
 
@@ -254,7 +254,7 @@ class DraftCore:
         """Compute what is missing of the accepted text, the root with its last chunk, else the next layer."""
         rows: list[Row] = []
         nodes: list[Node] = []
-        if stream.root.state is NodeState.PROPOSED:
+        if stream.root.state is NodeState.PENDING:
             self._busy_from = stream.filled
             start, stop = stream.filled, min(stream.filled + self._chunk, len(stream.tokens))
             rows = given_rows(stream.request, stream.ids, stream.tokens, range(start, stop), stream.seq)
@@ -266,7 +266,7 @@ class DraftCore:
             nodes = self._cache.place(stream.frontier(self._cache.num_free)).nodes  # a layer: no branches within a run
             rows = [self._row(stream, node) for node in nodes]
         for node in nodes:
-            stream.tree.launch(node, self._next_run)
+            stream.tree.dispatch(node, self._next_run)
         run = Run(self._next_run, tuple(rows), self._cache.take())
         self._next_run = RunId(self._next_run + 1)
         self._busy = (stream, nodes, run.run_id)
@@ -282,7 +282,7 @@ class DraftCore:
         return [AbortDraft()] if all(node.state is NodeState.DEAD for node in self._busy[1]) else []
 
     def _announce(self, stream: _Stream, nodes: list[Node]) -> list[Effect]:
-        """Tell the head of new nodes; their ids follow one another because they were made together."""
+        """Send new nodes to the head; their ids follow one another because they were made together."""
         if not nodes:
             return []
         parents = tuple(ROOT if node.parent is stream.root else node.parent_id for node in nodes)

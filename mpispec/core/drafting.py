@@ -1,4 +1,4 @@
-"""The head's end of the draft stream: where in the tree the draft's guesses belong."""
+"""The head's end of the draft stream: where in the tree the draft's tokens belong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Sampling
 from mpispec.core.tree import BY_DRAFT, Node, NodeState, TokenTree
 
 _Place = Node | Pos
-"""Where a guess of the draft ended up: a node, or the position of the accepted token that it turned out to be."""
+"""Where a draft token ended up: a node, or the position of the accepted token that it turned out to be."""
 
 
 _FEW_PLACES = 64
@@ -20,9 +20,9 @@ _FEW_PLACES = 64
 class DraftLink:
     """Follows one request's draft stream.
 
-    Guesses name their parents, so one that was made before a verdict reached the draft finds its place, or is dropped
-    where its parent has died (law 5). Accepted tokens can be taken back in a level only; a position then no longer says
-    which text it is of, so guesses carry the epoch too.
+    Draft tokens name their parents. One made before the draft received the latest accepted tokens finds its place,
+    or is dropped where its parent has died (law 5). Only a level takes accepted tokens back; a position then no longer
+    says which text it is of, so draft tokens carry the epoch too.
     """
 
     def __init__(self, draft: Actor, request: RequestId, lead: int, width: int, floor: float, last: Pos) -> None:
@@ -33,25 +33,25 @@ class DraftLink:
         self._width = width
         self._floor = floor
         self._last = last
-        """First position that is of no use to propose: its verdict would be beyond the request's end."""
+        """First position that is of no use to draft: its verification would be beyond the request's end."""
         self._limit = Pos(0)
-        """First position that the draft knows it must not propose."""
+        """First position that the draft knows it must not draft."""
         self._places: dict[int, _Place] = {}
         self._most_places = _FEW_PLACES
-        """How many guesses to remember before those that are of no use any more are sought and forgotten."""
+        """How many draft tokens to remember before the useless ones are sought and forgotten."""
         self._epoch = 0
         """How often accepted tokens have been taken back."""
         self._owing_since: float | None = None
-        """The first look at the clock since the draft could have guessed and has said nothing."""
+        """The first look at the clock since the draft could have drafted and has sent nothing."""
         self._is_silent = False
         """Whether that was too long ago."""
 
     def is_due(self, tree: TokenTree) -> bool:
-        """Tell whether the draft may propose further and so is about to, unless it has long been silent."""
+        """Tell whether draft tokens are due: the draft may go on, and has not been silent for too long."""
         return tree.end() < self._limit and not self._is_silent
 
     def look(self, tree: TokenTree, now: float, deadline_s: float) -> None:
-        """Look at the clock: a draft that owes guesses for longer than the deadline is due no more (law 7)."""
+        """Look at the clock: a draft that owes tokens for longer than the deadline is not waited for (law 7)."""
         if self._owing_since is None or tree.end() >= self._limit:
             self._owing_since = now
         self._is_silent = now - self._owing_since > deadline_s
@@ -62,7 +62,7 @@ class DraftLink:
         return [self._send(Prime(self._request, prompt, self._limit, self._width, self._floor, sampling))]
 
     def received(self, draft: Draft, tree: TokenTree, accepted: Sequence[Token]) -> Node | None:
-        """Grow the tree by the draft's guesses. `accepted` are the prompt and all accepted tokens.
+        """Grow the tree by the draft's tokens. `accepted` are the prompt and all accepted tokens.
 
         Returns the first new node, for the draft names the best of a layer first.
         """
@@ -79,13 +79,13 @@ class DraftLink:
                     first = child
         return first
 
-    def rewound(self) -> None:
-        """Hear that accepted tokens were taken back, before others are accepted in their place."""
+    def rolled_back(self) -> None:
+        """Note that accepted tokens were taken back, before others are accepted in their place."""
         self._epoch += 1
         self._places = {}
 
     def accepted(self, tokens: Sequence[Token], root: Node, lead: int) -> list[Effect]:
-        """Hear that `tokens` were accepted, the last of them being `root`; tell the draft how far it may go now."""
+        """Send the draft the accepted `tokens`, the last of them being `root`, and how far it may go now."""
         self._lead = max(self._lead, lead)
         if len(self._places) > self._most_places:
             self._forget(root)
@@ -96,17 +96,17 @@ class DraftLink:
     def check(self) -> None:
         """Assert that nothing grows below what has died (law 5) and that what is remembered stays bounded (law 7)."""
         for place in self._places.values():
-            parent = place.parent if isinstance(place, Node) and place.state is NodeState.PROPOSED else None
-            assert parent is None or parent.state is not NodeState.DEAD, "a guess outlived its parent"
+            parent = place.parent if isinstance(place, Node) and place.state is NodeState.PENDING else None
+            assert parent is None or parent.state is not NodeState.DEAD, "a draft token outlived its parent"
         most_alive = 2 * max(1, self._lead * self._width) + _FEW_PLACES
-        assert self._most_places <= 2 * most_alive, "guesses of long ago are remembered"
+        assert self._most_places <= 2 * most_alive, "draft tokens of long ago are remembered"
 
     def retire(self) -> list[Effect]:
         """End the stream."""
         return [self._send(Retire(self._request))]
 
     def _forget(self, root: Node) -> None:
-        """Forget guesses that have died, and decided ones that no guess on its way can name any more."""
+        """Forget draft tokens that have died, and decided ones that no draft token on its way can still name."""
         oldest = root.pos - 2 * self._lead
         self._places = {
             number: place
@@ -125,7 +125,7 @@ class DraftLink:
 def _child(
     place: _Place | None, token: Token, prob: float, tree: TokenTree, accepted: Sequence[Token]
 ) -> _Place | None:
-    """Return the place of a guess below `place`; None if it has turned out wrong."""
+    """Return the place of a draft token below `place`; None if it has turned out wrong."""
     if isinstance(place, Node):
         if place.state is NodeState.DEAD:
             return None

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from mpispec.core.events import Payload
 from mpispec.core.ids import Actor, Plane, RequestId, RunId, Token
-from mpispec.core.messages import Edit, Message, Open, Run
+from mpispec.core.messages import CacheOp, Message, Open, Run
 from mpispec.core.statistics import Statistics
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -23,7 +23,7 @@ class Send(NamedTuple):
 
 
 class Compute(NamedTuple):
-    """Apply the run's edits, then compute its rows; answered by one `Computed`."""
+    """Apply the run's cache operations, then compute its rows; answered by one `Computed`."""
 
     run: Run
     payload: Payload
@@ -37,10 +37,10 @@ class AbortCompute:
 
 
 @dataclass(frozen=True, slots=True)
-class EditCache:
-    """Apply edits alone (of a void run); not answered."""
+class ApplyCacheOps:
+    """Apply cache operations alone (of a void run); not answered."""
 
-    edits: tuple[Edit, ...]
+    cache_ops: tuple[CacheOp, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class CloseSampler:
 
 @dataclass(frozen=True, slots=True)
 class ComputeDraft:
-    """Apply the run's edits, compute its rows, find each deciding row's successors; answered by one `Drafted`."""
+    """Apply the run's cache operations, compute its rows, find deciding rows' successors; answered by one `Drafted`."""
 
     run: Run
     branch: int
@@ -73,7 +73,7 @@ class AbortDraft:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Hand accepted tokens to whoever submitted the request; `finish` is set with the last of them."""
+    """Hand accepted tokens to the one who submitted the request; `finish` is set with the last of them."""
 
     request: RequestId
     tokens: tuple[Token, ...]
@@ -88,5 +88,5 @@ class Quit:
 
 
 Effect = (
-    Send | Compute | AbortCompute | EditCache | OpenSampler | CloseSampler | ComputeDraft | AbortDraft | Emit | Quit
+    Send | Compute | AbortCompute | ApplyCacheOps | OpenSampler | CloseSampler | ComputeDraft | AbortDraft | Emit | Quit
 )

@@ -1,4 +1,4 @@
-"""What a core is told. Events are facts, named in the past tense.
+"""What a core receives. Events are facts, named in the past tense.
 
 Those on every token's way are named tuples, here as among effects and messages: a frozen dataclass takes three times
 as long to make (0.9 us against 0.3).
@@ -24,7 +24,7 @@ class Received(NamedTuple):
     payload: Payload = None
 
 
-Guess = tuple[Token, float]
+DraftToken = tuple[Token, float]
 """A token and its probability."""
 
 
@@ -36,8 +36,8 @@ class Computed(NamedTuple):
     tokens: tuple[Token, ...]
     """The last stage's decisions, one for each deciding row."""
     aborted: bool
-    guesses: tuple[Guess, ...] = ()
-    """A stage with an exit: its guess after each deciding row."""
+    draft_tokens: tuple[DraftToken, ...] = ()
+    """A stage with an exit: its draft token after each deciding row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class Drafted:
     """A draft's compute of a run ended."""
 
     run_id: RunId
-    guesses: tuple[tuple[Guess, ...], ...]
+    draft_tokens: tuple[tuple[DraftToken, ...], ...]
     """For each deciding row its likeliest successors, best first."""
     aborted: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """Somebody wants a continuation of `prompt` of at most `max_tokens` tokens, ending early at one of `stops`."""
+    """Someone wants a continuation of `prompt` of at most `max_tokens` tokens, ending early at one of `stops`."""
 
     request: RequestId
     prompt: tuple[Token, ...]
@@ -60,14 +60,14 @@ class Submitted:
     stops: frozenset[Token]
     sampling: Sampling
     strategy: str
-    """Name of the strategy that launches this request's runs."""
-    proposer: str
-    """Who guesses: `draft`, `exit`, a key of the head's proposers, a mix like `draft+ngram`, or `none`."""
+    """Name of the strategy that dispatches this request's runs."""
+    drafter: str
+    """What drafts: `draft`, `exit`, a key of the head's drafters, a mix like `draft+ngram`, or `none`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """A level hears from above: its text from `pos` on is `tokens`, and it may decide tokens before `limit`."""
+    """A level is corrected from above: its text from `pos` on is `tokens`, and it may decide tokens before `limit`."""
 
     request: RequestId
     pos: Pos
@@ -85,7 +85,7 @@ class Withdrawn:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """The program shall end."""
+    """The program is to end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from mpispec.core.messages import (
     Close,
     Credit,
     Draft,
-    EarlyGuess,
+    EarlyDraft,
     Idle,
     Result,
     Row,
@@ -29,7 +29,7 @@ from mpispec.core.messages import (
     opening,
 )
 from mpispec.core.request import Request
-from mpispec.core.strategy import Proposer, Strategy
+from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import Node, NodeState
 
 
@@ -40,21 +40,21 @@ class HeadCore:
         self,
         config: HeadConfig,
         strategies: Mapping[str, Callable[[], Strategy]],
-        proposers: Mapping[str, Callable[[], Proposer]],
+        drafters: Mapping[str, Callable[[], Drafter]],
     ) -> None:
         self.config = config
         self._strategies = strategies
-        self._proposers = proposers
+        self._drafters = drafters
         self._waiting: deque[Submitted] = deque()
         self._active: dict[RequestId, Request] = {}
         self._runs = RunsInFlight(config)
         self._stages = frozenset(config.stages)
         self._first = config.stages[0]
-        self._told = relays(config.actor, config.actor, config.num_stages)
-        """Stages that hear of a cancel from us; the others hear of it from them."""
+        self._relays = relays(config.actor, config.actor, config.num_stages)
+        """Stages to which we send a cancel; they pass it on to the others."""
         self._cache = CacheOperations(config.sequences, config.max_active, config.prefill, config.traits.freeing)
         self._last_sign = 0.0
-        """When a stage was last heard of, or the first last given work while it had none."""
+        """When a stage last sent a message, or no run was in flight."""
         self._stopping = False
         self._out: list[Effect] = []
 
@@ -69,8 +69,8 @@ class HeadCore:
                 self._runs.begun(run_id, now)
             case Received(message=Idle(run_id)):
                 self._runs.ran_out(run_id, now)
-            case Received(src, (Draft() | EarlyGuess()) as guess):
-                self._guessed(src, guess)
+            case Received(src, (Draft() | EarlyDraft()) as draft):
+                self._drafted(src, draft)
             case Submitted():
                 self._submit(event)
             case Corrected():
@@ -83,11 +83,11 @@ class HeadCore:
                 self._check_deadline(now)
             case _:
                 raise ProtocolError(f"a head cannot handle {event}")
-        # What a proposer says, or a level above, is no sign of the stages.
+        # A message of a drafter, or of a level above, is no sign of life of the stages.
         if not self._runs or (isinstance(event, Received) and event.src in self._stages):
             self._last_sign = now
         self._admit(now)
-        self._launch()
+        self._dispatch()
         if self._stopping and not self._runs:
             self._out += self._stop()
         effects, self._out = self._out, []
@@ -111,13 +111,13 @@ class HeadCore:
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
             submitted = self._waiting.popleft()
             slot, common = self._cache.adopt(submitted.prompt)
-            proposer = self._proposers.get(submitted.proposer)
+            drafter = self._drafters.get(submitted.drafter)
             request = Request(
                 submitted,
                 slot,
                 common,
                 self._strategies[submitted.strategy](),
-                proposer() if proposer else None,
+                drafter() if drafter else None,
                 self.config,
                 self._runs,
             )
@@ -158,7 +158,7 @@ class HeadCore:
     def _end(self, request: Request) -> None:
         """Cancel what is in flight, keep the cache of the accepted text for a successor."""
         dead = request.tree.prune_children()
-        self._tell(self._runs.withdraw_all(request.id, dead))
+        self._send_cancel(self._runs.withdraw_all(request.id, dead))
         self._cache.free(dead, request.tree.root)
         self._cache.keep(request.slot, request.seq, request.cached_tokens())
         self._cache.collect(request.seq)
@@ -172,7 +172,7 @@ class HeadCore:
         stops: list[Effect] = [Send(actor, Plane.CONTROL, Stop()) for actor in (*self.config.stages, *drafts)]
         return [*stops, Quit()]
 
-    # -- verdicts -------------------------------------------------------------------------------------------------
+    # -- verifications --------------------------------------------------------------------------------------------
 
     def _answered(self, result: Result) -> None:
         run = self._runs.answered(result)
@@ -182,7 +182,7 @@ class HeadCore:
         tokens = dict(zip(result.nodes, result.tokens, strict=True))
         accepted, dead, finish = self._verify(request, run, tokens)
         request.answered(run)
-        self._tell(self._runs.withdraw(dead))
+        self._send_cancel(self._runs.withdraw(dead))
         if accepted:
             self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics))
         if finish:
@@ -193,7 +193,7 @@ class HeadCore:
     def _verify(
         self, request: Request, run: RunInFlight, tokens: dict[NodeId, Token]
     ) -> tuple[list[Token], list[Node], FinishReason | None]:
-        """Walk the rows of a run: a decision counts where its row is the root, any other row alive cannot be.
+        """Walk the rows of a run: a decision counts where its row is the root; other rows must be dead or decided.
 
         Returns the tokens accepted, the nodes that died, and why the request ends, if it does.
         """
@@ -201,9 +201,9 @@ class HeadCore:
         dead: list[Node] = []
         for node in run.nodes:
             if node is not request.tree.root:
-                if node.state is NodeState.LAUNCHED:
+                if node.state is NodeState.DISPATCHED:
                     raise ProtocolError(f"node {node.id} was decided before its parent")
-                continue  # dead, or a level was told what follows before its own verdict came
+                continue  # dead, or a level received what follows before its own decision came
             token = tokens.get(node.id)
             if token is None:
                 raise ProtocolError(f"run {run.run_id} came back without living node {node.id}")
@@ -215,16 +215,16 @@ class HeadCore:
                 return accepted, dead, finish
         return accepted, dead, None
 
-    def _guessed(self, src: Actor, guess: Draft | EarlyGuess) -> None:
-        """Take a draft's guesses, or an exit's of a run that is still in flight, and cancel what these take back."""
-        if isinstance(guess, Draft):
-            if (request := self._active.get(guess.request)) is not None:
-                request.drafted(guess)
-        elif (run := self._runs.living(guess.run_id)) is not None:
+    def _drafted(self, src: Actor, draft: Draft | EarlyDraft) -> None:
+        """Take a draft's tokens, or an exit's of a run that is still in flight, and cancel what these take back."""
+        if isinstance(draft, Draft):
+            if (request := self._active.get(draft.request)) is not None:
+                request.drafted(draft)
+        elif (run := self._runs.living(draft.run_id)) is not None:
             request = self._active[run.request]
-            for survivor, dead in request.guessed_early(src, run, guess):
+            for survivor, dead in request.drafted_early(src, run, draft):
                 self._cache.free(dead, request.tree.root, survivor)
-                self._tell(self._runs.withdraw(dead))
+                self._send_cancel(self._runs.withdraw(dead))
 
     def _correct(self, event: Corrected) -> None:
         """Replace the end of a level's text by what the level above says it is; all built on the old one is dead."""
@@ -236,47 +236,47 @@ class HeadCore:
             return
         dead: list[Node] = []
         if event.pos < len(request.tokens):
-            dead = request.rewind(event.pos)
+            dead = request.roll_back(event.pos)
             self._cache.truncate(request.seq, event.pos)
             self._runs.rolled_back(request.id, event.pos)
         for token in event.tokens:
             dead += request.accept(token)
         self._cache.free(dead, request.tree.root)
-        self._tell(self._runs.withdraw(dead))
+        self._send_cancel(self._runs.withdraw(dead))
         self._out += request.accepted(event.tokens)
 
-    def _tell(self, cancel: Cancel | None) -> None:
-        """Tell the stages that runs, and single rows of others, are of no use any more.
+    def _send_cancel(self, cancel: Cancel | None) -> None:
+        """Send the stages a cancel, if there is one.
 
         Stages may ignore it: the operations that free the cells are in the next run either way (law 3).
         """
         if cancel is not None:
-            self._out += [Send(stage, Plane.CONTROL, cancel) for stage in self._told]
+            self._out += [Send(stage, Plane.CONTROL, cancel) for stage in self._relays]
 
-    # -- launching ------------------------------------------------------------------------------------------------
+    # -- dispatching ----------------------------------------------------------------------------------------------
 
-    def _launch(self) -> None:
+    def _dispatch(self) -> None:
         """Fill the pipeline: requests take turns, each with what its strategy thinks best."""
         hungry = deque(self._active.values())
         while hungry and self._runs.has_room:
             request = hungry.popleft()
-            if self._launch_one(request):
-                self._active[request.id] = self._active.pop(request.id)  # whoever waits longest is first next time
+            if self._dispatch_one(request):
+                self._active[request.id] = self._active.pop(request.id)  # the longest waiting is first next time
                 hungry.append(request)
 
-    def _launch_one(self, request: Request) -> bool:
+    def _dispatch_one(self, request: Request) -> bool:
         if request.is_behind:
             chunk = request.next_chunk()
             self._send_run(request, chunk, [], [])
             if request.filled <= chunk[-1].pos:
                 self._cache.truncate(request.seq, request.filled)
             return True
-        if request.tree.root.state is NodeState.PROPOSED:
+        if request.tree.root.state is NodeState.PENDING:
             if self._cache.should_collect:
                 self._cache.collect(request.seq)
         elif self._cache.must_collect:
             return False
-        request.propose()
+        request.draft()
         chosen = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]
         if not chosen:
             return False
@@ -288,7 +288,7 @@ class HeadCore:
 
     def _send_run(self, request: Request, rows: list[Row], nodes: list[Node], branches: Sequence[Branch]) -> None:
         """Dispatch rows: those of `nodes`, or of given tokens where there are none."""
-        # Not before, or requests that come and go while nothing can be launched would pile up in front of the stages.
+        # Not before, or requests that come and go while nothing can be dispatched would pile up in front of the stages.
         if not request.statistics.runs:
             opened = opening(request.id, request.sampling, request.prompt, rows[0].pos)
             self._out.append(Send(self._first, Plane.DATA, opened))

@@ -8,7 +8,7 @@ from typing import NewType
 RequestId = NewType("RequestId", int)
 """One prompt and its continuation; unique for the life of the head."""
 RunId = NewType("RunId", int)
-"""One pass of some rows through all stages; increases by one a launch."""
+"""One pass of some rows through all stages; increases by one with each dispatch."""
 NodeId = NewType("NodeId", int)
 """One token of one request's tree; never reused within a request."""
 SeqId = NewType("SeqId", int)
@@ -20,25 +20,25 @@ Pos = NewType("Pos", int)
 Actor = NewType("Actor", int)
 """Address of a role. 0 is the head, 1..D its stages in layer order, D+1 the draft.
 
-In a ladder D+1 is a level: the head of a pipeline of its own, followed by its stages and what guesses for it.
+In a cascade D+1 is a level: the head of a pipeline of its own, followed by its stages and what drafts for it.
 """
 
 HEAD = Actor(0)
 """The head whose tokens are final; a level is a further head (core/level.py)."""
 
 FANOUT = 8
-"""Up to so many stages a head sends a cancel itself; with more, each stage passes it on to as many."""
+"""Most stages to which a head sends a cancel itself; with more, each stage passes it on to as many."""
 
 
 class Plane(IntEnum):
     """The three lanes of messages; each is FIFO between two actors, nothing is ordered across lanes."""
 
     DATA = 0
-    """Runs and results, in launch order; cache edits ride along (law 3)."""
+    """Runs and results, in dispatch order; KV cache operations travel in runs (law 3)."""
     CONTROL = 1
     """Cancels and credits: may overtake data, and ignoring one must not change the output."""
     DRAFT = 2
-    """Guesses, and what was accepted, for the draft to follow."""
+    """Draft tokens, and what was accepted, for the draft to follow."""
 
 
 def relays(actor: Actor, head: Actor, num_stages: int) -> list[Actor]:

@@ -43,7 +43,7 @@ class RunInFlight:
 
     @property
     def is_dead(self) -> bool:
-        """Whether no token that this run decides can matter any more."""
+        """Whether no token that this run decides can still matter."""
         return not self.is_chunk and self.num_dead == len(self.nodes)
 
     @property
@@ -56,7 +56,7 @@ class RunInFlight:
 
 
 class FirstStage:
-    """What the head knows of the stage that it dispatches to; its words may be late, results say the same."""
+    """What the head knows of the stage that it dispatches to; its messages may be late, results say the same."""
 
     def __init__(self) -> None:
         self.is_idle = True
@@ -68,7 +68,7 @@ class FirstStage:
         """Dispatched runs that it has not begun, as far as we know."""
         return len(self._untaken)
 
-    def launched(self, run_id: RunId) -> None:
+    def dispatched(self, run_id: RunId) -> None:
         """Note that a run is on its way there."""
         self._untaken.add(run_id)
         self._newest = run_id
@@ -129,7 +129,7 @@ class RunsInFlight:
         self._runs[run.run_id] = run
         self._live[request] += 1
         self._num_live += 1
-        self.first.launched(run.run_id)
+        self.first.dispatched(run.run_id)
         return run
 
     def begun(self, run_id: RunId, now: float) -> None:
@@ -139,7 +139,7 @@ class RunsInFlight:
         self.row_times.began(run.nodes if run is not None and not run.is_chunk else (), now)
 
     def ran_out(self, run_id: RunId, now: float) -> None:
-        """Hear that the first stage has nothing to compute after a run."""
+        """Note that the first stage has nothing to compute after a run."""
         self.first.emptied(run_id)
         self.row_times.ended(now)
 
@@ -151,7 +151,7 @@ class RunsInFlight:
         self.first.emptied(result.run_id)
         run = self._runs.pop(next(iter(self._runs), RunId(-1)), None)
         if run is None or run.run_id != result.run_id:
-            raise ProtocolError(f"result of run {result.run_id} out of launch order")
+            raise ProtocolError(f"result of run {result.run_id} out of dispatch order")
         if run.is_cancelled:
             run.statistics.void_runs += result.void
             return run
@@ -167,7 +167,7 @@ class RunsInFlight:
                 run.last_pos = Pos(min(run.last_pos, pos - 1))
 
     def withdraw(self, dead: Iterable[Node]) -> Cancel | None:
-        """Count nodes that died; return what to tell the stages: whole runs where no row is alive, else single rows."""
+        """Count nodes that died; return the cancel to send: whole runs where no row is alive, else single rows."""
         runs: list[RunInFlight] = []
         rows: list[tuple[RunId, NodeId]] = []
         for run_id, nodes in self._count(dead).items():
@@ -179,7 +179,7 @@ class RunsInFlight:
         return self._cancel(runs, rows)
 
     def withdraw_all(self, request: RequestId, dead: Iterable[Node]) -> Cancel | None:
-        """Count nodes that died as their request ended; return what to tell the stages: all its runs."""
+        """Count nodes that died as their request ended; return the cancel to send: all its runs."""
         self._count(dead)
         return self._cancel([run for run in self._runs.values() if run.request == request and not run.is_cancelled], [])
 

@@ -1,9 +1,9 @@
-"""A level of a ladder: upwards a draft, downwards a head with stages and a proposer of its own.
+"""A level of a cascade: upwards a draft, downwards a head with stages and a drafter of its own.
 
 PipeSpec (arXiv 2505.01572): each model verifies the one below and feeds the one above, none waits for another. What a
-level accepts is only a guess to the level above, so a correction from there makes it take tokens back, and the `Follow`
-that its own head then sends down takes them back below: the rollback cascades a pair at a time. As what is
-below a head may be a level again, a ladder of any height is made of these two ends.
+level accepts is only a draft token to the level above. A correction from there makes it roll back. The `Follow` that
+its own head then sends down rolls back the one below: the rollback cascades a pair at a time. What is below a head may
+be a level again, so a cascade of any height is made of these two ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mpispec.core.ids import Actor, Plane, Pos, RequestId, Token
 from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Stop
 
 _CONFIDENCE = 0.85
-"""Chance that a level's token is right before any has been judged; of no weight after a few."""
+"""Chance that a level's token is right before any has been verified; of no weight after a few."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,17 +27,17 @@ class _Stream:
     """One request as seen from above."""
 
     tokens: list[Token]
-    """Our text: the prompt, what we were told, what we have decided since."""
+    """Our text: the prompt, what we received from above, what we have decided since."""
     base: int = 0
-    """How many of them we had when we were last told; later ones are guesses, numbered by their positions."""
+    """How many of them we had when the last came from above; later ones are draft tokens, numbered by position."""
     epoch: int = 0
 
 
 class LevelCore:
-    """The protocol of a level; its head's stages and proposer are actors of their own."""
+    """The protocol of a level; its head's stages and drafter are actors of their own."""
 
     def __init__(self, head: HeadCore, above: Actor, strategy: str) -> None:
-        """`strategy` launches the runs of all requests; `above` is the head of the level above."""
+        """`strategy` dispatches the runs of all requests; `above` is the head of the level above."""
         self._head = head
         self._above = above
         self._strategy = strategy
@@ -59,9 +59,9 @@ class LevelCore:
             case _:
                 inner = [event]
         effects: list[Effect] = []
-        for told in inner:
-            for effect in self._head.handle(told, now):
-                effects += self._guess(effect) if isinstance(effect, Emit) else [effect]
+        for inner_event in inner:
+            for effect in self._head.handle(inner_event, now):
+                effects += self._draft(effect) if isinstance(effect, Emit) else [effect]
         return effects
 
     @property
@@ -112,8 +112,8 @@ class LevelCore:
                 return index
         return min(len(ours), len(theirs))
 
-    def _guess(self, emit: Emit) -> list[Effect]:
-        """Tell the level above of what we have decided: a chain that goes on where the last one ended."""
+    def _draft(self, emit: Emit) -> list[Effect]:
+        """Send the level above what we have decided: a chain that goes on where the last one ended."""
         stream = self._streams.get(emit.request)
         if stream is None or not emit.tokens:
             return []  # the request has ended above

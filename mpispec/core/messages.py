@@ -1,6 +1,6 @@
 """Everything that crosses ranks, as frozen dataclasses without tensors.
 
-Activations travel beside a `Run` as raw bytes (`Received.payload`, `Send.payload`). To add a message: a class
+Activations travel with a `Run` as raw bytes (`Received.payload`, `Send.payload`). To add a message: a class
 here, a line in its union, a row in `wire/codec.py`, a row in `docs/protocol.md`; mypy's `assert_never` finds the
 handlers that forget it and the codec's round-trip test the missing row.
 """
@@ -58,8 +58,8 @@ def given_rows(request: RequestId, ids: Sequence[NodeId], tokens: Sequence[Token
     ]
 
 
-class EditOp(IntEnum):
-    """What an edit does to the labels of cells."""
+class CacheOpKind(IntEnum):
+    """What a cache operation does to the labels of cells."""
 
     SHARE = 0
     """Add label `dst` to the cells of `src` with start <= position < end."""
@@ -68,14 +68,14 @@ class EditOp(IntEnum):
     GATHER = 2
     """Move the cells of `src`, all its own, to the first free ones in the order of positions.
 
-    Asked only of a backend whose traits have a `FreePolicy` that does.
+    Sent only to a backend whose traits have a `FreePolicy` that gathers.
     """
 
 
-class Edit(NamedTuple):
-    """One metadata edit of the cache; written into a run, applied before its rows, never cancelled (law 3)."""
+class CacheOp(NamedTuple):
+    """One operation on the cache's metadata; written into a run, applied before its rows, never cancelled (law 3)."""
 
-    op: EditOp
+    op: CacheOpKind
     src: SeqId
     dst: SeqId
     start: Pos
@@ -127,7 +127,7 @@ class Run(NamedTuple):
 
     run_id: RunId
     rows: tuple[Row, ...]
-    edits: tuple[Edit, ...] = ()
+    cache_ops: tuple[CacheOp, ...] = ()
     void: bool = False
     branches: tuple[Branch, ...] = ()
     """Further labels of its rows, in order: one may rest on an earlier one."""
@@ -151,8 +151,8 @@ class Result(NamedTuple):
 class Cancel:
     """Head -> every stage, by way of others where there are many: skip the compute of these rows (law 4).
 
-    Closed under descendants, because whoever skips a row leaves a hole in its cache that no descendant may be computed
-    over.
+    Closed under descendants: a stage that skips a row leaves a hole in its cache, over which no descendant may be
+    computed.
     """
 
     run_ids: tuple[RunId, ...]
@@ -165,7 +165,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """Stage 1 -> head: the run left the first queue, another may be launched."""
+    """Stage 1 -> head: the run left the first queue, another may be dispatched."""
 
     run_id: RunId
 
@@ -187,16 +187,16 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Prime:
-    """Head -> draft: a request begins; guess what follows these tokens, at most to position `limit`."""
+    """Head -> draft: a request begins; draft what follows these tokens, up to `limit`."""
 
     request: RequestId
     tokens: tuple[Token, ...]
     limit: Pos
-    """First position the draft must not propose yet."""
+    """First position the draft must not draft yet."""
     width: int
-    """Most guesses for one position."""
+    """Most draft tokens for one position."""
     floor: float
-    """Do not guess below a guess that is less likely than this share of the likeliest of its layer."""
+    """Do not expand a draft token that is less likely than this share of the likeliest of its layer."""
     sampling: Sampling
 
 
@@ -212,7 +212,7 @@ class Follow:
     tokens: tuple[Token, ...]
     limit: Pos
     epoch: int = 0
-    """How often accepted tokens have been taken back; 0 for ever at the head whose tokens are final."""
+    """How often accepted tokens have been taken back; always 0 at the head whose tokens are final."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +224,10 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Draft -> head: guesses, each below an accepted token or an earlier guess.
+    """Draft -> head: draft tokens, each below an accepted token or an earlier draft token.
 
-    Guesses are numbered by the draft from `first` on. A parent is such a number, or `ROOT` for the accepted token at
-    position `root`. A guess whose parent has died on the way is dropped on arrival (law 5).
+    The draft numbers them from `first` on. A parent is such a number, or `ROOT` for the accepted token at position
+    `root`. A draft token whose parent has died on the way is dropped on arrival (law 5).
     """
 
     request: RequestId
@@ -236,27 +236,27 @@ class Draft:
     parents: tuple[int, ...]
     tokens: tuple[Token, ...]
     probs: tuple[float, ...]
-    """Probability of each guess given its parent, under the draft."""
+    """Probability of each draft token given its parent, under the draft."""
     epoch: int = 0
-    """Epoch of the text that the guesses are about; those of an earlier one are dropped."""
+    """Epoch of the text that the draft tokens are about; those of an earlier one are dropped."""
 
 
-class EarlyGuess(NamedTuple):
+class EarlyDraft(NamedTuple):
     """Stage -> head: what an exit makes of a run's hidden states, before the deeper stages have seen them.
 
-    A guess whose row has been decided or has died meanwhile is dropped on arrival (law 5).
+    A draft token whose row has been decided or has died meanwhile is dropped on arrival (law 5).
     """
 
     run_id: RunId
     nodes: tuple[NodeId, ...]
     """The deciding rows' nodes."""
     tokens: tuple[Token, ...]
-    """The guessed token after each of them."""
+    """The draft token after each of them."""
     probs: tuple[float, ...]
-    """Probability of each guess, under the exit."""
+    """Probability of each draft token, under the exit."""
 
 
 ROOT = -1
-"""Parent of a guess that follows the accepted text directly."""
+"""Parent of a draft token that follows the accepted text directly."""
 
-Message = Open | Close | Run | Result | Cancel | Credit | Idle | Stop | Prime | Follow | Retire | Draft | EarlyGuess
+Message = Open | Close | Run | Result | Cancel | Credit | Idle | Stop | Prime | Follow | Retire | Draft | EarlyDraft

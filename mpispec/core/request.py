@@ -1,4 +1,4 @@
-"""One request as the head sees it: accepted tokens, tree, proposers, strategy."""
+"""One request as the head sees it: accepted tokens, tree, drafters, strategy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mpispec.core.effects import Effect, FinishReason
 from mpispec.core.events import Submitted
 from mpispec.core.ids import Actor, NodeId, Pos, SeqId, Token
 from mpispec.core.in_flight import RunInFlight, RunsInFlight
-from mpispec.core.messages import Draft, EarlyGuess, Row, given_rows
+from mpispec.core.messages import Draft, EarlyDraft, Row, given_rows
 from mpispec.core.sessions import Slot
 from mpispec.core.statistics import Statistics
-from mpispec.core.strategy import Proposer, Strategy
+from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import BY_EXIT, Node, NodeState, TokenTree
 
 EXIT = "exit"
-"""Name of the proposer that is the target's own stages with an early exit."""
+"""Name of the drafter that is the target's own stages with an early exit."""
 
 
 class Request:
@@ -29,7 +29,7 @@ class Request:
         slot: Slot,
         common: int,
         strategy: Strategy,
-        proposer: Proposer | None,
+        drafter: Drafter | None,
         config: HeadConfig,
         runs: RunsInFlight,
     ) -> None:
@@ -43,7 +43,7 @@ class Request:
         self.ids = [NodeId(pos) for pos in range(len(submitted.prompt))]
         """Their nodes."""
         self.filled = common
-        """How many of them are cached or launched."""
+        """How many of them are cached or dispatched."""
         self.answered_to = common
         """Positions below this have cells on every stage."""
         self.statistics = Statistics()
@@ -58,8 +58,8 @@ class Request:
         last = len(submitted.prompt) - 1
         self.tree = TokenTree(NodeId(last), submitted.prompt[-1], Pos(last))
         self.tree.root.seq = slot.seq
-        self._proposer = proposer
-        mixed = submitted.proposer.split("+")
+        self._drafter = drafter
+        mixed = submitted.drafter.split("+")
         self._listens_to_exits = EXIT in mixed
         self.is_drafted = "draft" in mixed and config.draft is not None
         strategy.begin(self)
@@ -95,7 +95,7 @@ class Request:
 
     @property
     def is_awaiting_draft(self) -> bool:
-        """Whether the draft rank is about to extend the tree; not if it has said nothing for too long."""
+        """Whether the draft rank is about to extend the tree; not if it has sent nothing for too long."""
         return self._link is not None and self._link.is_due(self.tree)
 
     def look(self, now: float) -> None:
@@ -104,16 +104,16 @@ class Request:
             self._link.look(self.tree, now, self.config.deadline_s)
 
     def begin(self, now: float) -> list[Effect]:
-        """Start the proposers."""
+        """Start the drafters."""
         self.statistics.began = now
-        if self._proposer is not None:
-            self._proposer.begin(self.tokens)
+        if self._drafter is not None:
+            self._drafter.begin(self.tokens)
         if self._link is None:
             return []
         return self._link.prime(self.prompt, self.sampling, self.tree.root)
 
     def end(self) -> list[Effect]:
-        """Stop the proposers."""
+        """Stop the drafters."""
         return self._link.retire() if self._link is not None else []
 
     def cached_tokens(self) -> tuple[Token, ...]:
@@ -128,11 +128,11 @@ class Request:
         if self._link is not None:
             self._link.check()
 
-    # -- launching ------------------------------------------------------------------------------------------------
+    # -- dispatching ----------------------------------------------------------------------------------------------
 
     @property
     def is_behind(self) -> bool:
-        """Whether given tokens lack cells: of the prompt, or those that a level was told before it came to them."""
+        """Whether given tokens lack cells: of the prompt, or those that a level received before it decided them."""
         return self.filled < max(len(self.prompt), self.tree.root.pos)
 
     def next_chunk(self) -> list[Row]:
@@ -146,11 +146,11 @@ class Request:
         self.filled = min(start + num_final, most)
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
 
-    def propose(self) -> None:
-        """Let the head's own proposer grow the tree up to the strategy's lead."""
-        if self._proposer is not None:
+    def draft(self) -> None:
+        """Let the head's own drafter grow the tree up to the strategy's lead."""
+        if self._drafter is not None:
             farthest = min(self.tree.root.pos + self.strategy.lead, self._end - 2)
-            self._proposer.grow(self.tree, farthest, self._stops)
+            self._drafter.grow(self.tree, farthest, self._stops)
 
     def row(self, node: Node) -> Row:
         """Return the row that computes a node which has a sequence id."""
@@ -161,26 +161,26 @@ class Request:
         """Note that a run carries its nodes."""
         self.statistics.runs += 1
         for node in run.nodes:
-            self.tree.launch(node, run.run_id)
+            self.tree.dispatch(node, run.run_id)
             if node is self.tree.root:
                 self.filled = node.pos + 1
             else:
-                self.statistics.proposed += 1
+                self.statistics.drafted += 1
 
-    # -- verdicts -------------------------------------------------------------------------------------------------
+    # -- verifications --------------------------------------------------------------------------------------------
 
     def drafted(self, draft: Draft) -> None:
-        """Take guesses of the draft rank."""
+        """Take draft tokens of the draft rank."""
         if self._link is None:
             return
         first = self._link.received(draft, self.tree, self.tokens)
-        if first is not None and self._proposer is not None:
-            self._proposer.met(first)
+        if first is not None and self._drafter is not None:
+            self._drafter.also_drafted(first)
 
-    def guessed_early(self, stage: Actor, run: RunInFlight, early: EarlyGuess) -> list[tuple[Node, list[Node]]]:
-        """Take an exit's guesses after rows of a run; return nodes below which others died, with these.
+    def drafted_early(self, stage: Actor, run: RunInFlight, early: EarlyDraft) -> list[tuple[Node, list[Node]]]:
+        """Take an exit's draft tokens after rows of a run; return nodes below which others died, with these.
 
-        A deeper exit knows better: where it disagrees with a shallower one, that one's guess and all below it die
+        A deeper exit knows better: where it disagrees with a shallower one, that one's draft token and all below it die
         (SPEED: younger tokens are dropped when a later exit changes its mind).
         """
         if not self._listens_to_exits:
@@ -191,42 +191,41 @@ class Request:
             node = nodes.get(node_id)
             if node is None or not self._is_of_use(node) or any(child.exit > stage for child in node.children):
                 continue
-            # Siblings that others guessed hold sequence ids of their own, so only a sole child is ever replaced.
+            # Siblings that others drafted hold sequence ids of their own, so only a sole child is ever replaced.
             if len(node.children) == 1 and node.children[0].exit and node.children[0].token != token:
                 taken_back.append((node, self.tree.prune_children(node)))
             child = self.tree.add(node, token, prob, BY_EXIT)
             child.exit = stage
-            if self._proposer is not None:
-                self._proposer.met(child)
+            if self._drafter is not None:
+                self._drafter.also_drafted(child)
         return taken_back
 
     def _is_of_use(self, node: Node) -> bool:
-        """Return whether a guess after `node` can be decided, and before the request ends."""
-        return node.state is NodeState.LAUNCHED and node.pos < self._end - 2 and node.token not in self._stops
+        """Return whether a draft token after `node` can still be verified before the request ends."""
+        return node.state is NodeState.DISPATCHED and node.pos < self._end - 2 and node.token not in self._stops
 
-    def count_verdict(self, token: Token) -> None:
-        """Count whether a launched guess was right, before the root advances."""
-        guesses = [child.token for child in self.tree.root.children if child.state is NodeState.LAUNCHED]
-        if guesses:
-            hit = token in guesses
-            self.statistics.verdicts += 1
-            self.statistics.hits += hit
-            self.statistics.accepted += hit
+    def _count_verification(self, token: Token) -> None:
+        """Count whether a dispatched draft token was right, before the root advances."""
+        draft_tokens = [child.token for child in self.tree.root.children if child.state is NodeState.DISPATCHED]
+        if draft_tokens:
+            is_accepted = token in draft_tokens
+            self.statistics.verified += 1
+            self.statistics.accepted += is_accepted
 
     def accept(self, token: Token) -> list[Node]:
         """Advance the root over `token`; return the nodes that died."""
-        self.count_verdict(token)
-        self.strategy.verdict(self.tree.root, token)
+        self._count_verification(token)
+        self.strategy.verified(self.tree.root, token)
         seq = self.seq
         dead = self.tree.advance(token)
         if self.tree.root.seq is None:
             self.tree.root.seq = seq
         self.tokens.append(token)
         self.ids.append(self.tree.root.id)
-        if self.tree.root.state is NodeState.LAUNCHED:
+        if self.tree.root.state is NodeState.DISPATCHED:
             self.filled = len(self.tokens)
-        if self._proposer is not None:
-            self._proposer.accepted(self.tree.root)
+        if self._drafter is not None:
+            self._drafter.accepted(self.tree.root)
         return dead
 
     def answered(self, run: RunInFlight) -> None:
@@ -234,21 +233,21 @@ class Request:
         self.answered_to = max(self.answered_to, run.num_settled)
 
     def decide_before(self, limit: Pos) -> None:
-        """Hear from above which position must not be decided yet."""
+        """Set the first position that must not be decided yet, as the level above sent it."""
         self.limit = limit
 
-    def rewind(self, pos: Pos) -> list[Node]:
+    def roll_back(self, pos: Pos) -> list[Node]:
         """Take back the accepted tokens from `pos` on; return the nodes that died. Other tokens must follow."""
-        dead = self.tree.rewind(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
+        dead = self.tree.roll_back(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
         del self.tokens[pos:], self.ids[pos:]
         self.filled = min(self.filled, pos)
         self.answered_to = min(self.answered_to, pos)
         if self._link is not None:
-            self._link.rewound()
+            self._link.rolled_back()
         return dead
 
     def accepted(self, tokens: Sequence[Token]) -> list[Effect]:
-        """Tell strategy and draft of newly accepted tokens."""
+        """Pass newly accepted tokens to strategy and draft."""
         self.strategy.accepted(len(tokens))
         return self._link.accepted(tokens, self.tree.root, self.strategy.draft_lead) if self._link is not None else []
 

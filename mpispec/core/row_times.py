@@ -12,7 +12,7 @@ _NUM_BANDS = 8
 _PRIOR_RUNS = 8.0
 """Runs of a size that it takes to believe a correction by half."""
 _MEMORY = 32.0
-"""Runs whose mean a correction is: circumstances change."""
+"""Runs that a correction is the mean of: conditions change."""
 _MOST_OFF = 4.0
 """One run counts as no more than this many times as long or as short as usual: hosts do other things too."""
 
@@ -30,7 +30,7 @@ class RowTimes:
     """Learns from how long the first stage computes at the runs that it takes, by their rows.
 
     That is all the head sees of a stage's time: a later one may have waited for its input. The first stage stands for
-    all, because what counts is how much dearer several rows are than one, and layers are alike. Runs of which a row
+    all, because what counts is how much more several rows cost than one, and layers are alike. Runs of which a row
     died meanwhile say nothing, nor do prompts, whose runs are as long as they are.
     """
 
@@ -41,16 +41,16 @@ class RowTimes:
         """By band, the seconds of a run divided by what the table says."""
         self._runs = [0.0] * _NUM_BANDS
         self._nodes: Sequence[Node] = ()
-        """Of the run that the first stage computes now; none where it shall not count."""
+        """Of the run that the first stage computes now; none where it must not count."""
         self._since = 0.0
 
     def began(self, nodes: Sequence[Node], now: float) -> None:
-        """Hear that the first stage has begun a run, so it has ended the one before."""
+        """Note that the first stage has begun a run, so it has ended the one before."""
         self.ended(now)
         self._nodes, self._since = nodes, now
 
     def ended(self, now: float) -> None:
-        """Hear that the first stage has nothing to compute any more."""
+        """Note that the first stage has nothing left to compute."""
         nodes, self._nodes = self._nodes, ()
         for node in nodes:
             if node.state is NodeState.DEAD:
@@ -59,7 +59,7 @@ class RowTimes:
             self._learn(len(nodes), now - self._since)
 
     def correction(self, num_rows: int) -> float:
-        """Return by how much a run of so many rows is dearer than measured at the start, one row being right."""
+        """Return the factor by which `num_rows` rows cost more than measured at the start, one row being right."""
         band = _band(num_rows)
         runs = min(self._runs[band], self._runs[0])
         if not band or not runs:

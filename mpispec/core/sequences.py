@@ -1,6 +1,6 @@
-"""Assigning sequence ids and planning the cache edits that keep all stages equal (design, Token trees).
+"""Assigning sequence ids and planning the cache operations that keep all stages equal (design, Token trees).
 
-The first child launched after a node inherits its id, a further child gets a fresh one that shares the ancestors'
+The first child dispatched after a node inherits its id, a further child gets a fresh one that shares the ancestors'
 cells. When nodes die their ids are dropped; the winner simply stays. A chain therefore only ever truncates, which
 keeps the order of cells, on which a backend's bits may depend (`FreePolicy`).
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mpispec.core.ids import Pos, SeqId
-from mpispec.core.messages import Branch, Edit, EditOp, Run
+from mpispec.core.messages import Branch, CacheOp, CacheOpKind, Run
 from mpispec.core.tree import Node, NodeState
 
 TO_END = -1
@@ -50,12 +50,12 @@ class Placed(NamedTuple):
     """Nodes that got a sequence id, and what a run that carries them must say of it."""
 
     nodes: list[Node]
-    edits: list[Edit]
+    cache_ops: list[CacheOp]
     branches: list[Branch]
 
 
 def place(nodes: Sequence[Node], pool: SequencePool) -> Placed:
-    """Assign sequence ids to the nodes of a run about to be launched, parents first; stop where no id is free.
+    """Assign sequence ids to the nodes of a run about to be dispatched, parents first; stop where no id is free.
 
     A root keeps the id of the accepted text. A share copies labels of cells that exist when the run arrives; the
     ancestors that come with the run itself get theirs by a branch.
@@ -71,8 +71,8 @@ def place(nodes: Sequence[Node], pool: SequencePool) -> Placed:
                 break
             assert parent.seq is not None
             node.seq = seq
-            start = _first_unlaunched(node)
-            placed.edits.append(Edit(EditOp.SHARE, parent.seq, seq, Pos(0), start))
+            start = _first_undispatched(node)
+            placed.cache_ops.append(CacheOp(CacheOpKind.SHARE, parent.seq, seq, Pos(0), start))
             if start < node.pos:
                 placed.branches.append(Branch(parent.seq, seq, start, node.pos))
         placed.nodes.append(node)
@@ -95,9 +95,9 @@ def row_labels(run: Run) -> list[list[SeqId]]:
     return labels
 
 
-def _first_unlaunched(node: Node) -> Pos:
+def _first_undispatched(node: Node) -> Pos:
     """Return the position of the highest node above `node`, or itself, that comes with the same run."""
-    while node.parent is not None and node.parent.state is NodeState.PROPOSED:
+    while node.parent is not None and node.parent.state is NodeState.PENDING:
         node = node.parent
     return node.pos
 
@@ -111,17 +111,17 @@ def first_positions(dead: Iterable[Node]) -> list[tuple[SeqId, Pos]]:
     return sorted(first.items())
 
 
-def bury(dead: Iterable[Node], root: Node, pool: SequencePool) -> list[Edit]:
-    """Plan the edits that free the cells of dead nodes, and give their ids back.
+def drop_dead(dead: Iterable[Node], root: Node, pool: SequencePool) -> list[CacheOp]:
+    """Plan the cache operations that free the cells of dead nodes, and give their ids back.
 
     `root` is the survivor: the new root, or the living node below which they died. Its own id, where a dead node
     inherited it, is truncated at the first dead position; any other was taken among the dead and is dropped whole.
     """
-    edits = []
+    cache_ops = []
     for seq, pos in first_positions(dead):
         if seq == root.seq:
-            edits.append(Edit(EditOp.DROP, seq, seq, pos, TO_END))
+            cache_ops.append(CacheOp(CacheOpKind.DROP, seq, seq, pos, TO_END))
         else:
-            edits.append(Edit(EditOp.DROP, seq, seq, Pos(0), TO_END))
+            cache_ops.append(CacheOp(CacheOpKind.DROP, seq, seq, Pos(0), TO_END))
             pool.release(seq)
-    return edits
+    return cache_ops

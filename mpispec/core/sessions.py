@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mpispec.core.ids import Pos, SeqId, Token
-from mpispec.core.messages import Edit, EditOp
+from mpispec.core.messages import CacheOp, CacheOpKind
 from mpispec.core.sequences import TO_END, SequencePool
 from mpispec.core.traits import Prefill
 
@@ -44,26 +44,28 @@ class Sessions:
         """Sequence ids of slots that wait for a request."""
         return {slot.seq for slot in self._slots if not slot.is_active}
 
-    def adopt(self, prompt: tuple[Token, ...]) -> tuple[Slot, int, list[Edit]]:
-        """Give a request a slot; return it, how many positions are cached, and the edits that drop the rest.
+    def adopt(self, prompt: tuple[Token, ...]) -> tuple[Slot, int, list[CacheOp]]:
+        """Give a request a slot; return it, how many positions are cached, and the cache operations that drop the rest.
 
-        At least the last prompt token is left to compute: its verdict is the first token of the answer.
+        At least the last prompt token is left to compute: the token decided after it is the first of the answer.
         """
         idle = [slot for slot in self._slots if not slot.is_active]
         slot = max(idle, key=lambda slot: (self._reusable(slot, prompt), not slot.tokens, -slot.last_use))
         kept = self._reusable(slot, prompt)
-        edits = [Edit(EditOp.DROP, slot.seq, slot.seq, Pos(kept), TO_END)] if kept < len(slot.tokens) else []
+        cache_ops = (
+            [CacheOp(CacheOpKind.DROP, slot.seq, slot.seq, Pos(kept), TO_END)] if kept < len(slot.tokens) else []
+        )
         slot.is_active = True
         slot.tokens = ()
         slot.num_read = slot.num_prompt = len(prompt)
-        return slot, kept, edits
+        return slot, kept, cache_ops
 
-    def keep(self, slot: Slot, seq: SeqId, tokens: tuple[Token, ...]) -> list[Edit]:
-        """Take a slot back; return the edits that drop all but the cells of `tokens`."""
+    def keep(self, slot: Slot, seq: SeqId, tokens: tuple[Token, ...]) -> list[CacheOp]:
+        """Take a slot back; return the cache operations that drop all but the cells of `tokens`."""
         self._uses += 1
         slot.seq, slot.tokens, slot.is_active, slot.last_use = seq, tokens, False, self._uses
         slot.num_read = min(slot.num_read, len(tokens))
-        return [Edit(EditOp.DROP, seq, seq, Pos(len(tokens)), TO_END)]
+        return [CacheOp(CacheOpKind.DROP, seq, seq, Pos(len(tokens)), TO_END)]
 
     def _reusable(self, slot: Slot, prompt: tuple[Token, ...]) -> int:
         common = min(_common(slot.tokens, prompt), len(prompt) - 1)

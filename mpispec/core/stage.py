@@ -2,14 +2,14 @@
 
 Life of a run on a stage:
 
-| state     | next      | when                                     | what leaves                      |
-|-----------|-----------|------------------------------------------|----------------------------------|
-| QUEUED    | COMPUTING | its turn, not cancelled                  | first stage: a credit            |
-| QUEUED    | COMPUTING | its turn, some rows cancelled            | the same, later without them     |
-| QUEUED    | FORWARDED | its turn, void or cancelled              | the run as void, with its edits  |
-| COMPUTING | ABORTING  | a cancel names it                        | nothing                          |
-| COMPUTING | FORWARDED | computed                                 | activations, or the result       |
-| ABORTING  | FORWARDED | computed or given up                     | the run as void, with its edits  |
+| state     | next      | when                          | what leaves                                |
+|-----------|-----------|-------------------------------|--------------------------------------------|
+| QUEUED    | COMPUTING | its turn, not cancelled       | first stage: a credit                      |
+| QUEUED    | COMPUTING | its turn, some rows cancelled | the same, later without them               |
+| QUEUED    | FORWARDED | its turn, void or cancelled   | the run as void, with its cache operations |
+| COMPUTING | ABORTING  | a cancel names it             | nothing                                    |
+| COMPUTING | FORWARDED | computed                      | activations, or the result                 |
+| ABORTING  | FORWARDED | computed or given up          | the run as void, with its cache operations |
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections import deque
 
 from mpispec.core.effects import (
     AbortCompute,
+    ApplyCacheOps,
     CloseSampler,
     Compute,
-    EditCache,
     Effect,
     OpenSampler,
     Quit,
@@ -28,7 +28,7 @@ from mpispec.core.effects import (
 )
 from mpispec.core.events import Computed, Event, Payload, ProtocolError, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Plane, RunId, relays
-from mpispec.core.messages import Cancel, Close, Credit, EarlyGuess, Idle, Open, Result, Run, Stop
+from mpispec.core.messages import Cancel, Close, Credit, EarlyDraft, Idle, Open, Result, Run, Stop
 
 
 class StageCore:
@@ -54,7 +54,7 @@ class StageCore:
         """Cancelled rows of runs that go on without them; kept as long as cancels are."""
         self._newest = RunId(-1)
         self._idle_after = RunId(-1)
-        """The newest run when the head was last told that nothing was left to compute."""
+        """The newest run when the last `Idle` was sent."""
         self._stopping = False
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -113,7 +113,7 @@ class StageCore:
         self._busy = None
         dropped = event.aborted or self._aborting
         self._aborting = False
-        effects = [self._void(run)] if dropped else [self._answer(run, event), *self._guess(run, event)]
+        effects = [self._void(run)] if dropped else [self._answer(run, event), *self._draft_early(run, event)]
         if self._stopping:
             return [*effects, Quit()]
         return effects + self._work()
@@ -133,8 +133,8 @@ class StageCore:
                 self._busy = run
                 effects.append(Compute(run, payload))
                 continue
-            if run.edits:
-                effects.append(EditCache(run.edits))
+            if run.cache_ops:
+                effects.append(ApplyCacheOps(run.cache_ops))
             effects.append(self._void(run))
         if self.is_first and self._busy is None and self._idle_after != self._newest:
             self._idle_after = self._newest
@@ -142,11 +142,11 @@ class StageCore:
         return effects
 
     def _living(self, run: Run, payload: Payload) -> tuple[Run, Payload]:
-        """Return what is left of a run: without its cancelled rows, with all its edits (law 3)."""
+        """Return what is left of a run: without its cancelled rows, with all its cache operations (law 3)."""
         dead = self._dead_rows.pop(run.run_id, set())
         if run.void or run.run_id in self._cancelled:
             self._cancelled.discard(run.run_id)
-            return Run(run.run_id, (), run.edits, void=True), None
+            return Run(run.run_id, (), run.cache_ops, void=True), None
         living = [index for index, row in enumerate(run.rows) if row.node not in dead]
         if len(living) == len(run.rows):
             return run, payload
@@ -154,7 +154,7 @@ class StageCore:
             size = len(payload) // len(run.rows)
             payload = b"".join(payload[index * size : (index + 1) * size] for index in living)
         rows = tuple(run.rows[index] for index in living)
-        return Run(run.run_id, rows, run.edits, branches=run.branches), payload
+        return Run(run.run_id, rows, run.cache_ops, branches=run.branches), payload
 
     def _pass_on(self, message: Open | Close) -> list[Effect]:
         effects: list[Effect] = [] if self.is_last else [Send(self._next, Plane.DATA, message)]
@@ -168,18 +168,18 @@ class StageCore:
             return Send(self._head, Plane.DATA, Result(run.run_id, nodes, event.tokens))
         return Send(self._next, Plane.DATA, run, event.payload)
 
-    def _guess(self, run: Run, event: Computed) -> list[Effect]:
-        """Tell the head what an exit guesses; the run has gone on before."""
-        if not event.guesses:
+    def _draft_early(self, run: Run, event: Computed) -> list[Effect]:
+        """Send the head what an exit drafts; the run has been passed on before."""
+        if not event.draft_tokens:
             return []
         nodes = tuple(row.node for row in run.rows if row.decide)
-        tokens, probs = zip(*event.guesses, strict=True)
-        return [Send(self._head, Plane.DRAFT, EarlyGuess(run.run_id, nodes, tokens, probs))]
+        tokens, probs = zip(*event.draft_tokens, strict=True)
+        return [Send(self._head, Plane.DRAFT, EarlyDraft(run.run_id, nodes, tokens, probs))]
 
     def _void(self, run: Run) -> Effect:
         if self.is_last:
             return Send(self._head, Plane.DATA, Result(run.run_id, (), (), void=True))
-        return Send(self._next, Plane.DATA, Run(run.run_id, (), run.edits, void=True))
+        return Send(self._next, Plane.DATA, Run(run.run_id, (), run.cache_ops, void=True))
 
     def _stop(self) -> list[Effect]:
         self._stopping = True

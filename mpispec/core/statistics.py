@@ -11,14 +11,12 @@ class Statistics:
 
     began: float | None = None
     """Clock when the request left the queue."""
-    proposed: int = 0
-    """Guesses launched."""
+    drafted: int = 0
+    """Draft tokens dispatched."""
     accepted: int = 0
     """Of those, accepted."""
-    verdicts: int = 0
-    """Decisions at the root while a guess for it was in flight."""
-    hits: int = 0
-    """Of those, decisions that a guess had right."""
+    verified: int = 0
+    """Decisions at the root while a draft token for it was in flight."""
     runs: int = 0
     cancelled_runs: int = 0
     void_runs: int = 0
@@ -26,15 +24,14 @@ class Statistics:
 
     def add(self, other: Statistics) -> None:
         """Add the counters of another request."""
-        self.proposed += other.proposed
+        self.drafted += other.drafted
         self.accepted += other.accepted
-        self.verdicts += other.verdicts
-        self.hits += other.hits
+        self.verified += other.verified
         self.runs += other.runs
         self.cancelled_runs += other.cancelled_runs
         self.void_runs += other.void_runs
 
     @property
-    def hit_rate(self) -> float | None:
-        """Share of the decisions with a guess in flight that the guess had right; None before the first."""
-        return self.hits / self.verdicts if self.verdicts else None
+    def acceptance_rate(self) -> float | None:
+        """Share of the decisions with a draft token in flight that accepted one; None before the first."""
+        return self.accepted / self.verified if self.verified else None

@@ -1,4 +1,4 @@
-"""What a system of the papers is, seen from the engine: a choice of what to launch next (docs/design.md)."""
+"""A strategy chooses what to dispatch next; that is where the papers' systems differ (docs/design.md)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class View(Protocol):
 
     tree: TokenTree
     config: HeadConfig
-    """What the head was told of its stages, links and draft."""
+    """What the head knows of its stages, links and draft."""
 
     def cost(self, num_rows: int) -> float:
         """Return for how long a run of `num_rows` rows occupies the busiest core or link, in times of one row."""
 
     def passing(self, num_rows: int) -> float:
-        """Return the time from the launch of a run into an empty pipeline to its verdicts, in times of one row."""
+        """Return the time from the dispatch of a run into an empty pipeline to its result, in times of one row."""
 
     @property
     def is_first_idle(self) -> bool:
@@ -34,22 +34,22 @@ class View(Protocol):
 
     @property
     def is_drafted(self) -> bool:
-        """Whether a draft guesses for this request."""
+        """Whether a draft works for this request."""
 
     @property
     def is_awaiting_draft(self) -> bool:
-        """Whether a proposer on another rank is about to extend the tree within the strategy's lead."""
+        """Whether a drafter on another rank is about to extend the tree within the strategy's lead."""
 
 
 class Strategy(ABC):
     """One instance a request. It never touches the tree, so it cannot make the text wrong, only slow."""
 
     lead: int
-    """How many positions beyond the root proposers may run ahead; it may change later."""
+    """How many positions beyond the root drafters may run ahead; it may change later."""
     width: int = 1
-    """Most guesses for one position that a draft shall make."""
+    """Most draft tokens of a draft for one position."""
     floor: float = 0.0
-    """A draft shall not guess below a guess that is less likely than this share of the likeliest of its layer."""
+    """A draft does not expand a draft token that is less likely than this share of the likeliest of its layer."""
 
     @property
     def draft_lead(self) -> int:
@@ -57,33 +57,33 @@ class Strategy(ABC):
         return self.lead
 
     def begin(self, view: View) -> None:  # noqa: B027  most strategies have nothing to prepare
-        """Look at the circumstances; the draft is told `draft_lead` and `width` afterwards."""
+        """Look at the pipeline; `draft_lead` and `width` are sent to the draft afterwards."""
 
     @abstractmethod
     def choose(self, view: View) -> list[Node]:
         """Return the nodes of the next run, parents before children, or [] to wait.
 
-        Called whenever there is room for a run. An unlaunched root is always the right first answer.
+        Called whenever there is room for a run. An undispatched root is always the right first answer.
         """
 
-    def verdict(self, root: Node, token: Token) -> None:  # noqa: B027  most strategies do not learn
-        """Hear what was decided after `root`, before the tree advances."""
+    def verified(self, root: Node, token: Token) -> None:  # noqa: B027  most strategies do not learn
+        """Note what was decided after `root`, before the tree advances."""
 
     def accepted(self, count: int) -> None:  # noqa: B027  most strategies do not adapt
-        """Hear that `count` tokens have become final."""
+        """Note that `count` tokens have become final."""
 
 
-class Proposer(Protocol):
-    """Lives in the head and grows the tree at once, alone or beside a draft or exits."""
+class Drafter(Protocol):
+    """Lives in the head and grows the tree at once, alone or with a draft or exits."""
 
     def begin(self, tokens: Sequence[int]) -> None:
         """Start a request; `tokens` is the head's own list of accepted tokens, which will grow."""
 
     def accepted(self, root: Node) -> None:
-        """Hear that the list of accepted tokens has grown by one; `root` is its node."""
+        """Note that the list of accepted tokens has grown by one; `root` is its node."""
 
-    def met(self, node: Node) -> None:
-        """Hear that another proposer has guessed a node."""
+    def also_drafted(self, node: Node) -> None:
+        """Note that another drafter has drafted `node`."""
 
     def grow(self, tree: TokenTree, farthest: int, stops: Collection[Token]) -> None:
-        """Guess what follows the tree's nodes, at positions up to `farthest`, nothing after one of `stops`."""
+        """Draft what follows the tree's nodes, at positions up to `farthest`, nothing after one of `stops`."""

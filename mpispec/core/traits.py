@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from mpispec.core.ids import SeqId
-from mpispec.core.messages import Edit
-from mpispec.core.sequences import SequencePool, bury
+from mpispec.core.messages import CacheOp
+from mpispec.core.sequences import SequencePool, drop_dead
 from mpispec.core.tree import Node
 
 
@@ -63,16 +63,16 @@ class FreePolicy(Protocol):
 
     @property
     def must_collect(self) -> bool:
-        """Whether no more guesses may be dispatched before `collect`."""
+        """Whether no more draft tokens may be dispatched before `collect`."""
 
     @property
     def should_collect(self) -> bool:
         """Whether `collect` is worth its cost, should only the accepted text be alive."""
 
-    def free(self, dead: Sequence[Node], root: Node, survivor: Node) -> list[Edit]:
+    def free(self, dead: Sequence[Node], root: Node, survivor: Node) -> list[CacheOp]:
         """Return the operations for nodes that died below `survivor` in the tree of `root`; give their ids back."""
 
-    def collect(self, seq: SeqId) -> list[Edit]:
+    def collect(self, seq: SeqId) -> list[CacheOp]:
         """Return the operations that free what `free` has kept; only the cells of the text `seq` are alive."""
 
 
@@ -86,12 +86,12 @@ class FreeAtOnce:
     def __init__(self, pool: SequencePool) -> None:
         self._pool = pool
 
-    def free(self, dead: Sequence[Node], root: Node, survivor: Node) -> list[Edit]:
+    def free(self, dead: Sequence[Node], root: Node, survivor: Node) -> list[CacheOp]:
         """See `FreePolicy`."""
         del root
-        return bury(dead, survivor, self._pool)
+        return drop_dead(dead, survivor, self._pool)
 
-    def collect(self, seq: SeqId) -> list[Edit]:
+    def collect(self, seq: SeqId) -> list[CacheOp]:
         """See `FreePolicy`."""
         del seq
         return []

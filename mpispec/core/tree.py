@@ -1,15 +1,15 @@
-"""The token tree of one request: root = newest accepted token, everything below is a guess.
+"""The token tree of one request: root = newest accepted token, all nodes below it are draft tokens.
 
 Life of a node:
 
-| state    | next     | when                                                        |
-|----------|----------|-------------------------------------------------------------|
-| PROPOSED | LAUNCHED | a run carries it                                            |
-| PROPOSED | DEAD     | a verdict refused it or an ancestor, or a deeper exit did   |
-| LAUNCHED | DECIDED  | it is the root and the last stage decided the token after it|
-| LAUNCHED | DEAD     | a verdict refused it or an ancestor, or a deeper exit did   |
+| state      | next       | when                                                          |
+|------------|------------|---------------------------------------------------------------|
+| PENDING    | DISPATCHED | a run carries it                                              |
+| PENDING    | DEAD       | it or an ancestor was rejected, or a deeper exit disagreed    |
+| DISPATCHED | DECIDED    | it is the root and the last stage decided the token after it  |
+| DISPATCHED | DEAD       | it or an ancestor was rejected, or a deeper exit disagreed    |
 
-In a level a correction from above counts as a verdict, and may make a root dead that was accepted too soon.
+In a level a correction from above rejects too, even a root that was accepted too soon.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from enum import Enum
 from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
 
 BY_HEAD, BY_DRAFT, BY_EXIT = 1, 2, 4
-"""Who guessed a node, as bits of `Node.guessers`: a proposer of the head, the draft, an exit."""
+"""What drafted a node, as bits of `Node.drafters`: a drafter of the head, the draft, an exit."""
 _NO_RUN = RunId(-1)
-_LEAST_REACH = 1e-200
-"""Below this, reaches are divided by the root's before they become zero."""
+_LEAST_PATH_PROB = 1e-200
+"""Below this, path probabilities are divided by the root's before they become zero."""
 
 
 class NodeState(Enum):
     """See the table at the top of the module."""
 
-    PROPOSED = "proposed"
-    LAUNCHED = "launched"
+    PENDING = "pending"
+    DISPATCHED = "dispatched"
     DECIDED = "decided"
     DEAD = "dead"
 
@@ -47,24 +47,24 @@ class Node:
     token: Token
     pos: Pos
     prob: float
-    """Probability under the proposer, given the parent, the greatest where several guessed it; 1 if accepted."""
-    reach: float
+    """Probability under the drafter, given the parent, the greatest where several drafted it; 1 if accepted."""
+    path_prob: float
     """Probability that all tokens down to here are right, as a multiple of the root's: for comparing paths."""
-    state: NodeState = NodeState.PROPOSED
+    state: NodeState = NodeState.PENDING
     seq: SeqId | None = None
-    """Sequence id of its cell, assigned when launched."""
+    """Sequence id of its cell, assigned when dispatched."""
     run: RunId = _NO_RUN
-    """Run that carries it, once launched."""
+    """Run that carries it, once dispatched."""
     order: int = -1
-    """The how-manieth of its tree's nodes it was to be launched."""
-    guessers: int = 0
-    """Everyone who guessed it, as bits; 0 for an accepted token that nobody did."""
+    """How many of its tree's nodes were dispatched before it."""
+    drafters: int = 0
+    """All that drafted it, as bits; 0 for an accepted token that was not drafted."""
     depth: int = 1
-    """Positions beyond the accepted text at which it was guessed."""
+    """Positions beyond the accepted text at which it was drafted."""
     is_asked: bool = False
-    """Whether a proposer of the head that mixes with another has been asked what follows."""
+    """Whether a drafter of the head that mixes with another has been asked what follows."""
     exit: int = 0
-    """Deepest stage whose exit guessed it; 0: somebody else did."""
+    """Deepest stage whose exit drafted it; 0: none did."""
     children: list[Node] = field(default_factory=list)
 
     def child(self, token: Token) -> Node | None:
@@ -75,14 +75,14 @@ class Node:
         return None
 
     def favourite(self) -> Node:
-        """Return the child that has been launched, else the most probable; there must be one.
+        """Return the child that has been dispatched, else the most probable; there must be one.
 
-        What follows it remains a chain, whoever guesses a better child afterwards.
+        So a chain stays a chain, even if a better child is drafted afterwards.
         """
         children = self.children
         if len(children) == 1:
             return children[0]
-        return max(children, key=lambda child: (child.state is NodeState.LAUNCHED, child.prob))
+        return max(children, key=lambda child: (child.state is NodeState.DISPATCHED, child.prob))
 
     def subtree(self) -> Iterator[Node]:
         """Yield this node and all its descendants, parents first."""
@@ -94,47 +94,47 @@ class Node:
 
 
 class TokenTree:
-    """Grown by proposals, pruned by verdicts; a path's tokens never change."""
+    """Grown by drafters, pruned by verification; a path's tokens never change."""
 
     def __init__(self, root_id: NodeId, token: Token, pos: Pos) -> None:
         self.root = Node(root_id, None, NodeId(root_id - 1), token, pos, 1.0, 1.0)
         self._next_id = root_id + 1
-        self._num_launched = 0
+        self._num_dispatched = 0
         self._ready: dict[NodeId, Node] = {}
-        """What can be launched next, kept up to date because walking the tree for it costs more than all else."""
+        """What can be dispatched next, kept up to date because walking the tree for it costs more than all else."""
 
-    def add(self, parent: Node, token: Token, prob: float, guesser: int = 0) -> Node:
+    def add(self, parent: Node, token: Token, prob: float, drafter: int = 0) -> Node:
         """Return the child of `parent` with this token, new or merged with an equal one."""
         known = parent.child(token)
         if known is not None:
-            known.guessers |= guesser
+            known.drafters |= drafter
             if prob > known.prob:
                 known.prob = prob
-                known.reach = parent.reach * prob
+                known.path_prob = parent.path_prob * prob
                 self._rescale(known)
             return known
         pos = Pos(parent.pos + 1)
-        node = Node(NodeId(self._next_id), parent, parent.id, token, pos, prob, parent.reach * prob)
-        node.guessers = guesser
+        node = Node(NodeId(self._next_id), parent, parent.id, token, pos, prob, parent.path_prob * prob)
+        node.drafters = drafter
         node.depth = pos - self.root.pos
         self._next_id += 1
         parent.children.append(node)
-        if parent.state is NodeState.LAUNCHED:
+        if parent.state is NodeState.DISPATCHED:
             self._ready[node.id] = node
         return node
 
-    def launch(self, node: Node, run: RunId) -> None:
+    def dispatch(self, node: Node, run: RunId) -> None:
         """Note that `run` carries `node`."""
-        node.state = NodeState.LAUNCHED
+        node.state = NodeState.DISPATCHED
         node.run = run
-        node.order = self._num_launched
-        self._num_launched += 1
+        node.order = self._num_dispatched
+        self._num_dispatched += 1
         self._ready.pop(node.id, None)
         for child in node.children:
             self._ready[child.id] = child
 
     def ready(self) -> Collection[Node]:
-        """Return the unlaunched nodes whose parents are launched."""
+        """Return the undispatched nodes whose parents are dispatched."""
         return self._ready.values()
 
     def advance(self, token: Token) -> list[Node]:
@@ -146,20 +146,20 @@ class TokenTree:
         self._ready.pop(winner.id, None)
         winner.parent = None
         winner.prob = 1.0
-        if winner.reach < _LEAST_REACH:
-            winner.reach = 1.0
+        if winner.path_prob < _LEAST_PATH_PROB:
+            winner.path_prob = 1.0
             self._rescale(winner)
         self.root = winner
         return dead
 
-    def rewind(self, root_id: NodeId, token: Token, pos: Pos) -> list[Node]:
-        """Take accepted tokens back to the one that is named here; return the nodes that died."""
+    def roll_back(self, root_id: NodeId, token: Token, pos: Pos) -> list[Node]:
+        """Roll back to the accepted token that is named here; return the nodes that died."""
         dead = self._kill([self.root])
         self.root = Node(root_id, None, NodeId(root_id - 1), token, pos, 1.0, 1.0, seq=self.root.seq)
         return dead
 
     def prune_children(self, parent: Node | None = None) -> list[Node]:
-        """Give up every guess below a node, the root by default; return the nodes that died, parents first."""
+        """Give up every draft token below a node, the root by default; return the nodes that died, parents first."""
         parent = parent or self.root
         dead = self._kill(parent.children)
         parent.children = []
@@ -173,7 +173,7 @@ class TokenTree:
         return node
 
     def end(self) -> Pos:
-        """Return the first position below all guesses."""
+        """Return the first position below all draft tokens."""
         return Pos(max(node.pos for node in self.root.subtree()) + 1)
 
     @staticmethod
@@ -197,4 +197,4 @@ class TokenTree:
     def _rescale(top: Node) -> None:
         for node in top.subtree():
             for child in node.children:
-                child.reach = node.reach * child.prob
+                child.path_prob = node.path_prob * child.prob

@@ -1,4 +1,4 @@
-"""Draws a study: speed-up against stages and against hits, one line a strategy, the law dashed."""
+"""Draws a study: speed-up against stages and against acceptance rate, one line a strategy, the law dashed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mpispec.core.ids import Actor
 from mpispec.drawing.figure import ACCENT, BASELINE, blank, obstacle, tidy
 from mpispec.sim.inputs import StudyError
-from mpispec.sim.script import Hits
+from mpispec.sim.script import Acceptance
 from mpispec.sim.study import Outcome, Study
 
 if TYPE_CHECKING:
@@ -36,15 +36,17 @@ def check(png: Path) -> None:
 
 
 def draw(png: Path, names: Sequence[str], study: Study, measured: Measure) -> None:
-    """Measure the strategies over stages and over hits around a study, and draw what comes out, 1600 pixels wide.
+    """Measure the strategies over stages and over acceptance rates around a study, and draw it, 1600 pixels wide.
 
-    The second panel draws hits at constant chances even where the study itself has them from a file.
+    The second panel has constant rates even where the study itself reads its acceptance from a file.
     """
     most = max(study.num_stages, _FEWEST)
     stages = sorted({count for count in _STAGES if count <= most} | {study.num_stages})
     over_stages = [_sampled(replace(study, num_stages=count)) for count in stages]
-    over_hits = [_sampled(replace(study, hits=Hits((rate,), rescue=study.hits.rescue))) for rate in _RATES]
-    studies = [*over_stages, *over_hits]
+    over_rates = [
+        _sampled(replace(study, acceptance=Acceptance((rate,), rescue=study.acceptance.rescue))) for rate in _RATES
+    ]
+    studies = [*over_stages, *over_rates]
     found = list(measured([(name, point) for point in studies for name in names]))
     speedups = {
         name: [outcome.speedup_over_plain for outcome in found[index :: len(names)]] for index, name in enumerate(names)
@@ -52,15 +54,15 @@ def draw(png: Path, names: Sequence[str], study: Study, measured: Measure) -> No
 
     figure = blank(6.6)
     left, right = figure.subplots(1, 2)
-    law = [point.law_speedup(study.hits.mean) for point in over_stages]
+    law = [point.law_speedup(study.acceptance.mean) for point in over_stages]
     _panel(left, stages, {name: line[: len(stages)] for name, line in speedups.items()}, law)
-    left.set_xlabel(f"stages, at a first choice right {study.hits.mean:.0%} of the time", fontsize=11)
-    law = [point.law_speedup(rate) for point, rate in zip(over_hits, _RATES, strict=True)]
+    left.set_xlabel(f"stages, at a first choice right {study.acceptance.mean:.0%} of the time", fontsize=11)
+    law = [point.law_speedup(rate) for point, rate in zip(over_rates, _RATES, strict=True)]
     _panel(right, _RATES, {name: line[len(stages) :] for name, line in speedups.items()}, law)
     right.set_xlabel(f"chance that the draft's first choice is right, at {study.num_stages} stages", fontsize=11)
     left.set_ylabel("speed-up over a plain pipeline", fontsize=11)
     left.legend(frameon=False, fontsize=11, loc="lower right", bbox_to_anchor=(1.0, 0.08))
-    figure.suptitle("mpispec simulate: virtual time, scripted text and hits", x=0.06, ha="left", fontsize=14)
+    figure.suptitle("mpispec simulate: virtual time, scripted text and acceptance", x=0.06, ha="left", fontsize=14)
     figure.text(0.06, 0.015, _foot(study), fontsize=9.5, color="#555555")
     figure.subplots_adjust(left=0.06, right=0.98, top=0.9, bottom=0.16, wspace=0.12)
     figure.savefig(png, format="png")
@@ -95,5 +97,5 @@ def _foot(study: Study) -> str:
         f"stage {study.stage_s * 1e3:g} ms a row, 4 rows {four:.2g}x; draft {study.draft_s * 1e3:g} ms; "
         f"link {study.link_s * 1e3:g} ms; tree width {study.width}; seed {study.seed}. "
         "Dashed: D / (1 + (1 - h)(D - 1)), the bound for runs of one position; h is the chance of the first choice, "
-        "and hits are drawn with it, so luck shows"
+        "and acceptance is drawn with it, so luck shows"
     )

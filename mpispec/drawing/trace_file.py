@@ -16,7 +16,7 @@ _HEADER = '{"displayTimeUnit": "ms", "traceEvents": ['
 _FOOTER = "]}"
 
 KINDS = ("prefill", "base", "speculative", "superfluous", "aborted", "level", "draft")
-"""What a compute may have been for, in the order in which people should hear of it."""
+"""What a compute may have been for, in the order of the legend."""
 
 
 class TraceError(Exception):
@@ -47,7 +47,7 @@ class Lane:
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """Where people look for it: the draft guesses first, then levels, then the stages in the pipeline's order."""
+        """Where people look for it: the draft first, then levels, then the stages in the pipeline's order."""
         above, _, number = self.role.rpartition("stage ")
         if not number.isdecimal():
             return (0, 0, self.rank)

@@ -1,4 +1,4 @@
-"""Draws a timeline: a lane for each role, a box for each compute, so that idle stages and wasted guesses show."""
+"""Draws a timeline: a lane for each role, a box for each compute, so that idle stages and wasted draft tokens show."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class _Style(NamedTuple):
 _STYLES = {
     "prefill": _Style("#8a8f98", "white", "prefill: the prompt"),
     "base": _Style("#1f5fa8", "white", "base run: begins with the newest accepted token"),
-    "speculative": _Style("#2e9e6b", "white", "speculative run: a guess that held"),
-    "superfluous": _Style("#f0a63a", "black", "guess refused in the end: computed in vain"),
+    "speculative": _Style("#2e9e6b", "white", "speculative run: accepted draft token"),
+    "superfluous": _Style("#f0a63a", "black", "rejected draft token: computed in vain"),
     "aborted": _Style("#d4492f", "white", "aborted while computing"),
-    "level": _Style("#17a2b8", "white", "level of a ladder verifying"),
-    "draft": _Style("#9467bd", "white", "draft model guessing"),
+    "level": _Style("#17a2b8", "white", "level of a cascade verifying"),
+    "draft": _Style("#9467bd", "white", "draft model drafting"),
 }
-"""Told apart by lightness too, for eyes and printers that see no colours."""
+"""They differ in lightness too, for eyes and printers that see no colours."""
 
 
 def draw(trace: Path, png: Path, start: float, seconds: float | None) -> None:
@@ -78,7 +78,7 @@ class _Picture:
         self._timeline = timeline
         self._name = name
         height = figure.get_size_inches()[1]
-        # Names of a ladder's lanes and of stages with an exit need more room than those of stages.
+        # Names of a cascade's lanes and of stages with an exit need more room than those of stages.
         edge = 0.125 if any(len(lane.role) > _SHORT_NAME for lane in timeline.lanes) else 0.092
         width = _RIGHT_EDGE - edge
         self._axes: Axes = figure.add_axes((edge, _FOOT_INCHES / height, width, 1 - _MARGIN_INCHES / height))

@@ -77,7 +77,7 @@ def cache_folder(kind: str = "parts") -> Path:
 
 
 def _write(model: GgufFile, todo: PartPlan, folder: Path, destination: Path | None, progress: Progress | None) -> Path:
-    """Write a file beside its destination and move it there in one step; without one, name it by its content."""
+    """Write a file next to its destination and move it there in one step; without one, name it by its content."""
     with _temporary(folder) as file:
         key = _copy(model, todo, file, progress)
         file.flush()

@@ -31,7 +31,7 @@ def resolve(name: str | None) -> Path:
     try:
         path = Path(name).expanduser()
         is_there = path.is_file()
-    except (OSError, RuntimeError) as error:  # a folder that may not be entered; ~somebody who has no home
+    except (OSError, RuntimeError) as error:  # a folder that may not be entered; ~user without a home
         reason = str(getattr(error, "strerror", error)).rstrip(".")
         raise ModelError(f"Cannot look for the model file {name} ({reason}); check path and permissions.") from None
     if not is_there:

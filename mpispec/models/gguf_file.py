@@ -1,7 +1,7 @@
 """Read the header of a GGUF file without trusting a byte of it.
 
 Every length and offset is compared with the size of the file before anything is read or allocated. The values of
-the metadata stay raw bytes, to be copied unchanged into a part or decoded when somebody asks.
+the metadata stay raw bytes, to be copied unchanged into a part or decoded on demand.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ _KEYS: Mapping[str, tuple[str, type, float, float]] = MappingProxyType(
 
 
 def recommended(path: Path) -> Recommended:
-    """Return how answers of a model should be drawn unless somebody says otherwise. Raises ModelError."""
+    """Return how answers of a model should be drawn by default. Raises ModelError."""
     model = gguf_file.read(path)
     values, source = _of_family(model)
     own = _own_values(model)

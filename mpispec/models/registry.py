@@ -155,30 +155,30 @@ def ranges(
     """Split layers so that the busiest stage has as little to do as can be.
 
     `head_layers` is what the vocabulary projection of the last stage costs, in layers, `first_layers` what the first
-    stage's rank does besides; the stages of the indices `exits` project as the last one does. `pace` is how long a
+    stage's rank does on top; the stages of the indices `exits` project as the last one does. `pace` is how long a
     layer takes on each stage, all alike by default. Raises ModelError if there are more stages than pieces of `unit`
     layers.
     """
     pieces = -(-n_layers // unit)
     if not 1 <= stages <= pieces:
         raise ModelError(f"{n_layers} layers cannot be split into {stages} stages; use between 1 and {pieces} stages.")
-    besides = [head_layers / unit if stage in {*exits, stages - 1} else 0.0 for stage in range(stages)]
-    besides[0] += first_layers / unit
-    counts = _levelled(pieces, besides, pace or [1.0] * stages)
+    extra = [head_layers / unit if stage in {*exits, stages - 1} else 0.0 for stage in range(stages)]
+    extra[0] += first_layers / unit
+    counts = _levelled(pieces, extra, pace or [1.0] * stages)
     ends = [min(n_layers, unit * sum(counts[: stage + 1])) for stage in range(stages)]
     return [range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _levelled(pieces: int, besides: Sequence[float], pace: Sequence[float]) -> list[int]:
-    """Return the pieces of each stage, at least one, where any of them has work besides, in pieces, or is slower.
+def _levelled(pieces: int, extra: Sequence[float], pace: Sequence[float]) -> list[int]:
+    """Return the pieces of each stage, at least one, where stages have `extra` work, in pieces, or differ in pace.
 
-    Each further piece goes to the stage that is through with it first, so the busiest has as little as can be; of those
-    alike to the one with the fewest, for prompts hardly know work besides.
+    Each further piece goes to the stage that is through with it first, so the busiest has as little as can be; of equal
+    ones to that with the fewest pieces, because a prompt has hardly any extra work.
     """
-    counts = [1] * len(besides)
+    counts = [1] * len(extra)
 
     def busy(stage: int) -> tuple[float, int]:
-        return pace[stage] * (counts[stage] + 1 + besides[stage]), counts[stage]
+        return pace[stage] * (counts[stage] + 1 + extra[stage]), counts[stage]
 
     for _ in range(pieces - len(counts)):
         counts[min(range(len(counts)), key=busy)] += 1

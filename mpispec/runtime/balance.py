@@ -20,7 +20,7 @@ _WORTH = 0.9
 """The layers are moved only if the slowest stage then takes less than this share of its time: measurements are noisy,
 and other layers have to be cut anew."""
 _MUCH = 0.6
-"""Below this share of its time, people who did not ask are told."""
+"""Below this share of its time, users who did not ask get advice."""
 
 
 def balanced(options: JobOptions, group: Group, setup: Setup, say: Say) -> Setup:

@@ -1,11 +1,11 @@
-"""Decides tokens where the logits are: on the last stage, and on the draft for its guesses."""
+"""Decides tokens where the logits are: on the last stage, on exits and on the draft."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from mpispec.compute.base import Floats
-from mpispec.core.events import Guess
+from mpispec.core.events import DraftToken
 from mpispec.core.ids import Token
 from mpispec.core.messages import Open, Row, Sampling
 from mpispec.sampling import decide, successors
@@ -56,7 +56,7 @@ class Decider:
         self._paths.pop(request, None)
 
     def note(self, rows: Sequence[Row]) -> None:
-        """Remember the tokens of rows, where a penalty will ask for them."""
+        """Remember the tokens of rows, where a penalty will need them."""
         if self._paths:
             for row in rows:
                 if (paths := self._paths.get(row.request)) is not None:
@@ -67,7 +67,7 @@ class Decider:
         deciding = (row for row in rows if row.decide)
         return tuple(Token(self._one(row, line)) for row, line in zip(deciding, logits, strict=True))
 
-    def successors(self, rows: Sequence[Row], logits: Floats, count: int) -> tuple[tuple[Guess, ...], ...]:
+    def successors(self, rows: Sequence[Row], logits: Floats, count: int) -> tuple[tuple[DraftToken, ...], ...]:
         """Return the `count` likeliest tokens after each deciding row, best first."""
         deciding = (row for row in rows if row.decide)
         return tuple(self._several(row, line, count) for row, line in zip(deciding, logits, strict=True))
@@ -75,7 +75,7 @@ class Decider:
     def _one(self, row: Row, logits: Floats) -> int:
         return decide(logits, self._sampling[row.request], row.pos + 1, self._recent(row))
 
-    def _several(self, row: Row, logits: Floats, count: int) -> tuple[Guess, ...]:
+    def _several(self, row: Row, logits: Floats, count: int) -> tuple[DraftToken, ...]:
         found = successors(logits, self._sampling[row.request], row.pos + 1, count, self._recent(row))
         return tuple((Token(token), prob) for token, prob in found)
 

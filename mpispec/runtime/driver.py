@@ -1,8 +1,8 @@
 """The loop of a rank: the same for every role. Feeds events to the cores and performs the effects they ask for.
 
 A rank has one thread more than models, and they take turns (leader and followers: Schmidt et al., POSA 2). One leads:
-it waits for messages and handles them. Whoever comes upon a job for a model does it on the spot and, if that may take
-long, lets a follower lead meanwhile. So no job and no result changes threads, which would cost 30 to 60 us each way.
+it waits for messages and handles them. A thread that comes upon a job for a model does it on the spot. If that may take
+long, it lets a follower lead meanwhile. So no job and no result changes threads, which would cost 30 to 60 us each way.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Protocol
 from mpispec.core.effects import (
     AbortCompute,
     AbortDraft,
+    ApplyCacheOps,
     CloseSampler,
     Compute,
     ComputeDraft,
-    EditCache,
     Effect,
     Emit,
     OpenSampler,
@@ -82,7 +82,7 @@ class Driver:
         """Messages between actors of this rank; FIFO, so they keep every order that the planes promise."""
 
     def submit(self, event: Event) -> None:
-        """Tell the head something; the only method that other threads may call."""
+        """Hand the head an event; the only method that other threads may call."""
         self._inbox.append(event)
         self._transport.wake()
 
@@ -90,13 +90,13 @@ class Driver:
         """Return when every core of this rank has quit; raises what a core, a worker or the transport raises."""
         size = len(self._workers) + 1
         crew = [threading.Thread(target=self._serve, name=f"crew {index}", daemon=True) for index in range(size)]
-        for member in crew:
-            member.start()
+        for thread in crew:
+            thread.start()
         self._ended.wait()
         if self._failure is not None:
             raise self._failure
-        for member in crew:
-            member.join()
+        for thread in crew:
+            thread.join()
 
     def _serve(self) -> None:
         """Work, lead or follow, whichever is needed, until the end."""
@@ -191,7 +191,7 @@ class Driver:
         match effect:
             case Send():
                 self._send(actor, effect, now)
-            case Compute() | ComputeDraft() | EditCache() | OpenSampler() | CloseSampler():
+            case Compute() | ComputeDraft() | ApplyCacheOps() | OpenSampler() | CloseSampler():
                 self._workers[actor].put(effect)
             case AbortCompute() | AbortDraft():
                 self._workers[actor].abort(effect)

@@ -1,4 +1,4 @@
-"""The engine as the rest of the program sees it: submit token ids, hear tokens, from any thread."""
+"""The engine as the rest of the program sees it: submit token ids, receive tokens, from any thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_OPEN = 1024
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What somebody wants generated."""
+    """What is to be generated."""
 
     prompt: tuple[int, ...]
     """Token ids, at least one, fewer than the context."""
@@ -34,7 +34,7 @@ class Generation:
     sampling: Sampling = field(default_factory=Sampling)
     strategy: str | None = None
     """None: the engine's current default."""
-    proposer: str | None = None
+    drafter: str | None = None
     """None: the engine's default."""
 
 
@@ -63,7 +63,7 @@ class Timeline:
     submitted: float
     prompt_tokens: int
     strategy: str
-    proposer: str
+    drafter: str
     seed: int
     times: list[float] = field(default_factory=list)
     """One for each token of the answer."""
@@ -78,7 +78,7 @@ class Timeline:
         gaps = sorted((later - earlier) * 1000 for earlier, later in itertools.pairwise(times))
         return {
             "strategy": self.strategy,
-            "proposer": self.proposer,
+            "drafter": self.drafter,
             "seed": self.seed,
             "prompt_tokens": self.prompt_tokens,
             "tokens": len(times),
@@ -90,9 +90,9 @@ class Timeline:
                 "itl_ms": {"p50": _percentile(gaps, 0.5), "p95": _percentile(gaps, 0.95)},
             },
             "speculation": {
-                "proposed": statistics.proposed,
+                "drafted": statistics.drafted,
                 "accepted": statistics.accepted,
-                "hit_rate": None if statistics.hit_rate is None else round(statistics.hit_rate, 4),
+                "acceptance_rate": None if statistics.acceptance_rate is None else round(statistics.acceptance_rate, 4),
                 "runs": statistics.runs,
                 "cancelled_runs": statistics.cancelled_runs,
                 "void_runs": statistics.void_runs,
@@ -122,20 +122,20 @@ class Engine:
         vocabulary: int,
         stops: frozenset[int],
         strategies: Sequence[str],
-        proposers: Sequence[str],
+        drafters: Sequence[str],
         default_strategy: str,
-        default_proposer: str,
+        default_drafter: str,
         promise: TextPromise,
     ) -> None:
         self.context = context
         """Positions a request may have, prompt and answer together."""
         self.strategies = tuple(strategies)
         """Names a generation may choose from."""
-        self.proposers = tuple(proposers)
+        self.drafters = tuple(drafters)
         """Names a generation may choose from; `none` always among them."""
         self.default_strategy = default_strategy
         """May be assigned; used by later generations that name none."""
-        self.default_proposer = default_proposer
+        self.default_drafter = default_drafter
         self.promise = promise
         """What is promised of the texts."""
         self.recorded: tuple[int, ...] = ()
@@ -169,10 +169,10 @@ class Engine:
         sentence if the generation cannot fit, EngineStopped after `stop`.
         """
         strategy = generation.strategy or self.default_strategy
-        proposer = generation.proposer or self.default_proposer
+        drafter = generation.drafter or self.default_drafter
         if strategy == "plain":
-            proposer = "none"
-        self._check(generation, strategy, proposer)
+            drafter = "none"
+        self._check(generation, strategy, drafter)
         with self._lock:
             if self._stopped:
                 raise EngineStopped("The engine has stopped; start mpispec again.")
@@ -182,7 +182,7 @@ class Engine:
             self._next += 1
             self._listeners[request] = listener
             self._timelines[request] = Timeline(
-                time.monotonic(), len(generation.prompt), strategy, proposer, generation.sampling.seed
+                time.monotonic(), len(generation.prompt), strategy, drafter, generation.sampling.seed
             )
             self._forget_old()
             tokens = tuple(Token(token) for token in generation.prompt)
@@ -193,13 +193,13 @@ class Engine:
                 self._stops,
                 generation.sampling,
                 strategy,
-                proposer,
+                drafter,
             )
             self._send(submitted)
         return request
 
     def withdraw(self, request: int) -> None:
-        """End a request early; its listener hears `cancelled` unless it has ended already."""
+        """End a request early; its listener receives `cancelled` unless it has ended already."""
         with self._lock:
             if request in self._listeners and not self._stopped:
                 self._send(Withdrawn(RequestId(request)))
@@ -225,17 +225,17 @@ class Engine:
                 "ended": self._num_ended,
                 "open": len(self._listeners),
                 "tokens": self._num_tokens,
-                "proposed": total.proposed,
+                "drafted": total.drafted,
                 "accepted": total.accepted,
-                "hit_rate": None if total.hit_rate is None else round(total.hit_rate, 4),
+                "acceptance_rate": None if total.acceptance_rate is None else round(total.acceptance_rate, 4),
                 "runs": total.runs,
                 "cancelled_runs": total.cancelled_runs,
                 "strategy": self.default_strategy,
-                "proposer": self.default_proposer,
+                "drafter": self.default_drafter,
             }
 
     def stop(self) -> None:
-        """End the program on all ranks; running requests hear `cancelled`."""
+        """End the program on all ranks; running requests receive `cancelled`."""
         with self._lock:
             if not self._stopped:
                 self._stopped = True
@@ -262,12 +262,12 @@ class Engine:
         for listener in listeners.values():
             listener(Progress((), "cancelled", time.monotonic()))
 
-    def _check(self, generation: Generation, strategy: str, proposer: str) -> None:
+    def _check(self, generation: Generation, strategy: str, drafter: str) -> None:
         """Raise ValueError with a sentence unless the generation can be run."""
         if strategy not in self.strategies:
             raise ValueError(f"There is no strategy {strategy!r}; choose one of {', '.join(self.strategies)}.")
-        if proposer not in self.proposers:
-            raise ValueError(f"There is no proposer {proposer!r} here; choose one of {', '.join(self.proposers)}.")
+        if drafter not in self.drafters:
+            raise ValueError(f"There is no drafter {drafter!r} here; choose one of {', '.join(self.drafters)}.")
         if not generation.prompt:
             raise ValueError("The prompt is empty; give at least one token.")
         if len(generation.prompt) >= self.context:

@@ -43,7 +43,7 @@ class Group:
     def clock_offset(self) -> float:
         """Return the seconds to add to this rank's monotonic clock to get rank 0's (Cristian's algorithm).
 
-        Rank 0 answers whoever asks; of several exchanges of a rank the quickest is taken.
+        Rank 0 answers each rank; of several exchanges of a rank the quickest is taken.
         """
         if self.rank == 0:
             for _ in range(_EXCHANGES * (self.size - 1)):

@@ -55,24 +55,24 @@ class FrontEnd(ABC, Generic[T]):
         """Use the engine, on rank 0, in a thread of its own: the job ends when this returns or raises."""
 
     def say(self, sentence: str) -> None:
-        """Hear, on rank 0, what the job does; silent unless overridden."""
+        """Say, on rank 0, what the job does; silent unless overridden."""
 
     def begin(self, group: Group, setup: Setup) -> None:
-        """Hear, on the main thread of every rank, that all is agreed and loading begins."""
+        """Note, on the main thread of every rank, that all is agreed and loading begins."""
 
     def wrap(self, models: Models, setup: Setup) -> Models:
         """Put something around the models of this rank, as a benchmark may."""
         return models
 
     def end(self, group: Group, outcome: Outcome[T] | None) -> None:
-        """Tell what came out; None but on rank 0. Collective: no rank leaves before all have come here."""
+        """Report what came out; None but on rank 0. Collective: no rank leaves before all have come here."""
 
 
 def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
     """Run a job; return what came out on rank 0, None elsewhere.
 
-    Every rank runs these lines. What a user can get wrong is found before anything is loaded and told once, by rank 0,
-    since every rank raises the same `JobError`; what goes wrong later ends all ranks at once (`joined`).
+    Every rank runs these lines. What a user can get wrong is found before anything is loaded and reported once,
+    by rank 0, since every rank raises the same `JobError`; what goes wrong later ends all ranks at once (`joined`).
     """
     with joined() as group:
         say = front_end.say if group.rank == 0 else _silent
@@ -115,7 +115,7 @@ def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
 
 
 def _silent(_: str) -> None:
-    """Nobody is there to hear it."""
+    """Say nothing: only rank 0 does."""
 
 
 def _limits(options: JobOptions, setup: Setup) -> Limits:

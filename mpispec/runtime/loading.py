@@ -77,6 +77,6 @@ def _size(options: JobOptions, setup: Setup, rank: int) -> StageSize:
 
 
 def _sharing(model: StageModel, setup: Setup, is_last: bool) -> StageModel:
-    """Return a model that guesses, kept from tokens that not all models of the job have."""
+    """Return a model that drafts, kept from tokens that not all models of the job have."""
     shared = min(setup.vocabularies)
     return SharedVocabulary(model, shared, is_last) if shared < max(setup.vocabularies) else model

@@ -12,7 +12,7 @@ from mpispec.models.registry import ModelSummary, ranges
 
 _HEAD_BYTES = 6 << 20
 """What the head does for a token, in bytes of weights that are multiplied meanwhile: on emulated slow hosts a stage
-beside it took 12 % (0.9 ms of a core) longer than one of as many layers of 2.2 MB. Nothing beside large layers."""
+on its rank took 12 % (0.9 ms of a core) longer than one of as many layers of 2.2 MB. Negligible with large layers."""
 
 
 class PlanError(Exception):
@@ -28,7 +28,7 @@ class StagePlace:
     last: int
     """Last layer, inclusive."""
     has_exit: bool = False
-    """Whether it also holds norm and projection, and guesses."""
+    """Whether it also holds norm and projection, and drafts."""
 
     @property
     def layers(self) -> range:
@@ -38,16 +38,16 @@ class StagePlace:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A model that verifies, cut into stages: the target, or a level of a ladder."""
+    """A model that verifies, cut into stages: the target, or a level of a cascade."""
 
     number: int
-    """The model's place in the ladder, from 0 for the lowest; the target has the highest."""
+    """The model's place in the cascade, from 0 for the lowest; the target has the highest."""
     head: Actor
     rank: int
     """Where its head runs."""
     stages: tuple[StagePlace, ...]
     below: Actor | None
-    """What guesses for it."""
+    """What drafts for it."""
 
     def actor_of(self, stage: int) -> Actor:
         """Return the address of a stage, counted from 0."""
@@ -62,7 +62,7 @@ class Plan:
     stages: tuple[StagePlace, ...]
     draft_rank: int | None
     levels: tuple[tuple[StagePlace, ...], ...] = ()
-    """Stages of each level of a ladder from the top down; a level's head shares the rank of its first stage."""
+    """Stages of each level of a cascade from the top down; a level's head shares the rank of its first stage."""
 
     @property
     def num_stages(self) -> int:
@@ -71,14 +71,14 @@ class Plan:
 
     @property
     def draft(self) -> Actor | None:
-        """Address of the draft, the lowest model of a ladder: the last of all."""
+        """Address of the draft, the lowest model of a cascade: the last of all."""
         if self.draft_rank is None:
             return None
         return Actor(sum(1 + len(stages) for stages in (self.stages, *self.levels)))
 
     @property
     def pipelines(self) -> tuple[Pipeline, ...]:
-        """The target and the levels of a ladder, from the top down."""
+        """The target and the levels of a cascade, from the top down."""
         found: list[Pipeline] = []
         head = HEAD
         for index, stages in enumerate((self.stages, *self.levels)):
@@ -134,7 +134,7 @@ class Plan:
 
     @property
     def has_exit(self) -> bool:
-        """Whether any stage guesses."""
+        """Whether any stage drafts."""
         return any(stage.has_exit for stage in self.stages)
 
     @property
@@ -157,12 +157,12 @@ def make_plan(
     exits: Sequence[int] = (),
     pace: Sequence[float] = (),
 ) -> Plan:
-    """Return the plan for a number of ranks; PlanError where it cannot be. `levels` of a ladder from the top down.
+    """Return the plan for a number of ranks; PlanError where it cannot be. `levels` of a cascade from the top down.
 
     Without a layout every rank computes: the head shares its rank with the first stage (ADR 0002), the draft gets
     rank 1 to itself as soon as there are three ranks, and so does each level while there are ranks left for all; the
     target's layers are split so that the last stage, which also computes the vocabulary projection, those with an
-    early exit, which compute it too, and the first, beside which the head works, have as much to do as the others.
+    early exit, which compute it too, and the first, whose rank also has the head, have as much to do as the others.
     `exits` are the numbers of stages, counted from 1, `pace` is how long a layer takes on each stage, all alike by
     default.
     """
@@ -225,7 +225,7 @@ def _laid_out(
     for number, level in enumerate(reversed(levels), 1):
         if number not in stages:
             raise PlanError(
-                f"--layout does not say where level {number} of the ladder runs; add RANK:level{number}:FIRST-LAST."
+                f"--layout does not say where level {number} of the cascade runs; add RANK:level{number}:FIRST-LAST."
             )
         _check_cover(stages[number], level.layers, f" of level {number}")
     if has_draft and draft_rank is None:
@@ -258,7 +258,7 @@ def _parsed(num_ranks: int, layout: str, num_levels: int) -> tuple[dict[int, lis
             continue
         level = int(match["level"] or 0)
         if match["level"] and not 1 <= level <= num_levels:
-            raise PlanError(f"--layout names level {level}, but the ladder has {num_levels} above its draft.")
+            raise PlanError(f"--layout names level {level}, but the cascade has {num_levels} above its draft.")
         stages.setdefault(level, []).append(StagePlace(rank, int(match["first"]), int(match["last"])))
     return stages, draft_rank
 

@@ -44,7 +44,7 @@ _EXPECTED = (ComputeError, ProtocolError, TransportError, LocalProtocolError, Pe
 def joined() -> Iterator[Group]:
     """Join the job that mpirun started, or be a job of one rank without MPI.
 
-    A `JobError` inside is told once, by rank 0, and every rank exits with `USAGE`. Anything else ends all ranks at
+    A `JobError` inside is reported once, by rank 0, and every rank exits with `USAGE`. Anything else ends all ranks at
     once, so that no rank waits for one that is gone.
     """
     group = Group(_connect())
@@ -71,7 +71,7 @@ def complain(sentence: str) -> None:
 
 
 def knows_end_of_input() -> bool:
-    """Tell whether rank 0 hears of the end of standard input; under Open MPI it does not (measured with 5.0.11)."""
+    """Tell whether rank 0 notices the end of standard input; under Open MPI it does not (measured with 5.0.11)."""
     return read_launch().family != "openmpi"
 
 
@@ -80,9 +80,9 @@ _STREAM_BUFFERING = "OMPI_MCA_ompi_stream_buffering"
 
 
 def advise() -> None:
-    """Tell the user of a launcher that keeps words back.
+    """Warn of a launcher that keeps words back.
 
-    Open MPI's mpirun passes the ranks' output on a line at a time (measured with 5.0.11) unless told otherwise.
+    Open MPI's mpirun passes the ranks' output on a line at a time by default (measured with 5.0.11).
     """
     if read_launch().family == "openmpi" and os.environ.get(_STREAM_BUFFERING) != "0":
         complain("Text appears a line at a time; start with mpirun --stream-buffering 0 to see each word as it comes.")
@@ -94,7 +94,7 @@ mpispec: mpirun ends the program at the next Ctrl-C; Ctrl-\\ stops an answer as 
 
 
 class Interrupts:
-    """Ctrl-C on rank 0: ends the job until somebody asks to be told instead.
+    """Ctrl-C on rank 0: ends the job until a handler is set.
 
     Hydra, the mpirun of MPICH, passes the first SIGINT on to the ranks and kills them at the second, however much
     later it comes (measured with 5.0.2), but it passes on every SIGQUIT; so Ctrl-\\ does the same as Ctrl-C there.
@@ -123,7 +123,7 @@ class Interrupts:
 
 
 class AskedToEnd:
-    """The signals that ask rank 0 to end; until somebody wants to be told, they end the job at once."""
+    """The signals that ask rank 0 to end; until a handler is set, they end the job at once."""
 
     def __init__(self) -> None:
         """Take the signals; on the main thread."""
@@ -167,17 +167,17 @@ def _connect() -> GroupTransport:
     launch = read_launch()
     if launch.size == 1:
         return LoopbackTransport()
-    is_teller = launch.local_rank == 0  # one a host: MPI may be missing on some of them
+    may_complain = launch.local_rank == 0  # one a host: MPI may be missing on some of them
     try:
         from mpispec.transport.mpi import connect  # noqa: PLC0415  a job of one rank needs no MPI
 
-        is_teller = True
+        may_complain = True
         return connect()
     except SharedError as error:
         if launch.rank == 0:
             complain(str(error))
     except TransportError as error:
-        if is_teller:
+        if may_complain:
             complain(f"Rank {launch.rank} on {hostname()}: {error}")
     sys.exit(USAGE)
 

@@ -21,9 +21,9 @@ from mpispec.core.ids import HEAD, Actor
 from mpispec.core.level import LevelCore
 from mpispec.core.request import EXIT
 from mpispec.core.stage import StageCore
-from mpispec.proposers import IN_HEAD
-from mpispec.proposers.chain import Chain
-from mpispec.proposers.oracle import Oracle
+from mpispec.drafters import IN_HEAD
+from mpispec.drafters.chain import Chain
+from mpispec.drafters.oracle import Oracle
 from mpispec.runtime.driver import Core, Driver
 from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group
@@ -40,10 +40,10 @@ from mpispec.strategies import PRESETS
 T = TypeVar("T")
 
 _QUEUE_LIMIT = 64
-"""Messages that may wait in front of a stage, for each stage, beside a `Close` of each request that runs at once; the
+"""Messages that may wait in front of a stage, for each stage, plus a `Close` of each request that runs at once; the
 head's bound of runs in flight, each with an `Open` before it and a `Close` behind, is below."""
 _LEVEL_STRATEGY = "pipespec"
-"""Launches the runs of every level of a ladder; what launches the target's runs is the user's choice."""
+"""Dispatches the runs of every level of a cascade; what dispatches the target's runs is the user's choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Rank:
         self._drive(self._driver(None))
 
     def report(self, offset: float) -> bytes:
-        """Return what this rank tells rank 0 at the end."""
+        """Return what this rank reports to rank 0 at the end."""
         busy = max((worker.busy_s for worker in self._workers.values()), default=0.0)
         packed: bytes = msgpack.packb([busy / max(self._wall_s, 1e-9), offset, self._trace.events])
         return packed
@@ -176,13 +176,13 @@ class Rank:
             draft_toll=costs.draft_toll,
             traits=backend_of(model.path).traits(model, options.parallel, costs.is_row_exact),
             max_active=options.parallel,
-            name="the target" if pipeline.head == HEAD else f"level {pipeline.number} of the ladder",
+            name="the target" if pipeline.head == HEAD else f"level {pipeline.number} of the cascade",
             actor=pipeline.head,
         )
 
         def oracle() -> Chain:
             recorded = () if self._engine is None else self._engine.recorded
-            return Chain(Oracle(recorded, options.oracle_hit_rate, model.vocabulary))
+            return Chain(Oracle(recorded, options.oracle_acceptance_rate, model.vocabulary))
 
         return HeadCore(config, PRESETS, {**IN_HEAD, "oracle": oracle})
 
@@ -191,14 +191,14 @@ def make_engine(options: JobOptions, setup: Setup, stops: frozenset[int], promis
     """Return the engine of rank 0."""
     drafts = ["draft", "draft+ngram"] if setup.draft is not None else []
     exits = [EXIT, f"{EXIT}+ngram"] if setup.plan.has_exit else []
-    proposers = ("none", "ngram", "oracle", *drafts, *exits)
-    default = options.proposer or ("draft" if drafts else EXIT if exits else "ngram")
+    drafters = ("none", "ngram", "oracle", *drafts, *exits)
+    default = options.drafter or ("draft" if drafts else EXIT if exits else "ngram")
     vocabulary = setup.model.vocabulary
-    return Engine(setup.context, vocabulary, stops, tuple(PRESETS), proposers, options.strategy, default, promise)
+    return Engine(setup.context, vocabulary, stops, tuple(PRESETS), drafters, options.strategy, default, promise)
 
 
 def read_reports(reports: Sequence[bytes], setup: Setup) -> list[RankReport]:
-    """Return what the ranks told rank 0 at the end, in their order."""
+    """Return what the ranks reported at the end, in their order."""
     plan, found = setup.plan, []
     for rank, report in enumerate(reports):
         busy, offset, events = msgpack.unpackb(report, strict_map_key=False)

@@ -24,13 +24,13 @@ _SIZES = (1, 2, 4, 8, 16)
 _REPEATS = 3
 _BUDGET_S = 0.3
 _BUDGET_ROWS = 20.0
-"""Where one row takes long, so many times that is the budget, up to `_MOST_S`: loading took longer still."""
+"""Where one row takes long, the budget is the time of this many, up to `_MOST_S`: loading took longer still."""
 _MOST_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineCosts:
-    """What a head is told of its stages and links."""
+    """What a head knows of its stages and links."""
 
     rows: tuple[float, ...]
     """Time of 1, 2, 3, ... rows on the slowest stage, as multiples of one row's."""
@@ -53,7 +53,7 @@ class PipelineCosts:
 
 
 def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> list[PipelineCosts]:
-    """Measure the target and each level of a ladder, as `Plan.pipelines`. Collective; `group` must be open."""
+    """Measure the target and each level of a cascade, as `Plan.pipelines`. Collective; `group` must be open."""
     found = []
     draft = _draft_seconds(group, models, setup)
     for model, pipeline in zip((setup.model, *setup.levels), setup.plan.pipelines, strict=True):
@@ -74,7 +74,7 @@ def pipeline_costs(group: Group, models: Models, setup: Setup, wire: str) -> lis
 def _shared(costs: PipelineCosts, group: Group, models: Models, setup: Setup) -> PipelineCosts:
     """Return the costs with what actors of one host take from each other. Collective.
 
-    Not of ladders: each of their levels launches whenever it can, whatever that takes from others.
+    Not of cascades: each of their levels dispatches whenever it can, whatever that takes from others.
     """
     draft = None if setup.plan.draft is None else (setup.plan.draft, models.draft)
     sharing = shared_cores(group, models.stages, draft, setup.model.width, setup.threads[group.rank])
@@ -115,7 +115,7 @@ def slowest_seconds(tables: Mapping[Actor, Sequence[float]]) -> list[float]:
 def _seconds(stage: StageModel, is_first: bool, width: int, sizes: Sequence[int]) -> list[float]:
     """Return the best of a few times for each of the sizes that the budget allows.
 
-    What disturbs a measurement only ever makes it longer; a run is no dearer than its halves and no cheaper than one.
+    What disturbs a measurement only ever makes it longer; a run takes at least the time of one half, at most of both.
     """
     left = _BUDGET_S
     seconds: list[float] = []

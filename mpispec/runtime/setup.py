@@ -29,7 +29,7 @@ class JobOptions:
     model: str | None = None
     """A path, `hf:owner/repo/file.gguf`, or None for the default model."""
     draft: str | None = None
-    ladder: tuple[str, ...] = ()
+    cascade: tuple[str, ...] = ()
     """Models between the draft and the model, the smallest first: each verifies the one below (pipespec)."""
     context: int | None = None
     """Positions of one request; None: 2048, or what the model was trained for if that is less."""
@@ -42,11 +42,11 @@ class JobOptions:
     """Lay layers out by the measured speed of hosts."""
     wire: str = "f32"
     strategy: str = "auto"
-    proposer: str | None = None
+    drafter: str | None = None
     """None: `draft` where a draft is given, else `ngram`."""
-    oracle_hit_rate: float = 0.0
+    oracle_acceptance_rate: float = 0.0
     exits: tuple[int, ...] = ()
-    """Stages, counted from 1, that also guess from their own output."""
+    """Stages, counted from 1, that also draft from their own output."""
     insist: bool = False
     """Run architectures that are not certified."""
     is_traced: bool = False
@@ -67,15 +67,15 @@ class Setup:
     context: int
     """Positions of one request, prompt and answer together."""
     levels: tuple[ModelSummary, ...] = ()
-    """Models of the ladder between target and draft, from the top down, as `Plan.levels`."""
+    """Models of the cascade between target and draft, from the top down, as `Plan.levels`."""
     few_threads: tuple[str, ...] = ()
     """By rank why its host's share is less than its processors; empty where it is not, or where --threads says it."""
 
     @property
     def vocabularies(self) -> tuple[int, ...]:
         """How many tokens each model of the job has; the least is how many mean the same to all."""
-        guessing = self.levels if self.draft is None else (*self.levels, self.draft)
-        return tuple(model.vocabulary for model in (self.model, *guessing))
+        drafting = self.levels if self.draft is None else (*self.levels, self.draft)
+        return tuple(model.vocabulary for model in (self.model, *drafting))
 
     def bytes_of(self, rank: int) -> int:
         """Return the bytes of weights that a rank holds."""
@@ -118,7 +118,7 @@ def _inspect(
     try:
         model = _find(options.model)
         draft = _find(options.draft) if options.draft else None
-        levels = tuple(_find(level) for level in reversed(options.ladder))
+        levels = tuple(_find(level) for level in reversed(options.cascade))
         plan = make_plan(num_ranks, model, draft is not None, options.layout, levels, options.exits)
         for whole, stages in zip((model, *levels), (plan.stages, *plan.levels), strict=True):
             _check_cuts(whole, stages, options.insist)
@@ -133,11 +133,11 @@ def _inspect(
             f"--ctx {options.context} is more than the {model.context} positions {model.path.name} was trained for; "
             f"use --ctx {model.context} or less."
         )
-    mixed = (options.proposer or "").split("+")
+    mixed = (options.drafter or "").split("+")
     if "draft" in mixed and draft is None:
-        raise JobError(f"--proposer {options.proposer} needs a draft model; name one with --draft MODEL.")
+        raise JobError(f"--drafter {options.drafter} needs a draft model; name one with --draft MODEL.")
     if EXIT in mixed and not plan.has_exit:
-        raise JobError(f"--proposer {options.proposer} needs a stage that guesses; name one with --exit STAGE.")
+        raise JobError(f"--drafter {options.drafter} needs a stage that drafts; name one with --exit STAGE.")
     return model, draft, levels, plan
 
 
@@ -167,8 +167,8 @@ def _check_same_files(group: Group, models: list[ModelSummary]) -> None:
 def _check_vocabularies(model: ModelSummary, draft: ModelSummary) -> None:
     if not backend_of(model.path).num_shared_tokens(model, draft):
         raise JobError(
-            f"The draft {draft.path.name} has another vocabulary than {model.path.name}, so its guesses would mean "
-            "other words; use a draft of the same model family."
+            f"The draft {draft.path.name} has another vocabulary than {model.path.name}, so its draft tokens would "
+            "mean other words; use a draft of the same model family."
         )
 
 

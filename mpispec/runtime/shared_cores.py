@@ -21,10 +21,10 @@ from mpispec.runtime.trial import paces
 from mpispec.transport.environment import host_identity
 
 _RUNS = 6.0
-"""Runs of the slowest that a measurement lasts: a core is divided in slices of some milliseconds, many in so many."""
+"""Runs of the slowest that a measurement lasts: many of the slices, some milliseconds long, that divide a core."""
 _LEAST_S, _MOST_S = 0.05, 1.0
 _NOTICEABLE = 0.1
-"""Who is slowed down by less shares nothing: clocks and neighbours do as much. On one core it is 1.0 and more."""
+"""An actor slowed down by less shares nothing: clocks and neighbours do as much. On one core it is 1.0 and more."""
 
 
 class Sharing(NamedTuple):
@@ -78,7 +78,7 @@ def sharing(
     crowd = max([crowd, *(demand.crowd for demand in demands)])
     if draft is None:
         return Sharing(unit_s, 0.0, crowd, 0.0)
-    # Of the time that a step takes beside the stages, the part in which it keeps one of them from computing.
+    # Of the time that a step takes while the stages compute, the part in which it keeps one of them from computing.
     lost = max(1.0 - stages_at_once[stage] / all_at_once[stage] for stage in stages)
     toll_s = min(alone[draft], lost * all_at_once[draft]) if lost > _NOTICEABLE else 0.0
     toll_s = max([toll_s, *(demand.draft_share * alone[draft] for demand in demands)])

@@ -58,7 +58,7 @@ class Trace:
             self.add(lane, name, start, end, _described(job.run))
         elif isinstance(job, ComputeDraft) and isinstance(completion, Drafted):
             rows = job.run.rows
-            name = "aborted" if completion.aborted else "draft" if completion.guesses else "feed"
+            name = "aborted" if completion.aborted else "draft" if completion.draft_tokens else "feed"
             self.add(lane, name, start, end, {"pos": [rows[0].pos, rows[-1].pos], "rows": len(rows)})
 
     def sent(self, sender: str, when: float, message: Message, num_bytes: int) -> None:
@@ -103,9 +103,9 @@ def _described(run: Run) -> dict[str, Any]:
 def kinds_of_runs(events: Sequence[Event]) -> dict[int, str]:
     """Return for each run what it turned out to be, from the head's events in the order of their recording.
 
-    `prefill`: rows of a prompt. `base`: begins with the newest accepted token. `speculative`: begins with a guess.
-    `superfluous`: a speculative run that was cancelled, because a guess before it or its own was refused, or because
-    the request had ended.
+    `prefill`: rows of a prompt. `base`: begins with the newest accepted token. `speculative`: begins with a draft
+    token. `superfluous`: a speculative run that was cancelled, because its draft token or one before it was rejected,
+    or because the request had ended.
     """
     kinds: dict[int, str] = {}
     known: dict[int, int] = {}  # request -> accepted tokens, the prompt included

@@ -11,7 +11,7 @@ import numpy as np
 
 from mpispec.compute.base import Arithmetic, Floats, StageModel
 from mpispec.core.ids import Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Edit, EditOp, Row, Run
+from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
 from mpispec.runtime.group import Group, gather, merged
 
 
@@ -35,7 +35,7 @@ def trial(stage: StageModel, size: int, activations: Floats | None, past: int = 
     elapsed = time.monotonic() - start
     assert output is not None, "nobody cancels a trial"
     if not is_kept:
-        stage.edit([Edit(EditOp.DROP, SeqId(0), SeqId(0), Pos(past), -1)])
+        stage.apply([CacheOp(CacheOpKind.DROP, SeqId(0), SeqId(0), Pos(past), -1)])
     return Trial(output, elapsed)
 
 
@@ -54,17 +54,17 @@ def paces(
 
     gather(group, b"")  # all begin together
     crew = [threading.Thread(target=measure, args=(actor,)) for actor in models if actor in who]
-    for member in crew:
-        member.start()
-    for member in crew:
-        member.join()
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join()
     return merged(group, found)
 
 
 _NUM_ROWS = 8
 """Rows whose bits are compared."""
 _CUTS = ((8,), (2, 6), (3, 5))
-"""Sizes of the runs in which they are computed besides one by one: kernels take rows by two, four or eight, and what is
+"""Sizes of the runs that are compared with runs of one row: kernels take rows by two, four or eight, and what is
 left over in another way."""
 _LONG = 32
 """Rows of a longer run that begins with them, as the runs of a prompt."""
@@ -97,7 +97,7 @@ def _is_exact(stage: StageModel, is_first: bool, width: int) -> bool:
 def _in_runs(stage: StageModel, activations: Floats | None, sizes: tuple[int, ...]) -> Floats:
     """Return the output of the first `_NUM_ROWS` rows, computed in runs of these sizes; leave no cells."""
     outputs = list(_outputs(stage, activations, sizes))
-    stage.edit([Edit(EditOp.DROP, SeqId(0), SeqId(0), Pos(0), -1)])
+    stage.apply([CacheOp(CacheOpKind.DROP, SeqId(0), SeqId(0), Pos(0), -1)])
     return np.concatenate(outputs)[:_NUM_ROWS]
 
 

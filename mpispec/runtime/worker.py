@@ -13,10 +13,10 @@ from mpispec.compute.base import ExitModel, Floats, StageModel
 from mpispec.core.effects import (
     AbortCompute,
     AbortDraft,
+    ApplyCacheOps,
     CloseSampler,
     Compute,
     ComputeDraft,
-    EditCache,
     OpenSampler,
 )
 from mpispec.core.events import Computed, Drafted, Payload
@@ -25,11 +25,11 @@ from mpispec.runtime.decider import Decider
 from mpispec.runtime.trace import Trace
 from mpispec.wire.activations import pack, unpack
 
-Job = Compute | ComputeDraft | EditCache | OpenSampler | CloseSampler
+Job = Compute | ComputeDraft | ApplyCacheOps | OpenSampler | CloseSampler
 Completion = Computed | Drafted
 
 BRIEF_S = 0.0005
-"""A job of at most so many seconds may keep its rank from hearing messages; calling another thread costs a tenth."""
+"""A job of at most this many seconds may keep messages of its rank waiting; calling another thread costs a tenth."""
 
 
 class Worker(ABC):
@@ -91,21 +91,21 @@ class Worker(ABC):
         """Do what is answered."""
 
     def _forward(self, run: Run, activations: Floats | None) -> Floats | None:
-        """Apply a run's edits and compute its rows."""
+        """Apply a run's cache operations and compute its rows."""
         self._prepare(run)
         return self._model.forward(run, activations, lambda: self._aborted == run.run_id)
 
     def _prepare(self, run: Run) -> None:
-        if run.edits:
-            self._model.edit(run.edits)
+        if run.cache_ops:
+            self._model.apply(run.cache_ops)
         self._decider.note(run.rows)
 
     def _answer(self, job: Job) -> Completion | None:
         match job:
             case Compute() | ComputeDraft():
                 return self._compute(job)
-            case EditCache(edits):
-                self._model.edit(edits)
+            case ApplyCacheOps(cache_ops):
+                self._model.apply(cache_ops)
             case OpenSampler(opened):
                 self._decider.open(opened)
             case CloseSampler(request):
@@ -137,7 +137,7 @@ class StageWorker(Worker):
 
 
 class ExitWorker(StageWorker):
-    """Computes a layer range and guesses, from its output, what the last stage will decide."""
+    """Computes a layer range and drafts, from its output, what the last stage will decide."""
 
     def __init__(self, name: str, trace: Trace, model: ExitModel, wire: str, width: int) -> None:
         self._leaving = model
@@ -152,12 +152,12 @@ class ExitWorker(StageWorker):
         if both is None:
             return Computed(run.run_id, None, (), aborted=True)
         output, logits = both
-        guesses = tuple(first for first, *_ in self._decider.successors(run.rows, logits, 1))
-        return Computed(run.run_id, pack(output, self._wire), (), aborted=False, guesses=guesses)
+        draft_tokens = tuple(first for first, *_ in self._decider.successors(run.rows, logits, 1))
+        return Computed(run.run_id, pack(output, self._wire), (), aborted=False, draft_tokens=draft_tokens)
 
 
 class DraftWorker(Worker):
-    """Guesses with a whole small model, under the same noise as the target (design, Deciding)."""
+    """Drafts with a whole small model, under the same noise as the target (design, Deciding)."""
 
     def _compute(self, job: Compute | ComputeDraft) -> Completion:
         assert isinstance(job, ComputeDraft)

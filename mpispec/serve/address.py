@@ -51,7 +51,7 @@ def bind(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise ServeError(f"The address {host} cannot be found ({error}); choose another with --host.") from None
-    # `localhost` is often both; clients that are told 127.0.0.1 must reach it.
+    # `localhost` is often both; clients that use 127.0.0.1 must reach it.
     family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     listener = socket.socket(family, kind, protocol)
     try:

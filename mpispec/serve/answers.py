@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import mpispec
 from mpispec.serve.completion import Completed
 
-_TOLD = ("strategy", "proposer", "timing", "speculation")
+_REPORTED = ("strategy", "drafter", "timing", "speculation")
 """The parts of the engine's report that an answer repeats."""
 
 
@@ -49,14 +49,14 @@ def count_usage(done: Completed) -> dict[str, int]:
     }
 
 
-def _tell_report(done: Completed) -> dict[str, Any]:
-    told = {name: done.report[name] for name in _TOLD if name in done.report}
-    return told | ({"cut": "repeats"} if done.is_cut else {})
+def _report_of(done: Completed) -> dict[str, Any]:
+    report = {name: done.report[name] for name in _REPORTED if name in done.report}
+    return report | ({"cut": "repeats"} if done.is_cut else {})
 
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """Shapes the answers of POST /v1/completions; the seed is told so that the answer can be repeated."""
+    """Shapes the answers of POST /v1/completions; the seed is sent so that the answer can be repeated."""
 
     model: str
     seed: int
@@ -70,7 +70,7 @@ class TextAnswer:
     def whole(self, done: Completed) -> dict[str, Any]:
         """Return the answer in one piece."""
         choice = self._whole_choice(done.text) | {"finish_reason": done.finish_reason}
-        return self._frame(self.WHOLE, [choice]) | {"usage": count_usage(done), "mpispec": _tell_report(done)}
+        return self._frame(self.WHOLE, [choice]) | {"usage": count_usage(done), "mpispec": _report_of(done)}
 
     def opening(self) -> dict[str, Any] | None:
         """Return the chunk before the first text, if the form has one."""
@@ -83,7 +83,7 @@ class TextAnswer:
     def ending(self, done: Completed) -> dict[str, Any]:
         """Return the chunk that says why the answer ends."""
         choice = self._chunk_choice("") | {"finish_reason": done.finish_reason}
-        return self._frame(self.CHUNK, [choice]) | {"mpispec": _tell_report(done)}
+        return self._frame(self.CHUNK, [choice]) | {"mpispec": _report_of(done)}
 
     def usage(self, done: Completed) -> dict[str, Any]:
         """Return the chunk of token counts, which has no choices."""

@@ -94,7 +94,7 @@ class _Answer:
     @property
     def _is_over(self) -> bool:
         """Whether this side needs no further tokens."""
-        return self._stream.hit is not None or self._is_cut
+        return self._stream.stop_found is not None or self._is_cut
 
     def _absorb(self, progress: Progress) -> str:
         """Take the next progress; return the text it adds.
@@ -185,7 +185,7 @@ class AsyncCompletion(_Answer):
         self._inbox: asyncio.Queue[Progress] = asyncio.Queue()
 
         def listen(progress: Progress) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 loop.call_soon_threadsafe(self._inbox.put_nowait, progress)
 
         super().__init__(engine, vocabulary, generation, stops, cuts_repeats, listen)

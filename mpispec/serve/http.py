@@ -112,7 +112,7 @@ class Api:
             self._check_model(wanted.model)
         engine = self._service.engine
         _check_choice("strategy", wanted.strategy, engine.strategies)
-        _check_choice("proposer", wanted.proposer, engine.proposers)
+        _check_choice("drafter", wanted.drafter, engine.drafters)
         return wanted
 
     def _generation(self, wanted: CompletionRequest, prompt: list[int]) -> Generation:
@@ -130,7 +130,7 @@ class Api:
             max_tokens=room if wanted.limit is None else min(wanted.limit, room),
             sampling=wanted.sampling(self._service.manner.defaults(wanted.temperature), seed),
             strategy=wanted.strategy,
-            proposer=wanted.proposer,
+            drafter=wanted.drafter,
         )
 
     async def _answer(
@@ -229,7 +229,7 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncGenerator[str, None], on_end: Callable[[], None]) -> None:
-        # Some proxies (nginx) collect an answer unless told not to.
+        # Some proxies (nginx) collect an answer unless a header forbids it.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
@@ -283,26 +283,26 @@ async def read_body(http: Request) -> bytes:
         raise ApiError(408, f"The body took longer than {BODY_SECONDS:.0f} s.", code="timeout") from None
 
 
-async def _tell_api_error(http: Request, error: Exception) -> Response:
+async def _answer_api_error(http: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return JSONResponse(error.body(), error.status, error.headers())
 
 
-async def _tell_http_error(http: Request, error: Exception) -> Response:
+async def _answer_http_error(http: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentence = {404: f"There is no {http.scope['path']} here.", 405: f"{http.method} is not allowed here."}
-    told = ApiError(error.status_code, sentence.get(error.status_code, error.detail), code="not_found")
+    answer = ApiError(error.status_code, sentence.get(error.status_code, error.detail), code="not_found")
     if error.status_code == 405:
-        told.code = "method_not_allowed"
-    return JSONResponse(told.body(), error.status_code, error.headers)
+        answer.code = "method_not_allowed"
+    return JSONResponse(answer.body(), error.status_code, error.headers)
 
 
-async def _tell_disconnect(http: Request, error: Exception) -> Response:
+async def _answer_disconnect(http: Request, error: Exception) -> Response:
     """Answer nobody: the client left while its body was read, which is no fault of the server."""
     return Response(status_code=400)
 
 
-async def _tell_bug(http: Request, error: Exception) -> Response:
+async def _answer_bug(http: Request, error: Exception) -> Response:
     """Answer for an exception nobody expected; starlette raises it again, so that it is logged with its traceback."""
     return JSONResponse(ApiError(500, "The server failed; its log has the cause.", code="internal").body(), 500)
 
@@ -314,10 +314,10 @@ def make_app(service: Service, key: str | None, max_queue: int = MAX_QUEUE) -> S
     """Return the ASGI application; `key` is asked for if set, else only loopback may be served."""
     api = Api(service, max_queue)
     handlers: dict[Any, Handler] = {
-        ApiError: _tell_api_error,
-        HTTPException: _tell_http_error,
-        ClientDisconnect: _tell_disconnect,
-        Exception: _tell_bug,
+        ApiError: _answer_api_error,
+        HTTPException: _answer_http_error,
+        ClientDisconnect: _answer_disconnect,
+        Exception: _answer_bug,
     }
     app = Starlette(
         routes=[

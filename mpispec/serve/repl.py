@@ -278,14 +278,14 @@ class Repl:
 
 
 def summarise(done: Completed) -> str:
-    """Return tokens, tokens per second and hit rate in one line, as far as the report has them."""
+    """Return tokens, tokens per second and acceptance rate in one line, as far as the report has them."""
     parts = [f"{len(done.tokens)} tokens"]
     speed = done.report.get("timing", {}).get("tokens_per_s")
     if speed is not None:
         parts.append(f"{speed:.1f} t/s")
-    hit_rate = done.report.get("speculation", {}).get("hit_rate")
-    if hit_rate is not None:
-        parts.append(f"hit rate {hit_rate:.0%}")
+    acceptance_rate = done.report.get("speculation", {}).get("acceptance_rate")
+    if acceptance_rate is not None:
+        parts.append(f"acceptance rate {acceptance_rate:.0%}")
     return ", ".join(parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from mpispec.core.messages import Sampling
 from mpispec.serve.answers import ApiError
@@ -39,7 +39,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "grammar": ("",),
     "json_schema": ({},),
 }
-"""Fields that would change the answer and are not supported, with the values (beside null) that change nothing."""
+"""Fields that would change the answer and are not supported, with the values that change nothing, as null does."""
 
 
 def _read_stops(value: Any) -> list[str]:
@@ -119,7 +119,7 @@ class CompletionRequest(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     strategy: str | None = None
-    proposer: str | None = None
+    drafter: str | None = Field(None, validation_alias=AliasChoices("drafter", "proposer"))  # its name until 2026-11
     cut_repeats: bool | None = None
     """Whether the answer is cut where it only repeats itself."""
 

@@ -1,4 +1,4 @@
-"""Runs the HTTP server in a thread of its own beside the engine, and ends it in order."""
+"""Runs the HTTP server in a thread of its own next to the engine, and ends it in order."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ class Server:
 
 
 _MARGIN_S = 5.0
-"""Within this time a server has told everybody that the engine has stopped."""
+"""Within this time a server has informed every client that the engine has stopped."""
 
 
 class Closing:
-    """Ends a server when somebody asks for it; `ask` it from any thread or a signal handler."""
+    """Ends a server when someone asks for it; `ask` it from any thread or a signal handler."""
 
     def __init__(self, server: Server, engine: Engine, grace_s: float, also: Sequence[Callable[[], None]]) -> None:
         """`grace_s` is the time that open requests get; `also` is called when the server takes no more of them."""
@@ -109,7 +109,7 @@ class Closing:
         sys.stderr.write(f"mpispec: no new requests; open ones have {self._grace_s:g} s, then the program ends.\n")
         sys.stderr.flush()
         self._server.refuse()
-        for tell in self._also:
-            tell()
+        for call in self._also:
+            call()
         if not self._ended.wait(self._grace_s):
             self._engine.stop()

@@ -44,8 +44,8 @@ class TextStream:
     def __init__(self, vocabulary: Vocabulary, stops: Sequence[str] = ()) -> None:
         if "" in stops:
             raise ValueError("A stop string must not be empty.")
-        self.hit: str | None = None
-        """The stop string that was met; nothing gives text after it."""
+        self.stop_found: str | None = None
+        """The stop string that was found; there is no text after it."""
         self._vocabulary = vocabulary
         self._stops = tuple(stops)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -53,13 +53,13 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Take the next token; return the text that is certain now, often none."""
-        if self.hit is not None or token in self._vocabulary.eog:
+        if self.stop_found is not None or token in self._vocabulary.eog:
             return ""
         return self._release(self._decoder.decode(self._vocabulary.piece(token)))
 
     def flush(self) -> str:
         """Return what was held back; call it after the last token."""
-        if self.hit is not None:
+        if self.stop_found is not None:
             return ""
         text = self._release(self._decoder.decode(b"", final=True)) + self._held
         self._held = ""
@@ -69,7 +69,7 @@ class TextStream:
         text = self._held + text
         found = find_stop(text, self._stops)
         if found is not None:
-            start, self.hit = found
+            start, self.stop_found = found
             self._held = ""
             return text[:start]
         certain = len(text) - count_undecided(text, self._stops)

@@ -18,10 +18,10 @@ from mpispec.core.draft import DraftCore
 from mpispec.core.effects import (
     AbortCompute,
     AbortDraft,
+    ApplyCacheOps,
     CloseSampler,
     Compute,
     ComputeDraft,
-    EditCache,
     Effect,
     Emit,
     FinishReason,
@@ -29,11 +29,11 @@ from mpispec.core.effects import (
     Quit,
     Send,
 )
-from mpispec.core.events import Computed, Drafted, Event, Guess, Payload, Received
+from mpispec.core.events import Computed, Drafted, DraftToken, Event, Payload, Received
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Plane, Token
 from mpispec.core.level import LevelCore
-from mpispec.core.messages import Edit, Message, Row, Run
+from mpispec.core.messages import CacheOp, Message, Row, Run
 from mpispec.core.stage import StageCore
 from mpispec.core.statistics import Statistics
 from mpispec.sim.costs import Costs, SharedCore
@@ -44,14 +44,14 @@ _NUM_PLANES = len(Plane)
 class Target(Protocol):
     """What computes on all stages of a virtual cluster. A row whose past is missing raises ComputeError."""
 
-    def edit(self, stage: Actor, edits: Sequence[Edit]) -> None:
-        """Apply cache edits."""
+    def apply(self, stage: Actor, cache_ops: Sequence[CacheOp]) -> None:
+        """Apply cache operations."""
 
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
         """Compute a run; return activations, or the deciding rows' tokens on the last stage."""
 
-    def guess(self, stage: Actor, run: Run) -> tuple[Guess, ...]:
-        """Return what the stage's exit guesses after each deciding row of a run computed; nothing without an exit."""
+    def exit_tokens(self, stage: Actor, run: Run) -> tuple[DraftToken, ...]:
+        """Return the exit's draft token after each deciding row of a computed run; nothing without an exit."""
 
     def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
         """Compute a part of a run that is given up."""
@@ -64,19 +64,19 @@ class LevelTarget(Target, Protocol):
     """What computes on the stages of a level."""
 
     def hear(self, message: Message) -> None:
-        """Learn what the level is told from above, before it acts on it."""
+        """Learn what the level receives from above, before it acts on it."""
 
 
 class Drafter(Protocol):
     """What computes on the draft rank of a virtual cluster."""
 
-    def edit(self, edits: Sequence[Edit]) -> None:
-        """Apply cache edits."""
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
+        """Apply cache operations."""
 
     def hear(self, message: Message) -> None:
-        """Learn what the draft rank is told, before it acts on it."""
+        """Learn what the draft rank receives, before it acts on it."""
 
-    def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[Guess, ...], ...]:
+    def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[DraftToken, ...], ...]:
         """Write the rows' cells and return at most `branch` successors of each deciding one, best first."""
 
 
@@ -105,7 +105,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A pipeline of a ladder below the target's."""
+    """A pipeline of a cascade below the target's."""
 
     core: LevelCore
     stages: list[StageCore]
@@ -169,8 +169,8 @@ class VirtualCluster:
         return set(self._cores)
 
     def at(self, when: float, event: Event, actor: Actor = HEAD) -> None:
-        """Tell the head, or another actor, something at a virtual time."""
-        self._schedule(when, partial(self._tell, actor, event))
+        """Give the head, or another actor, an event at a virtual time."""
+        self._schedule(when, partial(self._deliver, actor, event))
 
     def run(self, most_steps: int = 1_000_000) -> None:
         """Let everything happen. Raises Stalled, or AssertionError where an invariant breaks."""
@@ -194,7 +194,7 @@ class VirtualCluster:
     def _schedule(self, when: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._heap, (when, next(self._serials), action))
 
-    def _tell(self, actor: Actor, event: Event) -> None:
+    def _deliver(self, actor: Actor, event: Event) -> None:
         core = self._cores[actor]
         if actor in self._listeners and isinstance(event, Received):
             self._listeners[actor].hear(event.message)
@@ -214,8 +214,8 @@ class VirtualCluster:
                 self._compute_draft(actor, effect)
             case AbortCompute() | AbortDraft():
                 self._abort(actor)
-            case EditCache(edits):
-                self._edit(actor, edits)
+            case ApplyCacheOps(cache_ops):
+                self._apply(actor, cache_ops)
             case Emit(request, tokens, finish, statistics):
                 answer = self.answers[request]
                 assert answer.finish is None, f"request {request} went on after its end"
@@ -226,7 +226,7 @@ class VirtualCluster:
             case Quit():
                 self.quit.add(actor)
             case OpenSampler() | CloseSampler():
-                pass  # targets here decide without parameters, and drafters hear of a request by its Prime
+                pass  # targets here decide without parameters, and drafters learn of a request from its Prime
 
     def _send(self, src: Actor, send: Send) -> None:
         size = self._targets[src][0].num_bytes(send.payload) if send.payload is not None else 0
@@ -236,20 +236,20 @@ class VirtualCluster:
         lane = (src * len(self._cores) + dst) * _NUM_PLANES + plane
         free = self._arrivals[lane] + self._costs.transfer(size)
         self._arrivals[lane] = arrival = arrival if arrival > free else free
-        self._schedule(arrival, partial(self._tell, dst, Received(src, send.message, send.payload)))
+        self._schedule(arrival, partial(self._deliver, dst, Received(src, send.message, send.payload)))
 
     def _compute(self, actor: Actor, compute: Compute) -> None:
         run = compute.run
-        self._edit(actor, run.edits)
+        self._apply(actor, run.cache_ops)
         self._start(actor, self._costs.compute(actor, len(run.rows)), compute)
 
-    def _edit(self, actor: Actor, edits: Sequence[Edit]) -> None:
+    def _apply(self, actor: Actor, cache_ops: Sequence[CacheOp]) -> None:
         target, stage = self._targets[actor]
-        target.edit(stage, edits)
+        target.apply(stage, cache_ops)
 
     def _compute_draft(self, actor: Actor, step: ComputeDraft) -> None:
         assert self._drafter is not None
-        self._drafter.edit(step.run.edits)
+        self._drafter.apply(step.run.cache_ops)
         self._start(actor, self._costs.draft(len(step.run.rows)), step)
 
     def _start(self, actor: Actor, seconds: float, work: Compute | ComputeDraft) -> None:
@@ -264,7 +264,7 @@ class VirtualCluster:
             self._foresee(core)
 
     def _foresee(self, core: int) -> None:
-        """Let whoever is first to end on a shared core end, unless something changes there before."""
+        """Schedule the first end on a shared core; it is void if something changes there before."""
         shared = self._shared[core]
         first = shared.next()
         if first is not None:
@@ -282,7 +282,7 @@ class VirtualCluster:
             target.give_up(stage, run, compute.payload)
             return Computed(run.run_id, None, (), aborted=True)
         payload, tokens = target.compute(stage, run, compute.payload)
-        return Computed(run.run_id, payload, tokens, aborted=False, guesses=target.guess(stage, run))
+        return Computed(run.run_id, payload, tokens, aborted=False, draft_tokens=target.exit_tokens(stage, run))
 
     def _drafted(self, step: ComputeDraft, given_up: bool) -> Event:
         assert self._drafter is not None
@@ -309,6 +309,6 @@ class VirtualCluster:
             self._foresee(core)
         work = job.work
         if isinstance(work, Compute):
-            self._tell(actor, self._computed(actor, work, job.is_aborted))
+            self._deliver(actor, self._computed(actor, work, job.is_aborted))
         else:
-            self._tell(actor, self._drafted(work, job.is_aborted))
+            self._deliver(actor, self._drafted(work, job.is_aborted))

@@ -73,7 +73,7 @@ class Modelled:
         return 0.0
 
     def core(self, actor: Actor) -> int | None:
-        """See `Costs`; who is alone on a core does not share it."""
+        """See `Costs`; an actor that is alone on a core does not share it."""
         if not self.cores:
             return None
         core = self.cores[actor - 1]
@@ -88,8 +88,8 @@ class Modelled:
 
 
 @dataclass(frozen=True)
-class Laddered(Modelled):
-    """The target's cluster and the models of a ladder below it, the lowest of which is the draft."""
+class Cascaded(Modelled):
+    """The target's cluster and the models of a cascade below it, the lowest of which is the draft."""
 
     levels: Mapping[Actor, tuple[float, ...]] = field(default_factory=dict)
     """By stage of a level, the seconds of a run of 1, 2, ... rows; the last holds for more."""
@@ -123,37 +123,37 @@ and by eight that lie together (ADR 0026); experts on weak GPUs, as a llama.cpp 
 reports them; a 70B with 4-bit kernels on two GPUs (PipeSpec's HumanEval files, github.com/BradMcDanel/pipespec)."""
 
 
-def law_speedup(num_stages: int, hit_rate: float) -> float:
+def law_speedup(num_stages: int, acceptance_rate: float) -> float:
     """Return the speed-up of a filled pipeline over a plain one (docs/methodology.md, the law)."""
-    return num_stages / (1.0 + (1.0 - hit_rate) * (num_stages - 1))
+    return num_stages / (1.0 + (1.0 - acceptance_rate) * (num_stages - 1))
 
 
-def exit_speedup(hit_rate: float, share_of_work: float) -> float:
-    """Return the law's bound for a proposer that is a part of the pipeline: an early exit (SPEED).
+def exit_speedup(acceptance_rate: float, share_of_work: float) -> float:
+    """Return the law's bound for a drafter that is a part of the pipeline: an early exit (SPEED).
 
-    Its guess comes after x of a plain token's time (`share_of_work`), a miss costs the rest of it, so a token takes
-    x + (1 - h)(1 - x) of a plain token's time.
+    Its draft token comes after x of a plain token's time (`share_of_work`) and a rejection costs the rest of it, so a
+    token takes x + (1 - h)(1 - x) of a plain token's time.
     """
-    return 1.0 / (share_of_work + (1.0 - hit_rate) * (1.0 - share_of_work))
+    return 1.0 / (share_of_work + (1.0 - acceptance_rate) * (1.0 - share_of_work))
 
 
 class SharedCore:
-    """A core that several actors share: whoever computes gets an equal part of it (processor sharing).
+    """A core that several actors share: those that compute get equal parts of it (processor sharing).
 
     An operating system cuts the time of a core into slices of a few milliseconds among the threads that want it,
-    whatever they compute; beside runs of tens of milliseconds that is an even division. What waits for a message takes
+    whatever they compute; next to runs of tens of milliseconds that is an even division. What waits for a message takes
     nothing.
     """
 
     def __init__(self) -> None:
         self.changes = 0
-        """How often somebody has begun or ended: what was foreseen before the last time is void."""
+        """How often an actor has begun or ended: what was foreseen before the last time is void."""
         self._left: dict[Actor, float] = {}
-        """How many seconds of the whole core each who computes still needs."""
+        """How many seconds of the whole core each computing actor still needs."""
         self._since = 0.0
 
     def begin(self, actor: Actor, seconds: float, now: float) -> None:
-        """Note that an actor begins something that takes so long on a core of its own."""
+        """Note that an actor begins something that takes `seconds` on a core of its own."""
         self._pass(now)
         self._left[actor] = seconds
 
@@ -163,7 +163,7 @@ class SharedCore:
         del self._left[actor]
 
     def next(self) -> tuple[Actor, float] | None:
-        """Return who ends first, and when, if nothing changes until then; None where nobody computes."""
+        """Return which actor ends first, and when, if nothing changes until then; None where none computes."""
         if not self._left:
             return None
         first = min(self._left, key=lambda actor: (self._left[actor], actor))

@@ -1,4 +1,4 @@
-"""What `mpispec simulate` reads from flags and files: hit rates and the cost of rows."""
+"""What `mpispec simulate` reads from flags and files: acceptance rates and the cost of rows."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ import math
 from pathlib import Path
 from typing import Any
 
+from mpispec.sim.cascade import CascadeModel
 from mpispec.sim.costs import ROWS_FACTORS
-from mpispec.sim.ladder import Rung
-from mpispec.sim.script import Hits
+from mpispec.sim.script import Acceptance
 
 
 class StudyError(Exception):
     """A study that cannot be done as asked; the text is one sentence with the remedy."""
 
 
-def read_hits(text: str, rescue: float) -> Hits:
-    """Return what `--hit` says: a rate, or a file with rates by depth or with outcomes. Raises StudyError."""
+def read_acceptance(text: str, rescue: float) -> Acceptance:
+    """Return what `--acceptance` says: a rate, or a file with rates by depth or with outcomes. Raises StudyError."""
     try:
         rate = float(text)
     except ValueError:
-        return _hits_of(_numbers(text, "--hit", "a number from 0 to 1"), text, rescue)
+        return _acceptance_of(_numbers(text, "--acceptance", "a number from 0 to 1"), text, rescue)
     if not 0.0 <= rate <= 1.0:
-        raise StudyError(f"--hit {text} is no chance; give a number from 0 to 1, like 0.8.")
-    return Hits((rate,), rescue=rescue)
+        raise StudyError(f"--acceptance {text} is no chance; give a number from 0 to 1, like 0.8.")
+    return Acceptance((rate,), rescue=rescue)
 
 
-def _hits_of(numbers: list[float | int], text: str, rescue: float) -> Hits:
+def _acceptance_of(numbers: list[float | int], text: str, rescue: float) -> Acceptance:
     if any(not 0.0 <= number <= 1.0 for number in numbers):
-        raise StudyError(f"--hit {text} has numbers outside of 0 to 1; list chances by depth, or outcomes 0 and 1.")
+        raise StudyError(
+            f"--acceptance {text} has numbers outside of 0 to 1; list chances by depth, or outcomes 0 and 1."
+        )
     if all(isinstance(number, int) for number in numbers):
-        return Hits(outcomes=tuple(bool(number) for number in numbers), rescue=rescue)
-    return Hits(tuple(float(number) for number in numbers), rescue=rescue)
+        return Acceptance(outcomes=tuple(bool(number) for number in numbers), rescue=rescue)
+    return Acceptance(tuple(float(number) for number in numbers), rescue=rescue)
 
 
 def read_rows(text: str) -> tuple[float, ...]:
@@ -45,21 +47,21 @@ def read_rows(text: str) -> tuple[float, ...]:
     return tuple(factor / factors[0] for factor in factors)
 
 
-def read_ladder(text: str | None) -> tuple[Rung, ...]:
-    """Return what `--ladder` says, the lowest model first. Raises StudyError."""
-    return tuple(_rung(item.strip()) for item in text.split(",")) if text else ()
+def read_cascade(text: str | None) -> tuple[CascadeModel, ...]:
+    """Return what `--cascade` says, the lowest model first. Raises StudyError."""
+    return tuple(_cascade_model(item.strip()) for item in text.split(",")) if text else ()
 
 
-def _rung(item: str) -> Rung:
+def _cascade_model(item: str) -> CascadeModel:
     try:
-        times, hit, *stages = item.split(":")
-        rung = Rung(tuple(float(ms) * 1e-3 for ms in times.split("/")), float(hit), *map(int, stages))
+        times, agreement, *stages = item.split(":")
+        model = CascadeModel(tuple(float(ms) * 1e-3 for ms in times.split("/")), float(agreement), *map(int, stages))
     except (TypeError, ValueError) as error:
-        raise StudyError(f"--ladder has {item!r}; write each model as MS:AGREEMENT, like 22/28:0.92.") from error
-    is_possible = all(math.isfinite(seconds) and seconds > 0.0 for seconds in rung.rows_s)
-    if not is_possible or not 0.0 <= rung.hit <= 1.0 or rung.num_stages < 1:
-        raise StudyError(f"--ladder has {item!r}; times are above 0, agreements from 0 to 1, stages at least 1.")
-    return rung
+        raise StudyError(f"--cascade has {item!r}; write each model as MS:AGREEMENT, like 22/28:0.92.") from error
+    is_possible = all(math.isfinite(seconds) and seconds > 0.0 for seconds in model.rows_s)
+    if not is_possible or not 0.0 <= model.acceptance <= 1.0 or model.num_stages < 1:
+        raise StudyError(f"--cascade has {item!r}; times are above 0, agreements from 0 to 1, stages at least 1.")
+    return model
 
 
 def _numbers(path: str, flag: str, otherwise: str) -> list[float | int]:

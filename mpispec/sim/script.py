@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from mpispec.compute.base import ComputeError
 from mpispec.compute.toy import mixed
-from mpispec.core.events import Guess, Payload
+from mpispec.core.events import DraftToken, Payload
 from mpispec.core.ids import Actor, NodeId, Pos, RequestId, Token
-from mpispec.core.messages import Edit, Follow, Message, Prime, Row, Run
+from mpispec.core.messages import CacheOp, Follow, Message, Prime, Row, Run
 
 VOCABULARY = 1 << 16
 
@@ -86,7 +86,7 @@ class ScriptedTarget:
         self._row_bytes = row_bytes
         self._nodes = _Nodes(script)
 
-    def edit(self, stage: Actor, edits: Sequence[Edit]) -> None:
+    def apply(self, stage: Actor, cache_ops: Sequence[CacheOp]) -> None:
         """Nothing: the script has no cells."""
 
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
@@ -100,7 +100,7 @@ class ScriptedTarget:
         pairs = zip(run.rows, are_script, strict=True)
         return None, tuple(self._after(row, is_script) for row, is_script in pairs if row.decide)
 
-    def guess(self, stage: Actor, run: Run) -> tuple[Guess, ...]:
+    def exit_tokens(self, stage: Actor, run: Run) -> tuple[DraftToken, ...]:
         """Return nothing: scripted pipelines have no exits."""
         return ()
 
@@ -118,10 +118,10 @@ class ScriptedTarget:
 
 
 @dataclass(frozen=True)
-class Hits:
+class Acceptance:
     """How often the draft's first choice is right, given that all before it was.
 
-    The chance depends on the depth of a guess: its distance from the newest token that the draft knows to be accepted,
+    The chance depends on the depth of a draft token: its distance from the newest accepted token that the draft knows,
     counted from 0. With `outcomes` it is not drawn but replayed.
     """
 
@@ -130,10 +130,11 @@ class Hits:
     outcomes: tuple[bool, ...] = ()
     """By index in the answer, repeated if it is longer; empty where rates are drawn."""
     rescue: float = 0.45
-    """Chance that a miss is the second choice. Each further choice gets half of that of what is left, which fits the
-    measured top 2 in 40-46 % and top 3 in 53-58 % of misses (a llama.cpp port of PipeDec, arXiv 2504.04104v1)."""
+    """Chance that the second choice is right where the first is not. Each further one gets half that share of the rest,
+    which fits the measured top 2 in 40-46 % and top 3 in 53-58 % of rejections (a llama.cpp port of PipeDec, arXiv
+    2504.04104v1)."""
     promised: float | None = None
-    """What the draft says of its first choices; None: the truth."""
+    """Probability that the draft gives its first choices; None: the true one."""
 
     @property
     def mean(self) -> float:
@@ -156,11 +157,11 @@ class Hits:
 
 
 @dataclass
-class ScriptedGuesser:
-    """A `Drafter` that knows the script and is right as often as it is told to be."""
+class ScriptedPredictor:
+    """A `Drafter` that knows the script and is right as often as `acceptance` says."""
 
     script: Script
-    hits: Hits
+    acceptance: Acceptance
     prompt_tokens: int
     seed: int = 0
     _nodes: _Nodes = field(init=False)
@@ -171,7 +172,7 @@ class ScriptedGuesser:
         """Begin with nothing computed."""
         self._nodes = _Nodes(self.script)
 
-    def edit(self, edits: Sequence[Edit]) -> None:
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
         """Nothing: the script has no cells."""
 
     def hear(self, message: Message) -> None:
@@ -181,14 +182,14 @@ class ScriptedGuesser:
         elif isinstance(message, Follow):
             self._roots[message.request] = Pos(message.pos + len(message.tokens) - 1)
 
-    def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[Guess, ...], ...]:
+    def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[DraftToken, ...], ...]:
         """See `Drafter`."""
         computed = [(row, self._nodes.compute(row, 1)) for row in rows]
-        return tuple(self._guesses(row, is_script, branch) for row, is_script in computed if row.decide)
+        return tuple(self._draft_tokens(row, is_script, branch) for row, is_script in computed if row.decide)
 
-    def _guesses(self, row: Row, is_script: bool, branch: int) -> tuple[Guess, ...]:
+    def _draft_tokens(self, row: Row, is_script: bool, branch: int) -> tuple[DraftToken, ...]:
         depth = max(0, row.pos - self._roots[row.request])
-        probs = self.hits.probs(depth, branch)
+        probs = self.acceptance.probs(depth, branch)
         text = self.script.texts[row.request]
         draw = mixed(mixed(self.seed ^ row.request << 40) ^ row.pos)
         # Wrong tokens follow one another from somewhere; the right one replaces that of its rank.
@@ -200,14 +201,14 @@ class ScriptedGuesser:
             rank = self._rank(row, probs, draw / 2**64)
             if rank < branch:
                 tokens[rank] = right
-        said = probs if self.hits.promised is None else [self.hits.promised, *probs[1:]]
+        said = probs if self.acceptance.promised is None else [self.acceptance.promised, *probs[1:]]
         return tuple((token, max(prob, 1e-9)) for token, prob in zip(tokens, said, strict=True))
 
     def _rank(self, row: Row, probs: Sequence[float], draw: float) -> int:
         """Return which choice the right token is, `len(probs)` if none."""
-        if self.hits.outcomes:
+        if self.acceptance.outcomes:
             index = row.pos + 1 - self.prompt_tokens
-            if self.hits.outcomes[index % len(self.hits.outcomes)]:
+            if self.acceptance.outcomes[index % len(self.acceptance.outcomes)]:
                 return 0
             draw = probs[0] + draw * (1.0 - probs[0])
         for rank, prob in enumerate(probs):

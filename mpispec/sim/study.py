@@ -18,11 +18,11 @@ from mpispec.core.ids import HEAD, Actor, Plane
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Strategy
-from mpispec.sim import ladder
+from mpispec.sim import cascade
+from mpispec.sim.cascade import CascadeModel
 from mpispec.sim.cluster import Drafter, Level, VirtualCluster
 from mpispec.sim.costs import Costs, Modelled
-from mpispec.sim.ladder import Rung
-from mpispec.sim.script import VOCABULARY, Hits, Script, ScriptedGuesser, ScriptedTarget
+from mpispec.sim.script import VOCABULARY, Acceptance, Script, ScriptedPredictor, ScriptedTarget
 from mpispec.strategies import PRESETS
 
 BASELINE = "plain"
@@ -37,8 +37,8 @@ _SHORTEST_LEAD = 8
 _CHAINS = 32
 """The least lead of a strategy that may fill a pipeline with runs of several layers each."""
 _FARTHEST = 0.005
-"""A lead beyond `_SHORTEST_LEAD` ends where a guess is less likely than this to be reached; the rest of a long pipeline
-stays empty, which costs about this share of the speed and saves most of a study's time."""
+"""A lead beyond `_SHORTEST_LEAD` ends where the path probability falls below this; the rest of a long pipeline stays
+empty, which costs about this share of the speed and saves most of a study's time."""
 _MOST_STEPS = 200_000_000
 
 
@@ -57,13 +57,13 @@ class Study:
     """Activations of one row between stages."""
     rows_factor: tuple[float, ...] = (1.0,)
     """See `Modelled.rows_factor`; holds for stages and draft."""
-    hits: Hits = field(default_factory=Hits)
+    acceptance: Acceptance = field(default_factory=Acceptance)
     width: int = 4
-    """Most guesses for one position, where a strategy grows a tree."""
+    """Most draft tokens for one position, where a strategy grows a tree."""
     lead: int | None = None
     """How many positions the draft may run ahead; None for as many as can matter."""
     chain: int | None = None
-    """Guesses of a strategy that waits for the verdicts of each chain; None for the best."""
+    """Length of the chains of a strategy that waits for the verification of each; None for the best."""
     num_tokens: int = 400
     """Length of each answer."""
     num_requests: int = 1
@@ -71,8 +71,8 @@ class Study:
     seed: int = 0
     cores: tuple[int, ...] = ()
     """See `Modelled.cores`."""
-    ladder: tuple[Rung, ...] = ()
-    """Models below the target, the lowest first; where there are any they guess instead of the draft."""
+    cascade: tuple[CascadeModel, ...] = ()
+    """Models below the target, the lowest first; where there are any they draft instead of the draft."""
 
     @property
     def costs(self) -> Modelled:
@@ -93,7 +93,7 @@ class Study:
 
     @property
     def pass_s(self) -> float:
-        """From the launch of one row to its verdict in an empty pipeline."""
+        """From the dispatch of one row to its verification in an empty pipeline."""
         costs = self.costs
         back = costs.link(Actor(self.num_stages), HEAD, Plane.DATA, 0)
         between = (self.num_stages - 1) * costs.link(Actor(1), Actor(2), Plane.DATA, self.row_bytes)
@@ -101,36 +101,37 @@ class Study:
 
     @property
     def farthest(self) -> int:
-        """The lead of the draft: what fills the pipeline, but not what is next to never reached."""
+        """The lead of the draft: what fills the pipeline, but not what is almost never reached."""
         if self.lead is not None:
             return self.lead
         filling = math.ceil(self.pass_s / self.stage_s) + 4
-        hit = self.hits.mean
-        reached = math.ceil(math.log(_FARTHEST) / math.log(hit)) if 0.0 < hit < 1.0 else filling
+        acceptance = self.acceptance.mean
+        reached = math.ceil(math.log(_FARTHEST) / math.log(acceptance)) if 0.0 < acceptance < 1.0 else filling
         return min(filling, max(_SHORTEST_LEAD, reached))
 
     def best_length(self, width: int = 1) -> int:
-        """Return the length of chains, or the depth of trees, that is best where each waits for its verdicts.
+        """Return the length of chains, or the depth of trees, that is best where each waits for its verification.
 
-        Rows are paid for and guesses waited for (Leviathan et al., arXiv 2211.17192, 3.3).
+        Rows are paid for and draft tokens waited for (Leviathan et al., arXiv 2211.17192, 3.3).
         """
-        costs, hit = self.costs, sum(self.hits.probs(0, width))
+        costs, acceptance = self.costs, sum(self.acceptance.probs(0, width))
 
         def seconds_a_token(length: int) -> float:
-            tokens = sum(hit**accepted for accepted in range(length + 1))
+            tokens = sum(acceptance**accepted for accepted in range(length + 1))
             passing = self.pass_s - self.num_stages * self.stage_s
             computing = self.num_stages * costs.compute(Actor(1), width * length + 1)
             return (computing + passing + length * costs.draft(width)) / tokens
 
         return min(range(1, _LONGEST_CHAIN // width + 1), key=seconds_a_token)
 
-    def law_speedup(self, hit_rate: float) -> float:
+    def law_speedup(self, acceptance_rate: float) -> float:
         """Return the bound of a filled pipeline over a plain one, with links and several requests.
 
-        A token takes one stage time after a hit and a whole pass after a miss; several requests share the stages, which
-        give one token for each stage time at most. With free links and one request: D / (1 + (1 - h)(D - 1)).
+        A token takes one stage time after an acceptance and a whole pass after a rejection. Several requests share the
+        stages, which give one token for each stage time at most. With free links and one request:
+        D / (1 + (1 - h)(D - 1)).
         """
-        token_s = self.stage_s + (1.0 - hit_rate) * (self.pass_s - self.stage_s)
+        token_s = self.stage_s + (1.0 - acceptance_rate) * (self.pass_s - self.stage_s)
         return self._shared(token_s) / self._shared(self.pass_s)
 
     def _shared(self, token_s: float) -> float:
@@ -144,13 +145,13 @@ class Outcome:
     strategy: str
     tokens_per_s: float
     speedup_over_plain: float
-    hit_rate: float
-    """Decisions whose token was among the launched children of the root, of all but the last of each answer."""
+    acceptance_rate: float
+    """Decisions whose token was among the dispatched children of the root, of all but the last of each answer."""
     law_speedup: float
-    """The bound at this hit rate."""
+    """The bound at this acceptance rate."""
     achieved_over_law: float
     wasted_rows: int
-    """Guesses launched that were not accepted."""
+    """Draft tokens dispatched that were not accepted."""
     runs: int
     cancelled: int
     """Runs given up on the way."""
@@ -169,15 +170,15 @@ def measure(name: str, study: Study) -> Outcome:
     base = _Trial(BASELINE, replace(study, num_tokens=min(study.num_tokens, _BASELINE_TOKENS))).tokens_per_s
     trial = _Trial(name, study)
     speedup = trial.tokens_per_s / base
-    law = study.law_speedup(trial.hit_rate)
+    law = study.law_speedup(trial.acceptance_rate)
     return Outcome(
         strategy=name,
         tokens_per_s=trial.tokens_per_s,
         speedup_over_plain=speedup,
-        hit_rate=trial.hit_rate,
+        acceptance_rate=trial.acceptance_rate,
         law_speedup=law,
         achieved_over_law=speedup / law,
-        wasted_rows=sum(counts.proposed - counts.accepted for counts in trial.counts),
+        wasted_rows=sum(counts.drafted - counts.accepted for counts in trial.counts),
         runs=sum(counts.runs for counts in trial.counts),
         cancelled=sum(counts.cancelled_runs for counts in trial.counts),
     )
@@ -219,16 +220,16 @@ class _Trial:
             ends.append(answer.times[-1])
         timed = study.num_requests * (study.num_tokens - 1)
         self.tokens_per_s = timed / (max(ends) - min(begins))
-        self.hit_rate = sum(counts.hits for counts in self.counts) / timed
+        self.acceptance_rate = sum(counts.accepted for counts in self.counts) / timed
 
 
 def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
     stages = study.num_stages
     strategy = sized(name, study)
-    guesses = strategy.lead > 0
+    is_drafted = strategy.lead > 0
     config = HeadConfig(
         stages,
-        Actor(stages + 1) if guesses else None,
+        Actor(stages + 1) if is_drafted else None,
         context=PROMPT_TOKENS + study.num_tokens,
         sequences=_SEQUENCES,
         rows_cost=study.rows_factor,
@@ -241,7 +242,7 @@ def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
         max_active=study.num_requests,
         traits=llama_traits.traits(study.num_requests),
     )
-    levels, draft, costs = _below(config, study, script) if guesses else ([], None, study.costs)
+    levels, draft, costs = _below(config, study, script) if is_drafted else ([], None, study.costs)
     cluster = VirtualCluster(
         HeadCore(config, {name: lambda: sized(name, study)}, {}),
         [StageCore(stage, stages, 8 * config.most_in_flight) for stage in config.stages],
@@ -253,18 +254,18 @@ def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
     )
     for request, text in script.texts.items():
         prompt = tuple(text[:PROMPT_TOKENS])
-        proposer = "draft" if guesses else "none"
-        cluster.at(0.0, Submitted(request, prompt, study.num_tokens, frozenset(), Sampling(), name, proposer))
+        drafter = "draft" if is_drafted else "none"
+        cluster.at(0.0, Submitted(request, prompt, study.num_tokens, frozenset(), Sampling(), name, drafter))
     return cluster
 
 
 def _below(config: HeadConfig, study: Study, script: Script) -> tuple[list[Level], tuple[DraftCore, Drafter], Costs]:
     """Return the levels under the target, the draft under them, and what all of it costs."""
-    if not study.ladder:
-        guesser = ScriptedGuesser(script, study.hits, PROMPT_TOKENS, study.seed)
-        return [], (DraftCore(config.chunk, study.num_requests, _SEQUENCES), guesser), study.costs
-    models = ladder.models(study.ladder, script.texts.values(), VOCABULARY, study.seed)
-    below = ladder.build(study.ladder, models, config, study.costs, study.lead)
+    if not study.cascade:
+        predictor = ScriptedPredictor(script, study.acceptance, PROMPT_TOKENS, study.seed)
+        return [], (DraftCore(config.chunk, study.num_requests, _SEQUENCES), predictor), study.costs
+    models = cascade.models(study.cascade, script.texts.values(), VOCABULARY, study.seed)
+    below = cascade.build(study.cascade, models, config, study.costs, study.lead)
     return below.levels, below.draft, below.costs
 
 

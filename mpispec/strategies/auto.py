@@ -1,16 +1,16 @@
-"""Launch what is worth it: calibrated chances against the measured cost of rows, links and shared cores.
+"""Dispatch what is worth it: calibrated chances against the measured cost of rows, links and shared cores.
 
-What is weighed is in `economy.py`. Where nobody shares a core, runs flow. A run is a comb: a layer of w guesses for one
-position and, below the likeliest of them, a chain of b - 1 more. Its m = w + b - 1 rows take
+What is weighed is in `economy.py`. Where no core is shared, runs flow. A run is a comb: a layer of w draft tokens for
+one position and, below the likeliest of them, a chain of b - 1 more. Its m = w + b - 1 rows take
 
     (pass(m) - t(m) + t(1) + t(m) / (1 - q)) / (1 + e / (1 - q))
 
 a token. One row is best where a second costs a second run (llama.cpp on a CPU), a layer where rows are cheap and
-misses dear (many stages), a chain where rows are free (a GPU, a memory-bound host, few stages). Rows that add less to
-this than they save come along, so that free ones are never left empty.
+rejections expensive (many stages), a chain where rows are free (a GPU, a memory-bound host, few stages). Rows that add
+less to this than they save come along, so that free ones are never left empty.
 
-Where actors share a core, what one computes another waits for. There that is weighed against waiting, in which k
-guesses are made, then verified in one run, and nobody computes meanwhile what may be in vain:
+Where actors share a core, what one computes another waits for. There flowing is weighed against waiting, in which k
+draft tokens are made, then verified in one run, and nothing that may be in vain is computed meanwhile:
 
     (k draft steps + pass alone(k + 1)) / (1 + h + h^2 + ... + h^k)
 
@@ -28,64 +28,64 @@ from mpispec.core.calibration import Calibration
 from mpispec.core.ids import NodeId, Token
 from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import BY_DRAFT, BY_HEAD, Node, NodeState
-from mpispec.strategies.economy import DEAR_ROW, Economy, Plan
-from mpispec.strategies.trust import Account, HitRate
+from mpispec.strategies.economy import EXPENSIVE_ROW, Economy, Plan
+from mpispec.strategies.trust import AcceptanceRate, Account
 
 _LEAST_CHANCE = 0.08
-"""Below this a guess costs the stages more than it saves where they share a machine."""
+"""Below this a draft token costs the stages more than it saves where they share a machine."""
 _PROBE_EVERY = 16
-"""Accepted tokens between two guesses of a proposer that has been found worthless."""
+"""Accepted tokens between two draft tokens of a drafter that has been found worthless."""
 _COSTS_EVERY = 64
 """Accepted tokens after which the costs of rows, which are refined all the time, are looked at again."""
 _LATE_ROW = 1.05
-"""The same where the draft has not the time for two guesses in that of a run, so that stages wait for what it adds."""
-_DEAR_FLOOR = 0.3
-"""There, a guess this much less likely than the best of its layer is not guessed below."""
+"""`EXPENSIVE_ROW` where the draft cannot make two draft tokens in the time of a run, so that stages wait for it."""
+_EXPENSIVE_FLOOR = 0.3
+"""There, nothing is drafted below a draft token less likely than this share of the best of its layer."""
 _LONG_PASS = 10.0
-"""Where rows are dear, a draft that is late shall guess beside the likeliest only if a miss costs more than so many."""
+"""Where rows are expensive, a late draft makes alternatives only if a rejection costs more than this many row times."""
 _LEAST_GAIN = 2.5
 """Runs that an alternative must save on average; it takes one itself, and comes late."""
 _MOST_ROWS = 63
-"""Runs of up to so many rows have the bits of single ones (docs/design.md, exactness)."""
+"""Runs of up to this many rows have the bits of single ones (docs/design.md, exactness)."""
 _UNLIKELY = 0.005
-"""A guess less likely than this to be reached is not launched: beside others it takes the head more time than it is
+"""A draft token of a lower path probability is not dispatched: next to others it takes the head more time than it is
 worth, alone it takes a run of stages that may share a machine. Where rows are free it may go alone."""
 _PROMISED = 32
-"""Verdicts that a proposer's first promise counts for, so that a lucky streak does not decide."""
+"""Verifications that a drafter's first promise counts for, so that a lucky streak does not decide."""
 _TRIAL, _KEPT = 6, 1.65
-"""The same of a draft that takes a stage's time, and how much more than it promises is right: greedy guesses with a
-mean confidence of 0.50 were right 0.83 times, of 0.1 to 0.3 0.60 times (226, deep pair with noise 0.085)."""
+"""The same of a draft that takes a stage's time, and how much more than it promises is right: greedy draft tokens with
+a mean confidence of 0.50 were right 0.83 times, of 0.1 to 0.3 0.60 times (226, deep pair with noise 0.085)."""
 _HOPED = 0.8
-"""How often such a draft is taken to be right before it has promised anything; the benchmark pairs are at 0.86."""
+"""Acceptance rate assumed of such a draft before it has promised anything; the benchmark pairs are at 0.86."""
 _CREDIT, _INTEREST = 1.0, 0.005
-"""Tokens of plain decoding that guesses may cost which are not believed to pay, and what is added for each token: 1 %
-of an answer of 200. The promise is 0.97 of the best fixed one; 3 and 0.01 left worthless drafts at 0.94 of `plain`."""
+"""Tokens of plain decoding that draft tokens not believed to pay may cost, and what is added for each token: 1 % of an
+answer of 200. The promise is 0.97 of the best fixed one; 3 and 0.01 left worthless drafts at 0.94 of `plain`."""
 _HORIZON = 50.0
-"""Tokens within which what is believed to pay shall have made good what it has lost, else it is no longer believed."""
+"""Tokens within which what is believed to pay must make good what it has lost, else it is no longer believed."""
 _UNREACHED = 0.001
-"""A chain is not followed beyond a guess that is less likely than this to be reached: it takes the head time."""
+"""A chain is not followed beyond the draft token where its path probability falls below this: that takes head time."""
 
 
 class Auto(Strategy):
-    """Chooses width, length and whether to speculate at every launch, from what has been seen of this request."""
+    """Chooses width, length and whether to speculate at every dispatch, from what has been seen of this request."""
 
     def __init__(self, width: int = 4, lead: int = 32) -> None:
         self.width = width
         self.lead = self._longest_lead = lead
         self._calibrations: defaultdict[int, Calibration] = defaultdict(Calibration)
-        """By who guessed: a guess of two proposers is another thing than one of either."""
+        """By drafters: a draft token that two have made is another thing than one of either."""
         self._chances: dict[NodeId, float] = {}
-        self._reaches: dict[NodeId, float] = {}
-        """Of guesses, calibrated, since the last verdict: most nodes are looked at several times between two."""
+        self._path_probs: dict[NodeId, float] = {}
+        """Calibrated, since the last verification: most draft tokens are looked at several times between two."""
         self._since_probe = 0
         self._since_costs = 0
-        self._usual = HitRate(_PROMISED)
+        self._usual = AcceptanceRate(_PROMISED)
         self._news = True
         self._may_branch = True
         self._pass = 1.0
-        """From the launch of a row to its verdict, in times of one row."""
+        """From the dispatch of a row to its verification, in times of one row."""
         self._least_alternative = math.inf
-        """Below this chance an alternative to a guess under way is not launched."""
+        """Below this chance an alternative to a dispatched draft token is not dispatched."""
         self._is_batching = False
         """Whether it pays to wait until the first stage is free, so that runs grow."""
         self._most_rows = 1
@@ -98,14 +98,14 @@ class Auto(Strategy):
     @property
     def draft_lead(self) -> int:
         """See `Strategy`: where cores are shared, what the plan says; a draft with a core of its own goes on trying."""
-        least = 0 if self._economy.toll or not self._economy.may_guesses_pay else 1
+        least = 0 if self._economy.toll or not self._economy.may_speculation_pay else 1
         return min(self.lead, max(least, self._plan.lead))
 
     def begin(self, view: View) -> None:
-        """Ask the draft for little beside the likeliest where rows are dear for it or for the stages.
+        """Ask the draft for few alternatives where rows are expensive for it or for the stages.
 
-        For a chain and nothing else where it would fall behind the stages otherwise or a tree might change the text;
-        runs of one row where longer ones might.
+        For a chain only where it would fall behind the stages otherwise, or a tree might change the text. Runs have one
+        row where longer ones might.
         """
         if not view.config.may_branch:
             self.width = 1
@@ -117,35 +117,35 @@ class Auto(Strategy):
         if self._economy.is_shared:
             self._begin_shared()
         step, pair = view.config.draft_step, view.config.draft_pair
-        are_guesses_dear = self._economy.are_rows_dear or pair > DEAR_ROW
+        are_draft_tokens_expensive = self._economy.are_rows_expensive or pair > EXPENSIVE_ROW
         is_draft_late = step * pair > 1.0
-        if are_guesses_dear or (is_draft_late and pair > _LATE_ROW):
-            self.floor = _DEAR_FLOOR
-        if are_guesses_dear and is_draft_late and self._pass <= _LONG_PASS:
+        if are_draft_tokens_expensive or (is_draft_late and pair > _LATE_ROW):
+            self.floor = _EXPENSIVE_FLOOR
+        if are_draft_tokens_expensive and is_draft_late and self._pass <= _LONG_PASS:
             self.width = 1
 
     def _begin_shared(self) -> None:
         """Let a draft begin as far ahead as usually pays: while a prompt is read, cores of later stages are idle."""
         if self._economy.toll:
             self.width = 1
-            self._usual = HitRate(_TRIAL, _KEPT, _HOPED)
+            self._usual = AcceptanceRate(_TRIAL, _KEPT, _HOPED)
         plan = self._economy.plan(_HOPED)
-        self._plan = plan if plan.lead else Plan(True, int(self._economy.may_guesses_pay))
+        self._plan = plan if plan.lead else Plan(True, int(self._economy.may_speculation_pay))
 
     def choose(self, view: View) -> list[Node]:
-        """Launch the root alone, else the likeliest guess with as much beside it and below it as pays."""
+        """Dispatch the root alone, else the likeliest draft token with as much next to it and below it as pays."""
         root = view.tree.root
         if self._plan.waits:
             return self._with_root(view)
-        if root.state is NodeState.PROPOSED:
+        if root.state is NodeState.PENDING:
             return [root]
         if not self._usual.is_promised and root.children:
             self._usual.promise(root.favourite().prob)
             self._news = True
-        self._hear_news(view)
+        self._refresh(view)
         if self._is_batching and not view.is_first_idle:
             return []
-        ranked = sorted(view.tree.ready(), key=lambda node: (-self._reach(node), node.id))
+        ranked = sorted(view.tree.ready(), key=lambda node: (-self._path_prob(node), node.id))
         best = self._best(ranked)
         if best is None:
             return []
@@ -155,18 +155,18 @@ class Auto(Strategy):
         return self._filled(run, ranked)
 
     def _with_root(self, view: View) -> list[Node]:
-        """Launch the root with as much of its chain as pays, once the chain is complete and nothing is in flight."""
+        """Dispatch the root with as much of its chain as pays, once the chain is complete and nothing is in flight."""
         root = view.tree.root
-        if root.state is not NodeState.PROPOSED or view.live_runs:
+        if root.state is not NodeState.PENDING or view.live_runs:
             return []
-        self._hear_news(view)
+        self._refresh(view)
         chain = self._favourites(root)
         if len(chain) < self._plan.lead and view.is_awaiting_draft:
             return []
         usual = self._usual.rate
-        chances = [self._chance(node) if node.guessers == BY_HEAD else usual for node in chain]
+        chances = [self._chance(node) if node.drafters == BY_HEAD else usual for node in chain]
         run = [root, *chain[: self._economy.prefix(chances, self._plan.lead)]]
-        made = sum(node.guessers != BY_HEAD for node in chain)
+        made = sum(node.drafters != BY_HEAD for node in chain)
         self._account.took(self._economy.waited(made, len(run)))
         return run
 
@@ -179,8 +179,8 @@ class Auto(Strategy):
             chain.append(node)
         return chain
 
-    def _hear_news(self, view: View) -> None:
-        """Forget what was worked out before the last verdict."""
+    def _refresh(self, view: View) -> None:
+        """Forget what was worked out before the last verification."""
         if self._news:
             if self._since_costs >= _COSTS_EVERY:
                 self._since_costs = 0
@@ -188,33 +188,33 @@ class Auto(Strategy):
             self._is_batching = self._economy.pays_to_batch(self._usual.rate)
             self._news = False
             self._chances.clear()
-            self._reaches = {view.tree.root.id: 1.0}
+            self._path_probs = {view.tree.root.id: 1.0}
 
-    def verdict(self, root: Node, token: Token) -> None:
-        """Learn from the decision after `root` how good its guesses were."""
+    def verified(self, root: Node, token: Token) -> None:
+        """Learn from the decision after `root` how good its draft tokens were."""
         self._news = True
         if self._economy.is_shared and not self._plan.waits:
-            is_right = any(child.token == token and child.state is NodeState.LAUNCHED for child in root.children)
+            is_right = any(child.token == token and child.state is NodeState.DISPATCHED for child in root.children)
             self._account.took(self._economy.flowed(self._usual.rate, is_right))
         if not root.children:
             return
         share = 1.0 / len(root.children)
         for child in root.children:
-            self._calibrations[child.guessers].learn(child.prob, child.token == token, child.depth, share)
+            self._calibrations[child.drafters].learn(child.prob, child.token == token, child.depth, share)
         favourite = root.favourite()
         self.lead = self._lead_after(favourite)
         self._usual.learn(favourite.prob, favourite.token == token)
 
-    def _lead_after(self, guess: Node) -> int:
-        """Let a draft whose like is not believed guess no more than what a probe needs, until it is believed again.
+    def _lead_after(self, node: Node) -> int:
+        """Return the lead of the draft: no more than a probe needs while draft tokens like `node` are not believed.
 
-        It computes, and the head hears of it, while the stages of hosts that share a machine have the same work to do.
+        What it makes takes the time of stages that share a machine with it or with the head.
         """
-        is_believed = self._calibrations[guess.guessers].chance(guess.prob) >= _LEAST_CHANCE
-        return self._longest_lead if is_believed or guess.guessers != BY_DRAFT else 1
+        is_believed = self._calibrations[node.drafters].chance(node.prob) >= _LEAST_CHANCE
+        return self._longest_lead if is_believed or node.drafters != BY_DRAFT else 1
 
     def accepted(self, count: int) -> None:
-        """Count towards the next probe; where cores are shared, see how to go on."""
+        """Count towards the next probe; where cores are shared, plan how to go on."""
         self._since_probe += count
         self._since_costs += count
         if self._economy.is_shared:
@@ -223,10 +223,10 @@ class Auto(Strategy):
             self._plan = self._next_plan()
 
     def _next_plan(self) -> Plan:
-        """Return how to go on after a verdict: as pays at the usual hit rate, or as may if there is credit to try."""
+        """Return how to go on: as pays at the usual acceptance rate, or as may pay if there is credit to try."""
         economy, usual, account = self._economy, self._usual, self._account
         plan = economy.plan(usual.rate)
-        if not economy.toll or not economy.may_guesses_pay:
+        if not economy.toll or not economy.may_speculation_pay:
             return plan
         if plan.lead and plan.gain > 1.0 + account.debt / _HORIZON:
             return plan
@@ -239,37 +239,37 @@ class Auto(Strategy):
         return Plan(True, 0)
 
     def _best(self, ranked: Sequence[Node]) -> Node | None:
-        """Return the guess that is likeliest to be reached of those worth launching."""
+        """Return the draft token of the highest path probability of those worth dispatching."""
         best = next(filter(self._is_worth_it, ranked), None)
         if best is not None and not self._may_branch and best.parent is not None:
             best = self._following(best.parent)
-        if best is not None and self._chances[best.id] < _LEAST_CHANCE and not _has_launched_sibling(best):
+        if best is not None and self._chances[best.id] < _LEAST_CHANCE and not _has_dispatched_sibling(best):
             self._since_probe = 0
         return best
 
     def _is_worth_it(self, node: Node) -> bool:
-        """Tell whether a guess shall be launched when its turn comes.
+        """Tell whether to dispatch a draft token when its turn comes.
 
-        An alternative to a launched guess delays all that comes after it by one run, and saves the refilling of the
-        pipeline if it is right.
+        An alternative to a dispatched draft token delays all that comes after it by one run, and saves the refilling of
+        the pipeline if it is right.
         """
         chance = self._chance(node)
         if chance >= _LEAST_CHANCE:
-            if not self._economy.are_rows_free and self._reach(node) < _UNLIKELY:
+            if not self._economy.are_rows_free and self._path_prob(node) < _UNLIKELY:
                 return False
             if chance >= self._least_alternative:
                 return True
-        if _has_launched_sibling(node):
+        if _has_dispatched_sibling(node):
             return chance >= self._least_alternative
         return chance >= _LEAST_CHANCE or self._since_probe >= _PROBE_EVERY
 
     def _comb(self, best: Node, ranked: Sequence[Node]) -> list[Node]:
-        """Return the layer of the best guess and the chain below its likeliest, as much as pays."""
+        """Return the layer of the best draft token and the chain below its likeliest, as much as pays."""
         layer = [best] if not self._may_branch else [node for node in ranked if node.pos == best.pos]
-        above = sum([self._reaches[parent] for parent in {node.parent_id for node in layer}])
-        beside = [self._reaches[node.id] / above for node in layer[: self.width]]
+        above = sum([self._path_probs[parent] for parent in {node.parent_id for node in layer}])
+        chances = [self._path_probs[node.id] / above for node in layer[: self.width]]
         chain = self._chain(layer[0])
-        width, length = self._economy.best_comb(beside, [self._chances[node.id] for node in chain])
+        width, length = self._economy.best_comb(chances, [self._chances[node.id] for node in chain])
         return layer[:width] + chain[1:length]
 
     def _filled(self, run: list[Node], ranked: Sequence[Node]) -> list[Node]:
@@ -278,30 +278,30 @@ class Auto(Strategy):
             return run
         chosen = {node.id for node in run}
         others = [node for node in ranked if node.id not in chosen]
-        miss = 1.0 - self._reach(run[0])
+        rejection = 1.0 - self._path_prob(run[0])
         for node, (before, after) in zip(others, itertools.pairwise(self._economy.times[len(run) - 1 :]), strict=False):
-            dearer = after[0] - before[0] + miss * (after[1] - before[1])
-            reach = self._reach(node)
-            if reach < _UNLIKELY or reach * (self._pass - 1.0) < dearer:
+            extra = after[0] - before[0] + rejection * (after[1] - before[1])
+            path_prob = self._path_prob(node)
+            if path_prob < _UNLIKELY or path_prob * (self._pass - 1.0) < extra:
                 break
             run.append(node)
         return run
 
     def _chain(self, node: Node) -> list[Node]:
-        """Return a guess and what is likeliest below it, as far as it is likely to be reached."""
-        chain, reach = [node], self._chance(node)
-        while node.children and len(chain) < _MOST_ROWS and reach >= _UNREACHED:
+        """Return a draft token and what is likeliest below it, as far as it is likely to be reached."""
+        chain, path_prob = [node], self._chance(node)
+        while node.children and len(chain) < _MOST_ROWS and path_prob >= _UNREACHED:
             node = self._following(node)
-            reach *= self._chance(node)
+            path_prob *= self._chance(node)
             chain.append(node)
         return chain
 
     def _following(self, node: Node) -> Node:
-        """Return the child that is launched, else the one to go on with.
+        """Return the child that is dispatched, else the one to go on with.
 
-        A draft or an exit goes on below its own guess. What only the head has guessed is as good as what it guesses
-        below it, where the other child cannot be launched too: where that ends before the verdict comes, the pipeline
-        has run empty as after a miss.
+        A draft or an exit goes on below its own draft token. One that only the head has drafted is as good as the
+        head's chain below it, where the other child cannot be dispatched too: where that chain ends before the
+        verification comes, the pipeline has run empty as after a rejection.
         """
         children = node.children
         if len(children) == 1:
@@ -309,40 +309,40 @@ class Auto(Strategy):
         return max(children, key=self._chance if self._may_branch else self._promise)
 
     def _promise(self, node: Node) -> float:
-        if node.state is NodeState.LAUNCHED:
+        if node.state is NodeState.DISPATCHED:
             return math.inf
         chance = self._chance(node)
-        if node.guessers != BY_HEAD:
+        if node.drafters != BY_HEAD:
             return chance
-        reach, expected = 1.0, 1.0
+        path_prob, expected = 1.0, 1.0
         while node.children:
             node = node.children[0]
-            reach *= self._chance(node)
-            expected += reach
+            path_prob *= self._chance(node)
+            expected += path_prob
         return chance * min(1.0, expected / self._pass)
 
     def _chance(self, node: Node) -> float:
-        """Return the calibrated chance that a guess is right, given that its parent is."""
+        """Return the calibrated chance that a draft token is right, given that its parent is."""
         chance = self._chances.get(node.id)
         if chance is None:
-            calibration = self._calibrations[node.guessers]
+            calibration = self._calibrations[node.drafters]
             chance = self._chances[node.id] = calibration.chance(node.prob, node.depth)
         return chance
 
-    def _reach(self, node: Node) -> float:
-        """Return the calibrated chance that all guesses down to `node` are right."""
-        reach = self._reaches.get(node.id)
-        if reach is None:
+    def _path_prob(self, node: Node) -> float:
+        """Return the calibrated chance that all draft tokens down to `node` are right."""
+        path_prob = self._path_probs.get(node.id)
+        if path_prob is None:
             assert node.parent is not None
-            above = self._reaches.get(node.parent_id)
-            reach = (self._reach(node.parent) if above is None else above) * self._chance(node)
-            self._reaches[node.id] = reach
-        return reach
+            above = self._path_probs.get(node.parent_id)
+            path_prob = (self._path_prob(node.parent) if above is None else above) * self._chance(node)
+            self._path_probs[node.id] = path_prob
+        return path_prob
 
 
-def _has_launched_sibling(node: Node) -> bool:
+def _has_dispatched_sibling(node: Node) -> bool:
     if node.parent is not None:
         for child in node.parent.children:
-            if child.state is NodeState.LAUNCHED:
+            if child.state is NodeState.DISPATCHED:
                 return True
     return False

@@ -1,8 +1,8 @@
-"""What runs and guesses take and bring (ADR 0028); all times in that of a run of one row on one stage.
+"""What runs and draft tokens take and bring (ADR 0028); all times in that of a run of one row on one stage.
 
-**Flowing**: runs follow one another without waiting. From the launch of a root to the next miss there are 1 / (1 - q)
-runs, q being the chance that all of a run's chain is right (of a layer: any of it), and each brings e tokens on
-average, so a token takes
+**Flowing**: runs follow one another without waiting. From the dispatch of a root to the next rejection there are
+1 / (1 - q) runs, q being the chance that all of a run's chain is right (of a layer: any of it), and each brings e
+tokens on average, so a token takes
 
     (pass(m) - t(m) + t(1) + t(m) / (1 - q)) / (1 + e / (1 - q))
 
@@ -10,12 +10,12 @@ where a run of m rows occupies the busiest core or link for t(m) and passes the 
 stages share, t is the work of all n, and a pass among other runs takes (n + 1) / 2 times as long as alone. Where the
 draft shares a core with a stage, each of its steps adds what it takes from the stage.
 
-**Waiting**: k guesses are made, then the root and they go in one run, and nobody does anything else meanwhile:
+**Waiting**: k draft tokens are made, then the root and they go in one run, and nothing else is computed meanwhile:
 
     (k draft steps + pass alone(k + 1)) / (1 + h + h^2 + ... + h^k)
 
-with h the chance of a guess. With k = 0 that is plain decoding, and the draft is silent. Waiting wastes no work of a
-core that is shared, flowing no time of cores that are not.
+with h the chance of a draft token. With k = 0 that is plain decoding, and the draft is silent. Waiting wastes no work
+of a core that is shared, flowing no time of cores that are not.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import NamedTuple
 
 from mpispec.core.strategy import View
 
-DEAR_ROW = 1.1
-"""Where two rows cost more than this much of one, the draft shall not guess much beside the likeliest, and whether runs
-grow is weighed."""
+EXPENSIVE_ROW = 1.1
+"""Where two rows cost more than this much of one, the draft makes few alternatives to the likeliest token, and whether
+runs grow is weighed."""
 _FREE = 1.1
 """Where the longest run takes no more than this much of one row, there is nothing to weigh: all that is ready goes."""
 _LENGTHS = frozenset((1, 2, 3, 4, 6, 8, 12, 16, 24, 32))
@@ -35,29 +35,29 @@ _LENGTHS = frozenset((1, 2, 3, 4, 6, 8, 12, 16, 24, 32))
 _BETTER = 1.02
 """By how much more rows must be better to be taken: the costs of rows are measured, and noisy."""
 _LONGER = 1.005
-"""By how much one guess more must be better where guesses are waited for: with 1.02 chains of free rows were too short
-(0.96 of `sync`), with 1 those of dear rows too long (0.94)."""
+"""By how much one more draft token must be better where they are waited for: with 1.02 chains of free rows were too
+short (0.96 of `sync`), with 1 those of expensive rows too long (0.94)."""
 _CERTAIN = 0.995
 """A run is never taken to be surer than this."""
 _UNREACHED = 0.001
-"""A chain is not weighed beyond a guess that is less likely than this to be reached: it takes the head time."""
+"""A chain is not weighed beyond the draft token where its path probability falls below this: that takes head time."""
 _UNLIKELY = 0.005
-"""A draft that takes a stage's time does not guess beyond a guess that is less likely than this to be reached."""
+"""A draft that takes a stage's time does not go on where the path probability falls below this."""
 _AHEAD = 1
-"""Guesses that are ready beyond those that fill a pipeline. Each is made in vain when one before it turns out wrong:
+"""Draft tokens that are ready beyond those that fill a pipeline. Each is made in vain when one before it is rejected:
 with 3 of them `auto` was at 0.94 of `pipeinfer` where it is at 1.03 now (cpu4 rows, 4 stages on 2 cores, 0.7 right)."""
 _WORTH_WAITING = 1.1
-"""By how much runs of dear rows must be better than those of one: the hit rate is an estimate, and with them the first
-stage waits for the head between two."""
+"""By how much runs of expensive rows must be better than those of one: the acceptance rate is an estimate, and between
+two such runs the first stage waits for the head."""
 
 
 class Plan(NamedTuple):
     """How to go on."""
 
     waits: bool
-    """Whether the root goes with all its guesses, and nothing before its verdicts."""
+    """Whether the root goes with all its draft tokens, and nothing else before their verification."""
     lead: int
-    """How many guesses ahead a draft shall be that takes a stage's time."""
+    """How many draft tokens ahead a draft may be that takes a stage's time."""
     gain: float = 1.0
     """How many tokens it is expected to write in the time of one of plain decoding."""
 
@@ -66,7 +66,7 @@ class Economy:
     """Times of runs, by rows, and what follows from them."""
 
     def __init__(self, view: View, most_rows: int, longest: int) -> None:
-        """Weigh runs of up to `most_rows` rows and chains of up to `longest` guesses."""
+        """Weigh runs of up to `most_rows` rows and chains of up to `longest` draft tokens."""
         self._config = config = view.config
         self._most_rows, self._longest = most_rows, longest
         self._num_stages = config.num_stages
@@ -80,14 +80,14 @@ class Economy:
         """By rows, how long a run occupies the busiest core or link and how long it takes through the pipeline."""
         self._alone: list[float] = []
         """By rows, how long a run takes through an empty pipeline."""
-        self.are_rows_dear = self.are_rows_free = False
+        self.are_rows_expensive = self.are_rows_free = False
         self._plans: dict[tuple[int, bool], Plan] = {}
-        """By hit rate in hundredths, and whether the draft may be silent."""
+        """By acceptance rate in hundredths, and whether the draft may be silent."""
         self.read(view)
 
     def read(self, view: View) -> None:
         """Learn what rows cost by now; more of them never less, whatever the noise of measurements."""
-        self.are_rows_dear = view.cost(2) > DEAR_ROW * view.cost(1)
+        self.are_rows_expensive = view.cost(2) > EXPENSIVE_ROW * view.cost(1)
         self.times, self._alone, self._plans, cost = [], [], {}, 0.0
         for rows in range(1, self._most_rows + 1):
             cost = max(cost, view.cost(rows))
@@ -106,142 +106,145 @@ class Economy:
         runs = 1.0 / (1.0 - (goes_on if goes_on < _CERTAIN else _CERTAIN))
         return (passing - cost + self._crowd + cost * runs) / (1.0 + expected * runs)
 
-    def best_comb(self, beside: list[float], below: list[float]) -> tuple[int, int]:
-        """Return the width and the length of the comb that takes least time a token.
+    def best_comb(self, layer: list[float], below: list[float]) -> tuple[int, int]:
+        """Return the width and the length of the comb that takes the least time a token.
 
-        `beside` are the chances of a layer's guesses, `below` those of the chain, each given the one before it. Weighed
-        are all layers, and chains with nothing or the whole layer beside them.
+        `layer` holds the chances of a layer's draft tokens, `below` those of the chain, each given the one before it.
+        All layers are weighed, and chains with nothing or the whole layer next to them.
         """
         best, best_s = (1, 1), math.inf
         any_right = 0.0
-        for width, chance in enumerate(beside, 1):
+        for width, chance in enumerate(layer, 1):
             any_right += chance
             token_s = self.token_s(width, any_right, any_right)
             if token_s * _BETTER < best_s:
                 best, best_s = (width, 1), token_s
-        for width, others in {1: 0.0, len(beside): any_right - beside[0]}.items():
-            reach, expected = 1.0, others
+        for width, others in {1: 0.0, len(layer): any_right - layer[0]}.items():
+            path_prob, expected = 1.0, others
             for length, chance in enumerate(below[: self._most_rows + 1 - width], 1):
-                reach *= chance
-                if reach < _UNREACHED and length > 1:
+                path_prob *= chance
+                if path_prob < _UNREACHED and length > 1:
                     break
-                expected += reach
+                expected += path_prob
                 if length > 1 and (length in _LENGTHS or length == len(below)):
-                    token_s = self.token_s(width + length - 1, reach, expected)
+                    token_s = self.token_s(width + length - 1, path_prob, expected)
                     if token_s * _BETTER < best_s:
                         best, best_s = (width, length), token_s
         return best
 
-    def pays_to_batch(self, hit: float) -> bool:
+    def pays_to_batch(self, acceptance: float) -> bool:
         """Tell whether runs of several rows are better than runs of one."""
         if self._most_rows == 1:
             return False
-        if not self.are_rows_dear:
+        if not self.are_rows_expensive:
             return True
-        _, length = self.best_comb([hit], [hit] * min(self._longest, self._most_rows))
-        expected = _expected(hit, length)
-        return self.token_s(length, hit**length, expected) * _WORTH_WAITING < self.token_s(1, hit, hit)
+        _, length = self.best_comb([acceptance], [acceptance] * min(self._longest, self._most_rows))
+        batched_s = self.token_s(length, acceptance**length, _expected(acceptance, length))
+        return batched_s * _WORTH_WAITING < self.token_s(1, acceptance, acceptance)
 
     # -- flowing, waiting or silent -------------------------------------------------------------------------------
 
-    def plan(self, hit: float, may_be_silent: bool = True) -> Plan:
-        """Return how to go on where a guess is right with chance `hit`."""
-        key = round(hit * 100.0), may_be_silent
+    def plan(self, acceptance: float, may_be_silent: bool = True) -> Plan:
+        """Return how to go on where a draft token is right with chance `acceptance`."""
+        key = round(acceptance * 100.0), may_be_silent
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[key] = self._best_plan(min(hit, _CERTAIN), may_be_silent)
+            plan = self._plans[key] = self._best_plan(min(acceptance, _CERTAIN), may_be_silent)
         return plan
 
     @property
-    def may_guesses_pay(self) -> bool:
-        """Whether guesses would pay if all were right."""
+    def may_speculation_pay(self) -> bool:
+        """Whether draft tokens would pay if all were right."""
         return self.plan(1.0).lead > 0
 
     def prefix(self, chances: list[float], made: int) -> int:
-        """Return how many of a chain's guesses shall go with the root, `made` guesses having been waited for."""
-        best, best_s, reach, expected = 0, math.inf, 1.0, 0.0
+        """Return how many draft tokens of a chain to send with the root, once `made` draft tokens were waited for."""
+        best, best_s, path_prob, expected = 0, math.inf, 1.0, 0.0
         for rows in range(min(len(chances), self._most_rows - 1) + 1):
             if rows:
-                reach *= chances[rows - 1]
-                expected += reach
+                path_prob *= chances[rows - 1]
+                expected += path_prob
             token_s = (made * self._step + self._alone[rows]) / (1.0 + expected)
             if token_s < best_s:
                 best, best_s = rows, token_s
         return best
 
     def waited(self, made: int, rows: int) -> float:
-        """Return how long `made` guesses and then a run of `rows` rows take, in times of a token of plain decoding."""
+        """Return the time of `made` draft tokens, then a run of `rows` rows, in times of a token of plain decoding."""
         return (made * self._step + self._alone[rows - 1]) / self._alone[0]
 
-    def flowed(self, hit: float, is_right: bool) -> float:
+    def flowed(self, acceptance: float, is_right: bool) -> float:
         """Return how long a decision takes where runs of one row flow, in times of a token of plain decoding."""
-        return (self._pace_s(1) if is_right else self._miss_s(1, hit)) / self._alone[0]
+        return (self._pace_s(1) if is_right else self._rejection_s(1, acceptance)) / self._alone[0]
 
-    def loss(self, plan: Plan, hit: float, behind: int) -> float:
-        """Return how many tokens of plain decoding it costs to try a plan once; less than nothing where it pays.
+    def loss(self, plan: Plan, acceptance: float, behind: int) -> float:
+        """Return how many tokens of plain decoding it costs to try a plan once; negative where it pays.
 
         `behind` is how many accepted tokens the draft has not computed.
         """
         feeding = self._step * (self._config.compute(behind) - 1.0) if behind else 0.0
         if plan.waits:
-            seconds = self._waiting_s(plan.lead, hit) * (1.0 + _expected(hit, plan.lead))
-            return (feeding + seconds) / self._alone[0] - 1.0 - _expected(hit, plan.lead)
-        return (feeding + self._flowing_s(1, hit)) / self._alone[0] - 1.0
+            seconds = self._waiting_s(plan.lead, acceptance) * (1.0 + _expected(acceptance, plan.lead))
+            return (feeding + seconds) / self._alone[0] - 1.0 - _expected(acceptance, plan.lead)
+        return (feeding + self._flowing_s(1, acceptance)) / self._alone[0] - 1.0
 
-    def _best_plan(self, hit: float, may_be_silent: bool) -> Plan:
+    def _best_plan(self, acceptance: float, may_be_silent: bool) -> Plan:
         plain_s = self._alone[0]
         best, best_s = Plan(True, 0), plain_s if may_be_silent else math.inf
-        for guesses in range(1, min(self._longest, self._most_rows - 1) + 1):
-            token_s = self._waiting_s(guesses, hit)
+        for length in range(1, min(self._longest, self._most_rows - 1) + 1):
+            token_s = self._waiting_s(length, acceptance)
             if token_s * (_LONGER if best.lead else _BETTER) < best_s:
-                best, best_s = Plan(True, guesses, plain_s / token_s), token_s
+                best, best_s = Plan(True, length, plain_s / token_s), token_s
         for length in sorted(_LENGTHS):
             if length <= min(self._longest, self._most_rows) and self._is_kept_up(length):
-                token_s = self._flowing_s(length, hit)
+                token_s = self._flowing_s(length, acceptance)
                 if token_s * _BETTER < best_s:
-                    best, best_s = Plan(False, self._enough(length, hit), plain_s / token_s), token_s
+                    best, best_s = Plan(False, self._enough(length, acceptance), plain_s / token_s), token_s
         return best
 
-    def _waiting_s(self, guesses: int, hit: float) -> float:
-        """Return the time of a token where so many guesses are waited for; after a chain that was all right the draft
-        has two rows to compute."""
-        drafting = self._step * (guesses + (self._pair - 1.0) * hit**guesses)
-        return (drafting + self._alone[guesses]) / (1.0 + _expected(hit, guesses))
+    def _waiting_s(self, length: int, acceptance: float) -> float:
+        """Return the time of a token where chains of that length are waited for.
 
-    def _flowing_s(self, length: int, hit: float) -> float:
+        After a chain that was accepted as a whole the draft has two rows to compute.
+        """
+        drafting = self._step * (length + (self._pair - 1.0) * acceptance**length)
+        return (drafting + self._alone[length]) / (1.0 + _expected(acceptance, length))
+
+    def _flowing_s(self, length: int, acceptance: float) -> float:
         """Return the time of a token where chains of that length follow one another.
 
-        The law of speed-up: a run whose first guess is wrong takes no time of the next pass. A pass meets other runs on
-        its cores the oftener, the more of the time these compute; on the draft's core it meets the draft.
+        The law of speed-up: a run whose first draft token is wrong takes no time of the next pass. The more of the time
+        other runs compute, the oftener a pass shares its cores with them; on the draft's core it shares with the draft.
         """
-        goes_on = hit**length
+        goes_on = acceptance**length
         runs = 1.0 / (1.0 - goes_on)
-        useful = runs - (1.0 - hit) / (1.0 - goes_on)
-        return (self._miss_s(length, hit) + self._pace_s(length) * useful) / (1.0 + _expected(hit, length) * runs)
+        useful = runs - (1.0 - acceptance) / (1.0 - goes_on)
+        seconds = self._rejection_s(length, acceptance) + self._pace_s(length) * useful
+        return seconds / (1.0 + _expected(acceptance, length) * runs)
 
     def _pace_s(self, length: int) -> float:
         """Return the time from one run of a chain to the next: the stages' or the draft's, whichever is longer."""
         return max(self.times[length - 1][0], length * self._step)
 
-    def _miss_s(self, length: int, hit: float) -> float:
-        """Return the time from a miss to the next verdict: a pass beside what flows besides."""
+    def _rejection_s(self, length: int, acceptance: float) -> float:
+        """Return the time from a rejection to the next verification: a pass among the other runs."""
         cost, passing = self.times[length - 1]
         alone = self._alone[length - 1]
         crowded = (passing - alone) * (cost - self.toll * length) / self._pace_s(length)
-        return alone + crowded + min(1.0, self.toll * self._enough(length, hit))
+        return alone + crowded + min(1.0, self.toll * self._enough(length, acceptance))
 
     def _is_kept_up(self, length: int) -> bool:
-        """Tell whether the draft makes so many guesses while a run of as many rows computes; else runs are shorter."""
+        """Tell whether the draft makes `length` draft tokens in the time of a run of as many; else runs are shorter."""
         cost = self.times[length - 1][0] - self.toll * length
         return length == 1 or length * self._step <= cost
 
-    def _enough(self, length: int, hit: float) -> int:
-        """Return how far ahead guesses keep the pipeline full, but not where next to none is reached."""
+    def _enough(self, length: int, acceptance: float) -> int:
+        """Return how many draft tokens ahead keep the pipeline full, without those that are almost never reached."""
         filling = math.ceil(self.times[0][1] / self.times[0][0]) + length + _AHEAD
-        reached = math.ceil(math.log(_UNLIKELY) / math.log(hit)) if 0.0 < hit < 1.0 else 1
+        reached = math.ceil(math.log(_UNLIKELY) / math.log(acceptance)) if 0.0 < acceptance < 1.0 else 1
         return max(1, min(self._longest, filling, reached))
 
 
-def _expected(hit: float, length: int) -> float:
-    """Return how many guesses of a chain are right on average."""
-    return float(sum(hit**reached for reached in range(1, length + 1)))
+def _expected(acceptance: float, length: int) -> float:
+    """Return how many draft tokens of a chain are right on average."""
+    return float(sum(acceptance**reached for reached in range(1, length + 1)))

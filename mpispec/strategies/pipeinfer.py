@@ -1,4 +1,4 @@
-"""PipeInfer (SC'24, arXiv 2407.11798): never wait for a verdict.
+"""PipeInfer (SC'24, arXiv 2407.11798): never wait for a verification.
 
 Its four mechanisms and where they live here: asynchronous speculation on a draft rank (`core/draft.py`); continuous
 speculation in micro-batches with a reactive cutoff (this file); early cancellation before and inside compute
@@ -17,7 +17,7 @@ class PipeInfer(Strategy):
 
     The cutoff, that of PipeInfer's `speculative.cpp`, is p_accept + p_recovery x speculative runs since the last
     acceptance - p_decay x refusals since then: further runs without confirmation get harder to start, and the longer
-    nothing could be launched the easier. Both reset on an acceptance.
+    nothing could be dispatched the easier. Both reset on an acceptance.
     """
 
     def __init__(
@@ -38,16 +38,16 @@ class PipeInfer(Strategy):
 
     @property
     def cutoff(self) -> float:
-        """The least probability that a guess must have to be launched now."""
+        """The least probability that a draft token must have to be dispatched now."""
         return self._p_accept + self._speculated * self._p_recovery - self._refused * self._p_decay
 
     def choose(self, view: View) -> list[Node]:
-        """Launch the root alone, else the next guesses of the most probable path."""
+        """Dispatch the root alone, else the next draft tokens of the most probable path."""
         root = view.tree.root
-        if root.state is NodeState.PROPOSED:
+        if root.state is NodeState.PENDING:
             return [root]
         node = root
-        while node.state is not NodeState.PROPOSED:
+        while node.state is not NodeState.PENDING:
             if not node.children:
                 return []
             node = node.favourite()

@@ -12,5 +12,5 @@ class Plain(Strategy):
     lead = 0
 
     def choose(self, view: View) -> list[Node]:
-        """Launch the root, once."""
-        return [view.tree.root] if view.tree.root.state is NodeState.PROPOSED else []
+        """Dispatch the root, once."""
+        return [view.tree.root] if view.tree.root.state is NodeState.PENDING else []

@@ -1,8 +1,8 @@
 """SpecPipe and its first version PipeDec (arXiv 2504.04104): one layer of a dynamic tree for each pipeline step.
 
-The draft expands the whole frontier in one pass and keeps the best of each layer by the probability of the path; a
-verdict keeps the subtree under the decided token, so that every rank that computed it goes on being useful. Layers are
-paced by credits, not by a barrier for each pipeline step as in the paper (ADR 0012).
+The draft expands the whole frontier in one pass and keeps the best of each layer by path probability. Verification
+keeps the subtree under the decided token, so that what any rank has computed of it stays useful. Layers are paced by
+credits, not by a barrier for each pipeline step as in the paper (ADR 0012).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class SpecPipe(Strategy):
         self.lead = depth
 
     def choose(self, view: View) -> list[Node]:
-        """Launch the root alone, else the likeliest node under a computed parent and the best of its layer."""
+        """Dispatch the root alone, else the likeliest node under a computed parent and the best of its layer."""
         root = view.tree.root
-        if root.state is NodeState.PROPOSED:
+        if root.state is NodeState.PENDING:
             return [root]
-        ready = sorted(view.tree.ready(), key=lambda node: (-node.reach, node.id))
+        ready = sorted(view.tree.ready(), key=lambda node: (-node.path_prob, node.id))
         layer = [node for node in ready if node.pos == ready[0].pos]
         return layer[: self.width]
 

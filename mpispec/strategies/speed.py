@@ -1,8 +1,8 @@
-"""SPEED (arXiv 2310.12072): the target's own shallow stages guess what its deep stages will decide.
+"""SPEED (arXiv 2310.12072): the target's own shallow stages draft what its deep stages will decide.
 
-What the paper has and where it lives here: the exit head on a stage (`compute/llama_stage.py`); guesses that start
-their own pass while the current one is still deeper in (this file); exits that re-check and drop what was built on a
-guess they do not share (`core/request.py`). The paper's weight sharing between cycles is a matter of the model.
+What the paper has and where it lives here: the exit head on a stage (`compute/llama_stage.py`); draft tokens that start
+their own pass while the current one is still deeper in (this file); deeper exits that drop what was built on a draft
+token they do not share (`core/request.py`). The paper's weight sharing between cycles is a matter of the model.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from mpispec.core.tree import Node, NodeState
 
 
 class Speed(Strategy):
-    """Each token alone and at once, accepted or guessed: a guess replaces nothing, it fills stages that would idle."""
+    """Each token alone and at once, accepted or drafted: a draft token fills stages that would idle."""
 
     def __init__(self, lead: int = 32, p_accept: float = 0.0) -> None:
         self.lead = lead
         self._p_accept = p_accept
 
     def choose(self, view: View) -> list[Node]:
-        """Launch the end of the most probable path as soon as it is known."""
+        """Dispatch the end of the most probable path as soon as it is known."""
         node = view.tree.root
-        while node.state is not NodeState.PROPOSED:
+        while node.state is not NodeState.PENDING:
             if not node.children:
                 return []
             node = node.favourite()

@@ -1,4 +1,4 @@
-"""Synchronous speculation: guesses behind the newest token in one run, then wait for its verdicts.
+"""Synchronous speculation: draft tokens behind the newest token in one run, then a wait for their verification.
 
 The baselines of every pipeline paper: a chain (Leviathan et al. 2211.17192) or a tree (SpecInfer, 2305.09781), both
 with sample-then-match acceptance.
@@ -11,16 +11,16 @@ from mpispec.core.tree import Node, NodeState
 
 
 class Sync(Strategy):
-    """Chains of at most `gamma` guesses; a guess below `p_min` ends the chain."""
+    """Chains of at most `gamma` draft tokens; a draft token below `p_min` ends the chain."""
 
     def __init__(self, gamma: int = 4, p_min: float = 0.0) -> None:
         self.lead = gamma
         self._p_min = p_min
 
     def choose(self, view: View) -> list[Node]:
-        """Launch the root with its chain once the chain is complete and nothing is in flight."""
+        """Dispatch the root with its chain once the chain is complete and nothing is in flight."""
         root = view.tree.root
-        if root.state is not NodeState.PROPOSED or view.live_runs:
+        if root.state is not NodeState.PENDING or view.live_runs:
             return []
         chain = [root]
         while len(chain) <= self.lead and chain[-1].children:
@@ -33,7 +33,7 @@ class Sync(Strategy):
 
 
 class SyncTree(Strategy):
-    """Trees of at most `width` guesses a position, `gamma` positions deep and `most_rows` rows large."""
+    """Trees of at most `width` draft tokens a position, `gamma` positions deep and `most_rows` rows large."""
 
     def __init__(self, width: int = 4, gamma: int = 4, most_rows: int = 32) -> None:
         self.width = width
@@ -41,10 +41,10 @@ class SyncTree(Strategy):
         self._most_rows = most_rows
 
     def choose(self, view: View) -> list[Node]:
-        """Launch the root with its tree once the tree is complete and nothing is in flight."""
+        """Dispatch the root with its tree once the tree is complete and nothing is in flight."""
         root = view.tree.root
-        if root.state is not NodeState.PROPOSED or view.live_runs or view.is_awaiting_draft:
+        if root.state is not NodeState.PENDING or view.live_runs or view.is_awaiting_draft:
             return []
         # A path is never likelier than what it begins with, so the likeliest nodes are closed under parents.
-        likeliest = sorted(root.subtree(), key=lambda node: (-node.reach, node.id))[: self._most_rows]
+        likeliest = sorted(root.subtree(), key=lambda node: (-node.path_prob, node.id))[: self._most_rows]
         return sorted(likeliest, key=lambda node: (node.pos, node.id))

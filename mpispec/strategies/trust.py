@@ -5,54 +5,54 @@ from __future__ import annotations
 import math
 
 _COUNT = 200
-"""Verdicts that a hit rate is the mean of."""
+"""Verifications that an acceptance rate is the mean of."""
 _FIRST = 4
-"""Verdicts until a promise is the mean of those heard: a draft is sure of one token and not of the next."""
+"""First verifications, whose promises are averaged: a draft is sure of one token and not of the next."""
 _SUREST = 0.95
-"""No promise that is made more of becomes more than that."""
+"""A promise that is scaled up becomes no more than this."""
 
 
-class HitRate:
-    """How often the likeliest guess for a position is right, whatever its confidence; at first what is promised."""
+class AcceptanceRate:
+    """How often a position's likeliest draft token is right, whatever its confidence; at first what is promised."""
 
     def __init__(self, weight: int, kept: float = 1.0, hoped: float = 0.0) -> None:
-        """`weight`: for how many verdicts the promise counts; `kept`: how many times more than promised is right.
+        """`weight`: for how many verifications the promise counts; `kept`: how many times more than promised is right.
 
-        `hoped`: what it is taken to be before anything has been promised.
+        `hoped`: the rate assumed before anything has been promised.
         """
         self.rate = hoped
         self.is_promised = False
         self._weight, self._kept = weight, kept
         self._promised = 0.0
-        self._tried = self._hits = 0
+        self._tried = self._right = 0
 
     def promise(self, prob: float) -> None:
-        """Hear what the first guess promises."""
+        """Note what the first draft token promises."""
         if not self.is_promised:
             self.is_promised, self._promised = True, prob
             self.rate = self._prior
 
     def learn(self, prob: float, is_right: bool) -> None:
-        """Hear the verdict on a guess."""
+        """Learn from the verification of a draft token."""
         self.promise(prob)
         self._tried += 1
         if self._tried <= _FIRST:
             self._promised += (prob - self._promised) / self._tried
-            self._hits += is_right
-            self.rate = (self._weight * self._prior + self._hits) / (self._weight + self._tried)
+            self._right += is_right
+            self.rate = (self._weight * self._prior + self._right) / (self._weight + self._tried)
         else:
             self.rate += (is_right - self.rate) / min(self._weight + self._tried, _COUNT)
 
     @property
     def at_best(self) -> float:
-        """What the rate may be with some luck: more by one standard error; all may be right before any is heard of."""
+        """What the rate may be with some luck: more by one standard error; 1 before the first few verifications."""
         if self._tried < _FIRST:
             return 1.0
-        of = min(self._weight + self._tried, _COUNT)
-        return min(1.0, self.rate + math.sqrt(self.rate * (1.0 - self.rate) / of))
+        count = min(self._weight + self._tried, _COUNT)
+        return min(1.0, self.rate + math.sqrt(self.rate * (1.0 - self.rate) / count))
 
     def doubt(self) -> None:
-        """Let as few verdicts as at first change what is believed."""
+        """Let as few verifications as at first change what is believed."""
         self._tried = min(self._tried, _FIRST)
 
     @property
@@ -61,7 +61,7 @@ class HitRate:
 
 
 class Account:
-    """What guesses have won or lost against plain decoding so far, in tokens of it.
+    """What draft tokens have won or lost against plain decoding so far, in tokens of it.
 
     It opens with what trying may cost and never holds more: gains make losses good, but are not staked again.
     """
@@ -77,9 +77,9 @@ class Account:
         return max(0.0, -self.left)
 
     def wrote(self, num_tokens: int) -> None:
-        """Hear of tokens that became final."""
+        """Note tokens that became final."""
         self.left = min(self._most, self.left + num_tokens * (1.0 + self._interest))
 
     def took(self, time: float) -> None:
-        """Hear of the time that it took to decide some, in times of a token of plain decoding."""
+        """Note the time that it took to decide some, in times of a token of plain decoding."""
         self.left -= time

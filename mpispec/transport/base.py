@@ -14,7 +14,7 @@ class TransportError(Exception):
 
 
 class SharedError(TransportError):
-    """One that every rank raises, so that one of them should tell it."""
+    """One that every rank raises, so only one of them should report it."""
 
 
 class Frame(NamedTuple):
@@ -50,7 +50,7 @@ class Transport(Protocol):
     def wait(self, seconds: float, guard: Lock | None = None) -> None:
         """Sleep until something may have arrived, `wake` is called, or `seconds` have passed, whichever is first.
 
-        Lets go of `guard`, which the caller holds, while it sleeps: so long another thread may use the transport.
+        Lets go of `guard`, which the caller holds, while it sleeps: meanwhile another thread may use the transport.
         """
 
     def nudge(self) -> None:
@@ -64,9 +64,9 @@ class Transport(Protocol):
 
 
 FRAME_OVERHEAD = 4096
-"""Bytes granted to a frame for its prefix, message and padding besides what `Limits.for_rows` counts."""
+"""Bytes granted to a frame for its prefix, message and padding, on top of what `Limits.for_rows` counts."""
 ROW_OVERHEAD = 64
-"""Bytes granted to a row for its entry in the row table and the cache edits it may cause."""
+"""Bytes granted to a row for its entry in the row table and the cache operations it may cause."""
 SMALL_PLANE = 256 << 10
 """Bytes that a frame of the control or draft plane may take; a prompt of 65,000 tokens fits."""
 

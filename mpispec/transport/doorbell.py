@@ -1,4 +1,4 @@
-"""A datagram beside each MPI message, so that an idle rank can sleep until it has something to do.
+"""A datagram next to each MPI message, so that an idle rank can sleep until it has something to do.
 
 A blocked MPI call spins a whole core and a poll that sleeps costs latency or time (ADR 0003), but a
 process blocked in `select` costs nothing and wakes at once. So each send also rings the receiver's UDP socket. This
@@ -6,7 +6,7 @@ only ever shortens a sleep: datagrams that are lost, doubled, late, forged or bl
 else, because the receiver still polls MPI and trusts nothing that a ring says.
 
 A ring carries how many messages its sender has sent to this rank so far. Compared with how many have been received,
-it tells a ring that is news from one whose message was polled before anybody slept.
+it tells apart a ring that is news and one whose message was polled before anybody slept.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Interface(NamedTuple):
 
 
 class Host(NamedTuple):
-    """What a rank tells the others about where it runs."""
+    """What a rank sends the others about where it runs."""
 
     identity: str
     interfaces: tuple[Interface, ...]
@@ -62,7 +62,7 @@ class Rings(NamedTuple):
     news: bool
     """A peer has announced a message that has not been received yet."""
     strange: bool
-    """Somebody who is no peer has sent something."""
+    """Someone who is no peer has sent something."""
 
 
 class Doorbell:
@@ -232,9 +232,9 @@ def _bind(address: str) -> socket.socket | None:
 
 
 def _greet(doorbell: Doorbell, rank: int, size: int) -> bool:
-    """Ring everybody until everybody has been heard; tell whether that was so in time.
+    """Ring all peers until all have rung; tell whether they did in time.
 
-    Whoever has heard all rings once more, in case the first ring was lost to somebody still listening.
+    A rank that has heard all rings once more, in case its first ring was lost to a peer that still listens.
     """
     peers = [peer for peer in range(size) if peer != rank]
     deadline = time.monotonic() + _GREETING_SECONDS

@@ -27,7 +27,7 @@ from mpispec.transport.waiting import LONGEST_BUSY, LONGEST_IDLE, SHORTEST, Wait
 try:
     import mpi4py
 
-    mpi4py.rc.initialize = False  # so that a wrong launcher can be told before MPI_Init dies of it
+    mpi4py.rc.initialize = False  # so that a wrong launcher is reported before MPI_Init dies of it
     from mpi4py import MPI
 except (ImportError, RuntimeError) as load_error:
     raise TransportError(
@@ -171,7 +171,7 @@ class MpiTransport:
         self._sends = _Sends()
         self._stash: tuple[deque[Frame], ...] = tuple(deque() for _ in Plane)
         self._announced = -1
-        """The rank that has been rung at for the next frame."""
+        """The rank that has been rung for the next frame."""
         self._has_looked = False
         """Whether `wait` has looked at all planes and found the frame in the stash, so that none need look again."""
         try:

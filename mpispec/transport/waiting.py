@@ -67,7 +67,7 @@ LONGEST_RUNG = 0.05
 """The same with a doorbell: the delay of a message whose ring was lost."""
 IDLE_AFTER = 2.0
 PATIENCE = 8
-"""A sleep takes one part in so many of the time since something happened, so that much longer a wait may become."""
+"""A sleep is the time since something happened divided by this; a wait gets longer by no more."""
 DISTRUST_SECONDS = 1.0
 """How long to go on without the doorbell after a message has come unannounced."""
 
@@ -133,7 +133,7 @@ class Waiter:
         self.is_busy = False
         self._is_active = True
         self._is_rung = False
-        """A ring has not been read yet: its message is looked for first, because that is what somebody waits for."""
+        """A ring has not been read yet: its message is looked for first, because it is the one awaited."""
         self._is_deaf = False
         self._expecting_until = 0.0
         self._was_silent = False
@@ -199,7 +199,7 @@ class Waiter:
         """Read what has rung; return whether it announces something that has not come."""
         self._is_rung = False
         rings = doorbell.drain(self.received)
-        # Whoever floods the socket must not keep us awake: after a stranger's ring, one sleep without the bell.
+        # A flooded socket must not keep us awake: after a stranger's ring, one sleep without the bell.
         self._is_deaf = rings.strange
         if rings.news:
             self._backoff.activity(now)

@@ -39,7 +39,7 @@ class WireFormat:
     pack: Callable[[Floats], memoryview]
     """float32 [rows, width], C-contiguous -> bytes; may be a view of the argument."""
     unpack: Callable[[Buffer, int, int], Floats]
-    """Exactly so many bytes, rows, width -> float32 [rows, width]; may be a view of the argument."""
+    """Bytes of exactly these rows, rows, width -> float32 [rows, width]; may be a view of the argument."""
 
 
 def _octets(array: NDArray[np.generic]) -> memoryview:

@@ -24,7 +24,7 @@ from mpispec.core.messages import (
     Close,
     Credit,
     Draft,
-    EarlyGuess,
+    EarlyDraft,
     Follow,
     Idle,
     Message,
@@ -37,7 +37,7 @@ from mpispec.core.messages import (
 )
 from mpispec.wire.fields import (
     BRANCHES,
-    EDITS,
+    CACHE_OPS,
     FLAG,
     INT32,
     INT63,
@@ -79,10 +79,10 @@ class _Schema(NamedTuple):
     """Reads all fields of a message at once."""
 
 
-def _schema(kind: int, cls: type[Any], **members: Field) -> _Schema:
-    names = tuple(members)
-    packs = tuple(field.pack for field in members.values())
-    unpacks = tuple(field.unpack for field in members.values())
+def _schema(kind: int, cls: type[Any], **fields: Field) -> _Schema:
+    names = tuple(fields)
+    packs = tuple(field.pack for field in fields.values())
+    unpacks = tuple(field.unpack for field in fields.values())
     if len(names) > 1:
         return _Schema(kind, cls, packs, unpacks, attrgetter(*names))
     return _Schema(kind, cls, packs, unpacks, lambda message: tuple(getattr(message, name) for name in names))
@@ -91,7 +91,7 @@ def _schema(kind: int, cls: type[Any], **members: Field) -> _Schema:
 _SCHEMAS = (
     _schema(0, Open, request=INT32, sampling=SAMPLING, cached=INT32, recent=TOKENS),
     _schema(1, Close, request=INT32),
-    _schema(2, Run, run_id=INT63, rows=ROWS, edits=EDITS, void=FLAG, branches=BRANCHES),
+    _schema(2, Run, run_id=INT63, rows=ROWS, cache_ops=CACHE_OPS, void=FLAG, branches=BRANCHES),
     _schema(3, Result, run_id=INT63, nodes=TOKENS, tokens=TOKENS, void=FLAG),
     _schema(4, Cancel, run_ids=RUN_IDS, row_runs=RUN_IDS, row_nodes=TOKENS),
     _schema(5, Credit, run_id=INT63),
@@ -102,7 +102,7 @@ _SCHEMAS = (
     _schema(
         10, Draft, request=INT32, root=INT32, first=INT63, parents=PARENTS, tokens=TOKENS, probs=PROBS, epoch=INT63
     ),
-    _schema(11, EarlyGuess, run_id=INT63, nodes=TOKENS, tokens=TOKENS, probs=PROBS),
+    _schema(11, EarlyDraft, run_id=INT63, nodes=TOKENS, tokens=TOKENS, probs=PROBS),
     _schema(12, Idle, run_id=INT63),
 )
 _BY_CLASS = {schema.cls: schema for schema in _SCHEMAS}
@@ -110,9 +110,9 @@ _BY_KIND = {schema.kind: schema for schema in _SCHEMAS}
 _RUN_KIND = _BY_CLASS[Run].kind
 _COLUMNS: dict[int, Callable[[Any], tuple[Any, ...]]] = {
     _BY_CLASS[Draft].kind: attrgetter("parents", "tokens", "probs"),
-    _BY_CLASS[EarlyGuess].kind: attrgetter("nodes", "tokens", "probs"),
+    _BY_CLASS[EarlyDraft].kind: attrgetter("nodes", "tokens", "probs"),
 }
-"""Fields of guesses, an entry a guess."""
+"""Fields of draft tokens, an entry for each."""
 
 
 class _NewestRun:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any, NamedTuple
 
-from mpispec.core.messages import Branch, Edit, EditOp, Row, Sampling
+from mpispec.core.messages import Branch, CacheOp, CacheOpKind, Row, Sampling
 
 
 class PeerProtocolError(Exception):
@@ -43,9 +43,9 @@ PROBABILITY_MAX = 1.001
 """Rounding in a float32 softmax may carry a probability a little past one; that is no reason to end the job."""
 
 _ROW = struct.Struct("<7i")
-_EDIT = struct.Struct("<5i")
+_CACHE_OP = struct.Struct("<5i")
 _BRANCH = struct.Struct("<4i")
-_EDIT_OPS = tuple(EditOp)
+_CACHE_OP_KINDS = tuple(CacheOpKind)
 _new_tuple = tuple.__new__
 
 
@@ -121,7 +121,7 @@ def _unpack_probs(value: Any) -> tuple[float, ...]:
 
 def _pack_records(records: tuple[tuple[int, ...], ...]) -> bytes:
     """Write tuples of int32, all of one length, one after the other."""
-    if not records:  # as edits and branches of most runs
+    if not records:  # as cache operations and branches of most runs
         return b""
     return struct.pack(f"<{len(records) * len(records[0])}i", *chain.from_iterable(records))
 
@@ -136,15 +136,15 @@ def _unpack_rows(value: Any) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _unpack_edits(value: Any) -> tuple[Edit, ...]:
+def _unpack_cache_ops(value: Any) -> tuple[CacheOp, ...]:
     if value == b"":  # as in most runs
         return ()
-    edits = []
-    for op, src, dst, start, end in _EDIT.iter_unpack(_checked_bytes(value, _EDIT.size, "cache edits")):
-        if (src | dst | start | (end + 1)) < 0 or not 0 <= op < len(_EDIT_OPS):
-            raise PeerProtocolError("A peer sent a cache edit with a number out of range.")
-        edits.append(_new_tuple(Edit, (_EDIT_OPS[op], src, dst, start, end)))
-    return tuple(edits)
+    cache_ops = []
+    for op, src, dst, start, end in _CACHE_OP.iter_unpack(_checked_bytes(value, _CACHE_OP.size, "cache operations")):
+        if (src | dst | start | (end + 1)) < 0 or not 0 <= op < len(_CACHE_OP_KINDS):
+            raise PeerProtocolError("A peer sent a cache operation with a number out of range.")
+        cache_ops.append(_new_tuple(CacheOp, (_CACHE_OP_KINDS[op], src, dst, start, end)))
+    return tuple(cache_ops)
 
 
 def _unpack_branches(value: Any) -> tuple[Branch, ...]:
@@ -177,7 +177,7 @@ def _unpack_sampling(value: Any) -> Sampling:
 
 
 INT32 = Field(_same, _integer(0, INT32_MAX))
-"""A request, a position, an actor: whatever also stands in a row."""
+"""A request, a position, an actor: any number that a row has too."""
 INT63 = Field(_same, _integer(0, INT63_MAX))
 """A counter that only grows."""
 FLAG = Field(bool, _boolean)
@@ -187,6 +187,6 @@ RUN_IDS = _array("q", "run ids")
 PARENTS = _array("q", "parents", least=-1)
 PROBS = Field(_pack_probs, _unpack_probs)
 ROWS = Field(_pack_records, _unpack_rows)
-EDITS = Field(_pack_records, _unpack_edits)
+CACHE_OPS = Field(_pack_records, _unpack_cache_ops)
 BRANCHES = Field(_pack_records, _unpack_branches)
 SAMPLING = Field(_pack_sampling, _unpack_sampling)

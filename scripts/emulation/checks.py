@@ -1,4 +1,4 @@
-"""How slow the hosts of a cluster really are, and how fast their cables: what was asked for beside what is found."""
+"""How slow the hosts of a cluster really are, and how fast their cables: what was asked for and what is found."""
 
 from __future__ import annotations
 

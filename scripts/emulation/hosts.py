@@ -125,7 +125,7 @@ def namespace(pid: int | str, kind: str) -> str | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process still runs; one that only waits to be reaped does not."""
+    """Return whether a process still runs; one that only waits to be reaped does not."""
     status = peek(pid, "stat").rpartition(b")")[2].split()
     return bool(status) and status[0] not in (b"Z", b"X")
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What an emulated host finds out about itself and its neighbour: run on the hosts by `emulated-cluster self-test`.
 
-    probe.py bursts MS...          how large a share of a core bursts of so many milliseconds of work get
+    probe.py bursts MS...          how large a share of a core bursts of MS milliseconds of work get
     probe.py serve                 answer a neighbour until standard input ends; prints the port
     probe.py ask ADDRESS PORT      round trip and rate to a serving neighbour
 

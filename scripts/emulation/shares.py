@@ -26,7 +26,7 @@ HELPER_SOURCE = Path(__file__).resolve().parent / "slowcore.c"
 
 
 def available() -> bool:
-    """Tell whether the controllers are mounted and writable."""
+    """Return whether the controllers are mounted and writable."""
     return all(os.access(CGROUPS / name / "cgroup.procs", os.W_OK) for name in CONTROLLERS)
 
 

@@ -39,16 +39,16 @@ class Agreement:
         return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
 
-def agreement(hits: Sequence[Sequence[bool]]) -> Agreement:
-    """Sum up hits, one sequence an answer, each with at least one position."""
-    shares = [sum(answer) / len(answer) for answer in hits]
-    sizes = [len(answer) for answer in hits]
+def agreement(matches: Sequence[Sequence[bool]]) -> Agreement:
+    """Sum up which choices match, one sequence an answer, each with at least one position."""
+    shares = [sum(answer) / len(answer) for answer in matches]
+    sizes = [len(answer) for answer in matches]
     total = sum(sizes)
-    share = sum(map(sum, hits)) / total
+    share = sum(map(sum, matches)) / total
     # The variance of a ratio of sums over answers that are independent of each other.
     scatter = sum((size * (one - share)) ** 2 for size, one in zip(sizes, shares, strict=True))
-    error = math.sqrt(scatter * len(hits) / max(1, len(hits) - 1)) / total
-    return Agreement(share, error, min(shares), statistics.median(shares), max(shares), total, len(hits))
+    error = math.sqrt(scatter * len(matches) / max(1, len(matches) - 1)) / total
+    return Agreement(share, error, min(shares), statistics.median(shares), max(shares), total, len(matches))
 
 
 def measure(draft: Path, texts: Sequence[Text], threads: int) -> Agreement:

@@ -64,7 +64,7 @@ def conclusion(found: Sequence[Exit]) -> str:
 @click.command()
 @click.option("--model", metavar="MODEL", help="Model to look into; the default model without it.")
 @click.option(
-    "--step", type=click.IntRange(min=1), default=1, show_default=True, help="Look after every so many layers."
+    "--step", type=click.IntRange(min=1), default=1, show_default=True, help="Layers from one exit to the next."
 )
 @click.option("--tokens", type=click.IntRange(min=1), default=48, show_default=True, help="Most of an answer.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)

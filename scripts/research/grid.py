@@ -1,9 +1,9 @@
-"""How `auto` does against every fixed strategy, over pipelines, hit rates, costs of rows and links; all synthetic.
+"""`auto` against every fixed strategy, over pipelines, acceptance rates, costs of rows and links; all synthetic.
 
-python scripts/research grid             # everyone on a core of their own
+python scripts/research grid             # every actor on a core of its own
 python scripts/research grid --shared    # the draft and 1, 2 or 4 stages on each core
 
-A case is several answers: which guesses are right is drawn, and in 200 tokens luck moves a strategy by a tenth.
+A case is several answers: which draft tokens are right is drawn, and in 200 tokens luck moves a strategy by a tenth.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from typing import Any
 import click
 
 from mpispec.sim.costs import ROWS_FACTORS
-from mpispec.sim.script import Hits
+from mpispec.sim.script import Acceptance
 from mpispec.sim.study import Study, compare
 
 STAGES = (2, 4, 8, 14)
-HITS = (0.2, 0.5, 0.8, 0.95)
+ACCEPTANCE_RATES = (0.2, 0.5, 0.8, 0.95)
 LINKS = {"fast": (0.0, math.inf), "slow": (0.005, 12.5e6)}
-"""Seconds of latency and bytes a second, beside stages of 10 ms."""
+"""Seconds of latency and bytes a second; a stage takes 10 ms."""
 FIXED = ("plain", "sync", "pipeinfer", "specpipe")
 ASKED = 0.97
-"""Share of the best fixed strategy's speed that `auto` shall reach everywhere."""
+"""Share of the best fixed strategy's speed that `auto` is to reach everywhere."""
 STAGE_S = 0.010
 
 SHARED_STAGES = (1, 2, 4, 8)
 STAGES_A_CORE = (1, 2, 4)
-SHARED_HITS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+SHARED_ACCEPTANCE_RATES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 DRAFTS = (0.03, 0.3)
 """Time of a step of the draft as a share of the whole target's for a row: a small one and a quarter of its weights."""
 SHARED_FIXED = ("plain", "sync", "pipeinfer")
-"""With the draft on a stage's core; a tree's guesses cost it as many rows."""
+"""With the draft on a stage's core; a tree's draft tokens cost it as many rows."""
 
 Case = tuple[dict[str, Any], Study]
 
 
 def cases(tokens: int, seed: int, draft_s: float) -> Iterator[Case]:
     """Yield every pipeline whose actors have cores of their own: what it is, and the study of it."""
-    for rows, stages, hit, link in itertools.product(ROWS_FACTORS, STAGES, HITS, LINKS):
+    for rows, stages, acceptance, link in itertools.product(ROWS_FACTORS, STAGES, ACCEPTANCE_RATES, LINKS):
         latency, rate = LINKS[link]
         study = Study(
             stages,
@@ -55,27 +55,27 @@ def cases(tokens: int, seed: int, draft_s: float) -> Iterator[Case]:
             link_s=latency,
             link_bytes_per_s=rate,
             rows_factor=ROWS_FACTORS[rows],
-            hits=Hits((hit,)),
+            acceptance=Acceptance((acceptance,)),
             num_tokens=tokens,
             seed=seed,
         )
-        yield {"rows": rows, "stages": stages, "hit": hit, "links": link}, study
+        yield {"rows": rows, "stages": stages, "acceptance": acceptance, "links": link}, study
 
 
 def shared_cases(tokens: int, seed: int) -> Iterator[Case]:
-    """Yield every pipeline with so many stages on each core and the draft on the first."""
-    for rows, stages, crowd, draft, hit in itertools.product(
-        ROWS_FACTORS, SHARED_STAGES, STAGES_A_CORE, DRAFTS, SHARED_HITS
+    """Yield every pipeline with several stages on each core and the draft on the first."""
+    for rows, stages, crowd, draft, acceptance in itertools.product(
+        ROWS_FACTORS, SHARED_STAGES, STAGES_A_CORE, DRAFTS, SHARED_ACCEPTANCE_RATES
     ):
         if crowd <= stages:
             yield (
-                {"rows": rows, "stages": stages, "stages_a_core": crowd, "draft": draft, "hit": hit},
-                shared_study(rows, stages, crowd, draft, hit, tokens, seed),
+                {"rows": rows, "stages": stages, "stages_a_core": crowd, "draft": draft, "acceptance": acceptance},
+                shared_study(rows, stages, crowd, draft, acceptance, tokens, seed),
             )
 
 
 def shared_study(
-    rows: str, stages: int, crowd: int, draft: float, hit: float, tokens: int = 200, seed: int = 0
+    rows: str, stages: int, crowd: int, draft: float, acceptance: float, tokens: int = 200, seed: int = 0
 ) -> Study:
     """Return a study of `crowd` stages on each core and, on the first, a draft of that share of the target."""
     return Study(
@@ -83,7 +83,7 @@ def shared_study(
         STAGE_S,
         draft * stages * STAGE_S,
         rows_factor=ROWS_FACTORS[rows],
-        hits=Hits((hit,)),
+        acceptance=Acceptance((acceptance,)),
         num_tokens=tokens,
         seed=seed,
         cores=(*(stage // crowd for stage in range(stages)), 0),
@@ -108,7 +108,7 @@ def measure(study: Study, fixed: Sequence[str], answers: int = 1) -> dict[str, A
 @click.command()
 @click.option("--tokens", type=click.IntRange(min=50), default=200, show_default=True)
 @click.option("--answers", type=click.IntRange(min=1), default=3, show_default=True, help="Of each case.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the script: which guesses are right.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the script: which draft tokens are right.")
 @click.option("--draft-s", type=float, default=0.001, show_default=True, help="Of a draft step; a stage takes 0.01.")
 @click.option("--shared", is_flag=True, help="Draft and stages share cores; a draft step is a share of the target's.")
 def main(tokens: int, answers: int, seed: int, draft_s: float, shared: bool) -> None:

@@ -23,10 +23,10 @@ from mpispec.core.ids import Actor, RequestId
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
 from mpispec.core.traits import BackendTraits
-from mpispec.proposers import IN_HEAD
+from mpispec.drafters import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled
-from mpispec.sim.script import Hits, Script, ScriptedGuesser, ScriptedTarget
+from mpispec.sim.script import Acceptance, Script, ScriptedPredictor, ScriptedTarget
 from mpispec.sim.study import Study, sized
 
 _SEQUENCES = 256
@@ -67,9 +67,9 @@ class Load:
     strategy: str
     width: int
     lead: int
-    hit_rate: float
+    acceptance_rate: float
     tokens: int
-    proposer: str = "draft"
+    drafter: str = "draft"
 
 
 def measure(load: Load) -> dict[str, object]:
@@ -86,22 +86,22 @@ def measure(load: Load) -> dict[str, object]:
         traits=BackendTraits(freeing=partial(DeferredFree, most_cells=MOST_CELLS)),
     )
     head = _TimedHead(config, load.strategy, study)
-    guesser = ScriptedGuesser(script, Hits((load.hit_rate,)), prompt_tokens)
+    predictor = ScriptedPredictor(script, Acceptance((load.acceptance_rate,)), prompt_tokens)
     cluster = VirtualCluster(
         head,
         [StageCore(stage, load.stages, 8 * config.most_in_flight) for stage in config.stages],
-        (DraftCore(prompt_tokens, sequences=_SEQUENCES), guesser),
+        (DraftCore(prompt_tokens, sequences=_SEQUENCES), predictor),
         Modelled((_STAGE_S,) * load.stages, draft_s=_STAGE_S / 10),
         check=False,
         target=ScriptedTarget(script, load.stages),
     )
     prompt = tuple(script.texts[RequestId(0)][:prompt_tokens])
-    submitted = Submitted(RequestId(0), prompt, load.tokens, frozenset(), Sampling(), load.strategy, load.proposer)
+    submitted = Submitted(RequestId(0), prompt, load.tokens, frozenset(), Sampling(), load.strategy, load.drafter)
     cluster.at(0.0, submitted)
     cluster.run(100_000_000)
     return {
         "strategy": load.strategy,
-        "proposer": load.proposer,
+        "drafter": load.drafter,
         "stages": load.stages,
         "context": load.context,
         "tree_nodes": head.tree_nodes,
@@ -122,21 +122,21 @@ def measure(load: Load) -> dict[str, object]:
 @click.option("--strategy", "strategies", multiple=True, default=("pipeinfer", "specpipe", "auto"))
 @click.option("--width", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--lead", type=click.IntRange(min=1), default=16, show_default=True, help="Layers of the tree.")
-@click.option("--hit", "hit_rate", type=click.FloatRange(0.0, 1.0), default=0.94, show_default=True)
+@click.option("--acceptance", "acceptance_rate", type=click.FloatRange(0.0, 1.0), default=0.94, show_default=True)
 @click.option("--tokens", type=click.IntRange(2, 900), default=200, show_default=True)
-@click.option("--proposer", type=click.Choice(["draft", "draft+ngram"]), default="draft", show_default=True)
+@click.option("--drafter", type=click.Choice(["draft", "draft+ngram"]), default="draft", show_default=True)
 def main(
     stages: int,
     contexts: tuple[int, ...],
     strategies: tuple[str, ...],
     width: int,
     lead: int,
-    hit_rate: float,
+    acceptance_rate: float,
     tokens: int,
-    proposer: str,
+    drafter: str,
 ) -> None:
     """Print the head's work for each token as JSON, a line for each strategy and context."""
     for strategy in strategies:
         for context in contexts:
-            found = measure(Load(stages, context, strategy, width, lead, hit_rate, tokens, proposer))
+            found = measure(Load(stages, context, strategy, width, lead, acceptance_rate, tokens, drafter))
             click.echo(json.dumps(found))

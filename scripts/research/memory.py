@@ -31,7 +31,7 @@ class Held:
     layers: int
     """Weights of its layers, with the embedding on the first stage and the projection on the last."""
     cache: int
-    beside: int
+    other: int
     """Resident without layers and cache; to be at most `ALLOWANCE`."""
 
 
@@ -62,9 +62,9 @@ def main(num_ranks: int) -> None:
         cache = per_layer * sum(len(stage.layers) for stage in setup.plan.stages_of(rank))
         held.append(Held(rank, setup.plan.roles_of(rank), size, layers, cache, size - layers - cache))
     click.echo(json.dumps({"ranks": [asdict(one) for one in held], "allowance": ALLOWANCE}))
-    most = max(one.beside for one in held)
+    most = max(one.other for one in held)
     click.echo(
-        f"After {tokens} tokens a rank holds at most {most / 1e6:.0f} MB beside its layers and cache; "
+        f"After {tokens} tokens a rank holds at most {most / 1e6:.0f} MB apart from its layers and cache; "
         f"{ALLOWANCE / 1e6:.0f} MB are allowed.",
         err=True,
     )

@@ -1,9 +1,9 @@
-"""What n-grams beside a draft bring, on a virtual pipeline that writes a text of yours; all but the text is synthetic.
+"""What n-grams bring to a draft, on a virtual pipeline that writes a text of yours; all but the text is synthetic.
 
 python scripts/research mix --text docs/design.md --text mpispec/core/head.py
 
-The words of a file are the tokens, so repetitions are real ones. The draft is right as often as it is told to be,
-whatever the text, which is unfair to it where text repeats itself: there a real one is better, and the mix brings less.
+The words of a file are the tokens, so repetitions are real ones. The draft is right as often as asked, whatever
+the text, which is unfair to it where text repeats itself: there a real one is better, and the mix brings less.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from mpispec.core.ids import Actor, RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
 from mpispec.core.traits import BackendTraits
-from mpispec.proposers import IN_HEAD
+from mpispec.drafters import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import ROWS_FACTORS, Modelled
-from mpispec.sim.script import Hits, Script, ScriptedGuesser, ScriptedTarget
+from mpispec.sim.script import Acceptance, Script, ScriptedPredictor, ScriptedTarget
 from mpispec.strategies import PRESETS
 
 STAGES = (2, 4, 8)
-HITS = (0.5, 0.8)
+ACCEPTANCE_RATES = (0.5, 0.8)
 DRAFT_STEPS = (0.1, 1.5)
 """Seconds of a draft step, as multiples of a stage's."""
 _PROMPT_TOKENS = 300
@@ -45,7 +45,7 @@ class Case:
     """A pipeline and its draft."""
 
     stages: int
-    hit: float
+    acceptance: float
     draft_step: float
     rows: str
     may_branch: bool
@@ -58,7 +58,7 @@ def read(path: Path, most: int) -> Script:
     return Script({RequestId(0): [numbers[word] for word in words]})
 
 
-def tokens_per_s(case: Case, script: Script, strategy: str, proposer: str) -> float:
+def tokens_per_s(case: Case, script: Script, strategy: str, drafter: str) -> float:
     """Return the speed from the first token of the answer to the last."""
     text = script.texts[RequestId(0)]
     prompt, num_tokens = tuple(text[:_PROMPT_TOKENS]), len(text) - _PROMPT_TOKENS - 1
@@ -73,12 +73,15 @@ def tokens_per_s(case: Case, script: Script, strategy: str, proposer: str) -> fl
     cluster = VirtualCluster(
         HeadCore(config, PRESETS, IN_HEAD),
         [StageCore(stage, case.stages, 8 * config.most_in_flight) for stage in config.stages],
-        (DraftCore(config.chunk, sequences=_SEQUENCES), ScriptedGuesser(script, Hits((case.hit,)), _PROMPT_TOKENS)),
+        (
+            DraftCore(config.chunk, sequences=_SEQUENCES),
+            ScriptedPredictor(script, Acceptance((case.acceptance,)), _PROMPT_TOKENS),
+        ),
         Modelled((_STAGE_S,) * case.stages, case.draft_step * _STAGE_S, rows_factor=ROWS_FACTORS[case.rows]),
         check=False,
         target=ScriptedTarget(script, case.stages),
     )
-    cluster.at(0.0, Submitted(RequestId(0), prompt, num_tokens, frozenset(), Sampling(), strategy, proposer))
+    cluster.at(0.0, Submitted(RequestId(0), prompt, num_tokens, frozenset(), Sampling(), strategy, drafter))
     cluster.run(100_000_000)
     answer = cluster.answers[0]
     assert answer.tokens == list(text[_PROMPT_TOKENS : _PROMPT_TOKENS + num_tokens]), "the mix changed the text"
@@ -95,8 +98,10 @@ def main(texts: tuple[Path, ...], tokens: int, strategy: str, kinds: tuple[str, 
     for path, rows in itertools.product(texts, kinds):
         script = read(path, tokens)
         shares = []
-        for stages, hit, draft_step, may_branch in itertools.product(STAGES, HITS, DRAFT_STEPS, (False, True)):
-            case = Case(stages, hit, draft_step, rows, may_branch)
+        for stages, acceptance, draft_step, may_branch in itertools.product(
+            STAGES, ACCEPTANCE_RATES, DRAFT_STEPS, (False, True)
+        ):
+            case = Case(stages, acceptance, draft_step, rows, may_branch)
             alone, mixed = (tokens_per_s(case, script, strategy, name) for name in ("draft", "draft+ngram"))
             shares.append(mixed / alone)
             click.echo(json.dumps({"text": path.name, **vars(case), "share": round(mixed / alone, 3)}))

@@ -61,7 +61,7 @@ def deep(
     """Make a target K times as deep as MODEL, which is its draft.
 
     Each layer is followed by K - 1 echoes of it that cost as much and add noise: S times what the layer adds, over all
-    echoes together. The target is synthetic: it is dearer, not wiser.
+    echoes together. The target is synthetic: it costs more and is no better.
     """
     if not 0 <= noise <= 1 or math.isnan(noise):
         raise BenchError(f"--noise {noise} is no share; choose 0 (the same text) to 1 (noise as large as the signal).")
@@ -114,7 +114,7 @@ def skip(keep: int, model: str | None, out: Path | None, tokens: int, threads: i
 @_out
 @_json
 def floats(model: str | None, out: Path | None, as_json: bool) -> None:
-    """Make a copy of MODEL whose numbers are all float32, to tell what quantisation does from all else."""
+    """Make a copy of MODEL whose numbers are all float32, to separate what quantisation does from all else."""
     source = default.resolve(model)
     copy = _destination(out, source, "floats")
     widen(source, copy, f"{registry.inspect(source).name}, widened to float32")

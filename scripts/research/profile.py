@@ -1,7 +1,7 @@
 """Where the loop of each rank spends its time: cProfile on the driver's threads, which do everything in turns.
 
 Only the loop is profiled, not loading. cProfile slows small Python functions down more than large ones and than
-calls into C, so its shares find suspects; how much one costs, scripts/bench-hop tells. The models' arithmetic appears
+calls into C, so its shares find suspects; scripts/bench-hop measures what one costs. The models' arithmetic appears
 as the function that calls it.
 
 Started by scripts/profile-rank.

@@ -53,8 +53,8 @@ class Served:
 @contextlib.contextmanager
 def served(num_ranks: int) -> Iterator[Served]:
     """Start the default model on `num_ranks` ranks of this host, end it afterwards. Raises BenchError."""
-    beside = Path(sys.executable).with_name("mpirun")
-    mpirun = str(beside) if beside.exists() else "mpirun"
+    own = Path(sys.executable).with_name("mpirun")
+    mpirun = str(own) if own.exists() else "mpirun"
     command = [mpirun, "-np", str(num_ranks), sys.executable, "-m", "mpispec", "serve", "--no-repl", "--port", "0"]
     with tempfile.TemporaryFile("w+") as output:
         try:

@@ -42,13 +42,13 @@ def _least_missed(stages: Sequence[LlamaStage], kept: Sequence[int], texts: Sequ
     }
     candidates = sorted(turned, key=lambda layer: turned[layer])[:CANDIDATES]
 
-    def num_hits(layer: int) -> int:
+    def num_right(layer: int) -> int:
         place = kept.index(layer)
         rest = [stages[later] for later in kept[place + 1 :]]
         inputs = [passed[place - 1] for passed in states]
-        return sum(_hits(rest, text, before) for text, before in zip(texts, inputs, strict=True))
+        return sum(_count_right(rest, text, before) for text, before in zip(texts, inputs, strict=True))
 
-    return max(candidates, key=num_hits)
+    return max(candidates, key=num_right)
 
 
 def _states(stages: Sequence[LlamaStage], text: Text) -> list[Floats]:
@@ -65,7 +65,7 @@ def _turn(before: Floats, after: Floats) -> float:
     return float(1 - np.mean(np.sum(before * after, axis=1) / norms))
 
 
-def _hits(stages: Sequence[LlamaStage], text: Text, passed: Floats) -> int:
+def _count_right(stages: Sequence[LlamaStage], text: Text, passed: Floats) -> int:
     for stage in stages:
         passed = _forward(stage, text, passed)
     return int(np.sum(np.argmax(passed, axis=1) == text.answer))
@@ -73,7 +73,7 @@ def _hits(stages: Sequence[LlamaStage], text: Text, passed: Floats) -> int:
 
 def _forward(stage: LlamaStage, text: Text, activations: Floats | None) -> Floats:
     """Pass a whole text through one stage; returns float32 [tokens, width], of the last layer [answer, vocabulary]."""
-    stage.edit([FORGET])
+    stage.apply([FORGET])
     outputs = []
     for run in runs(text.tokens, 0, len(text.prompt) - 1):
         start = run.rows[0].pos

@@ -15,7 +15,7 @@ from mpispec.compute.base import Floats
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Edit, EditOp, Row, Run
+from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
 from mpispec.models import registry
 
 QUESTIONS = (
@@ -42,7 +42,7 @@ CALIBRATION = (
 """Layers to leave out are chosen on the answers to these, so that the choice is not measured on its own examples."""
 
 SEQUENCE = SeqId(0)
-FORGET = Edit(EditOp.DROP, SEQUENCE, SEQUENCE, Pos(0), -1)
+FORGET = CacheOp(CacheOpKind.DROP, SEQUENCE, SEQUENCE, Pos(0), -1)
 """Empties a cache that holds one text."""
 
 
@@ -79,7 +79,7 @@ class Sole:
 
     def write(self, prompt: Sequence[int], num_tokens: int, stops: frozenset[int]) -> Text:
         """Continue `prompt` greedily by up to `num_tokens`, or up to and with one of `stops`."""
-        self._stage.edit([FORGET])
+        self._stage.apply([FORGET])
         answer = [int(self._choose(prompt, 0, len(prompt) - 1)[0])]
         while len(answer) < num_tokens and answer[-1] not in stops:
             start = len(prompt) + len(answer) - 1
@@ -88,12 +88,12 @@ class Sole:
 
     def choices(self, text: Text) -> NDArray[np.int64]:
         """Return the model's own choice at each position of the answer, given what stands before it."""
-        self._stage.edit([FORGET])
+        self._stage.apply([FORGET])
         return self._choose(text.tokens, 0, len(text.prompt) - 1)
 
     def logits(self, text: Text) -> Floats:
         """Return the logits at each position of the answer: float32 [answer, vocabulary]."""
-        self._stage.edit([FORGET])
+        self._stage.apply([FORGET])
         return np.concatenate(list(self._decide(text.tokens, 0, len(text.prompt) - 1)))
 
     def _choose(self, tokens: Sequence[int], start: int, decide_from: int) -> NDArray[np.int64]:

@@ -114,17 +114,17 @@ def _spread(values: Sequence[float], digits: int) -> str:
 @click.option("--prompts", type=click.IntRange(1, len(PROMPTS)), default=len(PROMPTS), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def main(draft: str, model: str | None, strategies: str, tokens: int, prompts: int, as_json: bool) -> None:
-    """Compare the texts of strategies with what the model writes alone, and tell how close its decisions were."""
+    """Compare the texts of strategies with what the model writes alone, and say how close its decisions were."""
     # One thread a compute: with more, attention is summed in as many pieces (docs: Exactness).
     options = JobOptions(model=model, draft=draft, threads=1)
     texts = Texts(options, tuple(strategies.split(",")), tokens, prompts)
     outcome = run_job(texts)
     if outcome is not None:
         expected = references(default.resolve(model), texts.task.prompts, tokens, texts.task.stops)
-        _tell(len(outcome.ranks), options, outcome.value, expected, as_json)
+        _show(len(outcome.ranks), options, outcome.value, expected, as_json)
 
 
-def _tell(num_ranks: int, options: JobOptions, texts: Answers, expected: Sequence[Reference], as_json: bool) -> None:
+def _show(num_ranks: int, options: JobOptions, texts: Answers, expected: Sequence[Reference], as_json: bool) -> None:
     found = {strategy: compare(answers, expected) for strategy, answers in texts.items()}
     typical = typical_gap(expected)
     if as_json:

@@ -1,4 +1,4 @@
-"""A copy of a model whose numbers are all float32: what quantisation does can then be told from all else.
+"""A copy of a model whose numbers are all float32, to separate what quantisation does from all else.
 
 With quantised weights llama.cpp rounds activations to 8 bit in front of every product, so a last bit that differs can
 become a whole step; with float32 it stays a last bit.

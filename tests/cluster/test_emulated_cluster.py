@@ -68,10 +68,10 @@ def test_a_host_that_does_not_exist_is_named_in_one_sentence(cluster: None) -> N
 
 
 @pytest.mark.parametrize("arguments", [["up"], ["list"], ["cpu"], ["quota", "0.5"], ["hostfile", "mpich"], ["down"]])
-def test_somebody_without_root_is_told_so(arguments: list[str]) -> None:
+def test_a_user_without_root_gets_the_remedy(arguments: list[str]) -> None:
     python = "/usr/bin/python3"  # another user may not be able to reach ours
     if os.geteuid() != 0 or not os.path.exists(python):
-        pytest.skip(f"needs root, to become somebody else, and {python}")
+        pytest.skip(f"needs root, to become another user, and {python}")
     command = [python, str(EMULATED_CLUSTER), *arguments]
     result = subprocess.run(
         command, user=65534, group=65534, extra_groups=[], cwd="/", capture_output=True, text=True, check=False
@@ -113,7 +113,7 @@ def test_an_empty_variable_means_the_default_cluster() -> None:
 
 @pytest.fixture
 def crashed(cluster: None) -> Iterator[str]:
-    """A second cluster of two hosts, beside the first, whose lock it needs."""
+    """A second cluster of two hosts, next to the first, whose lock it needs."""
     bring_up(2, cluster=CRASHED)
     yield CRASHED
     emulated_cluster("down", cluster=CRASHED)

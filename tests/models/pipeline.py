@@ -10,7 +10,7 @@ import numpy as np
 from mpispec.compute.base import Floats
 from mpispec.compute.llama_stage import LlamaStage
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Branch, Edit, EditOp, Row, Run
+from mpispec.core.messages import Branch, CacheOp, CacheOpKind, Row, Run
 from mpispec.models import cut, registry
 
 PROMPT = (1, 4093, 198, 4898, 314, 260, 6376, 4461, 47, 2, 198, 1, 520, 9531, 198)
@@ -30,14 +30,14 @@ def rows(tokens: Sequence[int], start: int = 0, seq: int = 0) -> list[Row]:
     return [row(token, start + index, seq) for index, token in enumerate(tokens)]
 
 
-def share(src: int, dst: int, start: int = 0, end: int = -1) -> Edit:
-    """Make an edit that adds label `dst` to the cells of `src`."""
-    return Edit(EditOp.SHARE, SeqId(src), SeqId(dst), Pos(start), end)
+def share(src: int, dst: int, start: int = 0, end: int = -1) -> CacheOp:
+    """Make a cache operation that adds label `dst` to the cells of `src`."""
+    return CacheOp(CacheOpKind.SHARE, SeqId(src), SeqId(dst), Pos(start), end)
 
 
-def drop(seq: int, start: int = 0, end: int = -1) -> Edit:
-    """Make an edit that takes label `seq` from its cells."""
-    return Edit(EditOp.DROP, SeqId(seq), SeqId(0), Pos(start), end)
+def drop(seq: int, start: int = 0, end: int = -1) -> CacheOp:
+    """Make a cache operation that takes label `seq` from its cells."""
+    return CacheOp(CacheOpKind.DROP, SeqId(seq), SeqId(0), Pos(start), end)
 
 
 class Pipeline:
@@ -60,12 +60,12 @@ class Pipeline:
             for layers in ranges
         ]
 
-    def run(self, batch: Sequence[Row], edits: Sequence[Edit] = (), branches: Sequence[Branch] = ()) -> Floats:
+    def run(self, batch: Sequence[Row], cache_ops: Sequence[CacheOp] = (), branches: Sequence[Branch] = ()) -> Floats:
         """Return the logits of the deciding rows."""
         run = Run(RunId(0), tuple(batch), branches=tuple(branches))
         passed: Floats | None = None
         for stage in self.stages:
-            stage.edit(edits)
+            stage.apply(cache_ops)
             passed = stage.forward(run, passed, bool)
             assert passed is not None
         assert passed is not None
@@ -73,14 +73,14 @@ class Pipeline:
 
     def run_in_chunks(self, tokens: Sequence[int], size: int) -> Floats:
         """Forget everything, then return the logits of all tokens, fed in chunks."""
-        self.edit(*(drop(seq) for seq in range(SEQUENCES)))
+        self.apply(*(drop(seq) for seq in range(SEQUENCES)))
         starts = range(0, len(tokens), size)
         return np.concatenate([self.run(rows(tokens[start : start + size], start)) for start in starts])
 
-    def edit(self, *edits: Edit) -> None:
-        """Apply edits on all stages."""
+    def apply(self, *cache_ops: CacheOp) -> None:
+        """Apply cache operations on all stages."""
         for stage in self.stages:
-            stage.edit(edits)
+            stage.apply(cache_ops)
 
     def close(self) -> None:
         """Free the memory."""

@@ -96,7 +96,7 @@ def test_a_damaged_cache_is_mended(model: Path, cache: Path, damage: str) -> Non
     assert part.read_bytes() == expected
 
 
-def test_leftovers_of_the_killed_are_removed(model: Path, cache: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed(model: Path, cache: Path) -> None:
     cache.mkdir(parents=True)
     for name, when in (("old.partial", 1), ("new.partial", None)):
         (cache / name).touch()
@@ -141,6 +141,6 @@ def test_an_unusable_cache_is_one_sentence(model: Path, cache: Path) -> None:
         cut.part(model, range(2, 4))
 
 
-def test_destination_in_a_missing_folder(model: Path, tmp_path: Path) -> None:
+def test_a_destination_in_a_missing_folder_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="Cannot write"):
         cut.cut(model, range(2, 4), tmp_path / "missing" / "part.gguf")

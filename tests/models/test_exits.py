@@ -1,4 +1,4 @@
-"""An exit chooses by the model's own norm and projection of the hidden state that the next stage would get."""
+"""An exit applies the model's own norm and LM head to the hidden state that the next stage would get."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.models
 RUN = Run(0, pipeline.rows(range(5, 25)))
 
 
-def test_an_exit_projects_the_hidden_state_of_its_stage(tmp_path: Path, part_cache: Path) -> None:
+def test_an_exit_applies_norm_and_lm_head_to_the_hidden_state_of_its_stage(tmp_path: Path, part_cache: Path) -> None:
     model = tiny.llama(tmp_path / "tiny.gguf")
     arrange(model, [Layer(index) for index in range(4)], tmp_path / "exit.gguf", "exit after 4")
     stage = stage_of(cut.part(model, range(4)), range(4))
@@ -95,10 +95,10 @@ def test_a_stage_with_an_exit_passes_on_the_same_and_chooses_as_the_exit_does(
         stage.close()
 
 
-def test_an_exit_can_be_given_up(default_model: Path, part_cache: Path) -> None:
+def test_an_exit_can_be_aborted(default_model: Path, part_cache: Path) -> None:
     stage = stage_of(cut.part(default_model, range(10), has_exit=True), range(10))
     looks = iter([False, False, True])
     assert stage.forward_and_exit(RUN, None, lambda: next(looks, True)) is None
-    stage.edit([pipeline.drop(0)])
+    stage.apply([pipeline.drop(0)])
     assert stage.forward_and_exit(RUN, None, bool) is not None
     stage.close()

@@ -1,4 +1,4 @@
-"""The cache contract on real weights: labels, edits, runs that are given up, and what is refused."""
+"""The cache contract on real weights: labels, cache operations, aborted runs, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from mpispec.compute.base import ComputeError, ModelError
 from mpispec.compute.llama_stage import SPARE_CELLS, LlamaStage
 from mpispec.core.ids import Pos, SeqId
-from mpispec.core.messages import Branch, Edit, EditOp, Run
+from mpispec.core.messages import Branch, CacheOp, CacheOpKind, Run
 from mpispec.models import cut
 from tests.models.pipeline import PROMPT, Pipeline, drop, row, rows, share, split
 
@@ -26,7 +26,7 @@ def pipeline(default_model: Path, part_cache: Path) -> Iterator[Pipeline]:
     pipeline.close()
 
 
-def test_siblings_in_one_batch_equal_decodes_apart(pipeline: Pipeline) -> None:
+def test_siblings_in_one_batch_equal_siblings_decoded_apart(pipeline: Pipeline) -> None:
     end = len(PROMPT)
     apart = []
     for token in (504, 1116, 29):
@@ -65,22 +65,22 @@ def test_a_tree_in_one_run_equals_its_paths_decoded_apart(pipeline: Pipeline) ->
     pipeline.run([row(7, end + 2, 2)], [drop(0), drop(1)])  # the trunk stays where only its branch has survived
 
 
-def test_a_tree_whose_dead_keep_their_places_has_the_bits_of_a_chain(pipeline: Pipeline) -> None:
-    grave, text = 7, [5 + 11 * place for place in range(24)]
+def test_a_tree_whose_dead_cells_keep_their_places_has_the_bits_of_a_chain(pipeline: Pipeline) -> None:
+    deferred, text = 7, [5 + 11 * place for place in range(24)]
     start = len(PROMPT)
     pipeline.run_in_chunks(PROMPT, 16)
     expected = [pipeline.run([row(token, start + place)])[0] for place, token in enumerate(text)]
     pipeline.run_in_chunks(PROMPT, 16)
-    edits: list[Edit] = []
+    cache_ops: list[CacheOp] = []
     for place, token in enumerate(text):
         pos = start + place
         pair = [row(token, pos, 0), row(token + 1, pos, 1)]
         right = place % 2
-        logits = pipeline.run(pair[::-1] if right else pair, [*edits, share(0, 1)])
+        logits = pipeline.run(pair[::-1] if right else pair, [*cache_ops, share(0, 1)])
         assert np.array_equal(logits[right], expected[place]), place
-        edits = [share(1, grave, pos), drop(1)]
+        cache_ops = [share(1, deferred, pos), drop(1)]
         if place % 10 == 9:
-            edits += [drop(grave), Edit(EditOp.GATHER, SeqId(0), SeqId(0), Pos(0), -1)]
+            cache_ops += [drop(deferred), CacheOp(CacheOpKind.GATHER, SeqId(0), SeqId(0), Pos(0), -1)]
 
 
 def test_a_rejected_chain_is_truncated_without_a_trace(pipeline: Pipeline) -> None:
@@ -92,7 +92,7 @@ def test_a_rejected_chain_is_truncated_without_a_trace(pipeline: Pipeline) -> No
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_a_run_given_up_and_dropped_leaves_no_trace(pipeline: Pipeline, stage: int) -> None:
+def test_a_run_that_is_aborted_and_dropped_leaves_no_trace(pipeline: Pipeline, stage: int) -> None:
     expected = pipeline.run_in_chunks(PROMPT, 16)[-2:]
     pipeline.run_in_chunks(PROMPT[:-2], 16)
     batch = rows(PROMPT[-2:], len(PROMPT) - 2)
@@ -100,7 +100,7 @@ def test_a_run_given_up_and_dropped_leaves_no_trace(pipeline: Pipeline, stage: i
     looks = iter([False, False, True])
     assert pipeline.stages[stage].forward(Run(0, batch), first, lambda: next(looks)) is None
     assert next(looks, None) is None, "the flag was not looked at between layers"
-    pipeline.edit(drop(0, len(PROMPT) - 2))
+    pipeline.apply(drop(0, len(PROMPT) - 2))
     assert np.array_equal(pipeline.run(batch), expected)
 
 
@@ -111,12 +111,12 @@ def test_a_run_cancelled_before_it_begins_writes_nothing(pipeline: Pipeline) -> 
     assert np.array_equal(pipeline.run([row(PROMPT[-1], len(PROMPT) - 1)]), expected)
 
 
-def test_an_error_of_the_flag_is_raised(pipeline: Pipeline) -> None:
+def test_an_error_of_the_abort_callback_is_raised(pipeline: Pipeline) -> None:
     answers = iter([False])
-    pipeline.edit(drop(0))
+    pipeline.apply(drop(0))
     with pytest.raises(StopIteration):
         pipeline.stages[0].forward(Run(0, [row(1, 0)]), None, lambda: next(answers))
-    pipeline.edit(drop(0))
+    pipeline.apply(drop(0))
 
 
 @pytest.mark.parametrize(
@@ -145,10 +145,10 @@ def test_activations_of_another_shape_are_refused(pipeline: Pipeline, shape: tup
         pipeline.stages[1].forward(Run(0, rows([1, 2], 100)), given, bool)
 
 
-@pytest.mark.parametrize("edit", [share(0, 8), share(-1, 0), drop(8)])
-def test_edits_of_unknown_sequences_are_refused(pipeline: Pipeline, edit: tuple) -> None:
+@pytest.mark.parametrize("cache_op", [share(0, 8), share(-1, 0), drop(8)])
+def test_cache_operations_of_unknown_sequences_are_refused(pipeline: Pipeline, cache_op: tuple) -> None:
     with pytest.raises(ComputeError, match="sequence"):
-        pipeline.edit(edit)
+        pipeline.apply(cache_op)
 
 
 def test_a_full_cache_says_so(default_model: Path, part_cache: Path) -> None:
@@ -162,7 +162,9 @@ def test_a_full_cache_says_so(default_model: Path, part_cache: Path) -> None:
 
 
 @pytest.mark.parametrize(("sequences", "max_rows"), [(1, 1), (256, 1), (8, 64)])
-def test_any_number_of_sequences_and_rows(default_model: Path, part_cache: Path, sequences: int, max_rows: int) -> None:
+def test_any_number_of_sequences_and_rows_is_computed(
+    default_model: Path, part_cache: Path, sequences: int, max_rows: int
+) -> None:
     part = cut.part(default_model, range(15, 30))
     options = {"context": 64, "sequences": sequences, "threads": 1, "max_rows": max_rows}
     stage = LlamaStage(part, first=False, last=True, n_layers=15, **options)

@@ -97,7 +97,7 @@ def test_runs_of_up_to_exact_rows_keep_their_bits(default_model: Path, part_cach
     stage = first_layers(default_model, 1)
     tokens = [(token * 7919 + index) % 49000 for index, token in enumerate(PROMPT * 36)]
     expected = [stage.forward(Run(0, [row(token, pos)]), None, bool) for pos, token in enumerate(tokens)]
-    stage.edit([drop(0)])
+    stage.apply([drop(0)])
     starts = range(0, len(tokens), EXACT_ROWS)
     found = [stage.forward(Run(0, rows(tokens[start : start + EXACT_ROWS], start)), None, bool) for start in starts]
     stage.close()
@@ -113,7 +113,7 @@ def test_runs_of_a_tile_and_more_share_their_bits(default_model: Path, part_cach
         ends = itertools.accumulate(sizes)
         runs = [rows(tokens[end - size : end], end - size) for size, end in zip(sizes, ends, strict=True)]
         outputs.append(np.concatenate([stage.forward(Run(0, run), None, bool) for run in runs]))
-        stage.edit([drop(0)])
+        stage.apply([drop(0)])
     by_rows = np.concatenate([stage.forward(Run(0, [row(token, pos)]), None, bool) for pos, token in enumerate(tokens)])
     stage.close()
     assert np.array_equal(outputs[0], outputs[1])
@@ -125,16 +125,16 @@ def test_rows_that_are_computed_again_keep_their_bits(default_model: Path, part_
     tokens = [(token * 7919 + index) % 49000 for index, token in enumerate(PROMPT * 36)][:168]
     stage = first_layers(default_model, 1, max_rows=len(tokens))
     whole = stage.forward(Run(0, rows(tokens)), None, bool)
-    stage.edit([drop(0)])
+    stage.apply([drop(0)])
     stage.forward(Run(0, rows(tokens[:64])), None, bool)
-    stage.edit([drop(0, 40)])
+    stage.apply([drop(0, 40)])
     runs = [rows(tokens[start : start + 64], start) for start in (40, 104)]
     again = np.concatenate([stage.forward(Run(0, run), None, bool) for run in runs])
     stage.close()
     assert np.array_equal(again, whole[40:])
 
 
-def test_graphs_of_changing_shape_are_told_apart(whole: Pipeline, default_model: Path, part_cache: Path) -> None:
+def test_graphs_of_changing_shape_are_not_mixed_up(whole: Pipeline, default_model: Path, part_cache: Path) -> None:
     # llama.cpp reuses a graph only while its shape stays; past 256 cells of the cache the shape changes by itself.
     tokens = [(token * 7919 + index) % 49000 for index, token in enumerate(PROMPT * 18)]
     sizes = [1, 1, 8, 1, 32, 32, 2, 1, 32, 32, 32, 32, 32, 1, 1, 1]

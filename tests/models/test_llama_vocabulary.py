@@ -46,7 +46,7 @@ def test_pieces_join_to_the_text(vocabulary: Vocabulary, text: str) -> None:
     assert b"".join(vocabulary.piece(token) for token in tokens).decode() == text
 
 
-def test_control_tokens(vocabulary: Vocabulary) -> None:
+def test_control_tokens_are_special_only_on_request(vocabulary: Vocabulary) -> None:
     assert vocabulary.tokenize("<|im_start|>", special=True) == [1] == [vocabulary.bos]
     assert len(vocabulary.tokenize("<|im_start|>", special=False)) > 1
     assert vocabulary.piece(1) == b""

@@ -19,7 +19,7 @@ LAYERS = 3
 TOKENS = [7 * place % tiny.VOCABULARY for place in range(1, 20)]
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["own projection", "tied"])
+@pytest.mark.parametrize("tied", [False, True], ids=["own LM head", "tied"])
 def test_a_padded_copy_computes_the_same(tied: bool, tmp_path: Path, part_cache: Path) -> None:
     model = tiny.llama(tmp_path / "tiny.gguf", LAYERS, tied=tied)
     padded = tmp_path / "padded.gguf"

@@ -43,7 +43,7 @@ def test_without_noise_a_deep_target_writes_the_same_tokens(
     assert answers(tmp_path / "deep.gguf", QUESTIONS[:2], TOKENS, threads=1) == written
 
 
-def test_a_skipping_draft_is_the_stages_without_those_left_out(
+def test_a_draft_that_skips_layers_agrees_like_stages_of_the_layers_it_keeps(
     default_model: Path, written: list[Text], tmp_path: Path, part_cache: Path
 ) -> None:
     arrange(default_model, [Layer(index) for index in (*range(11), *range(14, 30))], tmp_path / "draft.gguf", "draft")
@@ -51,9 +51,9 @@ def test_a_skipping_draft_is_the_stages_without_those_left_out(
     text = written[0]
     expected = model.run_in_chunks(text.tokens, 32)[len(text.prompt) - 1 :].argmax(axis=1)
     model.close()
-    hits = (expected == text.answer).mean()
-    assert measure(tmp_path / "draft.gguf", [text], threads=1).share == pytest.approx(hits)
-    assert 0 < hits < 1
+    agreement = (expected == text.answer).mean()
+    assert measure(tmp_path / "draft.gguf", [text], threads=1).share == pytest.approx(agreement)
+    assert 0 < agreement < 1
 
 
 def test_a_copy_in_another_quantisation_is_smaller_and_mostly_agrees(
@@ -65,7 +65,7 @@ def test_a_copy_in_another_quantisation_is_smaller_and_mostly_agrees(
     assert 0.5 < measure(copy, written, threads=1).share <= 1.0
 
 
-def test_the_least_missed_layer_is_one_that_changes_nothing(tmp_path: Path) -> None:
+def test_the_first_layer_to_skip_is_one_that_changes_nothing(tmp_path: Path) -> None:
     model, padded = tiny.llama(tmp_path / "tiny.gguf", n_layers=4), tmp_path / "padded.gguf"
     arrange(model, [Layer(0), Layer(1), Layer(2, noise=0.0), Layer(2), Layer(3)], padded, "padded")
     prompt = tuple(range(3, 70))

@@ -38,7 +38,7 @@ def test_rows_keep_their_bits_in_runs_of_any_size(kind: Kind, tmp_path: Path) ->
     tokens = [7 * index % tiny.VOCABULARY for index in range(EXACT_ROWS)]
     alone = [stage.forward(Run(0, rows([token], pos)), None, bool) for pos, token in enumerate(tokens)]
     for size in (2, 3, 5, 8, 32, EXACT_ROWS):
-        stage.edit([drop(0)])
+        stage.apply([drop(0)])
         starts = range(0, len(tokens), size)
         found = [stage.forward(Run(0, rows(tokens[start : start + size], start)), None, bool) for start in starts]
         assert np.array_equal(np.concatenate(found), np.concatenate(alone)), f"{size} rows"

@@ -17,7 +17,7 @@ def llama(
     by_layer: bool = False,
     quantisation: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
 ) -> Path:
-    """Write a llama model, with its own head unless `tied`; `by_layer` gives the number of heads for each layer."""
+    """Write a llama model, with its own LM head unless `tied`; `by_layer` gives the number of heads for each layer."""
     writer = _writer(path, "llama", n_layers)
     writer.add_head_count_kv([KV_HEADS] * n_layers if by_layer else KV_HEADS)
     writer.add_rope_dimension_count(HEAD)
@@ -31,7 +31,7 @@ def llama(
 
 
 def qwen2(path: Path, n_layers: int = 6) -> Path:
-    """Write a qwen2 model: llama with biases, here with one at the head as well."""
+    """Write a qwen2 model: llama with biases, here with one at the LM head as well."""
     writer = _writer(path, "qwen2", n_layers)
     writer.add_head_count_kv(KV_HEADS)
     random = np.random.default_rng(3)

@@ -29,7 +29,7 @@ class Answer:
             wanted["max_tokens"],
             Sampling(**wanted.get("sampling", {})),
             wanted["strategy"],
-            wanted["proposer"],
+            wanted["drafter"],
         )
         self._request = engine.submit(generation, self._inbox.put)
 

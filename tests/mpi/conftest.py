@@ -52,7 +52,7 @@ def prompts(vocabulary: Vocabulary) -> list[list[int]]:
 
 @pytest.fixture(scope="session")
 def draft(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a draft of the default model that misses often enough to exercise what a miss costs."""
+    """Return a draft of the default model that is rejected often enough to exercise what a rejection costs."""
     return thinned(default_model, tmp_path_factory.mktemp("draft") / "draft.gguf", DRAFT_BLOCKS)
 
 

@@ -1,4 +1,4 @@
-"""Models made from other models: with blocks left out, with more tokens, or as an architecture nobody has certified."""
+"""Models made from other models: with blocks left out, with more tokens, or as an uncertified architecture."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def padded(source: Path, destination: Path, count: int, first: int | None = None
     """Write the same model with `count` tokens more at the end, which no text can spell.
 
     Their rows are zero, as padding is; from `first` on copies of other tokens' rows where that is given, so that the
-    model takes them for as likely. The embedding must be the projection too.
+    model takes them for as likely. The embedding must be the LM head too.
     """
     model = gguf_file.read(source)
     table = model.tensors["token_embd.weight"]

@@ -60,14 +60,14 @@ def break_driver(group: Group) -> None:
 
 
 def scatter(bad_rank: int) -> None:
-    """Let each rank be on a host of its own, one of which has not the network card that it is told to use."""
+    """Put each rank on a host of its own, one of which lacks the network card that its setting names."""
     rank = launched_rank()
     doorbell.host_identity = lambda: str(rank)
     os.environ[doorbell.VARIABLE] = "nonsense0" if rank == bad_rank else "off"
 
 
 class Faulty(FrontEnd[None]):
-    """Asks for a long answer and breaks where it is told to."""
+    """Asks for a long answer and breaks at the given place."""
 
     def __init__(self, model: str, place: str, bad_rank: int) -> None:
         self._model, self._place, self._bad_rank = model, place, bad_rank

@@ -18,13 +18,13 @@ WITH_DRAFT = (("sync", "draft"), ("pipeinfer", "draft"), ("auto", "draft"), ("au
 TREES = (("synctree", "draft"), ("specpipe", "draft"), ("pipedec", "draft"))
 
 
-def request(prompt: Sequence[int], max_tokens: int, strategy: str, proposer: str, **sampling: Any) -> Request:
+def request(prompt: Sequence[int], max_tokens: int, strategy: str, drafter: str, **sampling: Any) -> Request:
     """Make one request of `tests.mpi.answers`."""
     return {
         "prompt": list(prompt),
         "max_tokens": max_tokens,
         "strategy": strategy,
-        "proposer": proposer,
+        "drafter": drafter,
         "sampling": sampling,
     }
 

@@ -1,4 +1,4 @@
-"""`mpirun -np N mpispec bench ...`: one JSON object on standard output, refusals in a sentence, nobody left over."""
+"""`mpirun -np N mpispec bench ...`: one JSON object on standard output, refusals in a sentence, no process left."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def bench(n: int, *options: str) -> dict[str, Any]:
     return found
 
 
-def test_a_hop_and_its_parts() -> None:
+def test_a_hop_is_measured_with_its_parts() -> None:
     found = bench(2, "hop", "--requests", "20")
     assert found["ranks"] == 2
     assert 0 < found["hop_us"]["p50"] <= found["hop_us"]["p95"]
     assert {"receive", "decode", "core", "compute", "encode", "send", "between ranks"} <= set(found["parts_us"])
 
 
-def test_links_in_both_directions_of_every_pair() -> None:
+def test_links_are_measured_in_both_directions_of_every_pair() -> None:
     found = bench(3, "link", "--count", "10", "--row-bytes", "4608")
     pairs = [(each["from"], each["to"]) for each in found["links"]]
     assert pairs == [(src, dst) for src in range(3) for dst in range(3) if src != dst]
@@ -45,20 +45,20 @@ def test_links_in_both_directions_of_every_pair() -> None:
         assert 0 < each["row_us"]["p50"] <= each["row_us"]["p95"]
 
 
-def test_t_of_rows_on_one_process() -> None:
+def test_the_time_of_runs_of_rows_is_measured_on_one_process() -> None:
     found = bench(0, "stage", "--layers", "3-4", "--rows", "1,4", "--repeats", "3", "--past", "40")
     assert found["layers"] == [3, 4] and found["past"] == 40
     assert [each["rows"] for each in found["runs"]] == [1, 4]
     assert found["runs"][0]["ratio"]["p50"] == 1.0
 
 
-def test_a_generation_beside_the_law() -> None:
+def test_a_generation_is_compared_with_the_law() -> None:
     # Where stages share cores auto waits for runs of several rows.
-    flowing = ("--proposer", "oracle:0.7", "--strategy", "pipeinfer")
+    flowing = ("--drafter", "oracle:0.7", "--strategy", "pipeinfer")
     found = bench(3, "generate", *PROMPT, "-n", "16", *flowing, "--layout", "0:0-9,1:10-19,2:20-29")
     assert found["finish_reason"] == "length" and len(found["tokens"]) == 16 and "synthetic" in found
     assert found["stages"] == 3 and len(found["stage_ms"]) == 3 and found["tau_ms"] == max(found["stage_ms"])
-    assert found["hit_rate_of_all"] == round(found["speculation"]["accepted"] / 15, 4)
+    assert found["acceptance_rate_of_all"] == round(found["speculation"]["accepted"] / 15, 4)
     assert found["achieved_over_law"] > 0 and found["law_speedup"] >= 1
     assert found["timing"]["prefill_tokens_per_s"] > 0
     for rank in found["ranks"]:

@@ -1,4 +1,4 @@
-"""Ranks, strategies and proposers change the speed and never the text (law 6)."""
+"""Ranks, strategies and drafters change the speed and never the text (law 6)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.mpi.reference import greedy
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
 
 FEW = (2, 5, 7, 11)
-"""Prompts that the n-grams guess badly, so that answers are full of misses."""
+"""Prompts for which n-grams draft badly, so that answers are full of rejections."""
 FEW_TOKENS = 16
 SAMPLED: tuple[dict[str, Any], ...] = (
     {"temperature": 0.8, "seed": 7},
@@ -42,7 +42,7 @@ RANKS = (
 
 
 def way_id(way: tuple[str, str]) -> str:
-    """Name a test after its strategy and its proposer."""
+    """Name a test after its strategy and its drafter."""
     return "-".join(way)
 
 
@@ -104,7 +104,7 @@ def assert_all_say(expected: list[list[int]], found: Sequence[dict[str, Any]], w
 
 @pytest.mark.parametrize(("n", "every"), RANKS)
 @pytest.mark.parametrize("ways", [WITHOUT_DRAFT, WITH_DRAFT], ids=["ngram", "draft"])
-def test_every_kind_of_answer_on_any_number_of_ranks(
+def test_every_kind_of_answer_is_the_same_on_any_number_of_ranks(
     n: int,
     every: int,
     ways: Sequence[tuple[str, str]],
@@ -130,20 +130,20 @@ def test_trees_change_no_answer(
     found = answers(4, requests, vocabulary.eog, draft=str(draft))
     assert_all_say(few_alone[::every], found, TREES)
     speculation = [answer["report"]["speculation"] for answer in found]
-    assert sum(one["proposed"] for one in speculation) > 2 * sum(one["accepted"] for one in speculation) > 0
+    assert sum(one["drafted"] for one in speculation) > 2 * sum(one["accepted"] for one in speculation) > 0
 
 
 @pytest.mark.parametrize("every", [pytest.param(EVERY, id="some"), pytest.param(1, id="whole", marks=pytest.mark.slow)])
 def test_early_exits_change_no_answer(
     every: int, few: list[list[int]], vocabulary: Vocabulary, few_alone: list[list[int]]
 ) -> None:
-    """The second exit takes back what the first guessed: neither of the default model's is often right."""
+    """The second exit replaces draft tokens of the first: neither exit of the default model is often right."""
     requests = [each for way in WITH_EXITS for each in few_requests(few, way)[::every]]
     found = answers(4, requests, vocabulary.eog, exits=[1, 3])
     assert_all_say(few_alone[::every], found, WITH_EXITS)
-    proposed = sum(answer["report"]["speculation"]["proposed"] for answer in found)
+    drafted = sum(answer["report"]["speculation"]["drafted"] for answer in found)
     accepted = sum(answer["report"]["speculation"]["accepted"] for answer in found)
-    assert proposed > accepted > 0
+    assert drafted > accepted > 0
 
 
 def conversation(model: Path, prompts: list[list[int]], num_tokens: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -162,7 +162,7 @@ def short(default_model: Path, prompts: list[list[int]]) -> tuple[list[list[int]
 
 
 @pytest.mark.parametrize("ways", [WITHOUT_DRAFT, (*WITH_DRAFT, *TREES[1:2])], ids=["ngram", "draft"])
-def test_conversations(
+def test_conversations_are_answered_as_from_a_fresh_start(
     ways: Sequence[tuple[str, str]],
     draft: Path,
     prompts: list[list[int]],
@@ -180,7 +180,9 @@ def test_conversations(
         assert runs[1] == LONG_TOKENS, "the second prompt's prefix is in the cache"
 
 
-def test_conversations_of_long_prompts(default_model: Path, draft: Path, prompts: list[list[int]]) -> None:
+def test_conversations_of_long_prompts_are_answered_as_from_a_fresh_start(
+    default_model: Path, draft: Path, prompts: list[list[int]]
+) -> None:
     (first, second), expected = conversation(default_model, prompts, LONG_PROMPT)
     ways = (*WITHOUT_DRAFT[:1], *WITH_DRAFT[:1])
     found = conversed(ways, draft, [first, second, prompts[16]])

@@ -22,9 +22,9 @@ BEYOND = 290
 """Tokens of a prompt; from 256 positions on llama.cpp as it comes sums attention by threads."""
 FEW_TOKENS = 24
 LONG_TOKENS = 400
-LADDER = ("pipespec", "ngram")
-WAYS = (*WITHOUT_DRAFT, LADDER, *WITH_DRAFT, *TREES)
-EACH_STRATEGY = (WITHOUT_DRAFT[0], LADDER, *WITH_DRAFT[:3], *TREES)
+PIPESPEC = ("pipespec", "ngram")
+WAYS = (*WITHOUT_DRAFT, PIPESPEC, *WITH_DRAFT, *TREES)
+EACH_STRATEGY = (WITHOUT_DRAFT[0], PIPESPEC, *WITH_DRAFT[:3], *TREES)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def assert_equal_to_llama_cpps(
 
 
 def test_two_threads_write_llama_cpps_text(default_model: Path, long_prompts: list[list[int]]) -> None:
-    assert_equal_to_llama_cpps((*WITHOUT_DRAFT, LADDER), long_prompts, 1, FEW_TOKENS, default_model, threads=2)
+    assert_equal_to_llama_cpps((*WITHOUT_DRAFT, PIPESPEC), long_prompts, 1, FEW_TOKENS, default_model, threads=2)
 
 
 def test_k_quants_write_llama_cpps_text(k_quants: Path, long_prompts: list[list[int]], draft: Path) -> None:

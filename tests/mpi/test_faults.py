@@ -57,7 +57,7 @@ def test_a_failure_that_explains_itself_comes_without_a_traceback(model: Path) -
     assert "Traceback" not in said
 
 
-def test_what_one_rank_cannot_load_is_told_by_the_first(model: Path) -> None:
+def test_what_one_rank_cannot_load_is_reported_by_the_first(model: Path) -> None:
     code, said = broken(model, "refusal", 2)
     assert code == 2
     assert re.findall("^mpispec: .*$", said, re.MULTILINE) == [
@@ -66,7 +66,7 @@ def test_what_one_rank_cannot_load_is_told_by_the_first(model: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_what_one_host_does_not_have_is_told_by_the_first_rank(model: Path) -> None:
+def test_what_one_host_does_not_have_is_reported_by_the_first_rank(model: Path) -> None:
     code, said = broken(model, "doorbell", 2)
     assert code == 2
     (sentence,) = re.findall("^mpispec: .*$", said, re.MULTILINE)

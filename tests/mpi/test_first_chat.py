@@ -1,4 +1,4 @@
-"""What somebody meets who types no option: recommended sampling, a word about the model, loops that are cut."""
+"""What a user who types no option gets: recommended sampling, a line about the model, loops that are cut."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_a_chat_takes_the_recommended_sampling_and_can_be_repeated() -> None:
     assert first["tokens"] != answer(1, "-n", "24", *GREEDY)["tokens"]
 
 
-def test_a_newcomer_is_told_what_answers() -> None:
+def test_a_new_user_sees_which_model_answers() -> None:
     with Program(2, [*MPISPEC, "serve", "--port", "0", "--threads", "1"]) as program:
         program.wait_for(r"SmolLM2-135M-Instruct, a very small model .* --model .*\n> $")
-        told = program.wait_for(r"drawn with (.*)\n.*serving \S+ on (http://[\d.:]+)\n", "stderr")
-        assert told[1].startswith("temperature 0.2, top-p 0.9, repeat penalty 1.1 (recommended by ")
-        model = httpx.get(f"{told[2]}/v1/models", timeout=60).json()["data"][0]
+        said = program.wait_for(r"drawn with (.*)\n.*serving \S+ on (http://[\d.:]+)\n", "stderr")
+        assert said[1].startswith("temperature 0.2, top-p 0.9, repeat penalty 1.1 (recommended by ")
+        model = httpx.get(f"{said[2]}/v1/models", timeout=60).json()["data"][0]
         assert model["mpispec"]["sampling"]["temperature"] == 0.2
         start = program.type("What is the capital of France? Answer with one word.")
         program.wait_for(r"\w+\W*\n> $", after=start)

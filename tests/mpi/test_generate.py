@@ -36,7 +36,7 @@ def alone() -> dict[str, Any]:
     return answer
 
 
-def test_text_for_people_and_figures_for_programs(alone: dict[str, Any]) -> None:
+def test_the_text_goes_to_standard_output_and_the_rest_to_standard_error(alone: dict[str, Any]) -> None:
     written, said = generated(4)
     assert written == alone["text"].removesuffix("\n") + "\n"
     for expected in ("stage 4", "loading layers 0-", "tokens/s", "first token", "busy"):
@@ -44,7 +44,7 @@ def test_text_for_people_and_figures_for_programs(alone: dict[str, Any]) -> None
     assert "None" not in said
 
 
-def test_a_prompt_on_standard_input(alone: dict[str, Any]) -> None:
+def test_a_prompt_is_read_from_standard_input_where_mpi_allows_it(alone: dict[str, Any]) -> None:
     with Program(2, [*GENERATE, "--json"]) as program:
         if is_openmpi():
             program.wait_for(
@@ -58,8 +58,8 @@ def test_a_prompt_on_standard_input(alone: dict[str, Any]) -> None:
             assert json.loads(program.stdout)["text"] == alone["text"]
 
 
-@pytest.mark.parametrize("options", [(), ("--strategy", "plain"), ("--proposer", "oracle:0.7"), ("--wire", "bf16")])
-def test_one_object(alone: dict[str, Any], options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("options", [(), ("--strategy", "plain"), ("--drafter", "oracle:0.7"), ("--wire", "bf16")])
+def test_json_output_is_one_object(alone: dict[str, Any], options: tuple[str, ...]) -> None:
     written, said = generated(4, "--json", *options)
     answer = json.loads(written)
     assert not said
@@ -70,15 +70,22 @@ def test_one_object(alone: dict[str, Any], options: tuple[str, ...]) -> None:
     assert answer["finish_reason"] == "length"
     assert answer["prompt_tokens"] == alone["prompt_tokens"]
     assert answer["seed"] == 0
-    assert ("synthetic" in answer) == ("--proposer" in options)
+    assert ("synthetic" in answer) == ("--drafter" in options)
     assert answer["strategy"] == ("plain" if "--strategy" in options else "auto")
     assert set(answer["timing"]) >= {"prefill_s", "ttft_s", "decode_s", "tokens_per_s", "itl_ms"}
-    assert set(answer["speculation"]) >= {"proposed", "accepted", "hit_rate", "runs", "cancelled_runs", "void_runs"}
+    assert set(answer["speculation"]) >= {
+        "drafted",
+        "accepted",
+        "acceptance_rate",
+        "runs",
+        "cancelled_runs",
+        "void_runs",
+    }
     assert [rank["rank"] for rank in answer["ranks"]] == [0, 1, 2, 3]
     assert [layers for rank in answer["ranks"] for layers in rank["layers"]][-1][-1] == 29
 
 
-def test_a_layout_by_hand_with_a_draft(alone: dict[str, Any], draft: Path, tmp_path: Path) -> None:
+def test_a_layout_by_hand_with_a_draft_changes_no_text(alone: dict[str, Any], draft: Path, tmp_path: Path) -> None:
     timeline = tmp_path / "timeline.json"
     layout = ("--draft", str(draft), "--layout", "0:0-4,2:5-14,1:draft,2:15-29")
     options = (*layout, "--strategy", "pipeinfer", "--trace", str(timeline), "--json")
@@ -90,7 +97,7 @@ def test_a_layout_by_hand_with_a_draft(alone: dict[str, Any], draft: Path, tmp_p
     assert {"run", "draft"} <= {event["name"] for event in events}
 
 
-def test_layers_by_measured_speed(alone: dict[str, Any]) -> None:
+def test_layers_are_split_by_measured_speed(alone: dict[str, Any]) -> None:
     written, said = generated(3, "--balance")
     assert written == alone["text"].removesuffix("\n") + "\n"
     layout = re.search(r"^the same without measuring: --layout 0:0-(\d+),1:(\d+)-(\d+),2:(\d+)-29$", said, re.MULTILINE)

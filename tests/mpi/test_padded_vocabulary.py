@@ -1,4 +1,4 @@
-"""A draft, or a level, whose list of tokens is longer or shorter than the target's guesses and never harms."""
+"""A draft or a level whose vocabulary is longer or shorter than the target's still drafts, and changes no text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.launch import run_ranks
 from tests.mpi.crafted import padded, thinned
 from tests.mpi.jobs import answers, request, tokens_of
 from tests.mpi.program import MPISPEC
-from tests.mpi.test_ladder import MIDDLE_BLOCKS
+from tests.mpi.test_cascade import MIDDLE_BLOCKS
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
 
@@ -20,7 +20,7 @@ COUNT = 128
 """Tokens more, as between the two sizes of Qwen2.5."""
 TOKENS = 24
 WAYS = (("sync", "draft"), ("specpipe", "draft"), ("pipeinfer", "draft+ngram"))
-"""The first waits for its guesses, so there are some however slow the machine."""
+"""The first waits for draft tokens, so there are some however slow the machine."""
 SAMPLINGS: tuple[dict[str, Any], ...] = ({}, {"temperature": 0.8, "seed": 7, "repeat_penalty": 1.2})
 
 
@@ -40,24 +40,24 @@ def asked(prompts: list[list[int]], way: tuple[str, str]) -> list[dict[str, Any]
     return [request(prompt, TOKENS, *way, **sampling) for prompt in prompts for sampling in SAMPLINGS]
 
 
-def guessed(found: list[dict[str, Any]]) -> int:
-    """Return how many guesses held."""
+def num_accepted(found: list[dict[str, Any]]) -> int:
+    """Return how many draft tokens were accepted."""
     return sum(answer["report"]["speculation"]["accepted"] for answer in found)
 
 
 def test_a_padded_draft_changes_no_answer(
     folder: Path, draft: Path, prompts: list[list[int]], vocabulary: Vocabulary
 ) -> None:
-    """Its further tokens are as likely to it as common words, so a tree of guesses would hold them."""
-    guesser = padded(draft, folder / "padded-draft.gguf", COUNT, first=common(vocabulary))
+    """To the draft its extra tokens are as likely as common words, so its trees would hold them."""
+    padded_draft = padded(draft, folder / "padded-draft.gguf", COUNT, first=common(vocabulary))
     few = prompts[2:4]
     alone = tokens_of(answers(1, asked(few, ("plain", "none")), vocabulary.eog))
-    found = answers(3, [each for way in WAYS for each in asked(few, way)], vocabulary.eog, draft=str(guesser))
+    found = answers(3, [each for way in WAYS for each in asked(few, way)], vocabulary.eog, draft=str(padded_draft))
     assert tokens_of(found) == alone * len(WAYS)
-    assert guessed(found) > 0
+    assert num_accepted(found) > 0
 
 
-def test_a_padded_target_reads_tokens_that_its_draft_has_not(
+def test_a_padded_target_reads_tokens_that_its_draft_lacks(
     folder: Path, default_model: Path, draft: Path, prompts: list[list[int]], vocabulary: Vocabulary
 ) -> None:
     target = padded(default_model, folder / "padded.gguf", COUNT)
@@ -67,10 +67,10 @@ def test_a_padded_target_reads_tokens_that_its_draft_has_not(
     wanted = [each for way in WAYS for each in asked(few, way)]
     found = answers(3, wanted, vocabulary.eog, model=model, draft=str(draft))
     assert tokens_of(found) == alone * len(WAYS)
-    assert guessed(found) > 0
+    assert num_accepted(found) > 0
 
 
-def test_levels_of_all_lengths(
+def test_vocabularies_of_different_sizes_change_no_answer_of_a_cascade(
     folder: Path, default_model: Path, draft: Path, prompts: list[list[int]], vocabulary: Vocabulary
 ) -> None:
     """The level has the most tokens, the draft the fewest, and the level lies on two ranks."""
@@ -79,15 +79,15 @@ def test_levels_of_all_lengths(
     level = padded(middle, folder / "level.gguf", COUNT, first=common(vocabulary))
     few = [prompts[5], [*prompts[5][:4], vocabulary.size + 1, *prompts[5][4:]]]
     alone = tokens_of(answers(1, asked(few, ("plain", "none")), vocabulary.eog, model=str(target)))
-    options = {"model": str(target), "draft": str(draft), "ladder": [str(level)]}
+    options = {"model": str(target), "draft": str(draft), "cascade": [str(level)]}
     layout = "0:0-29,1:draft,2:level1:0-13,3:level1:14-27"
     wanted = [each for strategy in ("sync", "pipespec") for each in asked(few, (strategy, "draft"))]
     found = answers(4, wanted, vocabulary.eog, layout=layout, **options)
     assert tokens_of(found) == alone * 2
-    assert guessed(found) > 0
+    assert num_accepted(found) > 0
 
 
-def test_another_list_of_tokens_is_refused(folder: Path, default_model: Path) -> None:
+def test_another_vocabulary_is_refused(folder: Path, default_model: Path) -> None:
     """Two lists that only begin alike: neither is the beginning of the other."""
     first = padded(default_model, folder / "first.gguf", 1)
     second = folder / "second.gguf"

@@ -1,4 +1,4 @@
-"""`mpirun -np N mpispec serve`: a chat on standard input and an HTTP server, at the same time, until told to end."""
+"""`mpirun -np N mpispec serve`: a chat on standard input and an HTTP server, at the same time, until asked to end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECONDS = 60.0
 
 @contextmanager
 def serving(n: int, *options: str) -> Iterator[tuple[Program, httpx.Client]]:
-    """Start the program on `n` ranks (0: without mpirun), greedy unless told otherwise, and wait until it serves."""
+    """Start the program on `n` ranks (0: without mpirun), greedy by default, and wait until it serves."""
     argv = [*MPISPEC, "serve", "--port", "0", "--threads", "1", "--temperature", "0", *options]
     with Program(n, argv) as program:
         url = program.wait_for(r"serving \S+ on (http://[\d.:]+)\n", "stderr")[1]
@@ -59,7 +59,7 @@ def quit_in_order(program: Program) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 8))])
-def test_chat_and_http_at_once(n: int) -> None:
+def test_chat_and_http_are_served_at_once(n: int) -> None:
     with serving(n) as (program, client):
         answer = say(program, QUESTION)
         assert "Paris" in answer
@@ -75,7 +75,7 @@ def test_chat_and_http_at_once(n: int) -> None:
         assert ranks == [str(rank) for rank in range(max(n, 1))]
 
 
-def test_commands() -> None:
+def test_chat_commands_change_the_settings() -> None:
     with serving(4) as (program, _):
         assert "/temperature" in say(program, "/help")
         assert re.fullmatch(r"strategy \w+ \(of .*plain, sync, synctree, pipeinfer.*\)", say(program, "/strategy"))
@@ -103,13 +103,13 @@ def begin_story(program: Program) -> int:
 
 
 @pytest.mark.skipif(is_openmpi(), reason="prterun ends the job at the first Ctrl-C")
-def test_interrupts_under_mpirun() -> None:
+def test_interrupts_stop_an_answer_and_then_the_job_under_mpirun() -> None:
     with serving(4) as (program, client):
         start = begin_story(program)
         program.interrupt()
         program.wait_for(r"\n\(stopped\)\n> $", after=start)
-        told = "mpispec: mpirun ends the program at the next Ctrl-C; Ctrl-\\ stops an answer as often as you like.\n"
-        program.wait_for(re.escape(told) + "$", "stderr")  # by another pipe than what was waited for
+        hint = "mpispec: mpirun ends the program at the next Ctrl-C; Ctrl-\\ stops an answer as often as you like.\n"
+        program.wait_for(re.escape(hint) + "$", "stderr")  # by another pipe than what was waited for
         for _ in range(2):
             start = begin_story(program)
             program.interrupt(signal.SIGQUIT)
@@ -121,7 +121,7 @@ def test_interrupts_under_mpirun() -> None:
         assert "Traceback" not in program.stderr
 
 
-def test_interrupts_without_mpirun() -> None:
+def test_interrupts_stop_answers_and_then_the_program_without_mpirun() -> None:
     with serving(0) as (program, _):
         for _ in range(2):
             start = begin_story(program)

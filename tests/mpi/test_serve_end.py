@@ -23,7 +23,7 @@ SERVED = {
     "stream": True,
     "max_tokens": TOKENS,
     "temperature": 0,
-    "proposer": "ngram",
+    "drafter": "ngram",
 }
 
 
@@ -64,7 +64,7 @@ def test_a_server_ends_in_order(n: int, whom: str) -> None:
         assert "Traceback" not in program.stderr
 
 
-def test_an_answer_that_takes_longer_is_told_so() -> None:
+def test_an_answer_that_outlasts_the_grace_period_ends_with_an_error() -> None:
     with serving(2, "--no-repl", "--grace", "0") as (program, client):
         with client.stream("POST", "/v1/chat/completions", json={**SERVED, "max_tokens": 2000}) as answer:
             events = events_of(answer)

@@ -1,4 +1,4 @@
-"""What every kind of random situation on the virtual cluster has in common: its requests, its verdict, its breaches."""
+"""What all random situations on the virtual cluster share: their requests, their checks, their breaches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Situation(Protocol):
 
 
 def submit(
-    situation: Situation, cluster: VirtualCluster, proposer: str, rng: random.Random, sampling: Sampling = GREEDY
+    situation: Situation, cluster: VirtualCluster, drafter: str, rng: random.Random, sampling: Sampling = GREEDY
 ) -> None:
     """Put the requests on their way, and some withdrawals."""
     stops = frozenset() if situation.stop is None else frozenset([Token(situation.stop)])
@@ -43,13 +43,13 @@ def submit(
         when = rng.random() * 3
         tokens = tuple(Token(token) for token in prompt)
         request = RequestId(index)
-        cluster.at(when, Submitted(request, tokens, length, stops, sampling, situation.strategy, proposer))
+        cluster.at(when, Submitted(request, tokens, length, stops, sampling, situation.strategy, drafter))
         if rng.random() < 0.2:
             cluster.at(when + rng.random() * 5, Withdrawn(request))
 
 
 def finish(situation: Situation, cluster: VirtualCluster) -> int:
-    """Let everything happen, assert that every request got its text; return the number of steps.
+    """Run the cluster to its end, assert that every request got its text; return the number of steps.
 
     A request that was withdrawn got a beginning of it.
     """
@@ -65,7 +65,7 @@ def finish(situation: Situation, cluster: VirtualCluster) -> int:
 
 
 def assert_everyone_quits(situation: Situation, cluster: VirtualCluster) -> None:
-    """End the program at some moment; assert that nobody stays and no request goes without an end."""
+    """End the program at some moment; assert that every actor quits and every request ends."""
     cluster.at(situation.seed % 15 * 0.5, StopRequested())
     cluster.run()
     assert cluster.quit == cluster.actors

@@ -18,9 +18,9 @@ from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Strategy, View
 from mpispec.core.traits import BackendTraits
 from mpispec.core.tree import Node, NodeState
-from mpispec.proposers import IN_HEAD
-from mpispec.proposers.chain import Chain
-from mpispec.proposers.oracle import Oracle
+from mpispec.drafters import IN_HEAD
+from mpispec.drafters.chain import Chain
+from mpispec.drafters.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Costs
 from mpispec.strategies import PRESETS
@@ -31,10 +31,10 @@ VOCABULARY = 5
 
 
 class Bushy(Strategy):
-    """Grows and launches trees of any shape, which no strategy of today does: for the engine's sake.
+    """Grows and dispatches trees of any shape, to test the head with more than today's strategies do.
 
-    Unlike a real strategy it plays proposer too. Siblings are launched only under parents of earlier runs, as the
-    engine asks for (core/sequences.py).
+    Unlike a real strategy it also drafts. Siblings are dispatched only under parents of earlier runs, as
+    core/sequences.py demands.
     """
 
     lead = 6
@@ -44,18 +44,18 @@ class Bushy(Strategy):
         self._random = random.Random(7)
 
     def choose(self, view: View) -> list[Node]:
-        if view.tree.root.state is NodeState.PROPOSED:
+        if view.tree.root.state is NodeState.PENDING:
             return [view.tree.root]
-        launched = [node for node in view.tree.root.subtree() if node.state is NodeState.LAUNCHED]
-        parent = self._random.choice(launched)
+        dispatched = [node for node in view.tree.root.subtree() if node.state is NodeState.DISPATCHED]
+        parent = self._random.choice(dispatched)
         if parent.pos - view.tree.root.pos >= self.lead or self._random.random() < 0.2:
             return []
         view.tree.add(parent, Token(self._random.randrange(VOCABULARY)), 0.5)
-        ready = [child for child in parent.children if child.state is NodeState.PROPOSED]
+        ready = [child for child in parent.children if child.state is NodeState.PENDING]
         return ready[: self._random.randint(1, 3)]
 
 
-PROPOSERS = ("draft", "ngram", "oracle", "none", "exit", "draft+ngram", "exit+ngram")
+DRAFTERS = ("draft", "ngram", "oracle", "none", "exit", "draft+ngram", "exit+ngram")
 STRATEGIES: Mapping[str, Callable[[], Strategy]] = {**PRESETS, "bushy": Bushy}
 
 
@@ -65,15 +65,15 @@ class Scenario:
 
     seed: int
     strategy: str
-    proposer: str
-    hit_rate: float
+    drafter: str
+    acceptance_rate: float
     num_stages: int
     parallel: int
     prompts: tuple[tuple[int, ...], ...]
     lengths: tuple[int, ...]
     stop: int | None
     exits: tuple[tuple[Actor, float], ...] = ()
-    """Stages with an exit and how often each is right; only where the proposer is `exit`."""
+    """Stages with an exit, each with its acceptance rate; only where the drafter is `exit`."""
 
     def text(self, index: int) -> list[int]:
         """Return what the target alone writes after a prompt."""
@@ -84,24 +84,24 @@ class Scenario:
 def draw(
     seed: int,
     strategies: Sequence[str] = tuple(STRATEGIES),
-    proposers: Sequence[str] = PROPOSERS,
+    drafters: Sequence[str] = DRAFTERS,
 ) -> Scenario:
     """Make a scenario from a seed."""
     rng = random.Random(seed)
     shared = [rng.randrange(VOCABULARY) for _ in range(8)]
     count = rng.randint(1, 4)
-    strategy, proposer = rng.choice(strategies), rng.choice(proposers)
+    strategy, drafter = rng.choice(strategies), rng.choice(drafters)
     rates = [0.0, 0.3, 0.7, 0.95, 1.0]
-    hit_rate, num_stages = rng.choice(rates), rng.choice([1, 2, 3, 5])
+    acceptance_rate, num_stages = rng.choice(rates), rng.choice([1, 2, 3, 5])
     exits: list[tuple[Actor, float]] = []
-    if proposer.startswith("exit"):
+    if drafter.startswith("exit"):
         stages = rng.sample(range(1, num_stages), rng.randint(0, num_stages - 1))
         exits = [(Actor(stage), rng.choice(rates)) for stage in sorted(stages)]
     return Scenario(
         seed=seed,
         strategy=strategy,
-        proposer=proposer,
-        hit_rate=hit_rate,
+        drafter=drafter,
+        acceptance_rate=acceptance_rate,
         num_stages=num_stages,
         exits=tuple(exits),
         parallel=rng.choice([1, 1, 2, 3]),
@@ -124,7 +124,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
     rng = random.Random(scenario.seed + 1)
     num_stages = scenario.num_stages
     texts = [[*prompt, *scenario.text(index)] for index, prompt in enumerate(scenario.prompts)]
-    has_draft = scenario.proposer.startswith("draft")
+    has_draft = scenario.drafter.startswith("draft")
     config = HeadConfig(
         num_stages=num_stages,
         draft=Actor(num_stages + 1) if has_draft else None,
@@ -141,11 +141,11 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
     )
 
     def oracle() -> Chain:
-        return Chain(Oracle(texts[0], scenario.hit_rate, VOCABULARY, scenario.seed))
+        return Chain(Oracle(texts[0], scenario.acceptance_rate, VOCABULARY, scenario.seed))
 
     draft = None
     if has_draft:
-        scripted = ScriptedDraft(texts, scenario.hit_rate, VOCABULARY, scenario.seed)
+        scripted = ScriptedDraft(texts, scenario.acceptance_rate, VOCABULARY, scenario.seed)
         sequences = scenario.parallel + rng.choice([0, 2, 8])
         draft = (DraftCore(rng.choice([1, 4, 64]), scenario.parallel, sequences), scripted)
     cluster = VirtualCluster(
@@ -163,7 +163,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
             in_order=scenario.parallel == 1,
         ),
     )
-    submit(scenario, cluster, scenario.proposer, rng)
+    submit(scenario, cluster, scenario.drafter, rng)
     return cluster
 
 

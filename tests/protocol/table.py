@@ -1,4 +1,4 @@
-"""One situation of the table strategy x temperature x proposer x stages, its details and its order drawn at random."""
+"""One situation of the table strategy x temperature x drafter x stages, its details and its order drawn at random."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, Token
 from mpispec.core.messages import Run, Sampling
 from mpispec.core.stage import StageCore
-from mpispec.core.strategy import Proposer
-from mpispec.proposers import IN_HEAD
-from mpispec.proposers.chain import Chain
+from mpispec.core.strategy import Drafter
+from mpispec.drafters import IN_HEAD
+from mpispec.drafters.chain import Chain
 from mpispec.sampling import decide
 from mpispec.sim.cluster import VirtualCluster
 from tests.protocol.playing import finish, submit
@@ -28,24 +28,24 @@ from tests.protocol.scenario import STRATEGIES, VOCABULARY, in_cell_order
 from tests.protocol.toys import Chaos, ScriptedDraft, ToyTarget, run_rows
 
 SURE = 0.9
-"""What an oracle of the table says of every guess, right or wrong: whoever doubts a guess does not launch it."""
+"""Probability that an oracle of the table gives every draft token, right or wrong, so that it is dispatched."""
 SAMPLED = Sampling(temperature=0.8, seed=29)
 
 Character = Callable[[int, int], bool]
-"""(position, seed) -> whether the guess for it is right."""
+"""(position, seed) -> whether the draft token for it is right."""
 ORACLES: Mapping[str, Character] = {
     "perfect": lambda pos, seed: True,
     "random": lambda pos, seed: mixed(seed * 1000 + pos) % 2 == 0,
     "wrong": lambda pos, seed: False,
     "alternating": lambda pos, seed: pos % 2 == 0,
 }
-PROPOSERS = ("ngram", "draft", "draft+ngram", *ORACLES)
+DRAFTERS = ("ngram", "draft", "draft+ngram", *ORACLES)
 _SPREAD = 8.0
 """Logits lie between 0 and this, so that at temperature 0.8 the second best often wins."""
 
 
 class Oracle:
-    """Knows what the target will write, and says so or something else according to its character."""
+    """Knows what the target will write, and predicts that or another token according to its character."""
 
     def __init__(self, texts: Sequence[Sequence[int]], character: Character, seed: int) -> None:
         self._texts = texts
@@ -55,15 +55,15 @@ class Oracle:
         self._tokens: Sequence[int] = ()
 
     def begin(self, tokens: Sequence[int]) -> None:
-        """See `Guesser`."""
+        """See `Predictor`."""
         self._text = next(text for text in self._texts if text[: len(tokens)] == list(tokens))
         self._tokens = tokens
 
     def observe(self) -> None:
         """The script does not depend on what was accepted."""
 
-    def guess(self, path: Sequence[int]) -> tuple[int, float] | None:
-        """See `Guesser`."""
+    def predict(self, path: Sequence[int]) -> tuple[int, float] | None:
+        """See `Predictor`."""
         pos = len(self._tokens) + len(path)
         if pos >= len(self._text):
             return None
@@ -111,26 +111,26 @@ class Cell:
 
     strategy: str
     sampling: Sampling
-    proposer: str
+    drafter: str
     num_stages: int
 
     def __str__(self) -> str:
-        return f"{self.strategy}-T{self.sampling.temperature:g}-{self.proposer}-D{self.num_stages}"
+        return f"{self.strategy}-T{self.sampling.temperature:g}-{self.drafter}-D{self.num_stages}"
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a situation of a cell depends on besides."""
+    """What a situation depends on, apart from its cell."""
 
     seed: int
-    """Of all delays, and of what a random proposer does."""
+    """Of all delays, and of what a random drafter does."""
     prompts: tuple[tuple[int, ...], ...]
     length: int
     parallel: int
     chunk: int
     first_queue: int
     spare_sequences: int
-    hit_rate: float
+    acceptance_rate: float
     """Of the draft."""
 
 
@@ -170,14 +170,14 @@ class Situation:
     def play(self) -> int:
         """Run it to its end and verify it; return the number of steps."""
         cluster = self._cluster()
-        proposer = "oracle" if self.cell.proposer in ORACLES else self.cell.proposer
-        submit(self, cluster, proposer, random.Random(self.seed), self.cell.sampling)
+        drafter = "oracle" if self.cell.drafter in ORACLES else self.cell.drafter
+        submit(self, cluster, drafter, random.Random(self.seed), self.cell.sampling)
         return finish(self, cluster)
 
     def _cluster(self) -> VirtualCluster:
         cell, given = self.cell, self.given
         whole = [[*prompt, *text] for prompt, text in zip(self.prompts, self.texts, strict=True)]
-        has_draft = cell.proposer.startswith("draft")
+        has_draft = cell.drafter.startswith("draft")
         config = HeadConfig(
             num_stages=cell.num_stages,
             draft=Actor(cell.num_stages + 1) if has_draft else None,
@@ -188,16 +188,16 @@ class Situation:
             first_queue=given.first_queue,
             traits=in_cell_order(8) if given.parallel == 1 else toy.TRAITS,
         )
-        proposers: dict[str, Callable[[], Proposer]] = dict(IN_HEAD)
-        if cell.proposer in ORACLES:
-            proposers["oracle"] = lambda: Chain(Oracle(whole, ORACLES[cell.proposer], given.seed))
+        drafters: dict[str, Callable[[], Drafter]] = dict(IN_HEAD)
+        if cell.drafter in ORACLES:
+            drafters["oracle"] = lambda: Chain(Oracle(whole, ORACLES[cell.drafter], given.seed))
         draft = None
         if has_draft:
-            scripted = ScriptedDraft(whole, given.hit_rate, VOCABULARY, given.seed)
+            scripted = ScriptedDraft(whole, given.acceptance_rate, VOCABULARY, given.seed)
             core = DraftCore(given.chunk, given.parallel, given.parallel + given.spare_sequences)
             draft = (core, scripted)
         return VirtualCluster(
-            HeadCore(config, STRATEGIES, proposers),
+            HeadCore(config, STRATEGIES, drafters),
             [StageCore(Actor(index), cell.num_stages, 1000) for index in range(1, cell.num_stages + 1)],
             draft,
             Chaos(given.seed),

@@ -48,14 +48,14 @@ def burst(num_stages: int, slow: int, parallel: int, gap_s: float) -> VirtualClu
 @pytest.mark.parametrize("gap_s", [0.0, 0.01, 10.0])
 @pytest.mark.parametrize("parallel", [1, 4, 64])
 @pytest.mark.parametrize(("num_stages", "slow"), [(1, 1), (2, 1), (2, 2), (3, 3)])
-def test_requests_that_are_withdrawn_in_a_burst(num_stages: int, slow: int, parallel: int, gap_s: float) -> None:
+def test_a_burst_of_withdrawn_requests_ends_them_all(num_stages: int, slow: int, parallel: int, gap_s: float) -> None:
     cluster = burst(num_stages, slow, parallel, gap_s)
     cluster.run()
     cluster.check_drained()
     assert all(cluster.answers[index].finish is not None for index in range(BURST))
 
 
-def test_a_level_opens_what_it_launches() -> None:
+def test_a_level_opens_only_requests_whose_runs_it_dispatches() -> None:
     """The head above may begin and end requests as fast as its own stages void them."""
     head = HeadCore(HeadConfig(1, None, context=64, sequences=1, actor=Actor(2)), PRESETS, {})
     level = LevelCore(head, HEAD, "plain")
@@ -68,7 +68,7 @@ def test_a_level_opens_what_it_launches() -> None:
     assert [type(message) for message in data] == [Open, Run, Close] * head.config.first_queue
 
 
-def test_what_is_opened_counts_the_cached_positions() -> None:
+def test_an_opened_request_counts_its_cached_positions() -> None:
     head = HeadCore(HeadConfig(1, None, context=64, sequences=1), PRESETS, {})
     sampling = Sampling(repeat_penalty=1.5)
     for index, prompt in enumerate([PROMPT, (*PROMPT, Token(4), Token(0))]):

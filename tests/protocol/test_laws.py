@@ -17,11 +17,11 @@ from mpispec.core import drafting
 from mpispec.core import head as head_module
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
-from mpispec.core.effects import EditCache, Effect, Send
+from mpispec.core.effects import ApplyCacheOps, Effect, Send
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Plane, Pos
 from mpispec.core.in_flight import RunsInFlight
-from mpispec.core.messages import Cancel, Edit, EditOp, Follow, Result, Run
+from mpispec.core.messages import CacheOp, CacheOpKind, Cancel, Follow, Result, Run
 from mpispec.core.request import Request
 from mpispec.core.sequences import SequencePool
 from mpispec.core.stage import StageCore
@@ -81,11 +81,11 @@ def law_2_a_living_row_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StageCore, "_living", living)
 
 
-def law_3_a_void_run_loses_its_edits(monkeypatch: pytest.MonkeyPatch) -> None:
-    _filter_effects(monkeypatch, StageCore, lambda effect: None if isinstance(effect, EditCache) else effect)
+def law_3_a_void_run_loses_its_cache_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    _filter_effects(monkeypatch, StageCore, lambda effect: None if isinstance(effect, ApplyCacheOps) else effect)
 
 
-def law_3_a_void_run_does_not_pass_its_edits_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def law_3_a_void_run_does_not_pass_its_cache_operations_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def strip(effect: Effect) -> Effect:
         if isinstance(effect, Send) and isinstance(effect.message, Run) and effect.message.void:
             return Send(effect.dst, effect.plane, Run(effect.message.run_id, (), (), void=True))
@@ -94,7 +94,7 @@ def law_3_a_void_run_does_not_pass_its_edits_on(monkeypatch: pytest.MonkeyPatch)
     _filter_effects(monkeypatch, StageCore, strip)
 
 
-def law_3_edits_overtake_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def law_3_cache_operations_overtake_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def hurry(effect: Effect) -> Effect:
         if isinstance(effect, Send) and isinstance(effect.message, Run):
             return Send(effect.dst, Plane.CONTROL, effect.message, effect.payload)
@@ -125,7 +125,7 @@ def law_4_a_cancel_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     _filter_effects(monkeypatch, HeadCore, narrow)
 
 
-def law_5_a_guess_below_a_dead_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def law_5_a_draft_token_below_a_dead_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def child(place: Node | int | None, token: int, prob: float, tree: TokenTree, accepted: list[int]) -> object:
         if isinstance(place, Node) and place.state is NodeState.DEAD:
             return tree.add(place, token, prob)
@@ -144,12 +144,12 @@ def law_5_the_draft_does_not_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     _filter_effects(monkeypatch, HeadCore, lose)
 
 
-def law_6_a_guess_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def law_6_a_draft_token_is_accepted_unverified(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Request.accept
 
     def accept(self: Request, token: int) -> object:
-        guess = self.tree.root.children[0].token if self.tree.root.children else token
-        return original(self, guess)
+        unverified = self.tree.root.children[0].token if self.tree.root.children else token
+        return original(self, unverified)
 
     monkeypatch.setattr(Request, "accept", accept)
 
@@ -196,13 +196,15 @@ def law_6_holes_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_traits, "_are_newest", lambda order, root: True)
 
 
-def law_6_a_grave_is_emptied_while_others_live(monkeypatch: pytest.MonkeyPatch) -> None:
+def law_6_dead_cells_are_freed_while_younger_ones_live(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DeferredFree, "must_collect", property(lambda self: False))
     original = DeferredFree.free
 
     def free(self: DeferredFree, *arguments: object) -> list[object]:
-        edits = original(self, *arguments)
-        return [*edits, Edit(EditOp.DROP, self.seq, self.seq, Pos(0), -1)] if self.seq is not None else edits
+        cache_ops = original(self, *arguments)
+        if self.seq is not None:
+            cache_ops = [*cache_ops, CacheOp(CacheOpKind.DROP, self.seq, self.seq, Pos(0), -1)]
+        return cache_ops
 
     monkeypatch.setattr(DeferredFree, "free", free)
 
@@ -227,16 +229,16 @@ BREACHES: list[Breach] = [
     law_2_runs_overtake_each_other,
     law_2_a_live_run_comes_back_void,
     law_2_a_living_row_is_dropped,
-    law_3_a_void_run_loses_its_edits,
+    law_3_a_void_run_loses_its_cache_operations,
     law_6_holes_are_filled,
-    law_6_a_grave_is_emptied_while_others_live,
-    law_3_a_void_run_does_not_pass_its_edits_on,
-    law_3_edits_overtake_runs,
+    law_6_dead_cells_are_freed_while_younger_ones_live,
+    law_3_a_void_run_does_not_pass_its_cache_operations_on,
+    law_3_cache_operations_overtake_runs,
     law_4_a_cancel_names_a_survivor,
     law_4_a_cancel_is_not_closed,
-    law_5_a_guess_below_a_dead_one_is_kept,
+    law_5_a_draft_token_below_a_dead_one_is_kept,
     law_5_the_draft_does_not_follow,
-    law_6_a_guess_is_believed,
+    law_6_a_draft_token_is_accepted_unverified,
     law_7_credits_are_ignored,
     law_7_the_window_is_ignored,
     law_7_sequence_ids_leak,
@@ -253,7 +255,7 @@ def test_a_breach_is_noticed(breach: Breach, monkeypatch: pytest.MonkeyPatch) ->
 
     def plays(seed: int) -> Iterator[int]:
         yield play(draw(seed))
-        yield play(draw(seed, strategies=["specpipe"], proposers=["draft"]))
+        yield play(draw(seed, strategies=["specpipe"], drafters=["draft"]))
 
     assert_noticed(breach, SEEDS, plays)
 

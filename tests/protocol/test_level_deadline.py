@@ -1,4 +1,4 @@
-"""A level whose stages say nothing ends the job with a sentence that names it, whatever others say meanwhile."""
+"""A level whose stages are silent ends the job with a sentence that names it, whatever else it receives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mpispec.core.ids import HEAD, Actor, Pos, RequestId, RunId, Token
 from mpispec.core.level import LevelCore
 from mpispec.core.messages import ROOT, Credit, Draft, Follow, Prime, Sampling
 from mpispec.strategies import PRESETS
-from tests.protocol.ladder import build, draw
+from tests.protocol.cascade import build, draw
 from tests.protocol.toys import Chaos
 
 pytestmark = pytest.mark.protocol
@@ -23,7 +23,7 @@ SENTENCE = "no stage of level 1 has been heard of for 601 s while run 0 is under
 
 
 def primed() -> LevelCore:
-    """Return a level that has launched its first run, at 0 s; its stage has taken it."""
+    """Return a level that has dispatched its first run, at 0 s; its stage has taken it."""
     config = HeadConfig(1, DRAFT, context=4096, sequences=8, name="level 1", actor=LEVEL)
     head = HeadCore(config, PRESETS, {})
     level = LevelCore(head, HEAD, "pipespec")
@@ -32,13 +32,13 @@ def primed() -> LevelCore:
     return level
 
 
-def test_a_stage_that_says_nothing_is_told_of_although_the_levels_above_and_below_go_on() -> None:
+def test_a_silent_stage_is_reported_although_the_head_and_the_draft_go_on() -> None:
     level = primed()
     for second in range(1, int(DEADLINE_S)):
         follow = Follow(REQUEST, Pos(second + 1), (Token(3),), Pos(4096))
         level.handle(Received(HEAD, follow), float(second))
-        guess = Draft(REQUEST, Pos(second + 1), second + 2, (ROOT,), (Token(3),), (0.5,))
-        level.handle(Received(DRAFT, guess), float(second))
+        draft = Draft(REQUEST, Pos(second + 1), second + 2, (ROOT,), (Token(3),), (0.5,))
+        level.handle(Received(DRAFT, draft), float(second))
         assert level.handle(Tick(), float(second)) == []
     with pytest.raises(ProtocolError, match=SENTENCE):
         level.handle(Tick(), DEADLINE_S + 1)
@@ -61,7 +61,7 @@ class Hanging(Chaos):
         return 1e9 if stage == self.hung else super().compute(stage, num_rows)
 
     def abort(self) -> float | None:
-        """See `Costs`: who hangs does not give up either."""
+        """See `Costs`: a stage that hangs does not abort either."""
         return None
 
 

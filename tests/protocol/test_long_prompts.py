@@ -20,7 +20,7 @@ from mpispec.core.messages import Row, Run, Sampling, given_rows
 from mpispec.core.request import Request
 from mpispec.core.stage import StageCore
 from mpispec.core.traits import BackendTraits
-from mpispec.proposers import IN_HEAD
+from mpispec.drafters import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.strategies import PRESETS
 from tests.protocol.playing import Breach, assert_noticed
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.protocol
 VOCABULARY = 5
 STAGES = 3
 TILING = Tiling(tile=34, long=70)
-"""No strategy guesses 34 rows a run."""
+"""No strategy dispatches 34 rows a run."""
 TRAITS = BackendTraits(prefill=TILING, freeing=partial(DeferredFree, most_cells=64))
 
 
@@ -95,7 +95,7 @@ def test_what_is_cached_changes_no_text(strategy: str) -> None:
 
 
 def play_inexact(seed: int) -> None:
-    """Assert the same where a row's bits depend on its run, for the strategy that launches one row a run."""
+    """Assert the same where a row's bits depend on its run, for the strategy that dispatches one row a run."""
     prompts = chat(seed)
     expected = [answers([prompt], "plain", seed, is_row_exact=False)[0] for prompt in prompts]
     assert answers(prompts, "plain", seed, is_row_exact=False) == expected, f"seed {seed}"
@@ -138,7 +138,7 @@ def the_last_run_of_a_long_prompt_is_what_is_left(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Request, "next_chunk", next_chunk)
 
 
-def what_is_computed_again_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def cells_that_are_computed_again_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CacheOperations, "truncate", lambda self, seq, pos: None)
 
 
@@ -148,7 +148,7 @@ def what_is_computed_again_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         a_long_prompt_keeps_single_rows,
         a_short_prompt_keeps_tiles,
         the_last_run_of_a_long_prompt_is_what_is_left,
-        what_is_computed_again_stays,
+        cells_that_are_computed_again_stay,
     ],
 )
 def test_a_breach_is_noticed(breach: Breach, monkeypatch: pytest.MonkeyPatch) -> None:

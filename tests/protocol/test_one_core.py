@@ -48,7 +48,7 @@ def test_a_stage_handles_or_refuses_and_answers_each_run_once(events: list[Event
         try:
             effects = stage.handle(event, 0.0)
         except ProtocolError:
-            return  # the job ends here; what matters is that it was said
+            return  # the job ends here; with a message
         stage.check()
         if isinstance(event, Received) and isinstance(event.message, Run):
             taken.append(event.message.run_id)

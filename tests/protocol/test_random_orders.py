@@ -1,4 +1,4 @@
-"""The text is the plain text whatever the order of messages, the timing of cancels and the quality of guesses.
+"""The text is the plain text whatever the order of messages, the timing of cancels and the quality of draft tokens.
 
 A failing seed is repeated by `python -m tests.protocol.repeat SEED`.
 """
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.protocol.scenario import PROPOSERS, STRATEGIES, draw, play
+from tests.protocol.scenario import DRAFTERS, STRATEGIES, draw, play
 
 pytestmark = pytest.mark.protocol
 
@@ -24,21 +24,21 @@ def test_every_strategy_writes_the_plain_text_in_any_order(strategy: str) -> Non
     assert steps > 100 * SEEDS_EACH, "the scenarios have become too small to prove anything"
 
 
-@pytest.mark.parametrize("proposer", PROPOSERS)
-def test_every_proposer_is_only_a_proposer(proposer: str) -> None:
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_no_drafter_changes_the_text(drafter: str) -> None:
     for seed in range(10_000, 10_000 + SEEDS_EACH):
-        play(draw(seed, proposers=[proposer]))
+        play(draw(seed, drafters=[drafter]))
 
 
 @given(seed=st.integers(min_value=20_000, max_value=2**31))
 @settings(max_examples=300, deadline=None, derandomize=True)
-def test_any_seed(seed: int) -> None:
+def test_any_seed_writes_the_plain_text(seed: int) -> None:
     play(draw(seed))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_million_steps() -> None:
+def test_a_million_steps_write_the_plain_text() -> None:
     steps, seed = 0, NIGHT_SEED
     while steps < 1_000_000:
         steps += play(draw(seed))

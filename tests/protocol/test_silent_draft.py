@@ -1,4 +1,4 @@
-"""A draft that hangs costs a strategy that waits for its guesses a deadline, not the answer (law 7)."""
+"""A draft that hangs costs a strategy that waits for it a deadline, not the answer (law 7)."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class HangingDraft(Chaos):
         return 1e9 if self._steps_left < 0 else super().draft(num_tokens)
 
     def abort(self) -> float | None:
-        """See `Costs`: who hangs does not give up either."""
+        """See `Costs`: a draft that hangs does not abort either."""
         return None
 
 
 @pytest.mark.parametrize("strategy", ["sync", "synctree"])
 def test_an_answer_goes_on_without_a_draft_that_hangs(strategy: str) -> None:
     for seed in range(SEEDS):
-        scenario = replace(draw(seed, proposers=["draft"]), strategy=strategy)
+        scenario = replace(draw(seed, drafters=["draft"]), strategy=strategy)
         cluster = build(scenario, HangingDraft(seed, steps_left=seed % 5))
         longest = (len(scenario.prompts) + 1) * DEADLINE_S
         for second in range(int(longest)):
@@ -51,7 +51,7 @@ def test_an_answer_goes_on_without_a_draft_that_hangs(strategy: str) -> None:
         assert max((answer.times[-1] for answer in cluster.answers.values() if answer.times), default=0.0) < longest
 
 
-def test_a_draft_is_waited_for_again_once_it_has_spoken() -> None:
+def test_a_draft_is_waited_for_again_once_it_has_sent_draft_tokens() -> None:
     tree = TokenTree(NodeId(0), Token(5), Pos(0))
     link = DraftLink(Actor(2), RequestId(0), lead=4, width=1, floor=0.0, last=Pos(100))
     link.prime((Token(5),), Sampling(), tree.root)
@@ -64,7 +64,7 @@ def test_a_draft_is_waited_for_again_once_it_has_spoken() -> None:
         assert link.is_due(tree) is is_due
 
 
-def test_a_draft_that_has_guessed_as_far_as_it_may_owes_nothing() -> None:
+def test_a_draft_that_has_drafted_up_to_its_limit_owes_nothing() -> None:
     tree = TokenTree(NodeId(0), Token(5), Pos(0))
     link = DraftLink(Actor(2), RequestId(0), lead=1, width=1, floor=0.0, last=Pos(100))
     link.prime((Token(5),), Sampling(), tree.root)

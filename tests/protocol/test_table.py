@@ -1,4 +1,4 @@
-"""Every strategy x temperature x proposer x number of stages writes the plain text, whatever the delays.
+"""Every strategy x temperature x drafter x number of stages writes the plain text, whatever the delays.
 
 Hypothesis draws prompts, bounds and the seed of all delays, and makes them small where a cell fails. Each cell plays
 situations until it has made its steps, so the table as a whole has made as many as it promises.
@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from tests.protocol.playing import GREEDY
 from tests.protocol.scenario import STRATEGIES, VOCABULARY
-from tests.protocol.table import PROPOSERS, SAMPLED, Cell, Circumstances, Situation, decided, written
+from tests.protocol.table import DRAFTERS, SAMPLED, Cell, Circumstances, Situation, decided, written
 
 pytestmark = pytest.mark.protocol
 
 CELLS = [
-    Cell(strategy, sampling, proposer, num_stages)
+    Cell(strategy, sampling, drafter, num_stages)
     for strategy in sorted(STRATEGIES)
     for sampling in (GREEDY, SAMPLED)
-    for proposer in PROPOSERS
+    for drafter in DRAFTERS
     for num_stages in (1, 2, 3, 5)
 ]
 EXAMPLES, STEPS = 3, 100
@@ -37,7 +37,7 @@ circumstances = st.builds(
     chunk=st.sampled_from([1, 3, 64]),
     first_queue=st.integers(1, 3),
     spare_sequences=st.sampled_from([0, 1, 8]),
-    hit_rate=st.sampled_from([0.0, 0.3, 0.7, 1.0]),
+    acceptance_rate=st.sampled_from([0.0, 0.3, 0.7, 1.0]),
 )
 
 

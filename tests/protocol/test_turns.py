@@ -1,4 +1,4 @@
-"""Requests that run at once take turns, however much there is to launch for each (design, Credits)."""
+"""Requests that run at once take turns, however much there is to dispatch for each (design, Credits)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
-from mpispec.proposers.chain import Chain
-from mpispec.proposers.oracle import Oracle
+from mpispec.drafters.chain import Chain
+from mpispec.drafters.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled
 from mpispec.strategies import PRESETS
@@ -27,12 +27,12 @@ STAGES = 4
 PROMPT = (Token(1), Token(2), Token(3))
 
 
-def written(hit_rate: float, strategy: str, num_requests: int) -> list[int]:
-    """Return the requests in the order in which their tokens became final; each always has something to launch."""
+def written(acceptance_rate: float, strategy: str, num_requests: int) -> list[int]:
+    """Return the requests in the order in which their tokens became final; each always has something to dispatch."""
     answer = reference(PROMPT, TOKENS, STAGES, VOCABULARY)
     config = HeadConfig(STAGES, None, context=2 * TOKENS, sequences=12, max_active=num_requests)
     cluster = VirtualCluster(
-        HeadCore(config, PRESETS, {"oracle": lambda: Chain(Oracle([*PROMPT, *answer], hit_rate, VOCABULARY))}),
+        HeadCore(config, PRESETS, {"oracle": lambda: Chain(Oracle([*PROMPT, *answer], acceptance_rate, VOCABULARY))}),
         [StageCore(Actor(index), STAGES, 1000) for index in range(1, STAGES + 1)],
         None,
         Modelled(stage_s=(0.01,) * STAGES, link_s=1e-4),
@@ -47,15 +47,15 @@ def written(hit_rate: float, strategy: str, num_requests: int) -> list[int]:
 
 
 @pytest.mark.parametrize("strategy", ["pipeinfer", "auto"])
-@pytest.mark.parametrize("hit_rate", [1.0, 0.5, 0.0])
-def test_no_request_starves_beside_one_that_always_guesses(strategy: str, hit_rate: float) -> None:
-    order = written(hit_rate, strategy, 2)
+@pytest.mark.parametrize("acceptance_rate", [1.0, 0.5, 0.0])
+def test_no_request_starves_next_to_one_that_always_drafts(strategy: str, acceptance_rate: float) -> None:
+    order = written(acceptance_rate, strategy, 2)
     for end in range(len(order)):
         ahead = abs(order[:end].count(0) - order[:end].count(1))
         assert ahead <= LONGEST_RUN + STAGES, f"one request is {ahead} tokens ahead of the other after {end}"
 
 
-def test_requests_whose_guesses_are_right_alternate() -> None:
+def test_requests_whose_draft_tokens_are_accepted_alternate() -> None:
     order = written(1.0, "pipeinfer", 3)
     steady = order[3 * STAGES : -3 * STAGES]
     assert steady == (steady[:3] * len(steady))[: len(steady)]

@@ -8,9 +8,9 @@ from array import array
 from collections.abc import Mapping, Sequence
 
 from mpispec.compute.toy import ToyLayer
-from mpispec.core.events import Guess, Payload
+from mpispec.core.events import DraftToken, Payload
 from mpispec.core.ids import Actor, Plane, Token
-from mpispec.core.messages import Edit, Message, Prime, Row, Run
+from mpispec.core.messages import CacheOp, Message, Prime, Row, Run
 from mpispec.core.sequences import row_labels
 
 
@@ -48,9 +48,9 @@ class ToyTarget:
         self._layers = [ToyLayer(layer, in_order=in_order) for layer in range(num_stages)]
         self._vocabulary = vocabulary
 
-    def edit(self, stage: Actor, edits: Sequence[Edit]) -> None:
+    def apply(self, stage: Actor, cache_ops: Sequence[CacheOp]) -> None:
         """See `Target`."""
-        self._layers[stage - 1].edit(edits)
+        self._layers[stage - 1].apply(cache_ops)
 
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
         """See `Target`."""
@@ -60,9 +60,9 @@ class ToyTarget:
         decided = [Token(value % self._vocabulary) for row, value in zip(run.rows, outputs, strict=True) if row.decide]
         return None, tuple(decided)
 
-    def guess(self, stage: Actor, run: Run) -> tuple[Guess, ...]:
+    def exit_tokens(self, stage: Actor, run: Run) -> tuple[DraftToken, ...]:
         """See `Target`."""
-        return self._exits.guess(stage, run.rows) if self._exits is not None else ()
+        return self._exits.exit_tokens(stage, run.rows) if self._exits is not None else ()
 
     def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
         """See `Target`."""
@@ -74,50 +74,51 @@ class ToyTarget:
 
 
 class ScriptedExits:
-    """Know what the target will write; each guesses it with its hit rate at each position, and believes so."""
+    """Know what the target will write; each drafts it with its acceptance rate, which it gives as its probability."""
 
     def __init__(
-        self, texts: Sequence[Sequence[int]], hit_rates: Mapping[Actor, float], vocabulary: int, seed: int = 0
+        self, texts: Sequence[Sequence[int]], acceptance_rates: Mapping[Actor, float], vocabulary: int, seed: int = 0
     ) -> None:
-        """`texts` by request, prompt included; `hit_rates` by stage with an exit."""
+        """`texts` by request, prompt included; `acceptance_rates` by stage with an exit."""
         self._texts = texts
-        self._hit_rates = hit_rates
+        self._acceptance_rates = acceptance_rates
         self._vocabulary = vocabulary
         self._seed = seed
 
-    def guess(self, stage: Actor, rows: Sequence[Row]) -> tuple[Guess, ...]:
-        """Return the guess after each deciding row, nothing on a stage without an exit."""
-        if stage not in self._hit_rates:
+    def exit_tokens(self, stage: Actor, rows: Sequence[Row]) -> tuple[DraftToken, ...]:
+        """Return the draft token after each deciding row, nothing on a stage without an exit."""
+        if stage not in self._acceptance_rates:
             return ()
         return tuple(self._after(stage, row) for row in rows if row.decide)
 
-    def _after(self, stage: Actor, row: Row) -> Guess:
-        hit_rate = self._hit_rates[stage]
+    def _after(self, stage: Actor, row: Row) -> DraftToken:
+        acceptance_rate = self._acceptance_rates[stage]
         place = f"{self._seed}:{stage}:{row.request}:{row.pos}".encode()
         draw = int.from_bytes(hashlib.blake2b(place, digest_size=8).digest(), "little")
         text = self._texts[row.request]
         right = text[row.pos + 1] if row.pos + 1 < len(text) else 0
-        is_hit = draw / 2**64 < hit_rate
-        return Token(right if is_hit else (right + 1 + draw % (self._vocabulary - 1)) % self._vocabulary), hit_rate
+        is_right = draw / 2**64 < acceptance_rate
+        token = right if is_right else (right + 1 + draw % (self._vocabulary - 1)) % self._vocabulary
+        return Token(token), acceptance_rate
 
 
 class ScriptedDraft:
-    """Knows what the target will write; guesses it with probability `hit_rate` at each position.
+    """Knows what the target will write; drafts it with probability `acceptance_rate` at each position.
 
-    Where it misses, the right token is its second choice with probability `second_rate`, else the third, and so on.
+    Where it errs, the right token is its second choice with probability `second_rate`, else the third, and so on.
     Its cells are a toy layer's, so a fault of its cache does not stay hidden either.
     """
 
     def __init__(
         self,
         texts: Sequence[Sequence[int]],
-        hit_rate: float,
+        acceptance_rate: float,
         vocabulary: int,
         seed: int = 0,
         second_rate: float = 0.5,
     ) -> None:
         self._texts = [list(text) for text in texts]
-        self._hit_rate = hit_rate
+        self._acceptance_rate = acceptance_rate
         self._second_rate = second_rate
         self._vocabulary = vocabulary
         self._seed = seed
@@ -125,9 +126,9 @@ class ScriptedDraft:
         self._paths: dict[tuple[int, int], tuple[int, int]] = {}
         """(request, node) -> (parent, token)."""
 
-    def edit(self, edits: Sequence[Edit]) -> None:
-        """Apply cache edits."""
-        self._layer.edit(edits)
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
+        """Apply cache operations."""
+        self._layer.apply(cache_ops)
 
     def hear(self, message: Message) -> None:
         """Learn the prompt of a request, part of which may be cached already."""
@@ -135,15 +136,15 @@ class ScriptedDraft:
             for pos, token in enumerate(message.tokens):
                 self._paths[message.request, pos] = (pos - 1, token)
 
-    def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[Guess, ...], ...]:
+    def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[DraftToken, ...], ...]:
         """Write the rows' cells and return the successors of the deciding ones, best first."""
-        guesses = []
+        draft_tokens = []
         for row in rows:
             self._layer.compute(row.pos, (row.seq,), row.token)
             self._paths[row.request, row.node] = (row.parent, row.token)
             if row.decide:
-                guesses.append(self._guesses(self._path(row), branch))
-        return tuple(guesses)
+                draft_tokens.append(self._draft_tokens(self._path(row), branch))
+        return tuple(draft_tokens)
 
     def _path(self, row: Row) -> list[int]:
         path = []
@@ -155,7 +156,7 @@ class ScriptedDraft:
         assert len(path) == row.pos + 1, "the draft's rows do not form a path"
         return path
 
-    def _guesses(self, path: list[int], branch: int) -> tuple[Guess, ...]:
+    def _draft_tokens(self, path: list[int], branch: int) -> tuple[DraftToken, ...]:
         pos = len(path)
         draw = int.from_bytes(
             hashlib.blake2b(f"{self._seed}:{path[0]}:{pos}".encode(), digest_size=8).digest(), "little"
@@ -165,17 +166,17 @@ class ScriptedDraft:
             if len(text) > pos and text[:pos] == path:
                 tokens = self._ranked(text[pos], tokens, draw / 2**64)
                 break
-        prob = max(self._hit_rate, 0.01)
-        guesses = []
+        prob = max(self._acceptance_rate, 0.01)
+        draft_tokens = []
         for token in tokens[:branch]:
-            guesses.append((Token(token), prob))
-            prob = max((1.0 - prob) * self._second_rate, 0.001) if len(guesses) == 1 else prob * 0.5
-        return tuple(guesses)
+            draft_tokens.append((Token(token), prob))
+            prob = max((1.0 - prob) * self._second_rate, 0.001) if len(draft_tokens) == 1 else prob * 0.5
+        return tuple(draft_tokens)
 
     def _ranked(self, right: int, others: list[int], draw: float) -> list[int]:
         """Put the right token where the script says: first, second, ..., or nowhere within the branch."""
         others = [token for token in others if token != right]
-        rank, edge, rest = 0, self._hit_rate, 1.0 - self._hit_rate
+        rank, edge, rest = 0, self._acceptance_rate, 1.0 - self._acceptance_rate
         while draw >= edge and rank < len(others):
             rank += 1
             edge += rest * self._second_rate

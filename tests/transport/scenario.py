@@ -56,7 +56,7 @@ def unequal_limits(transport: MpiTransport) -> Results:
     return {"refusal": ""}
 
 
-def unheard(transport: MpiTransport) -> Results:
+def unreachable(transport: MpiTransport) -> Results:
     """Lose what rank 1 sends to rank 0 before the loop."""
     mpi.GREETING_SECONDS = 0.1
     if transport.rank == 1:
@@ -96,7 +96,8 @@ def aborts(transport: MpiTransport) -> Results:
 
 
 SCENARIOS = {
-    function.__name__: function for function in (contract, collectives, unequal_limits, unheard, unread, raises, aborts)
+    function.__name__: function
+    for function in (contract, collectives, unequal_limits, unreachable, unread, raises, aborts)
 }
 
 

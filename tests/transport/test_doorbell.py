@@ -50,14 +50,14 @@ class Exchange:
 
     def __init__(self, size: int) -> None:
         self._parts = [b""] * size
-        self._everybody = threading.Barrier(size)
+        self._barrier = threading.Barrier(size)
 
     def allgather(self, rank: int, data: bytes, limit: int) -> list[bytes]:
         assert len(data) <= limit
         self._parts[rank] = data
-        self._everybody.wait()
+        self._barrier.wait()
         parts = list(self._parts)
-        self._everybody.wait()
+        self._barrier.wait()
         return parts
 
 
@@ -187,7 +187,7 @@ def test_a_drain_is_bounded(pair: tuple[Doorbell, Doorbell]) -> None:
     assert not ours.drain([0, 0]).news
 
 
-def test_ringing_somebody_who_has_left_is_harmless(pair: tuple[Doorbell, Doorbell]) -> None:
+def test_ringing_a_rank_that_has_left_is_harmless(pair: tuple[Doorbell, Doorbell]) -> None:
     ours, theirs = pair
     theirs.close()
     for count in range(3):
@@ -201,7 +201,7 @@ def test_a_ring_ends_a_long_sleep_and_shortens_the_next(pair: tuple[Doorbell, Do
     now = time.monotonic()
     assert not waiter.sleep(now, now + 600, is_moving=False)  # ended by the ring
     assert not waiter.is_busy
-    assert not waiter.sleep(now, now + 600, is_moving=False)  # not begun: nobody has looked and found its message
+    assert not waiter.sleep(now, now + 600, is_moving=False)  # not begun: its message has not been received
     assert waiter.is_busy
     waiter.note_received(1)
     waiter.wake()

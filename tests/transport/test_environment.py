@@ -1,4 +1,4 @@
-"""The launcher's variables tell rank and size without any MPI."""
+"""The launcher's variables give rank and size without any MPI."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ BATCH_SCRIPT = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_NODEID": "0", "
     ],
     ids=str,
 )
-def test_launch_is_read(environ: dict[str, str], launch: Launch) -> None:
+def test_rank_and_size_are_read_from_the_environment(environ: dict[str, str], launch: Launch) -> None:
     assert read_launch(environ) == launch
 
 

@@ -16,14 +16,14 @@ pytestmark = pytest.mark.transport
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_contract(size: int) -> None:
+def test_threads_keep_the_contract(size: int) -> None:
     fabric = LoopbackFabric(size, LIMITS)
-    everybody = threading.Barrier(size)
+    barrier = threading.Barrier(size)
 
     def run(member: LoopbackTransport) -> dict[str, str]:
-        results = run_checks(member, everybody.wait)
+        results = run_checks(member, barrier.wait)
         if set(results.values()) != {"ok"}:
-            everybody.abort()
+            barrier.abort()
         return results
 
     with ThreadPoolExecutor(size) as threads:

@@ -43,13 +43,13 @@ def run_scenario(n: int, name: str, folder: Path, **env: str) -> list[dict[str, 
         pytest.param(4, OVER_LIBFABRIC, id="4 over libfabric", marks=ONLY_MPICH),
     ],
 )
-def test_contract(n: int, env: dict[str, str], tmp_path: Path) -> None:
+def test_ranks_keep_the_contract(n: int, env: dict[str, str], tmp_path: Path) -> None:
     for results in run_scenario(n, "contract", tmp_path, **env):
         assert results["checks"] == dict.fromkeys(CHECKS, "ok")
         assert results["has_doorbell"] == (n > 1 and "MPISPEC_DOORBELL" not in env)
 
 
-def test_collectives(tmp_path: Path) -> None:
+def test_collectives_work_before_and_after_the_planes_are_open(tmp_path: Path) -> None:
     for results in run_scenario(3, "collectives", tmp_path):
         assert results["gathered"] == [[0, []], [1000, [1]], [2000, [2]]]
         assert "Rank 1 contributes 1 bytes" in results["refusal"]
@@ -61,8 +61,8 @@ def test_unequal_limits_are_refused_everywhere(tmp_path: Path) -> None:
         assert "same model and options" in results["refusal"]
 
 
-def test_ranks_that_do_not_hear_each_other_are_named_before_the_loop(tmp_path: Path) -> None:
-    job = run_ranks(2, [sys.executable, "-m", "tests.transport.scenario", "unheard", str(tmp_path)], TIMEOUT)
+def test_ranks_that_cannot_reach_each_other_are_named_before_the_loop(tmp_path: Path) -> None:
+    job = run_ranks(2, [sys.executable, "-m", "tests.transport.scenario", "unreachable", str(tmp_path)], TIMEOUT)
     assert job.returncode != 0
     assert "Nothing comes from rank 1 (" in job.stderr and "to rank 0 (" in job.stderr
     assert "UCX_NET_DEVICES" in job.stderr
@@ -84,7 +84,7 @@ def test_abort_sets_the_exit_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["own", "other"])
-def test_the_wrong_launcher_is_told_with_the_remedy(family: str) -> None:
+def test_the_wrong_launcher_is_reported_with_the_remedy(family: str) -> None:
     """A process that its environment calls rank 1 of 2, but that the installed MPI finds alone."""
     openmpi = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
     hydra = {"PMI_RANK": "1", "PMI_SIZE": "2"}

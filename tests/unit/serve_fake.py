@@ -74,9 +74,9 @@ class FakeEngine:
     def __init__(self, context: int = 512) -> None:
         self.context = context
         self.strategies: tuple[str, ...] = ("plain", "sync", "pipeinfer")
-        self.proposers: tuple[str, ...] = ("none", "ngram", "draft")
+        self.drafters: tuple[str, ...] = ("none", "ngram", "draft")
         self.default_strategy = "pipeinfer"
-        self.default_proposer = "ngram"
+        self.default_drafter = "ngram"
         self.generations: list[Generation] = []
         self.promise = TextPromise()
         self.stopped = False
@@ -112,12 +112,12 @@ class FakeEngine:
         assert request in self._ended
         return {
             "timing": {"tokens_per_s": 12.5},
-            "speculation": {"hit_rate": 0.75},
+            "speculation": {"acceptance_rate": 0.75},
             "ranks": [],
         }
 
     def stats(self) -> dict[str, object]:
-        return {"requests": len(self.generations), "speculation": {"hit_rate": 0.75}}
+        return {"requests": len(self.generations), "speculation": {"acceptance_rate": 0.75}}
 
     def stop(self) -> None:
         with self._changed:
@@ -134,7 +134,7 @@ class FakeEngine:
         self._await(lambda: len(self.generations) >= count)
 
     def await_withdrawn(self, request: int) -> None:
-        """Wait until somebody withdraws a request (the first is 1)."""
+        """Wait until someone withdraws a request (the first is 1)."""
         self._await(lambda: request in self._withdrawn)
 
     def is_withdrawn(self, request: int) -> bool:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from mpispec.bench import baseline, link, stage
 from mpispec.bench.facts import facts_of_hosts, facts_sentence, host_facts
 from mpispec.bench.group import bench
-from mpispec.bench.law import Lap, Span, beside_the_law, busy_share, decoding, laps, step_s
+from mpispec.bench.law import Lap, Span, busy_share, compared_with_law, decoding, laps, step_s
 from mpispec.bench.quick import BUDGET_S, FAST, NULL, PLAIN, TURNS, begins, figures, is_null
 from mpispec.bench.skippable import Skippable
 from mpispec.compute.base import Cancelled, Floats
@@ -96,20 +96,20 @@ def report_of(tokens: int, accepted: int, tokens_per_s: float | None) -> dict[st
 
 
 def test_a_plain_pipeline_without_overhead_achieves_the_law() -> None:
-    found = beside_the_law(report_of(11, 0, 1 / 0.04), [0.010, 0.008, 0.009, 0.010])
+    found = compared_with_law(report_of(11, 0, 1 / 0.04), [0.010, 0.008, 0.009, 0.010])
     assert found["tau_ms"] == 10.0 and found["law_speedup"] == 1.0
     assert found["law_tokens_per_s"] == 25.0 and found["achieved_over_law"] == 1.0
 
 
-def test_tokens_without_a_guess_count_as_misses() -> None:
-    found = beside_the_law(report_of(11, 5, 20.0), [0.010] * 4)
-    assert found["hit_rate_of_all"] == 0.5
+def test_tokens_without_a_draft_token_count_as_rejections() -> None:
+    found = compared_with_law(report_of(11, 5, 20.0), [0.010] * 4)
+    assert found["acceptance_rate_of_all"] == 0.5
     assert found["law_speedup"] == round(law_speedup(4, 0.5), 3)
     assert found["achieved_over_law"] == pytest.approx(20.0 * 0.010 * (1 + 0.5 * 3), abs=1e-4)
 
 
-def test_a_draft_slower_than_a_stage_sets_the_pace_of_hits_alone() -> None:
-    at_stages, at_draft = (beside_the_law(report_of(11, 5, 20.0), [0.010] * 4, draft) for draft in (0.004, 0.020))
+def test_a_draft_slower_than_a_stage_sets_the_pace_of_accepted_tokens_alone() -> None:
+    at_stages, at_draft = (compared_with_law(report_of(11, 5, 20.0), [0.010] * 4, draft) for draft in (0.004, 0.020))
     assert at_stages["paced_tokens_per_s"] == at_stages["law_tokens_per_s"]
     assert at_draft["law_tokens_per_s"] == at_stages["law_tokens_per_s"]
     assert at_draft["achieved_over_paced"] == pytest.approx(20.0 * (0.5 * 0.020 + 0.5 * 4 * 0.010), abs=1e-4)
@@ -119,7 +119,7 @@ def test_a_draft_slower_than_a_stage_sets_the_pace_of_hits_alone() -> None:
     ("tokens", "speed", "stage_s"), [(1, None, [0.01, 0.01]), (11, 20.0, [0.01, None]), (0, None, [None])]
 )
 def test_what_cannot_be_known_is_none(tokens: int, speed: float | None, stage_s: list[float | None]) -> None:
-    assert beside_the_law(report_of(tokens, 0, speed), stage_s)["achieved_over_law"] is None
+    assert compared_with_law(report_of(tokens, 0, speed), stage_s)["achieved_over_law"] is None
 
 
 def test_laps_are_read_on_the_clock_of_rank_0() -> None:
@@ -211,7 +211,7 @@ def test_a_quick_run_is_ratios_of_turns() -> None:
         figures({}, {kind: [timing(None, None)] for kind in (NULL, PLAIN, FAST)}, [])
 
 
-def test_only_what_is_worse_than_the_spread_is_told(tmp_path: Path) -> None:
+def test_only_what_is_worse_than_the_spread_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "baseline.json"
     assert baseline.read(file) == []
     baseline.write(file, [], quick_run(40.0, 1.0))
@@ -243,5 +243,5 @@ def test_the_committed_baseline_can_be_read() -> None:
 
 @pytest.mark.parametrize("name", ["hop", "stage", "link", "generate"])
 def test_every_benchmark_says_what_it_measures(name: str) -> None:
-    told = CliRunner().invoke(bench, [name, "--help"])
-    assert told.exit_code == 0 and "--json" in told.output
+    result = CliRunner().invoke(bench, [name, "--help"])
+    assert result.exit_code == 0 and "--json" in result.output

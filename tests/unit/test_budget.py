@@ -18,7 +18,7 @@ CORE_FILES = sorted((PACKAGE / "core").glob("*.py"))
 OUTSIDE = {"io", "logging", "os", "pathlib", "select", "signal", "socket", "subprocess", "sys", "tempfile"}
 CHANCE_AND_TIME = {"asyncio", "datetime", "multiprocessing", "random", "secrets", "threading", "time", "uuid"}
 IMPURE = OUTSIDE | CHANCE_AND_TIME
-"""Standard modules with a clock, chance, threads or input and output: a pure core is told such things in events."""
+"""Standard modules with a clock, chance, threads or input and output: a pure core receives such things in events."""
 CORE_LINES = 60 * 60
 """The core can be read in an hour, at a line a second, its explanations included."""
 FILE_LINES = 400

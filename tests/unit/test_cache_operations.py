@@ -9,7 +9,7 @@ import pytest
 from mpispec.compute.llama_traits import DeferredFree
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
-from mpispec.core.messages import Edit, EditOp
+from mpispec.core.messages import CacheOp, CacheOpKind
 from mpispec.core.sessions import Slot
 from mpispec.core.tree import Node, TokenTree
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.unit
 PROMPT = (Token(1), Token(2), Token(3))
 
 
-def drop(seq: int, start: int) -> Edit:
-    return Edit(EditOp.DROP, SeqId(seq), SeqId(seq), Pos(start), -1)
+def drop(seq: int, start: int) -> CacheOp:
+    return CacheOp(CacheOpKind.DROP, SeqId(seq), SeqId(seq), Pos(start), -1)
 
 
 def begun(cache: CacheOperations) -> tuple[Slot, TokenTree]:
@@ -27,7 +27,7 @@ def begun(cache: CacheOperations) -> tuple[Slot, TokenTree]:
     slot, _ = cache.adopt(PROMPT)
     tree = TokenTree(NodeId(2), PROMPT[-1], Pos(2))
     tree.root.seq = slot.seq
-    tree.launch(tree.root, RunId(0))
+    tree.dispatch(tree.root, RunId(0))
     return slot, tree
 
 
@@ -36,7 +36,7 @@ def placed(cache: CacheOperations, tree: TokenTree, *tokens: int) -> list[Node]:
     nodes = [tree.add(tree.root, Token(token), 0.5) for token in tokens]
     for node in nodes:
         assert cache.place([node]).nodes == [node]
-        tree.launch(node, RunId(1))
+        tree.dispatch(node, RunId(1))
     return nodes
 
 
@@ -44,7 +44,7 @@ def test_the_next_run_takes_all_that_is_pending_once() -> None:
     cache = CacheOperations(4, 1)
     _, tree = begun(cache)
     placed(cache, tree, 4, 5)
-    assert cache.take() == (Edit(EditOp.SHARE, SeqId(0), SeqId(1), Pos(0), 3),)
+    assert cache.take() == (CacheOp(CacheOpKind.SHARE, SeqId(0), SeqId(1), Pos(0), 3),)
     assert cache.take() == ()
 
 
@@ -56,7 +56,7 @@ def test_an_id_is_dropped_before_it_is_given_to_another_node() -> None:
     assert cache.num_free == 0
     cache.free(tree.advance(Token(4)), tree.root)
     placed(cache, tree, 6, 7)
-    assert cache.take() == (drop(1, 0), Edit(EditOp.SHARE, SeqId(0), SeqId(1), Pos(0), 4))
+    assert cache.take() == (drop(1, 0), CacheOp(CacheOpKind.SHARE, SeqId(0), SeqId(1), Pos(0), 4))
 
 
 def test_what_a_request_leaves_is_what_its_successor_adopts() -> None:
@@ -90,8 +90,8 @@ def test_where_the_order_of_cells_matters_the_dead_keep_their_places_until_the_t
     placed(cache, tree, 4, 5)
     cache.take()
     cache.free(tree.advance(Token(5)), tree.root)
-    assert cache.take() == (Edit(EditOp.SHARE, SeqId(0), SeqId(1), Pos(3), -1), drop(0, 0))
+    assert cache.take() == (CacheOp(CacheOpKind.SHARE, SeqId(0), SeqId(1), Pos(3), -1), drop(0, 0))
     assert cache.must_collect
     cache.collect(SeqId(2))
-    assert cache.take() == (drop(1, 0), Edit(EditOp.GATHER, SeqId(2), SeqId(2), Pos(0), -1))
+    assert cache.take() == (drop(1, 0), CacheOp(CacheOpKind.GATHER, SeqId(2), SeqId(2), Pos(0), -1))
     assert not cache.must_collect

@@ -18,23 +18,23 @@ def test_calibration_starts_with_belief_and_ends_with_evidence() -> None:
     assert calibration.chance(0.15) == pytest.approx(0.15, abs=0.03)
 
 
-def test_a_proposer_that_is_always_wrong_is_soon_believed_at_no_confidence() -> None:
+def test_a_drafter_that_is_always_wrong_is_soon_believed_at_no_confidence() -> None:
     calibration = Calibration()
     for index in range(12):
         calibration.learn((index % 10) / 10 + 0.05, is_right=False, depth=1 + index)
     assert calibration.chance(0.5) < 0.15
 
 
-def test_unlikely_guesses_beside_it_do_not_make_a_broken_promise_forgotten() -> None:
-    alone, beside = Calibration(), Calibration()
+def test_unlikely_siblings_do_not_hide_a_confidence_that_is_too_high() -> None:
+    alone, with_siblings = Calibration(), Calibration()
     for _ in range(40):
         alone.learn(0.75, is_right=False)
         for confidence in (0.75, 0.05, 0.05, 0.05):
-            beside.learn(confidence, is_right=False, share=0.25)
-    assert beside.chance(0.45) == pytest.approx(alone.chance(0.45), rel=0.2)
+            with_siblings.learn(confidence, is_right=False, share=0.25)
+    assert with_siblings.chance(0.45) == pytest.approx(alone.chance(0.45), rel=0.2)
 
 
-def test_guesses_far_ahead_are_believed_less_where_they_do_worse() -> None:
+def test_draft_tokens_far_ahead_are_believed_less_where_they_do_worse() -> None:
     calibration = Calibration()
     for index in range(400):
         calibration.learn(0.85, is_right=index % 10 != 0, depth=1)

@@ -42,7 +42,7 @@ def refusal(argv: Sequence[str], stdin: str = "", env: dict[str, str] | None = N
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with files that are no use as models or prompts."""
+    """Return a folder with files that cannot be models or prompts."""
     folder = tmp_path_factory.mktemp("bad")
     whole = resolve(None).read_bytes()
     (folder / "header-cut.gguf").write_bytes(whole[:100_000])
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 @pytest.mark.parametrize("option", ["--model", "--draft"])
-def test_files_that_are_no_models(folder: Path, option: str, name: str, sentence: str) -> None:
+def test_files_that_are_no_models_are_refused(folder: Path, option: str, name: str, sentence: str) -> None:
     assert re.search(sentence, refusal(["generate", *PROMPT, option, str(folder / name)]))
 
 
@@ -87,7 +87,7 @@ def test_files_that_are_no_models(folder: Path, option: str, name: str, sentence
         (",", "which is no layer range: write it as"),
     ],
 )
-def test_layouts_that_do_not_fit(layout: str, sentence: str) -> None:
+def test_layouts_that_do_not_fit_are_refused(layout: str, sentence: str) -> None:
     said = refusal(["generate", *PROMPT, "--layout", layout])
     assert said.startswith("--layout ")
     assert sentence in said
@@ -106,32 +106,32 @@ def test_layouts_that_do_not_fit(layout: str, sentence: str) -> None:
         (["--prompt", "one two three four", "--ctx", "4"], "The prompt has 4 tokens and the context 4: shorten"),
         ([*PROMPT, "--ctx", "9000"], "--ctx 9000 is more than the 8192 positions .*; use --ctx 8192 or less"),
         ([*PROMPT, "--trace", "{folder}/missing/out.json"], "cannot be written to .* (No such file .*); name a file"),
-        ([*PROMPT, "--proposer", "oracle:2"], "needs a hit rate from 0 to 1, like oracle:0.8"),
-        ([*PROMPT, "--proposer", "oracle:often"], "needs a hit rate from 0 to 1, like oracle:0.8"),
-        ([*PROMPT, "--proposer", "oracle"], "needs a hit rate from 0 to 1, like oracle:0.8"),
+        ([*PROMPT, "--drafter", "oracle:2"], "needs an acceptance rate from 0 to 1, like oracle:0.8"),
+        ([*PROMPT, "--drafter", "oracle:often"], "needs an acceptance rate from 0 to 1, like oracle:0.8"),
+        ([*PROMPT, "--drafter", "oracle"], "needs an acceptance rate from 0 to 1, like oracle:0.8"),
         (
-            [*PROMPT, "--proposer", "magic"],
+            [*PROMPT, "--drafter", "magic"],
             r"is none of draft, exit, ngram, draft\+ngram, exit\+ngram, oracle:H and none",
         ),
-        ([*PROMPT, "--proposer", "exit"], "needs a stage that guesses; name one with --exit"),
+        ([*PROMPT, "--drafter", "exit"], "needs a stage that drafts; name one with --exit"),
         ([*PROMPT, "--exit", "1"], "needs a stage before the last one, and there is one stage; start more ranks"),
-        ([*PROMPT, "--proposer", "draft"], "needs a draft model; name one with --draft"),
+        ([*PROMPT, "--drafter", "draft"], "needs a draft model; name one with --draft"),
         (
             [*PROMPT, "--balance", "--layout", "0-29"],
             "--balance finds out where layers go and --layout says it; give one",
         ),
-        ([*PROMPT, "--ladder", "a.gguf,,b.gguf"], "names no model in one place; write it as M0.gguf,M1.gguf"),
-        ([*PROMPT, "--ladder", "a.gguf", "--draft", "b.gguf"], "with --draft or with --ladder, not with both"),
-        ([*PROMPT, "--ladder", "{folder}/missing.gguf"], "There is no model file {folder}/missing.gguf"),
+        ([*PROMPT, "--cascade", "a.gguf,,b.gguf"], "names no model in one place; write it as M0.gguf,M1.gguf"),
+        ([*PROMPT, "--cascade", "a.gguf", "--draft", "b.gguf"], "with --draft or with --cascade, not with both"),
+        ([*PROMPT, "--cascade", "{folder}/missing.gguf"], "There is no model file {folder}/missing.gguf"),
     ],
 )
-def test_requests_that_cannot_be(folder: Path, argv: list[str], sentence: str) -> None:
+def test_impossible_requests_are_refused(folder: Path, argv: list[str], sentence: str) -> None:
     said = refusal(["generate", *(each.format(folder=folder) for each in argv)])
     expected = sentence.format(folder=folder).replace("(", r"\(").replace(")", r"\)")
     assert re.search(expected, said), said
 
 
-def test_a_draft_with_another_vocabulary(folder: Path) -> None:
+def test_a_draft_with_another_vocabulary_is_refused(folder: Path) -> None:
     model = resolve(None).read_bytes()
     word = struct.pack("<Q", 4) + "Ġthe".encode()[:4]
     changed = model.replace(word, struct.pack("<Q", 4) + "ĠTHE".encode()[:4], 1)
@@ -146,7 +146,7 @@ def test_a_draft_with_another_vocabulary(folder: Path) -> None:
     [("temperature", "nan"), ("top-p", "nan"), ("min-p", "nan"), ("repeat-penalty", "1e-40"), ("top-k", "2147483648")],
 )
 @pytest.mark.parametrize("command", ["generate", "serve"])
-def test_sampling_that_cannot_be(command: str, flag: str, value: str) -> None:
+def test_impossible_sampling_is_refused(command: str, flag: str, value: str) -> None:
     done = mpispec(command, f"--{flag}", value)
     assert done.returncode == 2
     assert f"Invalid value for '--{flag}': " in done.stderr
@@ -158,15 +158,15 @@ def test_sampling_that_cannot_be(command: str, flag: str, value: str) -> None:
         (["--host", "0.0.0.0"], "needs a key: give --api-key"),
         (["--host", "192.0.2.1", "--api-key", "k"], "not an address of this machine; choose another with --host"),
         (["--host", "no such host", "--api-key", "k"], "cannot be found .*; choose another with --host"),
-        (["--proposer", "oracle:0.5"], "a server does not have; use generate"),
+        (["--drafter", "oracle:0.5"], "a server does not have; use generate"),
     ],
 )
-def test_servers_that_cannot_be(argv: list[str], sentence: str) -> None:
+def test_impossible_servers_are_refused(argv: list[str], sentence: str) -> None:
     assert re.search(sentence, refusal(["serve", *argv]))
 
 
 @pytest.mark.parametrize("argv", [["serve", "--port", "0"], ["generate", "--chat", *PROMPT]])
-def test_a_broken_chat_template(folder: Path, argv: list[str]) -> None:
+def test_a_broken_chat_template_is_refused(folder: Path, argv: list[str]) -> None:
     model = resolve(None).read_bytes()
     broken = model.replace(b"{% for message in messages %}", b"{% foe message in messages %}", 1)
     assert broken != model
@@ -176,24 +176,24 @@ def test_a_broken_chat_template(folder: Path, argv: list[str]) -> None:
     assert re.match(r"The model's chat template is unusable \(.* unknown tag 'foe'.*\); prompt without it\.", said)
 
 
-def test_a_model_without_a_chat_template_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_chat_template_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     vocabulary = SimpleNamespace(chat_template=None, bos=None, eos=None)
     chat_template(vocabulary).render([{"role": "user", "content": "Hi"}])
     assert "no chat template; ChatML is used" in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken() -> None:
+def test_a_port_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
         assert f"Port {port} on 127.0.0.1 is in use; " in refusal(["serve", "--port", port])
 
 
 @pytest.mark.parametrize("command", [["inspect"], ["cut", "--parts", "2"]])
-def test_models_to_look_at(folder: Path, command: list[str]) -> None:
+def test_other_commands_refuse_what_is_no_model(folder: Path, command: list[str]) -> None:
     assert "not a GGUF file" in refusal([*command, str(folder / "text.gguf")])
 
 
-def test_a_folder_for_parts_that_cannot_be_made(folder: Path) -> None:
+def test_a_folder_for_parts_that_cannot_be_made_is_refused(folder: Path) -> None:
     out = folder / "text.gguf" / "new"
     said = refusal(["cut", "--parts", "2", "--out", str(out)])
     assert said == f"Cannot write a model part to {out}: Not a directory; name a writable folder with --out."
@@ -210,7 +210,7 @@ def test_output_that_nobody_reads_ends_the_program_quietly() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_more_parts_than_layers(folder: Path) -> None:
+def test_more_parts_than_layers_are_refused(folder: Path) -> None:
     assert "use between 1 and 30" in refusal(["cut", "--parts", "31", "--out", str(folder)])
 
 
@@ -222,7 +222,7 @@ def test_more_parts_than_layers(folder: Path) -> None:
     ],
     ids=["openmpi", "hydra"],
 )
-def test_ranks_that_find_no_peers(first: dict[str, str], second: dict[str, str]) -> None:
+def test_ranks_without_peers_end_with_one_sentence(first: dict[str, str], second: dict[str, str]) -> None:
     """Either variables are those of another MPI's launcher or of one that the process cannot reach."""
     pytest.importorskip("mpi4py")
     assert "does not belong to the installed MPI" in refusal(["generate", *PROMPT], env=first)

@@ -26,15 +26,15 @@ def signals() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_rank_0_is_told_once(signals: None, number: signal.Signals) -> None:
-    told: list[str] = []
-    AskedToEnd().call(lambda: told.append("end"))
+def test_rank_0_is_asked_to_end_once(signals: None, number: signal.Signals) -> None:
+    received: list[str] = []
+    AskedToEnd().call(lambda: received.append("end"))
     for _ in range(3):
         os.kill(os.getpid(), number)
-    assert told == ["end"]
+    assert received == ["end"]
 
 
-def test_until_somebody_listens_the_signal_ends_the_process() -> None:
+def test_until_someone_listens_the_signal_ends_the_process() -> None:
     program = "import os; from mpispec.runtime.process import AskedToEnd; AskedToEnd(); os.kill(os.getpid(), 15)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=30).returncode == -signal.SIGTERM
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from mpispec.core.ids import Actor
 from mpispec.core.messages import (
     Branch,
+    CacheOp,
+    CacheOpKind,
     Cancel,
     Close,
     Credit,
     Draft,
-    EarlyGuess,
-    Edit,
-    EditOp,
+    EarlyDraft,
     Follow,
     Idle,
     Message,
@@ -59,8 +59,7 @@ SAMPLINGS = st.builds(
 )
 ROWS = st.builds(Row, INT32, INT32, st.integers(-1, 2**31 - 2), INT32, INT32, INT32, FLAGS)
 BRANCHES = st.builds(Branch, INT32, INT32, INT32, INT32)
-EDITS = st.builds(Edit, st.sampled_from(EditOp), INT32, INT32, INT32, st.integers(-1, 2**31 - 2))
-PROPOSALS = st.lists(st.tuples(INT32, PROBABILITIES), max_size=20)
+CACHE_OPS = st.builds(CacheOp, st.sampled_from(CacheOpKind), INT32, INT32, INT32, st.integers(-1, 2**31 - 2))
 
 MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     Open: st.builds(Open, INT32, SAMPLINGS, INT32, TOKENS),
@@ -69,7 +68,7 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
         Run,
         INT63,
         st.lists(ROWS, max_size=70).map(tuple),
-        st.lists(EDITS, max_size=9).map(tuple),
+        st.lists(CACHE_OPS, max_size=9).map(tuple),
         FLAGS,
         st.lists(BRANCHES, max_size=9).map(tuple),
     ),
@@ -82,15 +81,17 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     Follow: st.builds(Follow, INT32, INT32, TOKENS, INT32, INT63),
     Retire: st.builds(Retire, INT32),
     Draft: st.builds(
-        lambda request, root, first, guesses, epoch: Draft(request, root, first, *zip(*guesses, strict=True), epoch),
+        lambda request, root, first, draft_tokens, epoch: Draft(
+            request, root, first, *zip(*draft_tokens, strict=True), epoch
+        ),
         INT32,
         INT32,
         INT63,
         st.lists(st.tuples(st.integers(-1, 2**62), INT32, st.floats(0, 1)), min_size=1, max_size=8),
         INT63,
     ),
-    EarlyGuess: st.builds(
-        lambda run, guesses: EarlyGuess(run, *zip(*guesses, strict=True)),
+    EarlyDraft: st.builds(
+        lambda run, draft_tokens: EarlyDraft(run, *zip(*draft_tokens, strict=True)),
         INT63,
         st.lists(st.tuples(INT32, INT32, st.floats(0, 1)), min_size=1, max_size=8),
     ),
@@ -104,7 +105,7 @@ SAMPLES: tuple[Message, ...] = (
     Run(
         7,
         (Row(0, 3, -1, 99, 0, 0, True), Row(0, 4, 3, 98, 1, 0, False)),
-        (Edit(EditOp.DROP, 1, 0, 5, -1),),
+        (CacheOp(CacheOpKind.DROP, 1, 0, 5, -1),),
         branches=(Branch(0, 1, 0, 1),),
     ),
     Result(7, (1, 2), (5, 6)),
@@ -116,7 +117,7 @@ SAMPLES: tuple[Message, ...] = (
     Follow(1, 3, (4,), 9, 2),
     Retire(1),
     Draft(1, 2, 3, (-1, 3), (4, 5), (0.5, 1.0), 6),
-    EarlyGuess(7, (3, 4), (98, 97), (0.5, 1.0)),
+    EarlyDraft(7, (3, 4), (98, 97), (0.5, 1.0)),
 )
 
 
@@ -158,11 +159,11 @@ def test_a_run_that_is_passed_on_is_written_as_if_it_were_new(src: int, dst: int
     assert decode(frame_of(read, None, src, dst)) == (src, dst, run, None)
 
 
-def test_round_trip_keeps_types_inside_rows_and_edits() -> None:
+def test_round_trip_keeps_types_inside_rows_and_cache_ops() -> None:
     _, _, run, _ = decode(frame_of(SAMPLES[2]))
     assert isinstance(run, Run)
     assert type(run.rows[0]) is Row and type(run.rows[0].decide) is bool
-    assert type(run.edits[0]) is Edit and type(run.edits[0].op) is EditOp
+    assert type(run.cache_ops[0]) is CacheOp and type(run.cache_ops[0].op) is CacheOpKind
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63, 2**64 - 1])
@@ -360,7 +361,7 @@ def test_prefix_lies_are_refused() -> None:
             decode(lie)
 
 
-def test_another_version_is_told_as_such() -> None:
+def test_another_version_is_named() -> None:
     with pytest.raises(PeerProtocolError, match=r"version 9 .* version 3; install the same mpispec on every host"):
         decode(forge([6, 0, 1], version=9))
 

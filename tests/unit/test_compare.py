@@ -103,7 +103,11 @@ def test_a_system_that_fails_again_is_left_out_and_the_other_goes_on(tmp_path: P
 
 
 def test_a_figure_may_be_a_quotient_and_an_index(tmp_path: Path) -> None:
-    figures = {"prompt": "prompt_tokens / timing.prefill_s", "second": "tokens.1", "none": "speculation.hit_rate"}
+    figures = {
+        "prompt": "prompt_tokens / timing.prefill_s",
+        "second": "tokens.1",
+        "none": "speculation.acceptance_rate",
+    }
     scenario = Scenario((System("A", printing(answer(1.0)), figures),), folder=tmp_path)
     (run,) = turns(scenario, 1, warm_up=False, timeout=60, say=silent)
     assert run.figures == {"prompt": 5.0, "second": 2.0, "none": None}
@@ -198,7 +202,7 @@ def test_results_are_saved_as_they_come(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["systems"][0]["figures"]["n"]["values"] == [0.0, 1.0, 2.0]
 
 
-def test_the_table_and_the_picture(tmp_path: Path) -> None:
+def test_the_table_is_printed_and_the_picture_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     png = tmp_path / "plot.png"
     done = bench_compare("--system", f"A={printing(answer(2.0))}", "--rounds", "1", "--no-warm-up", "--png", str(png))
@@ -390,7 +394,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "compare-strategies"
 
 
 def test_strategies_are_compared_in_the_environment_that_is_made_first(tmp_path: Path) -> None:
-    """The environment carries root's consent to Open MPI; this one's Python prints it and what it is told to do."""
+    """The environment carries root's consent to Open MPI; this one's Python prints it and its arguments."""
     (tmp_path / "scripts").mkdir()
     script = shutil.copy(SCRIPT, tmp_path / "scripts")
     bin_folder = tmp_path / ".venv" / "bin"

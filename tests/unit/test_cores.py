@@ -77,7 +77,7 @@ def test_in_a_container_the_top_of_the_tree_has_a_limit_too(tmp_path: Path) -> N
     assert usable_cores(range(8), unified(tmp_path, "/", {"": "150000 100000"})).count == 1
 
 
-def test_old_groups_and_the_way_up(tmp_path: Path) -> None:
+def test_the_tightest_group_of_an_old_tree_counts(tmp_path: Path) -> None:
     assert usable_cores(range(8), old(tmp_path, "/a/b", {"/a/b": -1, "/a": 350000, "": -1})).count == 3
 
 
@@ -123,5 +123,5 @@ def test_the_smaller_of_quota_and_cores_counts(tmp_path: Path) -> None:
     assert usable_cores(range(4), root) == Cores(2, "4 processors are 2 physical cores")
 
 
-def test_of_this_process() -> None:
+def test_this_process_has_a_core() -> None:
     assert usable_cores().count >= 1

@@ -26,7 +26,7 @@ HASWELL = """
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of the llama_cpp that would be imported; it ends whoever does."""
+    """Return the folder of the llama_cpp that would be imported; the import ends the process."""
     folder = tmp_path / "llama_cpp"
     folder.mkdir()
     (folder / "__init__.py").write_text("import os\nos.abort()\n")
@@ -45,7 +45,7 @@ def test_a_kernel_older_than_its_cpu_refuses_nothing_that_was_built_there() -> N
 
 
 @pytest.mark.parametrize("name", ["flags\t\t", "Features\t"])
-def test_flags_of_the_first_cpu(name: str) -> None:
+def test_the_flags_of_the_first_cpu_are_read(name: str) -> None:
     text = f"processor : 0\n{name}: fpu avx2 pni\nbugs : x\nprocessor : 1\n{name}: fpu\n"
     assert cpu_needs.cpu_flags(text) == {"fpu", "avx2", "pni"}
 

@@ -14,14 +14,14 @@ import pytest
 from mpispec.compute.base import Floats, StageModel
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
-from mpispec.core.events import Guess, Payload, Submitted
+from mpispec.core.events import DraftToken, Payload, Submitted
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, NodeId, Pos, RequestId, Token
-from mpispec.core.messages import Edit, EditOp, Row, Run, Sampling
+from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run, Sampling
 from mpispec.core.stage import StageCore
 from mpispec.core.tree import TokenTree
-from mpispec.proposers import IN_HEAD
-from mpispec.proposers.chain import Chain
+from mpispec.drafters import IN_HEAD
+from mpispec.drafters.chain import Chain
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.study import Study, measure
 from mpispec.strategies import PRESETS
@@ -68,7 +68,7 @@ def test_the_drafter_grows_a_path_below_the_root() -> None:
 def test_the_drafter_keeps_the_text_in_random_orders_of_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(IN_HEAD, "bigram", lambda: Chain(example("Bigram")()))
     for seed in SEEDS:
-        scenario.play(scenario.draw(seed, proposers=("bigram",)))
+        scenario.play(scenario.draw(seed, drafters=("bigram",)))
 
 
 def sums(prompt: Sequence[int], count: int) -> list[int]:
@@ -84,18 +84,18 @@ class OneStage:
 
     def __init__(self, model: StageModel) -> None:
         self.model = model
-        self.seen: set[EditOp] = set()
+        self.seen: set[CacheOpKind] = set()
 
-    def edit(self, stage: Actor, edits: Sequence[Edit]) -> None:
-        self.seen.update(edit.op for edit in edits)
-        self.model.edit(edits)
+    def apply(self, stage: Actor, cache_ops: Sequence[CacheOp]) -> None:
+        self.seen.update(cache_op.op for cache_op in cache_ops)
+        self.model.apply(cache_ops)
 
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
         logits = self.model.forward(run, None, lambda: False)
         assert logits is not None
         return None, tuple(Token(int(line.argmax())) for line in logits)
 
-    def guess(self, stage: Actor, run: Run) -> tuple[Guess, ...]:
+    def exit_tokens(self, stage: Actor, run: Run) -> tuple[DraftToken, ...]:
         return ()
 
     def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
@@ -124,12 +124,12 @@ def test_the_backend_writes_the_text_of_its_model_under_every_strategy(strategy:
         cluster.run()
         cluster.check_drained()
         assert cluster.answers[0].tokens == text[len(prompt) :]
-        assert strategy != "specpipe" or EditOp.SHARE in target.seen
+        assert strategy != "specpipe" or CacheOpKind.SHARE in target.seen
 
 
 def test_the_backend_has_the_interface_and_the_shapes_of_a_stage() -> None:
     made = example("SumStage")(VOCABULARY)
-    for name in ("edit", "forward", "close"):
+    for name in ("apply", "forward", "close"):
         wanted, found = (inspect.signature(getattr(cls, name)) for cls in (StageModel, type(made)))
         assert list(found.parameters) == list(wanted.parameters)
     rows = [Row(RequestId(0), NodeId(at), NodeId(at - 1), Token(2), Pos(at), 0, at > 0) for at in range(3)]

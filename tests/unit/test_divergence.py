@@ -1,4 +1,4 @@
-"""Where texts part, how close the decision was, and how it is told."""
+"""Where texts part, how close the decision was, and how it is reported."""
 
 from __future__ import annotations
 

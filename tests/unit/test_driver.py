@@ -12,7 +12,7 @@ from mpispec.compute.base import Cancelled, ComputeError, Floats
 from mpispec.core.effects import AbortCompute, Compute, Effect, Quit
 from mpispec.core.events import Computed, Event, StopRequested, Submitted, Tick
 from mpispec.core.ids import HEAD, Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Edit, Row, Run, Sampling
+from mpispec.core.messages import CacheOp, Row, Run, Sampling
 from mpispec.runtime.driver import Driver
 from mpispec.runtime.plan import Plan, StagePlace
 from mpispec.runtime.trace import Trace
@@ -34,7 +34,7 @@ class Endless:
         self.begun = threading.Event()
         self.failure: ComputeError | None = None
 
-    def edit(self, edits: Sequence[Edit]) -> None:
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
         """There is no cache."""
 
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
@@ -77,7 +77,7 @@ def make_driver(model: Endless, core: Scripted) -> Driver:
     return Driver(plan, transport, {HEAD: core}, {HEAD: worker}, trace)
 
 
-def run_beside(driver: Driver) -> tuple[threading.Thread, list[BaseException]]:
+def run_alongside(driver: Driver) -> tuple[threading.Thread, list[BaseException]]:
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -94,14 +94,14 @@ def run_beside(driver: Driver) -> tuple[threading.Thread, list[BaseException]]:
 def test_a_rank_listens_while_it_computes() -> None:
     model, core = Endless(), Scripted()
     driver = make_driver(model, core)
-    thread, failures = run_beside(driver)
+    thread, failures = run_alongside(driver)
     driver.submit(SUBMITTED)
     assert model.begun.wait(PATIENCE)
     driver.submit(StopRequested())
     thread.join(PATIENCE)
     assert not thread.is_alive() and not failures
-    told = [event for event in core.events if not isinstance(event, Tick)]
-    assert told == [SUBMITTED, StopRequested(), Computed(RunId(0), None, (), aborted=True)]
+    handled = [event for event in core.events if not isinstance(event, Tick)]
+    assert handled == [SUBMITTED, StopRequested(), Computed(RunId(0), None, (), aborted=True)]
 
 
 def test_the_head_of_a_level_is_reminded_of_its_deadline() -> None:
@@ -116,7 +116,7 @@ def test_the_head_of_a_level_is_reminded_of_its_deadline() -> None:
             return [Quit()]
 
     transport = LoopbackTransport(Limits.for_rows(1, 16))
-    thread, failures = run_beside(Driver(plan, transport, {level: Listening()}, {}, Trace(is_on=False)))
+    thread, failures = run_alongside(Driver(plan, transport, {level: Listening()}, {}, Trace(is_on=False)))
     assert reminded.wait(PATIENCE)
     thread.join(PATIENCE)
     assert not thread.is_alive() and not failures
@@ -126,7 +126,7 @@ def test_a_failed_compute_is_raised_where_the_driver_was_started() -> None:
     model = Endless()
     model.failure = ComputeError("The model is broken; try another.")
     driver = make_driver(model, Scripted())
-    thread, failures = run_beside(driver)
+    thread, failures = run_alongside(driver)
     driver.submit(SUBMITTED)
     thread.join(PATIENCE)
     assert failures == [model.failure]

@@ -1,4 +1,4 @@
-"""What `auto` makes of shared cores: when it waits for guesses, lets runs flow, or asks for none."""
+"""What `auto` makes of shared cores: when it waits for draft tokens, lets runs flow, or asks for none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mpispec.core.config import HeadConfig
 from mpispec.core.ids import NodeId, Pos, Token
 from mpispec.core.tree import TokenTree
 from mpispec.strategies.economy import Economy, Plan
-from mpispec.strategies.trust import Account, HitRate
+from mpispec.strategies.trust import AcceptanceRate, Account
 
 pytestmark = pytest.mark.unit
 
@@ -19,7 +19,7 @@ SILENT = Plan(waits=True, lead=0)
 
 @dataclass
 class Circumstances:
-    """A `View` of what the head was told."""
+    """A `View` of this configuration."""
 
     config: HeadConfig
     is_drafted: bool = True
@@ -44,24 +44,24 @@ def economy(num_stages: int, rows: tuple[float, ...], step: float, crowd: float 
     return Economy(Circumstances(config), most_rows=32, longest=32)
 
 
-CHEAP_ROWS, DEAR_ROWS = (1.0, 1.24, 1.67, 2.1), (1.0, 1.97, 2.7, 3.4)
+CHEAP_ROWS, EXPENSIVE_ROWS = (1.0, 1.24, 1.67, 2.1), (1.0, 1.97, 2.7, 3.4)
 
 
-def test_on_one_core_a_guess_is_waited_for_where_it_is_likely_and_none_is_made_where_it_is_not() -> None:
+def test_on_one_core_a_likely_draft_token_is_waited_for_and_an_unlikely_one_is_not_made() -> None:
     shared = economy(1, CHEAP_ROWS, step=0.3, toll=0.3)
     assert shared.plan(0.85)[:2] == (True, 1)
     assert shared.plan(0.3) == SILENT
     assert shared.plan(0.3, may_be_silent=False).lead >= 1
 
 
-def test_on_one_core_no_guess_can_pay_where_a_row_and_a_step_take_as_long_as_two_rows() -> None:
-    assert not economy(1, DEAR_ROWS, step=0.3, toll=0.3).may_guesses_pay
-    assert economy(1, CHEAP_ROWS, step=0.3, toll=0.3).may_guesses_pay
+def test_on_one_core_speculation_cannot_pay_where_a_row_and_a_draft_step_take_as_long_as_two_rows() -> None:
+    assert not economy(1, EXPENSIVE_ROWS, step=0.3, toll=0.3).may_speculation_pay
+    assert economy(1, CHEAP_ROWS, step=0.3, toll=0.3).may_speculation_pay
 
 
 def test_runs_flow_where_one_of_several_stages_shares_its_core_with_a_small_draft() -> None:
-    assert not economy(8, DEAR_ROWS, step=0.3, toll=0.3).plan(0.85).waits
-    assert economy(8, DEAR_ROWS, step=0.3, crowd=8.0, toll=0.3).plan(0.85) == SILENT
+    assert not economy(8, EXPENSIVE_ROWS, step=0.3, toll=0.3).plan(0.85).waits
+    assert economy(8, EXPENSIVE_ROWS, step=0.3, crowd=8.0, toll=0.3).plan(0.85) == SILENT
 
 
 def test_without_sharing_there_is_nothing_to_weigh() -> None:
@@ -77,7 +77,7 @@ def test_a_draft_that_is_behind_costs_what_it_has_to_read() -> None:
 
 
 def test_a_promise_is_the_mean_of_the_first_few_and_yields_to_what_happens() -> None:
-    rate = HitRate(weight=6, kept=1.65, hoped=0.8)
+    rate = AcceptanceRate(weight=6, kept=1.65, hoped=0.8)
     assert rate.rate == 0.8
     rate.promise(0.1)
     assert rate.rate == pytest.approx(0.165)

@@ -19,16 +19,16 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
-def told() -> list[Event]:
+def events() -> list[Event]:
     return []
 
 
 @pytest.fixture
-def engine(told: list[Event]) -> Engine:
+def engine(events: list[Event]) -> Engine:
     engine = Engine(
         16, 100, frozenset({2}), ("plain", "pipeinfer"), ("none", "ngram"), "pipeinfer", "ngram", TextPromise()
     )
-    engine.attach(told.append)
+    engine.attach(events.append)
     return engine
 
 
@@ -36,11 +36,11 @@ def _tokens(*tokens: int) -> tuple[Token, ...]:
     return tuple(Token(token) for token in tokens)
 
 
-def test_a_generation_becomes_an_event_with_the_defaults(engine: Engine, told: list[Event]) -> None:
+def test_a_generation_becomes_an_event_with_the_defaults(engine: Engine, events: list[Event]) -> None:
     request = engine.submit(Generation((1, 3), 5), lambda progress: None)
-    (submitted,) = told
+    (submitted,) = events
     assert isinstance(submitted, Submitted)
-    assert (submitted.request, submitted.prompt, submitted.strategy, submitted.proposer) == (
+    assert (submitted.request, submitted.prompt, submitted.strategy, submitted.drafter) == (
         request,
         (1, 3),
         "pipeinfer",
@@ -49,10 +49,10 @@ def test_a_generation_becomes_an_event_with_the_defaults(engine: Engine, told: l
     assert submitted.stops == {2}
 
 
-def test_plain_needs_nobody_to_guess(engine: Engine, told: list[Event]) -> None:
-    engine.submit(Generation((1,), 5, strategy="plain", proposer="ngram"), lambda progress: None)
-    assert isinstance(told[0], Submitted)
-    assert told[0].proposer == "none"
+def test_plain_needs_no_drafter(engine: Engine, events: list[Event]) -> None:
+    engine.submit(Generation((1,), 5, strategy="plain", drafter="ngram"), lambda progress: None)
+    assert isinstance(events[0], Submitted)
+    assert events[0].drafter == "none"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_plain_needs_nobody_to_guess(engine: Engine, told: list[Event]) -> None:
         ({"prompt": (100,)}, "vocabulary"),
         ({"max_tokens": 0}, "at least 1"),
         ({"strategy": "magic"}, "choose one of plain, pipeinfer"),
-        ({"proposer": "draft"}, "choose one of none, ngram"),
+        ({"drafter": "draft"}, "choose one of none, ngram"),
         ({"sampling": Sampling(top_k=2**31)}, "top_k must be from 0 to 2147483647"),
         ({"sampling": Sampling(temperature=math.nan)}, "temperature must be from 0"),
         ({"sampling": Sampling(repeat_penalty=1e-40)}, "repeat_penalty must be from 0.01"),
@@ -71,52 +71,52 @@ def test_plain_needs_nobody_to_guess(engine: Engine, told: list[Event]) -> None:
     ],
 )
 def test_what_cannot_run_is_refused_with_a_sentence(
-    engine: Engine, told: list[Event], changes: dict[str, Any], word: str
+    engine: Engine, events: list[Event], changes: dict[str, Any], word: str
 ) -> None:
     with pytest.raises(ValueError, match=word):
         engine.submit(Generation(**{"prompt": (1,), "max_tokens": 3, **changes}), lambda progress: None)
-    assert not told
+    assert not events
 
 
 def test_tokens_reach_their_listener_and_the_report_adds_up(engine: Engine) -> None:
-    heard: list[Progress] = []
-    request = RequestId(engine.submit(Generation((1, 3), 5), heard.append))
-    statistics = Statistics(began=1.0, proposed=4, accepted=2, verdicts=4, hits=2, runs=6, cancelled_runs=1)
+    received: list[Progress] = []
+    request = RequestId(engine.submit(Generation((1, 3), 5), received.append))
+    statistics = Statistics(began=1.0, drafted=4, accepted=2, verified=4, runs=6, cancelled_runs=1)
     engine.emitted(Emit(request, _tokens(7), None, statistics), 2.0)
     engine.emitted(Emit(request, _tokens(8, 2), "stop", statistics), 2.5)
-    assert [progress.tokens for progress in heard] == [(7,), (8, 2)]
-    assert heard[-1].finish == "stop"
+    assert [progress.tokens for progress in received] == [(7,), (8, 2)]
+    assert received[-1].finish == "stop"
     report = engine.report(request)
     assert report["tokens"] == 3
     assert report["timing"]["prefill_s"] == 1.0
     assert report["timing"]["tokens_per_s"] == 4.0
     assert report["timing"]["itl_ms"] == {"p50": 0.0, "p95": 500.0}
-    assert report["speculation"]["hit_rate"] == 0.5
+    assert report["speculation"]["acceptance_rate"] == 0.5
     assert engine.stats()["tokens"] == 3
 
 
-def test_withdrawing_an_ended_request_does_nothing(engine: Engine, told: list[Event]) -> None:
+def test_withdrawing_an_ended_request_does_nothing(engine: Engine, events: list[Event]) -> None:
     request = RequestId(engine.submit(Generation((1,), 5), lambda progress: None))
     engine.withdraw(request)
     engine.emitted(Emit(request, (), "cancelled", None), 1.0)
     engine.withdraw(request)
-    assert [type(event) for event in told] == [Submitted, Withdrawn]
+    assert [type(event) for event in events] == [Submitted, Withdrawn]
 
 
-def test_after_a_stop_nothing_is_taken(engine: Engine, told: list[Event]) -> None:
+def test_after_a_stop_nothing_is_taken(engine: Engine, events: list[Event]) -> None:
     engine.stop()
     engine.stop()
-    assert [type(event) for event in told] == [StopRequested]
+    assert [type(event) for event in events] == [StopRequested]
     assert not engine.is_running
     with pytest.raises(EngineStopped):
         engine.submit(Generation((1,), 5), lambda progress: None)
 
 
 def test_a_job_that_goes_down_ends_open_requests(engine: Engine) -> None:
-    heard: list[Progress] = []
-    engine.submit(Generation((1,), 5), heard.append)
+    received: list[Progress] = []
+    engine.submit(Generation((1,), 5), received.append)
     engine.fail()
-    assert [progress.finish for progress in heard] == ["cancelled"]
+    assert [progress.finish for progress in received] == ["cancelled"]
 
 
 def test_totals_survive_forgotten_reports(engine: Engine) -> None:

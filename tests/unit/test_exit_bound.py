@@ -15,14 +15,14 @@ from tests.models import tiny
 pytestmark = pytest.mark.unit
 
 
-def seen(layers: int, share_of_work: float, hits: int) -> Exit:
-    """Make an exit that agreed at `hits` of 10 positions."""
-    return Exit(layers, share_of_work, agreement([[True] * hits + [False] * (10 - hits)]))
+def seen(layers: int, share_of_work: float, agreed: int) -> Exit:
+    """Make an exit that agreed with the target at `agreed` of 10 positions."""
+    return Exit(layers, share_of_work, agreement([[True] * agreed + [False] * (10 - agreed)]))
 
 
-@pytest.mark.parametrize(("hit_rate", "share", "bound"), [(0.0, 0.5, 1.0), (1.0, 0.25, 4.0), (0.8, 0.25, 2.5)])
-def test_the_bound_is_the_law_with_the_exit_as_proposer(hit_rate: float, share: float, bound: float) -> None:
-    assert exit_speedup(hit_rate, share) == pytest.approx(bound)
+@pytest.mark.parametrize(("acceptance_rate", "share", "bound"), [(0.0, 0.5, 1.0), (1.0, 0.25, 4.0), (0.8, 0.25, 2.5)])
+def test_the_bound_is_the_law_with_the_exit_as_drafter(acceptance_rate: float, share: float, bound: float) -> None:
+    assert exit_speedup(acceptance_rate, share) == pytest.approx(bound)
 
 
 def test_the_conclusion_names_the_best_exit_or_none() -> None:

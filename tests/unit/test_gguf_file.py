@@ -57,7 +57,7 @@ def test_values_and_tensors_are_those_of_the_gguf_package(sample: Path) -> None:
     assert found.n_bytes == sample.stat().st_size
 
 
-def test_typed_lookup(sample: Path) -> None:
+def test_a_value_of_another_type_is_refused(sample: Path) -> None:
     found = gguf_file.read(sample)
     assert found.get("llama.block_count", int) == 2
     assert found.get("absent", int) is None
@@ -154,14 +154,14 @@ def test_a_sparse_giant_is_refused_at_once(tmp_path: Path) -> None:
         gguf_file.read(path)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="There is no model file"):
         gguf_file.read(tmp_path / "absent.gguf")
     with pytest.raises(ModelError, match="Cannot read"):
         gguf_file.read(tmp_path)
 
 
-def test_an_array_that_spans_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_may_span_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf_file, "CHUNK_BYTES", 16)
     pieces = [b"a" * length for length in (0, 1, 15, 16, 17, 40, 0, 3)]
     raw = struct.pack("<IQ", ValueType.STRING, len(pieces)) + b"".join(map(string, pieces))

@@ -1,4 +1,4 @@
-"""What a head derives from what it is told of stages and links."""
+"""What a head derives from the costs of stages and links."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from mpispec.core.traits import BackendTraits
 
 pytestmark = pytest.mark.unit
 
-DEAR = (1.0, 1.97, 2.7, 3.4)
+EXPENSIVE = (1.0, 1.97, 2.7, 3.4)
 
 
-def _config(num_stages: int, rows_cost: tuple[float, ...] = DEAR, **links: float) -> HeadConfig:
+def _config(num_stages: int, rows_cost: tuple[float, ...] = EXPENSIVE, **links: float) -> HeadConfig:
     return HeadConfig(num_stages, None, context=4096, sequences=4, rows_cost=rows_cost, **links)  # type: ignore[arg-type]
 
 
-def test_a_short_prompt_is_cut_finely_where_many_stages_shall_share_it() -> None:
+def test_a_short_prompt_is_cut_into_small_chunks_where_there_are_many_stages() -> None:
     assert _config(8).chunk_for(48) == 8
 
 
-def test_a_long_prompt_may_have_larger_runs_where_these_are_cheaper_a_row() -> None:
+def test_a_long_prompt_may_have_larger_chunks_where_these_are_cheaper_per_row() -> None:
     flat = (1.0,) * 32
     assert _config(8, flat).chunk_for(4000) == 32
 
 
-def test_runs_have_always_the_same_size_where_another_might_change_the_text() -> None:
-    assert HeadConfig(8, None, 4096, 4, rows_cost=DEAR, traits=BackendTraits(is_row_exact=False)).chunk_for(48) == 32
+def test_chunks_always_have_the_same_size_where_another_might_change_the_text() -> None:
+    traits = BackendTraits(is_row_exact=False)
+    assert HeadConfig(8, None, 4096, 4, rows_cost=EXPENSIVE, traits=traits).chunk_for(48) == 32
 
 
 def test_a_run_takes_as_long_as_the_slower_of_stage_and_link() -> None:

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.unit
 
 def test_a_run_waits_until_it_is_taken() -> None:
     first = FirstStage()
-    first.launched(RunId(0))
-    first.launched(RunId(1))
+    first.dispatched(RunId(0))
+    first.dispatched(RunId(1))
     first.taken(RunId(0))
     assert (first.num_waiting, first.is_idle) == (1, False)
 
@@ -26,17 +26,17 @@ def test_a_run_waits_until_it_is_taken() -> None:
 def test_it_is_idle_once_the_newest_run_has_left_it() -> None:
     first = FirstStage()
     assert first.is_idle
-    first.launched(RunId(0))
-    first.launched(RunId(1))
+    first.dispatched(RunId(0))
+    first.dispatched(RunId(1))
     first.emptied(RunId(0))
     assert not first.is_idle, "said before the newest run came to it"
     first.emptied(RunId(1))
     assert (first.num_waiting, first.is_idle) == (0, True)
 
 
-def test_a_late_word_of_an_older_run_does_not_make_it_busy_again() -> None:
+def test_a_late_message_about_an_older_run_does_not_make_it_busy_again() -> None:
     first = FirstStage()
-    first.launched(RunId(0))
+    first.dispatched(RunId(0))
     first.emptied(RunId(0))
     first.taken(RunId(0))
     first.emptied(RunId(0))
@@ -57,7 +57,7 @@ class Situation:
     def dispatch(self, *nodes: Node) -> RunInFlight:
         run = self.runs.dispatch(REQUEST, self.statistics, nodes, nodes[-1].pos, is_chunk=False)
         for node in nodes:
-            self.tree.launch(node, run.run_id)
+            self.tree.dispatch(node, run.run_id)
         return run
 
     def answer(self, run: RunInFlight, void: bool = False) -> RunInFlight:
@@ -89,7 +89,7 @@ def test_a_run_is_void_only_where_it_was_cancelled() -> None:
     assert (situation.statistics.cancelled_runs, situation.statistics.void_runs) == (1, 1)
 
 
-def test_there_is_room_within_credits_and_the_window_of_living_runs() -> None:
+def test_there_is_room_within_credits_and_the_window_of_live_runs() -> None:
     situation = Situation(first_queue=1)
     run = situation.dispatch(situation.tree.root)
     assert not situation.runs.has_room, "the first stage has not begun the only run that may wait there"
@@ -104,7 +104,7 @@ def test_there_is_room_within_credits_and_the_window_of_living_runs() -> None:
     situation.runs.check()
 
 
-def test_a_cancel_names_runs_without_a_living_row_and_single_rows_of_others() -> None:
+def test_a_cancel_names_runs_without_a_live_row_and_single_rows_of_others() -> None:
     situation = Situation()
     tree = situation.tree
     root_run = situation.dispatch(tree.root)

@@ -14,7 +14,7 @@ import pytest
 
 from mpispec.compute.base import Cancelled, Floats
 from mpispec.core.ids import Actor, Plane
-from mpispec.core.messages import Edit, Run, Sampling
+from mpispec.core.messages import CacheOp, Run, Sampling
 from mpispec.runtime import job
 from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group
@@ -41,7 +41,7 @@ class Computing:
         self.released = threading.Event()
         self.is_closed = False
 
-    def edit(self, edits: Sequence[Edit]) -> None:
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
         """There is no cache."""
 
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:

@@ -40,9 +40,9 @@ def test_the_timeline_is_whole_when_the_ranks_meet(tmp_path: Path) -> None:
 
 
 def test_a_rank_without_an_outcome_waits_for_the_file(tmp_path: Path) -> None:
-    met: list[bool] = []
-    _keep_trace(group_of_two(1, lambda: met.append(True)), tmp_path / "trace.json", None)
-    assert met == [True]
+    waited: list[bool] = []
+    _keep_trace(group_of_two(1, lambda: waited.append(True)), tmp_path / "trace.json", None)
+    assert waited == [True]
     assert not list(tmp_path.iterdir())
 
 

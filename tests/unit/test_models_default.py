@@ -32,7 +32,7 @@ def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch
         default.resolve(None)
 
 
-def test_a_path(tmp_path: Path) -> None:
+def test_a_path_names_a_file_that_exists(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     with pytest.raises(ModelError, match="There is no model file"):
         default.resolve(str(path))
@@ -44,12 +44,12 @@ def test_a_path(tmp_path: Path) -> None:
     ("name", "reason"),
     [("~nobody-of-this-name/a.gguf", "Could not determine home directory"), ("a" * 300, "File name too long")],
 )
-def test_paths_that_the_system_refuses(name: str, reason: str) -> None:
+def test_paths_that_the_system_refuses_are_one_sentence(name: str, reason: str) -> None:
     with pytest.raises(ModelError, match=rf"model file {name} \({reason}\); check path and permissions\."):
         default.resolve(name)
 
 
-def test_a_folder_that_may_not_be_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_entered_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> bool:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -59,7 +59,7 @@ def test_a_folder_that_may_not_be_entered(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:owner", "hf:/repo", "hf:owner/"])
-def test_incomplete_names(name: str) -> None:
+def test_incomplete_names_are_refused(name: str) -> None:
     with pytest.raises(ModelError, match="names no repository"):
         default.resolve(name)
 
@@ -78,11 +78,11 @@ def test_without_the_hub_package_the_remedy_is_named() -> None:
         (["a-q8_0.gguf", "a-f16.gguf"], "a-q8_0.gguf"),
     ],
 )
-def test_choice_among_files(files: list[str], chosen: str) -> None:
+def test_one_of_several_files_is_chosen(files: list[str], chosen: str) -> None:
     assert default._choose("owner/repo", files) == chosen
 
 
 @pytest.mark.parametrize(("files", "reason"), [(["README.md"], "no GGUF file"), (["a.gguf", "b.gguf"], "add the name")])
-def test_no_choice(files: list[str], reason: str) -> None:
+def test_without_a_clear_choice_the_remedy_is_named(files: list[str], reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
         default._choose("owner/repo", files)

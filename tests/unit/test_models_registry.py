@@ -30,12 +30,12 @@ def test_ranges_cover_all_layers_once(n_layers: int, stages: int, unit: int, hea
 
 
 @pytest.mark.parametrize("stages", [0, -1])
-def test_no_stages(stages: int) -> None:
+def test_an_impossible_number_of_stages_is_refused(stages: int) -> None:
     with pytest.raises(ModelError, match="cannot be split"):
         registry.ranges(30, stages)
 
 
-def test_even_ranges() -> None:
+def test_ranges_are_even() -> None:
     assert [len(layers) for layers in registry.ranges(30, 4)] == [8, 8, 7, 7]
     assert [len(layers) for layers in registry.ranges(30, 3, head_layers=6)] == [12, 12, 6]
     assert [len(layers) for layers in registry.ranges(26, 4, 6)] == [12, 6, 6, 2]
@@ -95,7 +95,7 @@ def model(
     return path
 
 
-def test_summary(tmp_path: Path) -> None:
+def test_a_summary_has_the_figures_of_the_file(tmp_path: Path) -> None:
     summary = registry.inspect(model(tmp_path / "a.gguf"))
     assert (summary.architecture, summary.layers, summary.width, summary.vocabulary) == ("llama", 4, 32, 40)
     assert (summary.context, summary.name, summary.certified, summary.unit) == (128, "a", True, 1)
@@ -121,7 +121,7 @@ def test_summary(tmp_path: Path) -> None:
         ({"claimed": 0}, range(2), "does not say"),
     ],
 )
-def test_refusals(tmp_path: Path, options: dict, layers: range, reason: str) -> None:
+def test_what_cannot_be_cut_is_refused(tmp_path: Path, options: dict, layers: range, reason: str) -> None:
     path = model(tmp_path / "a.gguf", **options)
     with pytest.raises(ModelError, match=reason):
         registry.check_cut(gguf_file.read(path), layers)
@@ -169,7 +169,7 @@ def test_what_a_file_calls_itself_does_not_steer_the_terminal(tmp_path: Path) ->
         registry.inspect(model(tmp_path / "a.gguf", architecture="\x1b[2J"))
 
 
-def test_no_language_model(tmp_path: Path) -> None:
+def test_what_is_no_language_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     path.write_bytes(b"GGUF\3\0\0\0" + bytes(16))
     with pytest.raises(ModelError, match="does not name its architecture"):

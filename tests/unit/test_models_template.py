@@ -74,11 +74,11 @@ def render(source: str) -> str:
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% else %}none{% endfor %}", "Hi5% *a*"),
     ],
 )  # fmt: skip
-def test_what_templates_expect(source: str, expected: str) -> None:
+def test_templates_find_what_they_expect(source: str, expected: str) -> None:
     assert render(source) == expected
 
 
-def test_the_year() -> None:
+def test_a_template_may_ask_for_the_year() -> None:
     assert render("{{ strftime_now('%Y') }}").isdigit()
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from mpispec.bench.errors import BenchError
-from mpispec.bench.peers.guarded import running
-from mpispec.bench.peers.llama_cpp import _hosts
-from mpispec.bench.peers.settings import Choice, Settings, read, search, write
+from research.peers.guarded import running
+from research.peers.llama_cpp import _hosts
+from research.peers.settings import Choice, Settings, read, search, write
 
 pytestmark = pytest.mark.unit
 
@@ -79,13 +79,13 @@ def test_settings_of_the_draft_are_left_out_without_one() -> None:
 
 
 @pytest.mark.parametrize("text", ["node1:1\nnode2:1\n", "# two\nnode1 slots=1\n\nnode2 slots=1 # here\n"])
-def test_hosts_of_both_kinds_of_hostfiles(tmp_path: Path, text: str) -> None:
+def test_both_kinds_of_hostfiles_are_read(tmp_path: Path, text: str) -> None:
     path = tmp_path / "hosts"
     path.write_text(text)
     assert _hosts(path) == ("node1", "node2")
 
 
-def test_a_command_that_has_ended_is_told_with_its_last_words() -> None:
+def test_a_command_that_has_ended_is_reported_with_its_last_output() -> None:
     def watch() -> None:
         with running("the peer", ["sh", "-c", "echo no such model; exit 1"]) as process:
             while True:
@@ -95,12 +95,12 @@ def test_a_command_that_has_ended_is_told_with_its_last_words() -> None:
         watch()
 
 
-def test_a_command_on_another_host_keeps_its_words_apart(tmp_path: Path) -> None:
-    told = tmp_path / "told"
-    os.mkfifo(told)
-    argv = ["sh", "-c", f'printf "%s|" "$@" > {told}', "sh", "a b", "$c"]
+def test_a_command_on_another_host_keeps_its_arguments_apart(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    os.mkfifo(output)
+    argv = ["sh", "-c", f'printf "%s|" "$@" > {output}', "sh", "a b", "$c"]
     with running("printf", argv, ["sh", "-c"]):
-        assert told.read_text() == "a b|$c|"
+        assert output.read_text() == "a b|$c|"
 
 
 def test_a_command_does_not_outlive_a_driver_that_is_killed(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_command_does_not_outlive_a_driver_that_is_killed(tmp_path: Path) -> N
     os.mkfifo(held)
     program = (
         "import sys\n"
-        "from mpispec.bench.peers.guarded import running\n"
+        "from research.peers.guarded import running\n"
         f"with running('sleep', ['sh', '-c', 'exec sleep 1000 > {held}']): sys.stdin.read()\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as driver:

@@ -1,4 +1,4 @@
-"""What `pipespec` launches: whatever pays of what the level below holds, when the first stage is likely to be free."""
+"""What `pipespec` dispatches: as many draft tokens as pay, once the first stage is likely to be free."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.unit
 
 FREE = (1.0,)
 JUMP = (1.0, 3.5)
-DEAR = (1.0, 2.0, 3.0, 4.0)
+EXPENSIVE = (1.0, 2.0, 3.0, 4.0)
 
 
 @dataclass
 class Situation:
-    """A `View` of a chain of guesses of the given chances."""
+    """A `View` of a chain of draft tokens of the given chances."""
 
     probs: Sequence[float]
     rows: Sequence[float] = FREE
@@ -43,7 +43,7 @@ class Situation:
     def cost(self, num_rows: int) -> float:
         return self.rows[min(num_rows, len(self.rows)) - 1]
 
-    def launched(self) -> list[int]:
+    def dispatched(self) -> list[int]:
         """Let `pipespec` choose; return the positions."""
         return [node.pos for node in PipeSpec(most_rows=6).choose(self)]  # type: ignore[arg-type]
 
@@ -58,25 +58,25 @@ class Situation:
         (Situation([0.9] * 3, JUMP), [0]),
         (Situation([0.9] * 5, JUMP), [0, 1, 2, 3, 4, 5]),
         (Situation([0.5] * 5, JUMP), [0]),
-        (Situation([0.9] * 3, DEAR), [0]),
+        (Situation([0.9] * 3, EXPENSIVE), [0]),
     ],
-    ids=["no-guess", "all", "most-rows", "busy", "too-few", "enough", "too-unsure", "too-dear"],
+    ids=["no-draft-token", "all", "most-rows", "busy", "too-few", "enough", "too-unsure", "too-expensive"],
 )
 def test_it_takes_what_pays(situation: Situation, positions: list[int]) -> None:
-    assert situation.launched() == positions
+    assert situation.dispatched() == positions
 
 
 def test_a_further_stage_takes_what_has_come_since() -> None:
     situation = Situation([0.9] * 4, num_stages=2, live_runs=1)
     node = situation.tree.root
     for _ in range(2):
-        node.state = NodeState.LAUNCHED
+        node.state = NodeState.DISPATCHED
         node = node.children[0]
-    assert situation.launched() == [2, 3, 4]
+    assert situation.dispatched() == [2, 3, 4]
 
 
 def test_chances_are_those_after_the_root() -> None:
-    """A root that was a guess keeps its reach, which says nothing about what follows it."""
+    """A root that was a draft token keeps its path probability, which says nothing about what follows it."""
     situation = Situation([0.1, *[0.9] * 5], JUMP)
     situation.tree.advance(Token(1))
-    assert situation.launched() == [1, 2, 3, 4, 5, 6]
+    assert situation.dispatched() == [1, 2, 3, 4, 5, 6]

@@ -58,7 +58,7 @@ def test_a_draft_has_a_rank_of_its_own_from_three_ranks_on() -> None:
     assert make_plan(4, _model(), True).roles_of(2) == ["stage 2"]
 
 
-def test_the_last_stage_gets_fewer_layers_where_the_projection_is_dear() -> None:
+def test_the_last_stage_gets_fewer_layers_where_the_lm_head_is_expensive() -> None:
     plan = make_plan(4, _model(head_layers=8.0), False)
     assert len(plan.stages[-1].layers) < len(plan.stages[0].layers)
 
@@ -111,8 +111,8 @@ def test_an_exit_is_counted_as_the_layers_that_it_costs() -> None:
 
 
 @pytest.mark.parametrize(("is_tied", "held"), [(True, [10, 10, 0, 10]), (False, [17, 7, 0, 7])])
-def test_an_exit_holds_the_projection_but_once(is_tied: bool, held: list[int]) -> None:
-    """The first stage embeds: where the projection is the embedding, its exit costs no memory."""
+def test_an_exit_holds_the_lm_head_only_once(is_tied: bool, held: list[int]) -> None:
+    """The first stage embeds: where the LM head is the embedding, its exit costs no memory."""
     model = _model(layers=4, is_tied=is_tied)
     plan = make_plan(4, model, False, "0-0,1-1,2-2,3-3", exits=(1, 2))
     setup = Setup(model, None, plan, ("host",) * 4, (1,) * 4, 128)
@@ -132,12 +132,12 @@ def test_more_ranks_than_layers_are_refused() -> None:
         make_plan(5, _model(layers=4), False)
 
 
-# -- ladders ------------------------------------------------------------------------------------------------------
+# -- cascades -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_ranks", range(1, 9))
 @pytest.mark.parametrize("num_levels", [1, 2, 3])
-def test_every_model_of_a_ladder_has_places_and_every_rank_a_role(num_ranks: int, num_levels: int) -> None:
+def test_every_model_of_a_cascade_has_places_and_every_rank_a_role(num_ranks: int, num_levels: int) -> None:
     levels = [_model(layers=10 * (num_levels - index)) for index in range(num_levels)]
     plan = make_plan(num_ranks, _model(), True, levels=levels)
     for model, pipeline in zip((_model(), *levels), plan.pipelines, strict=True):
@@ -151,7 +151,7 @@ def test_every_model_of_a_ladder_has_places_and_every_rank_a_role(num_ranks: int
         assert len({plan.draft_rank, *(level[0].rank for level in plan.levels)}) == num_levels + 1
 
 
-def test_roles_of_a_ladder_have_names() -> None:
+def test_roles_of_a_cascade_have_names() -> None:
     plan = make_plan(4, _model(), True, levels=[_model(layers=20), _model(layers=10)])
     assert [plan.roles_of(rank) for rank in range(4)] == [
         ["head", "stage 1"],
@@ -172,13 +172,13 @@ def test_a_level_is_laid_out_over_ranks() -> None:
 @pytest.mark.parametrize(
     ("layout", "sentence"),
     [
-        ("0:0-29,1:draft", "does not say where level 1 of the ladder runs; add RANK:level1:FIRST-LAST"),
-        ("0:0-29,1:draft,1:level2:0-9", "names level 2, but the ladder has 1 above its draft"),
+        ("0:0-29,1:draft", "does not say where level 1 of the cascade runs; add RANK:level1:FIRST-LAST"),
+        ("0:0-29,1:draft,1:level2:0-9", "names level 2, but the cascade has 1 above its draft"),
         ("0:0-29,1:draft,1:level1:0-8", "leaves out layer 9 of level 1"),
         ("0:0-29,1:draft,1:level1:0-12", "goes to layer 12 of level 1"),
     ],
 )
-def test_a_layout_that_does_not_fit_a_ladder_is_a_sentence(layout: str, sentence: str) -> None:
+def test_a_layout_that_does_not_fit_a_cascade_is_a_sentence(layout: str, sentence: str) -> None:
     with pytest.raises(PlanError, match=sentence):
         make_plan(2, _model(), True, layout, [_model(layers=10)])
 
@@ -218,7 +218,7 @@ def test_layers_stay_where_moving_them_gains_little() -> None:
     assert replanned(_setup(model, even), [10.0, 10.9, 10.0], ()) is even
 
 
-def test_people_are_told_where_hosts_are_very_unequal() -> None:
+def test_advice_is_given_where_hosts_are_very_unequal() -> None:
     model = _model(layer_bytes=1 << 30)
     setup = replace(_setup(model, make_plan(3, model, False)), hosts=("a", "b", "c"))
     said = advice(JobOptions(), setup, [10.0, 40.0, 10.0])

@@ -1,4 +1,4 @@
-"""Who tells why a rank cannot join its job: one rank what all of them find, each what it alone finds."""
+"""Which rank says why the job cannot begin: rank 0 what all of them find, each what it alone finds."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fail_to_join(rank: int, local_rank: int, transport: object, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("rank", range(4))
-def test_the_first_tells_what_all_have_found(
+def test_rank_0_reports_what_all_have_found(
     rank: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fail_to_join(rank, rank % 2, failing(SharedError), monkeypatch)
@@ -55,7 +55,7 @@ def test_the_first_tells_what_all_have_found(
 
 
 @pytest.mark.parametrize("rank", range(4))
-def test_each_tells_what_has_failed_on_it(
+def test_each_rank_reports_what_has_failed_on_it(
     rank: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fail_to_join(rank, rank % 2, failing(TransportError), monkeypatch)
@@ -63,7 +63,7 @@ def test_each_tells_what_has_failed_on_it(
 
 
 @pytest.mark.parametrize("rank", range(4))
-def test_one_of_each_host_tells_that_there_is_no_mpi(
+def test_one_rank_of_each_host_reports_that_there_is_no_mpi(
     rank: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fail_to_join(rank, rank % 2, Missing(), monkeypatch)

@@ -48,7 +48,7 @@ def header(path: Path, architecture: str, name: str, keys: dict[str, Any] | None
         ("starcoder2", "SmolLM2 135M", "temperature 0.8, top-k 40, top-p 0.95, min-p 0.05"),
     ],
 )
-def test_families(tmp_path: Path, architecture: str, name: str, words: str) -> None:
+def test_each_family_has_its_recommendation(tmp_path: Path, architecture: str, name: str, words: str) -> None:
     found = recommended(header(tmp_path / "x.gguf", architecture, name))
     assert describe(Sampling(**found.values)) == words
 

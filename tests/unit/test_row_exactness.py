@@ -20,7 +20,7 @@ EXACT = Arithmetic()
 
 
 class InBlocks(ToyStage):
-    """Sums in another order where a run has at least so many rows: those from `first` on."""
+    """Changes the last bits of rows from `first` on in runs of at least `block` rows."""
 
     def __init__(self, layer: int, is_last: bool, block: int, first: int = 0) -> None:
         super().__init__(layer, is_last, vocabulary=8)

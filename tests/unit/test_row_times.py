@@ -14,7 +14,7 @@ from mpispec.core.tree import Node, NodeState
 pytestmark = pytest.mark.unit
 
 
-def nodes(count: int, state: NodeState = NodeState.LAUNCHED) -> list[Node]:
+def nodes(count: int, state: NodeState = NodeState.DISPATCHED) -> list[Node]:
     """Return the rows of a run."""
     return [
         Node(NodeId(index), None, NodeId(index - 1), Token(0), Pos(index), 1.0, 1.0, state) for index in range(count)
@@ -22,7 +22,7 @@ def nodes(count: int, state: NodeState = NodeState.LAUNCHED) -> list[Node]:
 
 
 def taught(runs: Sequence[tuple[list[Node], float]]) -> RowTimes:
-    """Return what has seen runs of so many seconds, one behind the other, under a table that says 1.5 for 2 rows."""
+    """Return times that have seen these runs with their seconds, one after the other; the table says 1.5 for 2 rows."""
     times = RowTimes(lambda num_rows: (num_rows + 1) / 2)
     now = 100.0
     for run, seconds in runs:
@@ -41,7 +41,7 @@ def test_a_table_that_was_right_is_not_corrected() -> None:
     assert [times.correction(rows) for rows in (1, 2, 4, 8)] == pytest.approx([1.0] * 4)
 
 
-def test_rows_that_are_dearer_than_measured_are_found_out_and_one_run_proves_little() -> None:
+def test_rows_more_expensive_than_measured_are_noticed_and_one_run_proves_little() -> None:
     assert taught([(nodes(1), 0.01), (nodes(4), 0.05)]).correction(4) < 1.15
     times = taught([(nodes(1), 0.01), (nodes(4), 0.05)] * 60)
     assert times.correction(3) == times.correction(4) == pytest.approx(2.0, abs=0.25)

@@ -96,7 +96,7 @@ def test_the_first_successor_is_the_decision() -> None:
             assert 0.0 < sum(prob for _, prob in found) <= 1.0 + 1e-9
 
 
-def test_confidence_of_a_greedy_guess_is_the_softmax() -> None:
+def test_confidence_of_a_greedy_draft_token_is_the_softmax() -> None:
     found = successors(LOGITS, Sampling(), 0, 2)
     assert found[1] == (1, pytest.approx(float(_softmax(LOGITS, 1.0)[1])))
 

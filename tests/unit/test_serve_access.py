@@ -22,12 +22,12 @@ def get(url: str, **headers: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("host", ["localhost", "LocalHost.", "127.0.0.1", "127.8.9.1", "::1", "[::1]"])
-def test_loopback(host: str) -> None:
+def test_loopback_hosts_are_known(host: str) -> None:
     assert is_loopback(host)
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "10.0.0.1", "example.com", "127.0.0.1.example.com", "127.1.x"])
-def test_not_loopback(host: str) -> None:
+def test_other_hosts_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 
 
@@ -35,7 +35,7 @@ def test_not_loopback(host: str) -> None:
     ("authority", "host"),
     [("localhost:80", "localhost"), ("[::1]:80", "::1"), ("a@b:1", "b"), ("", ""), ("[x", ""), ("h:port", "h")],
 )
-def test_hostname_of_an_authority(authority: str, host: str) -> None:
+def test_an_authority_has_a_hostname(authority: str, host: str) -> None:
     assert read_hostname(authority) == host
 
 
@@ -60,7 +60,7 @@ def test_a_server_refuses_an_open_socket_without_a_key(monkeypatch: pytest.Monke
     engine.join()
 
 
-def test_a_port_in_use() -> None:
+def test_a_port_in_use_is_refused() -> None:
     with closing(bind("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(ServeError, match=f"Port {port} on 127.0.0.1 is in use"):
@@ -84,12 +84,12 @@ def test_a_port_that_just_served_is_free_again() -> None:
         ("192.0.2.1", 0, "not an address of this machine"),
     ],
 )
-def test_an_address_that_cannot_be(host: str, port: int, sentence: str) -> None:
+def test_an_impossible_address_is_refused(host: str, port: int, sentence: str) -> None:
     with pytest.raises(ServeError, match=sentence):
         bind(host, port)
 
 
-def test_a_port_without_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_without_the_right_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: socket.socket, address: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -98,7 +98,7 @@ def test_a_port_without_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
         bind("127.0.0.1", 80)
 
 
-def test_the_key() -> None:
+def test_only_the_right_key_is_let_in() -> None:
     with serving(FakeEngine(), key="schlüssel") as url:
         models = f"{url}/v1/models"
         for headers in [{}, {"Authorization": "Bearer no"}, {"Authorization": "Basic schlüssel"}]:
@@ -124,7 +124,7 @@ def test_strange_web_pages_are_kept_out() -> None:
             assert get(health, Origin=origin).json()["error"]["code"] == "bad_origin"
 
 
-def test_ipv6() -> None:
+def test_ipv6_is_served() -> None:
     try:
         listener = bind("::1", 0)
     except ServeError as error:

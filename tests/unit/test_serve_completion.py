@@ -25,7 +25,7 @@ def start(engine: FakeEngine, prompt: bytes, stops: tuple[str, ...] = (), max_to
     return Completion(engine, ByteVocabulary(), Generation(tuple(prompt), max_tokens), stops)
 
 
-def test_a_whole_answer(engine: FakeEngine) -> None:
+def test_a_whole_answer_has_its_tokens_and_report(engine: FakeEngine) -> None:
     completion = start(engine, "naïve".encode())
     assert "".join(completion) == "You said: naïve"
     done = completion.result()
@@ -36,11 +36,11 @@ def test_a_whole_answer(engine: FakeEngine) -> None:
     assert not completion.withdrawn
 
 
-def test_one_delta_for_each_progress(engine: FakeEngine) -> None:
+def test_each_progress_gives_one_delta(engine: FakeEngine) -> None:
     assert list(start(engine, b"hi")) == ["Y", "ou ", "sa", "i", "d: ", "hi"]
 
 
-def test_the_length_limit(engine: FakeEngine) -> None:
+def test_the_length_limit_ends_the_answer(engine: FakeEngine) -> None:
     completion = start(engine, b"forever", max_tokens=10)
     assert "".join(completion) == "foreverfor"
     assert completion.result().finish_reason == "length"
@@ -54,7 +54,7 @@ def test_a_stop_string_withdraws_and_counts_no_token_beyond_it(engine: FakeEngin
     assert engine.is_withdrawn(1)
 
 
-def test_a_stop_string_in_the_last_progress(engine: FakeEngine) -> None:
+def test_a_stop_string_in_the_last_progress_counts(engine: FakeEngine) -> None:
     completion = start(engine, b"forever", stops=("r",), max_tokens=3)
     assert "".join(completion) == "fo"
     assert completion.result().finish_reason == "stop"
@@ -88,7 +88,7 @@ def test_an_interrupt_after_the_end_does_nothing(engine: FakeEngine) -> None:
     assert not engine.is_withdrawn(1)
 
 
-def test_no_result_before_the_end(engine: FakeEngine) -> None:
+def test_there_is_no_result_before_the_end(engine: FakeEngine) -> None:
     with pytest.raises(RuntimeError, match="not ended"):
         start(engine, b"hi").result()
 
@@ -105,7 +105,7 @@ def test_a_stopped_engine_cancels_and_then_refuses(engine: FakeEngine) -> None:
         start(engine, b"hi")
 
 
-def test_an_event_loop_hears_the_same(engine: FakeEngine) -> None:
+def test_an_event_loop_receives_the_same(engine: FakeEngine) -> None:
     async def read() -> list[str]:
         completion = AsyncCompletion(engine, ByteVocabulary(), Generation(tuple(b"hi"), 200))
         deltas = [added async for added in completion]

@@ -73,7 +73,7 @@ def check_error(response: httpx.Response, status: int, param: str | None = None,
     return str(error["message"])
 
 
-def test_a_chat_answer(shared: httpx.Client) -> None:
+def test_a_chat_is_answered(shared: httpx.Client) -> None:
     answer = shared.post(CHAT, json=say("naïve 🙂", model="toy", seed=7)).json()
     assert answer["object"] == "chat.completion"
     assert answer["id"].startswith("chatcmpl-")
@@ -84,10 +84,10 @@ def test_a_chat_answer(shared: httpx.Client) -> None:
     usage = answer["usage"]
     assert usage["completion_tokens"] == len("You said: naïve 🙂".encode()) + 1
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
-    assert answer["mpispec"] == {"timing": {"tokens_per_s": 12.5}, "speculation": {"hit_rate": 0.75}}
+    assert answer["mpispec"] == {"timing": {"tokens_per_s": 12.5}, "speculation": {"acceptance_rate": 0.75}}
 
 
-def test_content_in_parts_and_all_roles(client: httpx.Client, engine: FakeEngine) -> None:
+def test_content_may_have_parts_and_all_roles(client: httpx.Client, engine: FakeEngine) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     roles = [("developer", "Be kind."), ("user", "x"), ("assistant", "y"), ("user", parts)]
     messages = [{"role": role, "content": content, "name": "z"} for role, content in roles]
@@ -96,7 +96,7 @@ def test_content_in_parts_and_all_roles(client: httpx.Client, engine: FakeEngine
     assert b"system\nBe kind." in bytes(token % 256 for token in engine.generations[0].prompt)
 
 
-def test_a_streamed_chat_answer(shared: httpx.Client) -> None:
+def test_a_chat_answer_is_streamed(shared: httpx.Client) -> None:
     wanted = say("hi", stream=True, stream_options={"include_usage": True})
     response = shared.post(CHAT, json=wanted)
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -112,7 +112,7 @@ def test_a_streamed_chat_answer(shared: httpx.Client) -> None:
     assert {event["object"] for event in [*events, ending, usage]} == {"chat.completion.chunk"}
 
 
-def test_a_text_answer(shared: httpx.Client) -> None:
+def test_a_text_is_completed(shared: httpx.Client) -> None:
     answer = shared.post(TEXT, json={"prompt": "forever"}).json()
     assert answer["object"] == "text_completion"
     assert answer["choices"][0]["text"] == "foreverforeverfo"
@@ -120,7 +120,7 @@ def test_a_text_answer(shared: httpx.Client) -> None:
     assert answer["usage"] == {"prompt_tokens": 7, "completion_tokens": 16, "total_tokens": 23}
 
 
-def test_a_streamed_text_answer(shared: httpx.Client) -> None:
+def test_a_completion_is_streamed(shared: httpx.Client) -> None:
     response = shared.post(TEXT, json={"prompt": "forever", "max_tokens": 6, "stream": True})
     *events, ending, done = read_events(response.text)
     assert [event["choices"][0]["text"] for event in events] == ["f", "ore", "ve"]
@@ -129,7 +129,7 @@ def test_a_streamed_text_answer(shared: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["hi", ["hi"], list(b"hi"), [list(b"hi")]])
-def test_forms_of_a_prompt(client: httpx.Client, engine: FakeEngine, prompt: Any) -> None:
+def test_a_prompt_has_four_forms(client: httpx.Client, engine: FakeEngine, prompt: Any) -> None:
     answer = client.post(TEXT, json={"prompt": prompt, "max_tokens": None}).json()
     assert answer["choices"][0]["text"] == "You said: hi"
     assert engine.generations[0].prompt == tuple(b"hi")
@@ -145,19 +145,19 @@ def test_all_fields_reach_the_engine(client: httpx.Client, engine: FakeEngine) -
         "repeat_last_n": 32,
         "seed": 2**64 - 1,
     }
-    wanted = say("hi", max_tokens=5, max_completion_tokens=4, strategy="sync", proposer="draft", **fields)
+    wanted = say("hi", max_tokens=5, max_completion_tokens=4, strategy="sync", drafter="draft", **fields)
     assert client.post(CHAT, json=wanted).status_code == 200
     [generation] = engine.generations
     assert {name: getattr(generation.sampling, name) for name in fields} == fields
-    assert (generation.max_tokens, generation.strategy, generation.proposer) == (4, "sync", "draft")
+    assert (generation.max_tokens, generation.strategy, generation.drafter) == (4, "sync", "draft")
 
 
-def test_defaults(client: httpx.Client, engine: FakeEngine) -> None:
-    told = client.post(CHAT, json=say("hi", temperature=None)).json()["seed"]
+def test_defaults_fill_what_is_not_given(client: httpx.Client, engine: FakeEngine) -> None:
+    seed = client.post(CHAT, json=say("hi", temperature=None)).json()["seed"]
     [generation] = engine.generations
-    assert generation.sampling.seed == told
+    assert generation.sampling.seed == seed
     assert generation.max_tokens == engine.context - len(generation.prompt)
-    assert (generation.sampling.temperature, generation.strategy, generation.proposer) == (0.0, None, None)
+    assert (generation.sampling.temperature, generation.strategy, generation.drafter) == (0.0, None, None)
 
 
 def test_a_chat_answer_that_only_repeats_itself_is_cut(client: httpx.Client, engine: FakeEngine) -> None:
@@ -182,9 +182,9 @@ def test_whether_repeats_are_cut_is_the_requests_choice(client: httpx.Client) ->
     assert cut["usage"]["completion_tokens"] == LEAST_TOKENS
 
 
-def test_the_servers_manner_and_the_requests() -> None:
+def test_the_requests_sampling_wins_over_the_servers() -> None:
     engine = FakeEngine()
-    manner = Manner(Sampling(0.7, top_k=20), Sampling(min_p=0.5), seed=9, source="somebody", cuts_repeats=False)
+    manner = Manner(Sampling(0.7, top_k=20), Sampling(min_p=0.5), seed=9, source="someone", cuts_repeats=False)
     with (
         serving(engine, service=make_service(engine, manner)) as url,
         httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client,
@@ -192,11 +192,11 @@ def test_the_servers_manner_and_the_requests() -> None:
         for fields in ({}, {"temperature": 0}, {"temperature": 1, "top_k": 0, "seed": 3}):
             assert client.post(CHAT, json=say("hi", **fields)).status_code == 200
         assert client.post(CHAT, json=say("forever")).json()["choices"][0]["finish_reason"] == "length"
-        told = client.get("/v1/models").json()["data"][0]["mpispec"]
+        listed = client.get("/v1/models").json()["data"][0]["mpispec"]
     drawn = [generation.sampling for generation in engine.generations]
     assert drawn[:3] == [Sampling(0.7, top_k=20, seed=9), Sampling(min_p=0.5, seed=9), Sampling(1.0, seed=3)]
-    assert (told["sampling"]["temperature"], told["sampling"]["top_k"]) == (0.7, 20)
-    assert (told["recommended_by"], told["cut_repeats"]) == ("somebody", False)
+    assert (listed["sampling"]["temperature"], listed["sampling"]["top_k"]) == (0.7, 20)
+    assert (listed["recommended_by"], listed["cut_repeats"]) == ("someone", False)
 
 
 def test_more_tokens_than_fit_are_cut_to_the_room(client: httpx.Client, engine: FakeEngine) -> None:
@@ -205,7 +205,7 @@ def test_more_tokens_than_fit_are_cut_to_the_room(client: httpx.Client, engine: 
 
 
 @pytest.mark.parametrize(("stop", "text"), [("said", "You "), (["x", "d:"], "You sai"), (None, "You said: hi")])
-def test_stop_strings(shared: httpx.Client, stop: Any, text: str) -> None:
+def test_stop_strings_end_the_answer(shared: httpx.Client, stop: Any, text: str) -> None:
     answer = shared.post(CHAT, json=say("hi", stop=stop)).json()
     assert answer["choices"][0]["message"]["content"] == text
     assert answer["choices"][0]["finish_reason"] == "stop"
@@ -216,7 +216,7 @@ def test_fields_that_change_nothing_are_let_through(shared: httpx.Client) -> Non
     assert shared.post(CHAT, json=say("hi", **neutral)).status_code == 200
 
 
-def test_models(shared: httpx.Client) -> None:
+def test_the_model_is_listed(shared: httpx.Client) -> None:
     listed = shared.get("/v1/models").json()
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == ["toy"]
@@ -224,7 +224,7 @@ def test_models(shared: httpx.Client) -> None:
     check_error(shared.get("/v1/models/a/b"), 404, "model", "model_not_found")
 
 
-def test_health(client: httpx.Client, engine: FakeEngine) -> None:
+def test_health_follows_the_engine(client: httpx.Client, engine: FakeEngine) -> None:
     assert client.get("/health").status_code == 200
     engine.stop()
     assert client.get("/health").status_code == 503
@@ -255,7 +255,7 @@ BAD_FIELDS = [
     ("stream", "yes"),
     ("stream_options", 1),
     ("strategy", "magic"),
-    ("proposer", "oracle:1"),
+    ("drafter", "oracle:1"),
     ("n", 2),
     ("n", True),
     ("best_of", 3),
@@ -321,18 +321,18 @@ def test_of_many_bad_messages_the_first_is_looked_at() -> None:
     assert caught.value.error_count() == 1
 
 
-def test_an_unknown_model(shared: httpx.Client) -> None:
+def test_an_unknown_model_is_refused(shared: httpx.Client) -> None:
     assert "toy" in check_error(shared.post(CHAT, json=say("hi", model="gpt")), 404, "model", "model_not_found")
 
 
 @pytest.mark.parametrize("length", [512, 600])
-def test_a_prompt_longer_than_the_context(shared: httpx.Client, length: int) -> None:
+def test_a_prompt_longer_than_the_context_is_refused(shared: httpx.Client, length: int) -> None:
     response = shared.post(TEXT, json={"prompt": "x" * length})
     assert "512" in check_error(response, 400, "prompt", "context_length_exceeded")
     check_error(shared.post(CHAT, json=say("x" * length)), 400, "messages", "context_length_exceeded")
 
 
-def test_paths_and_methods(shared: httpx.Client) -> None:
+def test_other_paths_and_methods_are_refused(shared: httpx.Client) -> None:
     check_error(shared.get("/nowhere"), 404, code="not_found")
     check_error(shared.get("/health/"), 404, code="not_found")
     refused = shared.get(CHAT)
@@ -342,7 +342,7 @@ def test_paths_and_methods(shared: httpx.Client) -> None:
     assert "access-control-allow-origin" not in refused.headers
 
 
-def test_a_body_that_is_too_large(shared: httpx.Client) -> None:
+def test_a_body_that_is_too_large_is_refused(shared: httpx.Client) -> None:
     check_error(shared.post(CHAT, content=b" " * (MAX_BODY + 1)), 413, code="body_too_large")
     parts = (b" " * (1 << 20) for _ in range(9))
     check_error(shared.post(CHAT, content=parts), 413, code="body_too_large")
@@ -356,19 +356,21 @@ def open_request(client: httpx.Client, headers: bytes = b"") -> socket.socket:
     return connection
 
 
-def test_a_body_that_does_not_come(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_does_not_come_times_out(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpispec.serve.http.BODY_SECONDS", 0.01)
     with open_request(shared, b"Content-Length: 10\r\n") as connection:
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
 
 
-def test_a_request_that_does_not_come(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_does_not_come_times_out(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpispec.serve.guard.HEAD_SECONDS", 0.01)
     with socket.create_connection((shared.base_url.host, shared.base_url.port or 80), DEADLINE) as connection:
         assert connection.recv(4096) == b""
 
 
-def test_a_second_request_whose_head_does_not_end(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_request_whose_head_does_not_end_times_out(
+    shared: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_connection((shared.base_url.host, shared.base_url.port or 80), DEADLINE) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b""
@@ -379,7 +381,7 @@ def test_a_second_request_whose_head_does_not_end(shared: httpx.Client, monkeypa
         assert connection.recv(4096) == b""
 
 
-def test_a_client_that_leaves_in_mid_body(shared: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_leaves_in_mid_body_harms_nobody(shared: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     with open_request(shared, b"Content-Length: 10\r\n") as connection:
         connection.sendall(b"{")
     assert shared.post(CHAT, json=say("hi")).status_code == 200
@@ -398,7 +400,7 @@ def test_a_bug_is_a_500_and_the_server_goes_on(caplog: pytest.LogCaptureFixture)
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_chat_that_the_template_refuses(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_chat_that_the_template_refuses_is_a_400(caplog: pytest.LogCaptureFixture) -> None:
     """With the service as `mpispec serve` makes it."""
     template = ChatTemplate("{% if messages[1] is defined %}{{ raise_exception('Roles must alternate') }}{% endif %}hi")
     engine = FakeEngine()
@@ -412,7 +414,7 @@ def test_a_chat_that_the_template_refuses(caplog: pytest.LogCaptureFixture) -> N
     assert caplog.records == []
 
 
-def test_requests_at_once_queue(shared: httpx.Client) -> None:
+def test_simultaneous_requests_queue(shared: httpx.Client) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda n: shared.post(CHAT, json=say(f"number {n}")).json(), range(8)))
     assert [answer["choices"][0]["message"]["content"] for answer in answers] == [
@@ -448,7 +450,9 @@ def test_an_answer_whose_client_leaves_is_withdrawn(client: httpx.Client, engine
     assert client.post(CHAT, json=say("hi")).status_code == 200
 
 
-def test_an_engine_that_stops_in_mid_answer(client: httpx.Client, engine: FakeEngine) -> None:
+def test_an_engine_that_stops_in_mid_answer_ends_the_stream_with_an_error(
+    client: httpx.Client, engine: FakeEngine
+) -> None:
     with client.stream("POST", CHAT, json=say("wait", stream=True)) as response:
         lines = response.iter_lines()
         next(lines)
@@ -457,7 +461,7 @@ def test_an_engine_that_stops_in_mid_answer(client: httpx.Client, engine: FakeEn
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_stopped"
 
 
-def test_an_engine_that_stops_before_an_answer(client: httpx.Client, engine: FakeEngine) -> None:
+def test_an_engine_that_stops_before_an_answer_is_a_503(client: httpx.Client, engine: FakeEngine) -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.post, CHAT, json=say("wait"))
         engine.await_requests(1)

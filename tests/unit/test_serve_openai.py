@@ -19,7 +19,7 @@ def client() -> Iterator[openai.OpenAI]:
         yield openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0)
 
 
-def test_chat(client: openai.OpenAI) -> None:
+def test_a_chat_is_answered(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="toy", messages=MESSAGES, temperature=0.5, seed=3)
     assert answer.choices[0].message.content == "You said: hi"
     assert answer.choices[0].finish_reason == "stop"
@@ -27,7 +27,7 @@ def test_chat(client: openai.OpenAI) -> None:
     assert answer.seed == 3
 
 
-def test_streamed_chat(client: openai.OpenAI) -> None:
+def test_a_chat_is_streamed(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model="toy", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
     )
@@ -38,25 +38,25 @@ def test_streamed_chat(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.total_tokens > 13
 
 
-def test_stream_helper(client: openai.OpenAI) -> None:
+def test_the_stream_helper_works(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(model="toy", messages=MESSAGES) as stream:
         done = stream.get_final_completion()
     assert done.choices[0].message.content == "You said: hi"
 
 
-def test_completion(client: openai.OpenAI) -> None:
+def test_a_text_is_completed(client: openai.OpenAI) -> None:
     answer = client.completions.create(model="toy", prompt="forever", max_tokens=7)
     assert answer.choices[0].text == "forever"
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage.prompt_tokens == 7
 
 
-def test_streamed_completion(client: openai.OpenAI) -> None:
+def test_a_completion_is_streamed(client: openai.OpenAI) -> None:
     chunks = client.completions.create(model="toy", prompt=list(b"hi"), max_tokens=20, stream=True)
     assert "".join(chunk.choices[0].text for chunk in chunks) == "You said: hi"
 
 
-def test_models(client: openai.OpenAI) -> None:
+def test_models_are_listed(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["toy"]
     assert client.models.retrieve("toy").owned_by == "mpispec"
 

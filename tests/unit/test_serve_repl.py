@@ -147,7 +147,7 @@ def test_ctrl_c_after_a_stopped_answer_ends(session: Session) -> None:
     assert session.end()[0] == "interrupt"
 
 
-def test_the_end_of_the_input(session: Session) -> None:
+def test_the_end_of_the_input_ends_the_conversation(session: Session) -> None:
     session.type("hello")
     session.hang_up()
     reason, shown = session.end()
@@ -162,11 +162,11 @@ def test_help_names_every_command(session: Session) -> None:
         assert command in shown
 
 
-def test_stats(session: Session) -> None:
+def test_stats_are_shown(session: Session) -> None:
     session.type("hello", "/stats", "/quit")
     shown = session.end()[1]
     assert "requests: 1\n" in shown
-    assert "speculation.hit_rate: 0.750\n" in shown
+    assert "speculation.acceptance_rate: 0.750\n" in shown
 
 
 def test_settings_reach_the_engine(session: Session, engine: FakeEngine) -> None:
@@ -210,7 +210,7 @@ def test_reset_forgets(session: Session, engine: FakeEngine) -> None:
     assert read(engine.generations[1].prompt) == "|user\nagain||assistant\n"
 
 
-def test_a_conversation_that_no_longer_fits(session: Session, engine: FakeEngine) -> None:
+def test_a_conversation_that_no_longer_fits_is_refused_with_a_remedy(session: Session, engine: FakeEngine) -> None:
     session.type("x" * 600, "hello", "/quit")
     reason, shown = session.end()
     assert reason == "quit"
@@ -218,7 +218,7 @@ def test_a_conversation_that_no_longer_fits(session: Session, engine: FakeEngine
     assert read(engine.generations[0].prompt) == "|user\nhello||assistant\n"
 
 
-def test_an_answer_that_fills_the_context(engine: FakeEngine) -> None:
+def test_an_answer_that_fills_the_context_needs_a_reset(engine: FakeEngine) -> None:
     session = Session(engine, manner=Manner(cuts_repeats=False))
     session.type("forever", "hello", "/reset", "hello", "/quit")
     reason, shown = session.end()
@@ -291,7 +291,7 @@ def test_a_model_cannot_steer_the_terminal(engine: FakeEngine) -> None:
 def test_the_summary_is_for_terminals(engine: FakeEngine) -> None:
     session = Session(engine, is_terminal=True)
     session.type("hello", "/quit")
-    assert "\x1b[2m16 tokens, 12.5 t/s, hit rate 75%\x1b[0m\n" in session.end()[1]
+    assert "\x1b[2m16 tokens, 12.5 t/s, acceptance rate 75%\x1b[0m\n" in session.end()[1]
     session.hang_up()
 
 
@@ -304,7 +304,7 @@ def test_a_stopped_engine_ends_the_conversation(session: Session, engine: FakeEn
     assert "The engine has stopped." in shown
 
 
-def test_nobody_reads_any_more(engine: FakeEngine) -> None:
+def test_an_answer_that_nobody_reads_any_more_is_withdrawn(engine: FakeEngine) -> None:
     class Closed(io.StringIO):
         def write(self, text: str) -> int:
             if text == "Y":
@@ -316,7 +316,7 @@ def test_nobody_reads_any_more(engine: FakeEngine) -> None:
     engine.await_withdrawn(1)
 
 
-def test_a_screen_that_knows_no_unicode(engine: FakeEngine) -> None:
+def test_a_screen_that_knows_no_unicode_gets_question_marks(engine: FakeEngine) -> None:
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding="ascii")
     assert Repl(make_service(engine), io.BytesIO("naïve\n/quit\n".encode()), out).run() == "quit"

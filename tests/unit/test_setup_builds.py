@@ -18,10 +18,10 @@ pytestmark = pytest.mark.unit
 # What takes minutes or a network is replaced: a build is an empty wheel, an installed build a line in a file.
 FAST = """
 . scripts/setup
-build_wheel() { mkdir -p "$1"; touch "$1/$build.whl"; echo "built $build" >> "$told"; }
-install_packages() { [ "$again" = 0 ] || echo again >> "$told"; }
+build_wheel() { mkdir -p "$1"; touch "$1/$build.whl"; echo "built $build" >> "$record"; }
+install_packages() { [ "$again" = 0 ] || echo again >> "$record"; }
 ask_build() { ulimit -c 0; eval "$answer"; }
-llama_version=1.2.3 where=${where_to:-here} log=$told.log
+llama_version=1.2.3 where=${where_to:-here} log=$record.log
 : >> "$log"
 choose_build
 install_working_build
@@ -33,7 +33,12 @@ DIES = 'kill -s ILL "$BASHPID"'
 
 def set_up(folder: Path, answer: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Choose, build, install and check as set-up does; `answer` is what asking the build `$build` comes to."""
-    environ = {**os.environ, "MPISPEC_WHEELS": str(folder / "wheels"), "told": str(folder / "told"), "answer": answer}
+    environ = {
+        **os.environ,
+        "MPISPEC_WHEELS": str(folder / "wheels"),
+        "record": str(folder / "record"),
+        "answer": answer,
+    }
     return subprocess.run(
         ["bash", "-c", FAST],
         cwd=REPOSITORY,
@@ -45,9 +50,9 @@ def set_up(folder: Path, answer: str, **variables: str) -> subprocess.CompletedP
     )
 
 
-def told(folder: Path) -> list[str]:
+def recorded(folder: Path) -> list[str]:
     """Return what was built and installed, in order."""
-    return (folder / "told").read_text().splitlines()
+    return (folder / "record").read_text().splitlines()
 
 
 def unless_plain(answer: str) -> str:
@@ -59,7 +64,7 @@ def test_a_good_build_is_built_once(tmp_path: Path) -> None:
     for _ in range(2):
         done = set_up(tmp_path, WORKS)
         assert done.stdout == "works: native\n", done.stderr
-    assert told(tmp_path) == ["built native"]
+    assert recorded(tmp_path) == ["built native"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT])
@@ -67,7 +72,7 @@ def test_a_build_that_dies_is_named_and_replaced(tmp_path: Path, number: signal.
     done = set_up(tmp_path, unless_plain(f'kill -s {number.name.removeprefix("SIG")} "$BASHPID"'))
     assert done.stdout == "works: plain\n", done.stderr
     assert f"The native build of llama.cpp died of {number.name} on this CPU." in done.stderr
-    assert told(tmp_path) == ["built native", "built plain", "again"]
+    assert recorded(tmp_path) == ["built native", "built plain", "again"]
 
 
 def test_a_build_that_computes_wrong_numbers_is_replaced(tmp_path: Path) -> None:
@@ -81,7 +86,7 @@ def test_a_second_set_up_does_not_build_the_bad_one_again(tmp_path: Path) -> Non
     done = set_up(tmp_path, unless_plain(DIES))
     assert done.stdout == "works: plain\n", done.stderr
     assert "died" not in done.stderr
-    assert told(tmp_path) == ["built native", "built plain", "again"]
+    assert recorded(tmp_path) == ["built native", "built plain", "again"]
 
 
 def test_another_compiler_is_tried(tmp_path: Path) -> None:
@@ -101,13 +106,13 @@ def test_two_bad_builds_end_in_one_sentence(tmp_path: Path) -> None:
         assert last.startswith("Set-up stopped: llama.cpp as this compiler builds it does not work on this CPU")
         assert "native build died of SIGILL" in last
         assert "plain build died of SIGILL" in last
-    assert told(tmp_path) == ["built native", "built plain", "again"]
+    assert recorded(tmp_path) == ["built native", "built plain", "again"]
 
 
 def test_the_portable_build_has_no_other_to_fall_back_on(tmp_path: Path) -> None:
     done = set_up(tmp_path, DIES, where_to="any")
     assert done.returncode == 1
-    assert told(tmp_path) == ["built portable"]
+    assert recorded(tmp_path) == ["built portable"]
 
 
 @pytest.mark.parametrize("answer", ["exit 1", 'kill -s KILL "$BASHPID"'])
@@ -116,7 +121,7 @@ def test_what_is_not_the_fault_of_the_build_is_not_held_against_it(tmp_path: Pat
     assert done.returncode == 1
     assert 'the step "checking what this build computes" failed' in done.stderr
     assert set_up(tmp_path, WORKS).stdout == "works: native\n"
-    assert told(tmp_path) == ["built native"]
+    assert recorded(tmp_path) == ["built native"]
 
 
 def test_steps_say_how_long_they_took(tmp_path: Path) -> None:
@@ -153,7 +158,7 @@ def test_kinds_of_builds_do_not_share_a_wheel() -> None:
         ("mpich 0123", "", "mpich here"),
     ],
 )
-def test_an_environment_stays_what_it_is_until_told_otherwise(
+def test_an_environment_stays_what_it_is_until_an_option_says_otherwise(
     before: str, options: str, expected: str, tmp_path: Path
 ) -> None:
     if before:

@@ -48,7 +48,7 @@ def test_what_is_sure_by_count_stands_where_a_measurement_has_missed_it() -> Non
     assert sharing(quiet, quiet, quiet, None, [Demand(1, 2, 0)]).crowd == 2.0
 
 
-def test_who_is_alone_on_a_host_is_not_measured() -> None:
+def test_an_actor_alone_on_its_host_is_not_measured() -> None:
     stage = ToyStage(0, is_last=True, vocabulary=8)
     assert shared_cores(Group(LoopbackTransport()), {FIRST: stage}, None, width=4, threads=1) is None
 

@@ -1,4 +1,4 @@
-"""A guesser sees and says only tokens that the target has as well."""
+"""A draft sees and returns only tokens that the target has as well."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mpispec.compute.base import Cancelled, Floats
 from mpispec.compute.shared_vocabulary import SharedVocabulary
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Edit, Row, Run
+from mpispec.core.messages import CacheOp, Row, Run
 
 pytestmark = pytest.mark.unit
 
@@ -32,7 +32,7 @@ class Recording:
         self.run: Run | None = None
         self.is_closed = False
 
-    def edit(self, edits: Sequence[Edit]) -> None:
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
         """There is no cache."""
 
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
@@ -46,7 +46,7 @@ class Recording:
 
 
 @pytest.mark.parametrize("is_last", [True, False])
-def test_tokens_beyond_are_stood_in_for_and_never_said(is_last: bool) -> None:
+def test_tokens_beyond_the_shared_ones_are_replaced_and_never_returned(is_last: bool) -> None:
     inner = Recording(np.ones((4, 8), np.float32))
     output = SharedVocabulary(inner, SHARED, is_last).forward(RUN, None, bool)
     assert output is not None

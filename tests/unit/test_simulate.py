@@ -1,4 +1,4 @@
-"""`mpispec simulate` as a user meets it: the table, the JSON object, the picture, and sentences for what is wrong."""
+"""`mpispec simulate` as a user sees it: the table, the JSON object, the picture, and sentences for what is wrong."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_json_has_a_result_for_each_strategy() -> None:
 
 @pytest.mark.parametrize(("strategy", "stages"), [("pipeinfer", 8), ("specpipe", 8), ("pipedec", 14)])
 def test_a_chain_reaches_the_law(strategy: str, stages: int) -> None:
-    flags = ("--stages", str(stages), "--hit", "0.94", "--width", "1", "--strategy", strategy, "--tokens", "300")
+    flags = ("--stages", str(stages), "--acceptance", "0.94", "--width", "1", "--strategy", strategy, "--tokens", "300")
     assert _results(*flags)[strategy]["achieved_over_law"] > 0.95
 
 
@@ -47,14 +47,14 @@ def test_slow_links_count_as_depth() -> None:
 
 
 def test_recorded_outcomes_are_replayed(tmp_path: Path) -> None:
-    record = tmp_path / "hits.json"
+    record = tmp_path / "outcomes.json"
     record.write_text("[1, 1, 1, 0]")
-    result = _results("--hit", str(record), "--rescue", "0", "--strategy", "pipeinfer", "--tokens", "401")["pipeinfer"]
-    assert result["hit_rate"] == pytest.approx(0.75, abs=0.01)
+    flags = ("--acceptance", str(record), "--rescue", "0", "--strategy", "pipeinfer", "--tokens", "401")
+    assert _results(*flags)["pipeinfer"]["acceptance_rate"] == pytest.approx(0.75, abs=0.01)
 
 
 def test_a_draft_that_promises_too_much_wastes_more_rows_of_auto() -> None:
-    flags = ("--hit", "0.05", "--rescue", "0", "--strategy", "auto", "--rows", "cpu", "--tokens", "60")
+    flags = ("--acceptance", "0.05", "--rescue", "0", "--strategy", "auto", "--rows", "cpu", "--tokens", "60")
     boasting = _simulate(*flags, "--promised", "0.9")
     assert "first choice right 5.0%, 90.0% promised" in boasting.output
     honest = _results(*flags)["auto"]["wasted_rows"]
@@ -91,14 +91,14 @@ def test_png_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (("--hit", "1.4"), "--hit 1.4 is no chance"),
-        (("--hit", "nan"), "--hit nan is no chance"),
-        (("--hit", "absent.json"), "cannot be read (No such file or directory)"),
+        (("--acceptance", "1.4"), "--acceptance 1.4 is no chance"),
+        (("--acceptance", "nan"), "--acceptance nan is no chance"),
+        (("--acceptance", "absent.json"), "cannot be read (No such file or directory)"),
         (("--rows", "broken.json"), "--rows broken.json is not JSON"),
         (("--rows", "words.json"), "must hold a JSON list of numbers"),
         (("--rows", "empty.json"), "must hold a JSON list of numbers"),
         (("--rows", "zero.json"), "has a factor that is not above 0"),
-        (("--hit", "two.json"), "has numbers outside of 0 to 1"),
+        (("--acceptance", "two.json"), "has numbers outside of 0 to 1"),
         (("--strategy", "magic,plain"), "--strategy knows no magic"),
         (("--strategy", ","), "--strategy names no strategy"),
         (("--png", "absent/a.png"), "The picture cannot be written to absent/a.png"),

@@ -8,7 +8,7 @@ from mpispec.compute.base import ComputeError
 from mpispec.core.ids import Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import Follow, Prime, Row, Run, Sampling
 from mpispec.sim.costs import ROWS_FACTORS, Modelled, law_speedup
-from mpispec.sim.script import Hits, Script, ScriptedGuesser, ScriptedTarget
+from mpispec.sim.script import Acceptance, Script, ScriptedPredictor, ScriptedTarget
 from mpispec.sim.study import Study
 from mpispec.strategies import PRESETS
 
@@ -66,33 +66,33 @@ def test_activations_of_other_rows_are_refused() -> None:
         target.compute(SECOND, _run(0, _row(0, -1, 0, 5)), b"\0\0")
 
 
-def test_the_draft_is_right_as_often_as_told() -> None:
+def test_the_draft_has_the_acceptance_rates_that_were_asked_for() -> None:
     length = 4000
     script = _script(length + 1)
     text = script.texts[REQUEST]
-    hits = Hits((0.7,), rescue=0.5)
-    guesser = ScriptedGuesser(script, hits, prompt_tokens=1)
-    guesser.hear(Prime(REQUEST, (text[0],), Pos(length), 3, 0.0, Sampling()))
+    acceptance = Acceptance((0.7,), rescue=0.5)
+    predictor = ScriptedPredictor(script, acceptance, prompt_tokens=1)
+    predictor.hear(Prime(REQUEST, (text[0],), Pos(length), 3, 0.0, Sampling()))
     ranks = [0, 0, 0, 0]
     for pos in range(length):
-        (guesses,) = guesser.compute((_row(pos, pos - 1, pos, text[pos]),), 3)
-        tokens = [token for token, _ in guesses]
+        (draft_tokens,) = predictor.compute((_row(pos, pos - 1, pos, text[pos]),), 3)
+        tokens = [token for token, _ in draft_tokens]
         assert len(set(tokens)) == 3
         ranks[tokens.index(text[pos + 1]) if text[pos + 1] in tokens else 3] += 1
-    assert [count / length for count in ranks[:3]] == pytest.approx(hits.probs(0, 3), abs=0.03)
+    assert [count / length for count in ranks[:3]] == pytest.approx(acceptance.probs(0, 3), abs=0.03)
 
 
 def test_chances_by_depth_follow_what_is_accepted() -> None:
     script = _script()
     text = script.texts[REQUEST]
-    guesser = ScriptedGuesser(script, Hits((0.9, 0.4)), prompt_tokens=1)
-    guesser.hear(Prime(REQUEST, (text[0],), Pos(9), 1, 0.0, Sampling()))
+    predictor = ScriptedPredictor(script, Acceptance((0.9, 0.4)), prompt_tokens=1)
+    predictor.hear(Prime(REQUEST, (text[0],), Pos(9), 1, 0.0, Sampling()))
 
     def announced(pos: int) -> float:
-        return guesser.compute((_row(pos, pos - 1, pos, text[pos]),), 1)[0][0][1]
+        return predictor.compute((_row(pos, pos - 1, pos, text[pos]),), 1)[0][0][1]
 
     assert [announced(pos) for pos in range(3)] == [0.9, 0.4, 0.4]
-    guesser.hear(Follow(REQUEST, Pos(1), tuple(text[1:4]), Pos(9)))
+    predictor.hear(Follow(REQUEST, Pos(1), tuple(text[1:4]), Pos(9)))
     assert [announced(pos) for pos in range(3, 5)] == [0.9, 0.4]
 
 

@@ -32,15 +32,15 @@ class Pieces:
 def stream_all(pieces: list[bytes], stops: list[str]) -> tuple[list[str], str | None]:
     stream = TextStream(Pieces(pieces), stops)
     deltas = [stream.push(token) for token in range(len(pieces))]
-    return [*deltas, stream.flush()], stream.hit
+    return [*deltas, stream.flush()], stream.stop_found
 
 
 def cut_whole(text: str, stops: list[str]) -> tuple[str, str | None]:
     """Look at every beginning of the text, shortest first: the plain reference."""
     for end in range(len(text) + 1):
-        hits = [stop for stop in stops if text[:end].endswith(stop)]
-        if hits:
-            longest = max(hits, key=len)
+        found = [stop for stop in stops if text[:end].endswith(stop)]
+        if found:
+            longest = max(found, key=len)
             return text[: end - len(longest)], longest
     return text, None
 
@@ -51,9 +51,9 @@ some_stops = st.lists(st.text(alphabet="abé🙂", min_size=1, max_size=5), max_
 
 @given(st.lists(st.binary(max_size=5)))
 def test_any_bytes_decode_as_the_whole(pieces: list[bytes]) -> None:
-    deltas, hit = stream_all(pieces, [])
+    deltas, stop = stream_all(pieces, [])
     assert "".join(deltas) == b"".join(pieces).decode("utf-8", "replace")
-    assert hit is None
+    assert stop is None
 
 
 @given(few_letters, some_stops, st.data())
@@ -61,21 +61,21 @@ def test_any_split_cuts_at_the_same_stop(text: str, stops: list[str], data: st.D
     raw = text.encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=8)))
     pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
-    deltas, hit = stream_all(pieces, stops)
-    assert ("".join(deltas), hit) == cut_whole(text, stops)
+    deltas, stop = stream_all(pieces, stops)
+    assert ("".join(deltas), stop) == cut_whole(text, stops)
 
 
 @given(few_letters, some_stops)
 def test_text_that_can_be_no_stop_is_not_held_back(text: str, stops: list[str]) -> None:
     stream = TextStream(Pieces([text.encode()]), stops)
     given_out = stream.push(0)
-    if stream.hit is None:
+    if stream.stop_found is None:
         held = text[len(given_out) :]
         assert held == "" or any(stop.startswith(held) for stop in stops)
 
 
 @given(few_letters, some_stops)
-def test_undecided_end_is_the_longest(text: str, stops: list[str]) -> None:
+def test_the_undecided_end_is_the_longest(text: str, stops: list[str]) -> None:
     lengths = [n for n in range(len(text) + 1) for stop in stops if n < len(stop) and text.endswith(stop[:n])]
     assert count_undecided(text, stops) == max(lengths, default=0)
 
@@ -98,7 +98,7 @@ def test_end_of_generation_gives_no_text() -> None:
 def test_nothing_follows_a_stop_string() -> None:
     stream = TextStream(Pieces([b"one\nU", b"ser: x", b"more"]), ["\nUser:"])
     assert [stream.push(0), stream.push(1), stream.push(2), stream.flush()] == ["one", "", "", ""]
-    assert stream.hit == "\nUser:"
+    assert stream.stop_found == "\nUser:"
 
 
 def test_what_was_held_comes_out_when_no_stop_follows() -> None:

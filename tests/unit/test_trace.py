@@ -38,7 +38,7 @@ def head_of(*happened: Message | int) -> Trace:
     return trace
 
 
-def test_runs_are_told_apart_by_what_was_accepted_when_they_were_launched() -> None:
+def test_runs_are_distinguished_by_what_was_accepted_when_they_were_dispatched() -> None:
     prompt = [run_of(0, 0, 1, prompt=3), run_of(1, 2, prompt=3)]
     trace = head_of(*prompt, run_of(2, 3), 1, run_of(3, 3), run_of(4, 4), run_of(5, 5), 2, Cancel((2, 3, 5)))
     assert kinds_of_runs(trace.events) == {
@@ -51,7 +51,7 @@ def test_runs_are_told_apart_by_what_was_accepted_when_they_were_launched() -> N
     }
 
 
-def test_a_run_passed_on_by_a_stage_is_no_launch() -> None:
+def test_a_run_passed_on_by_a_stage_is_no_dispatch() -> None:
     trace = head_of(run_of(0, 0, prompt=1))
     trace.sent("stage 1", 0.5, run_of(0, 0, prompt=1), 10)
     trace.sent("stage 1", 0.6, Run(1, (), (), void=True), 10)

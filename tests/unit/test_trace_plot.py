@@ -29,7 +29,7 @@ def compute(trace: Trace, lane: str, start: float, run: Run, aborted: bool = Fal
 
 @pytest.fixture
 def timeline(tmp_path: Path) -> Path:
-    """A head with two stages and a draft: a prompt, a token, a guess that held, two that did not."""
+    """A head with two stages and a draft: a prompt, a token, an accepted draft token, two rejected ones."""
     head, last, draft = Trace(is_on=True), Trace(is_on=True), Trace(is_on=True)
     for run_id, pos in enumerate((0, 1, 2, 3)):
         head.sent("head", run_id * 0.01, run_of(run_id, pos), 0)
@@ -169,7 +169,9 @@ def test_a_picture_that_cannot_be_written_gives_one_sentence(timeline: Path, tmp
         draw(timeline, tmp_path / "none" / "out.png", 0.0, None)
 
 
-def test_without_matplotlib_the_remedy_is_told(timeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_remedy_is_named(
+    timeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(TraceError, match=r"mpispec\[plot\]"):

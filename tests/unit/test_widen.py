@@ -1,4 +1,4 @@
-"""Float32 copies of models, beside what the gguf package makes of the same bytes."""
+"""Float32 copies of models, compared with what the gguf package makes of the same bytes."""
 
 from __future__ import annotations
 

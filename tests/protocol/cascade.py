@@ -1,4 +1,4 @@
-"""Random ladders for the virtual cluster, each a function of its seed."""
+"""Random cascades for the virtual cluster, each a function of its seed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mpispec.core.events import Payload
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, Token
 from mpispec.core.level import LevelCore
-from mpispec.core.messages import Edit, Message, Prime, Run
+from mpispec.core.messages import CacheOp, Message, Prime, Run
 from mpispec.core.stage import StageCore
+from mpispec.sim.cascade import Agreement, Cascade, LowestLevel, ScriptedLevel, drawn
 from mpispec.sim.cluster import Level, VirtualCluster
 from mpispec.sim.costs import Costs
-from mpispec.sim.ladder import Agreement, Ladder, LowestLevel, ScriptedLevel, drawn
 from mpispec.strategies import PRESETS
 from mpispec.strategies.pipespec import PipeSpec
 from tests.protocol.playing import finish, submit
@@ -40,10 +40,10 @@ def agreement(character: str, rate: float, salt: int) -> Agreement:
 
 
 class ToyLevel(ScriptedLevel):
-    """Says what a ladder says, with cells of a toy, whose values must be those of the row's own text and no other."""
+    """Writes what the cascade says, and asserts that each row's toy cells have the values of its own text."""
 
-    def __init__(self, ladder: Ladder, level: int, num_stages: int = 1) -> None:
-        super().__init__(ladder, level, num_stages)
+    def __init__(self, cascade: Cascade, level: int, num_stages: int = 1) -> None:
+        super().__init__(cascade, level, num_stages)
         self._layers = [ToyLayer(layer) for layer in range(num_stages)]
         self._texts: dict[tuple[int, int], tuple[Token, ...]] = {}
         """(request, node) -> the tokens up to it."""
@@ -55,8 +55,8 @@ class ToyLevel(ScriptedLevel):
             for pos in range(len(message.tokens)):
                 self._texts[message.request, pos] = message.tokens[: pos + 1]
 
-    def edit(self, stage: Actor, edits: Sequence[Edit]) -> None:
-        self._layers[stage - 1].edit(edits)
+    def apply(self, stage: Actor, cache_ops: Sequence[CacheOp]) -> None:
+        self._layers[stage - 1].apply(cache_ops)
 
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
         outputs = run_rows(self._layers[stage - 1], run, payload)
@@ -85,7 +85,7 @@ class ToyLevel(ScriptedLevel):
 
 @dataclass(frozen=True)
 class Scenario:
-    """One seed's ladder; lists run from the level below the target down."""
+    """One seed's cascade; lists run from the level below the target down."""
 
     seed: int
     strategy: str
@@ -131,7 +131,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
     rng = random.Random(scenario.seed + 1)
     texts = [[*prompt, *map(Token, scenario.text(index))] for index, prompt in enumerate(scenario.prompts)]
     kinds = zip(scenario.characters, scenario.rates, strict=True)
-    ladder = Ladder(texts, [agreement(kind, rate, salt) for salt, (kind, rate) in enumerate(kinds)], VOCABULARY)
+    cascade = Cascade(texts, [agreement(kind, rate, salt) for salt, (kind, rate) in enumerate(kinds)], VOCABULARY)
     heads, stages = [], []
     actor = 0
     for num_stages in scenario.stages:
@@ -154,13 +154,13 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
         Level(
             LevelCore(heads[index], above[index - 1], rng.choice(list(STRATEGIES))),
             stages[index],
-            ToyLevel(ladder, index, scenario.stages[index]),
+            ToyLevel(cascade, index, scenario.stages[index]),
         )
         for index in range(1, len(heads))
     ]
     sequences = scenario.parallel + rng.choice([0, 2, 8])
     draft = DraftCore(rng.choice([1, 4, 64]), scenario.parallel, sequences, above[-1])
-    lowest = LowestLevel(ToyLevel(ladder, len(heads)), prob=0.7)
+    lowest = LowestLevel(ToyLevel(cascade, len(heads)), prob=0.7)
     costs = costs or Chaos(scenario.seed)
     toy = ToyTarget(len(stages[0]), VOCABULARY)
     cluster = VirtualCluster(heads[0], stages[0], (draft, lowest), costs, toy, levels=levels)

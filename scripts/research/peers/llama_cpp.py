@@ -17,8 +17,13 @@ import click
 
 from mpispec.bench.command import run
 from mpispec.bench.errors import BenchError
-from mpispec.bench.peers.llama_server import Deployment, serving
-from mpispec.bench.peers.settings import (
+from mpispec.bench.termination import terminated_in_order
+from mpispec.commands.flags import with_flags
+from mpispec.commands.prompt import chat_template
+from mpispec.compute.llama_vocabulary import Vocabulary
+from mpispec.models import default, registry
+from research.peers.llama_server import Deployment, serving
+from research.peers.settings import (
     SEARCH_ALWAYS,
     SEARCH_DRAFT,
     SEARCH_SPLIT,
@@ -28,11 +33,6 @@ from mpispec.bench.peers.settings import (
     search,
     write,
 )
-from mpispec.bench.termination import terminated_in_order
-from mpispec.commands.flags import with_flags
-from mpispec.commands.prompt import chat_template
-from mpispec.compute.llama_vocabulary import Vocabulary
-from mpispec.models import default, registry
 
 
 def _work_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -105,7 +105,7 @@ def search_settings(out: Path, max_tokens: int, **flags: Any) -> None:
 
 
 def _deployment(flags: dict[str, Any]) -> tuple[Deployment, list[int]]:
-    """Return what shall run where, and the prompt's tokens. Raises BenchError and ModelError."""
+    """Return what runs where, and the prompt's tokens. Raises BenchError and ModelError."""
     target = default.resolve(flags["model"])
     deployment = Deployment(
         target=target,
@@ -173,7 +173,7 @@ def _measure(deployment: Deployment, settings: Settings, prompt: list[int], max_
             "decode_s": timings["predicted_ms"] / 1e3,
             "tokens_per_s": timings["predicted_per_second"],
         },
-        "speculation": {"proposed": timings.get("draft_n", 0), "accepted": timings.get("draft_n_accepted", 0)},
+        "speculation": {"drafted": timings.get("draft_n", 0), "accepted": timings.get("draft_n_accepted", 0)},
         "hosts": list(deployment.hosts),
         "settings": asdict(settings),
     }

@@ -1,4 +1,4 @@
-"""A ladder of models on real ranks changes the speed and never the text (law 6), whoever disagrees with whom."""
+"""A cascade of models on real ranks changes the speed and never the text (law 6), however its models disagree."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def alone(default_model: Path, prompts: list[list[int]], vocabulary: Vocabulary)
         pytest.param(4, "0:0-29,1:draft,2:level1:0-13,3:level1:14-27", id="4-a-level-of-two"),
     ],
 )
-def test_a_ladder_writes_the_plain_text(
+def test_a_cascade_writes_the_plain_text(
     n: int,
     layout: str | None,
     prompts: list[list[int]],
@@ -61,16 +61,16 @@ def test_a_ladder_writes_the_plain_text(
         for sampling in samplings
         for index in PROMPTS
     ]
-    found = answers(n, wanted, vocabulary.eog, draft=str(draft), ladder=[str(middle)], layout=layout)
+    found = answers(n, wanted, vocabulary.eog, draft=str(draft), cascade=[str(middle)], layout=layout)
     for place, strategy in enumerate(STRATEGIES):
         assert tokens_of(found[place * len(alone) :][: len(alone)]) == alone, strategy
     counts = [answer["report"]["speculation"] for answer in found]
-    assert sum(count["accepted"] for count in counts) > 0, "no guess was ever right"
-    assert sum(count["proposed"] - count["accepted"] for count in counts) > 0, "no guess was ever wrong"
+    assert sum(count["accepted"] for count in counts) > 0, "no draft token was ever right"
+    assert sum(count["drafted"] - count["accepted"] for count in counts) > 0, "no draft token was ever wrong"
 
 
 @pytest.mark.slow
-def test_a_ladder_of_three_whose_lowest_is_the_target_itself(
+def test_a_cascade_whose_lowest_model_is_the_target_writes_the_plain_text(
     prompts: list[list[int]],
     vocabulary: Vocabulary,
     default_model: Path,
@@ -78,7 +78,7 @@ def test_a_ladder_of_three_whose_lowest_is_the_target_itself(
     middle: Path,
     alone: list[list[int]],
 ) -> None:
-    """A level may be worse than what guesses for it: then it takes right tokens for wrong and is corrected."""
+    """A level may be worse than its drafter: then it rejects right tokens and is corrected."""
     wanted = [request(prompts[index], TOKENS, "sync", "draft") for index in PROMPTS]
-    found = answers(4, wanted, vocabulary.eog, draft=str(default_model), ladder=[str(draft), str(middle)])
+    found = answers(4, wanted, vocabulary.eog, draft=str(default_model), cascade=[str(draft), str(middle)])
     assert tokens_of(found) == alone[: len(PROMPTS)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class NGram:
-    """Remembers where each n-gram of the accepted tokens was last followed by something, and how well that went."""
+    """Remembers what last followed each n-gram of the accepted tokens, and how often each length was right."""
 
     def __init__(self, longest: int = 5, shortest: int = 2) -> None:
         self._longest = longest
@@ -16,8 +16,8 @@ class NGram:
         """n-gram -> index of the token that followed its latest occurrence."""
         self._indexed = 0
         self._tries: list[int] = []
-        self._hits: list[int] = []
-        """By length: accepted tokens that an n-gram would have guessed, and those it would have guessed right."""
+        self._right: list[int] = []
+        """By length: accepted tokens for which an n-gram had a prediction, and those it predicted right."""
 
     def begin(self, tokens: Sequence[int]) -> None:
         """Index the prompt."""
@@ -25,11 +25,11 @@ class NGram:
         self._followers = {}
         self._indexed = 0
         self._tries = [2] * (self._longest + 1)
-        self._hits = [1] * (self._longest + 1)
+        self._right = [1] * (self._longest + 1)
         self.observe()
 
     def observe(self) -> None:
-        """Index the tokens accepted since the last call, and look how each length would have guessed them."""
+        """Index the tokens accepted since the last call, and count how often each length predicts them."""
         tokens = self._tokens
         for end in range(max(self._indexed, self._shortest), len(tokens)):
             for length in range(self._shortest, min(self._longest, end) + 1):
@@ -37,16 +37,16 @@ class NGram:
                 follower = self._followers.get(key)
                 if follower is not None:
                     self._tries[length] += 1
-                    self._hits[length] += tokens[follower] == tokens[end]
+                    self._right[length] += tokens[follower] == tokens[end]
                 self._followers[key] = end
         self._indexed = len(tokens)
 
-    def guess(self, path: Sequence[int]) -> tuple[int, float] | None:
+    def predict(self, path: Sequence[int]) -> tuple[int, float] | None:
         """Follow the longest n-gram that ends here; its probability is how often its length was right so far."""
         known = self._tokens[max(0, len(self._tokens) - self._longest) :]
         tail = (*known, *path)[-self._longest :]
         for length in range(len(tail), self._shortest - 1, -1):
             follower = self._followers.get(tail[len(tail) - length :])
             if follower is not None:
-                return self._tokens[follower], self._hits[length] / self._tries[length]
+                return self._tokens[follower], self._right[length] / self._tries[length]
         return None

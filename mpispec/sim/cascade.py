@@ -1,4 +1,4 @@
-"""The models of a ladder as functions of a text, so that all agree on what each writes wherever a rollback leads.
+"""The models of a cascade as functions of a text, so that all agree on what each writes wherever a rollback leads.
 
 A text is known by a key, a hash of its tokens. The target goes on after its script by the script, after anything else
 by a draw from the key; a level below says what the level above says, or with some chance something else. Both are
@@ -15,14 +15,14 @@ from mpispec.compute.base import ComputeError
 from mpispec.compute.toy import mixed
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
-from mpispec.core.events import Guess, Payload
+from mpispec.core.events import DraftToken, Payload
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, NodeId, RequestId, RunId, Token
 from mpispec.core.level import LevelCore
-from mpispec.core.messages import Edit, Message, Prime, Row, Run
+from mpispec.core.messages import CacheOp, Message, Prime, Row, Run
 from mpispec.core.stage import StageCore
 from mpispec.sim.cluster import Level
-from mpispec.sim.costs import Laddered, Modelled
+from mpispec.sim.costs import Cascaded, Modelled
 from mpispec.strategies.pipespec import PipeSpec
 
 Agreement = Callable[[int, int], bool]
@@ -44,7 +44,7 @@ def extended(key: int, token: Token) -> int:
     return mixed(key ^ (token + 1))
 
 
-class Ladder:
+class Cascade:
     """What each model writes; level 0 is the target, higher numbers are further down."""
 
     def __init__(self, texts: Iterable[Sequence[Token]], agreements: Sequence[Agreement], vocabulary: int) -> None:
@@ -72,8 +72,8 @@ class Ladder:
 class ScriptedLevel:
     """A `LevelTarget` without cells; refuses a row whose parent it has not computed."""
 
-    def __init__(self, ladder: Ladder, level: int, num_stages: int = 1) -> None:
-        self._ladder = ladder
+    def __init__(self, cascade: Cascade, level: int, num_stages: int = 1) -> None:
+        self._cascade = cascade
         self._level = level
         self._last = num_stages
         self._keys: defaultdict[RequestId, dict[NodeId, int]] = defaultdict(dict)
@@ -85,7 +85,7 @@ class ScriptedLevel:
             for pos, token in enumerate(message.tokens):
                 key = self._keys[message.request][NodeId(pos)] = extended(key, token)
 
-    def edit(self, stage: Actor, edits: Sequence[Edit]) -> None:
+    def apply(self, stage: Actor, cache_ops: Sequence[CacheOp]) -> None:
         """Nothing: the script has no cells."""
 
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
@@ -94,7 +94,7 @@ class ScriptedLevel:
             self._write(run.rows)
         return (bytes(len(run.rows)), ()) if stage != self._last else (None, self._decided(run.rows))
 
-    def guess(self, stage: Actor, run: Run) -> tuple[Guess, ...]:
+    def exit_tokens(self, stage: Actor, run: Run) -> tuple[DraftToken, ...]:
         """Nothing: no stage has an exit."""
         return ()
 
@@ -114,12 +114,12 @@ class ScriptedLevel:
             keys[row.node] = extended(before, row.token)
 
     def _decided(self, rows: Sequence[Row]) -> tuple[Token, ...]:
-        after, keys = self._ladder.after, self._keys
+        after, keys = self._cascade.after, self._keys
         return tuple(after(self._level, row.pos + 1, keys[row.request][row.node]) for row in rows if row.decide)
 
 
 class LowestLevel:
-    """A `Drafter` that is the lowest model of a ladder and guesses one token."""
+    """A `Drafter` that is the lowest model of a cascade and drafts one token."""
 
     def __init__(self, model: ScriptedLevel, prob: float) -> None:
         self._model = model
@@ -129,29 +129,29 @@ class LowestLevel:
         """See `Drafter`."""
         self._model.hear(message)
 
-    def edit(self, edits: Sequence[Edit]) -> None:
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
         """See `Drafter`."""
-        self._model.edit(_WHOLE, edits)
+        self._model.apply(_WHOLE, cache_ops)
 
-    def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[Guess, ...], ...]:
-        """See `Drafter`; one guess a row, of the chance that was said at the start."""
+    def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[DraftToken, ...], ...]:
+        """See `Drafter`; one draft token a row, of the probability given at the start."""
         _, tokens = self._model.compute(_WHOLE, Run(RunId(0), tuple(rows)), None)
         return tuple(((token, self._prob),) for token in tokens)
 
 
 _STRATEGY = "pipespec"
 _MOST_ROWS = 64
-"""Rows of a run that a cost is given for; more than any strategy launches."""
+"""Rows of a run that a cost is given for; more than any strategy dispatches."""
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One model of a ladder."""
+class CascadeModel:
+    """One model of a cascade."""
 
     rows_s: tuple[float, ...]
     """Seconds of a pass of 1, 2, ... rows; the last holds for more."""
-    hit: float
-    """Chance that it says what the model above it says."""
+    acceptance: float
+    """Chance that it chooses the token of the model above it."""
     num_stages: int = 1
     """Equal parts that its pipeline has; the lowest model has one."""
 
@@ -168,43 +168,46 @@ class Below:
 
     levels: list[Level]
     draft: tuple[DraftCore, LowestLevel]
-    costs: Laddered
+    costs: Cascaded
 
 
 def build(
-    rungs: Sequence[Rung], ladder: Ladder, target: HeadConfig, costs: Modelled, lookahead: int | None = None
+    lower: Sequence[CascadeModel], cascade: Cascade, target: HeadConfig, costs: Modelled, lookahead: int | None = None
 ) -> Below:
-    """Return the cores and models of `rungs`, given from the lowest up, under a target."""
+    """Return the cores and models of the `lower` models, given from the lowest up, under a target."""
     above, actor = target.actor, target.num_stages + 1
     levels: list[Level] = []
     stage_s: dict[Actor, tuple[float, ...]] = {}
-    for depth, rung in enumerate(reversed(rungs[1:]), 1):
+    for depth, model in enumerate(reversed(lower[1:]), 1):
         config = replace(
             target,
-            num_stages=rung.num_stages,
+            num_stages=model.num_stages,
             actor=Actor(actor),
-            draft=Actor(actor + rung.num_stages + 1),
-            rows_cost=rung.rows_cost,
+            draft=Actor(actor + model.num_stages + 1),
+            rows_cost=model.rows_cost,
         )
         head = HeadCore(config, {_STRATEGY: lambda: strategy(lookahead)}, {})
         levels.append(
             Level(
                 LevelCore(head, above, _STRATEGY),
-                [StageCore(stage, rung.num_stages, 8 * config.most_in_flight, config.actor) for stage in config.stages],
-                ScriptedLevel(ladder, depth, rung.num_stages),
+                [
+                    StageCore(stage, model.num_stages, 8 * config.most_in_flight, config.actor)
+                    for stage in config.stages
+                ],
+                ScriptedLevel(cascade, depth, model.num_stages),
             )
         )
-        stage_s.update({stage: tuple(s / rung.num_stages for s in rung.rows_s) for stage in config.stages})
-        above, actor = config.actor, actor + rung.num_stages + 1
+        stage_s.update({stage: tuple(s / model.num_stages for s in model.rows_s) for stage in config.stages})
+        above, actor = config.actor, actor + model.num_stages + 1
     draft = DraftCore(target.chunk, target.max_active, target.sequences, above)
-    lowest = LowestLevel(ScriptedLevel(ladder, len(rungs)), rungs[0].hit)
-    return Below(levels, (draft, lowest), Laddered(**vars(costs), levels=stage_s, lowest=rungs[0].rows_s))
+    lowest = LowestLevel(ScriptedLevel(cascade, len(lower)), lower[0].acceptance)
+    return Below(levels, (draft, lowest), Cascaded(**vars(costs), levels=stage_s, lowest=lower[0].rows_s))
 
 
-def models(rungs: Sequence[Rung], texts: Iterable[Sequence[Token]], vocabulary: int, seed: int) -> Ladder:
-    """Return what the models of `rungs` write under a target that writes `texts`."""
-    agreements = [drawn(rung.hit, seed << 8 | depth) for depth, rung in enumerate(reversed(rungs))]
-    return Ladder(texts, agreements, vocabulary)
+def models(lower: Sequence[CascadeModel], texts: Iterable[Sequence[Token]], vocabulary: int, seed: int) -> Cascade:
+    """Return what the `lower` models write under a target that writes `texts`."""
+    agreements = [drawn(model.acceptance, seed << 8 | depth) for depth, model in enumerate(reversed(lower))]
+    return Cascade(texts, agreements, vocabulary)
 
 
 def strategy(lookahead: int | None) -> PipeSpec:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mpispec.bench.errors import BenchError
-from mpispec.bench.peers.guarded import Guarded, running
-from mpispec.bench.peers.settings import Settings
 from mpispec.models.cut import cache_folder
+from research.peers.guarded import Guarded, running
+from research.peers.settings import Settings
 
 _START_SECONDS = 300.0
 """The first host sends the others their weights."""
@@ -64,7 +64,7 @@ class Server:
             raise BenchError(f"llama-server did not answer ({error}) and said: {self._process.said()}") from error
 
     def is_ready(self) -> bool:
-        """Tell whether the model is loaded. Raises BenchError if the server has ended."""
+        """Return whether the model is loaded. Raises BenchError if the server has ended."""
         self._process.require()
         try:
             return bool(self._ask("/health", None, _PAUSE_SECONDS * 10)["status"] == "ok")

@@ -1,6 +1,6 @@
-"""A ladder of models writes the plain text, however deep it is and however its levels guess, lag and roll back.
+"""A cascade of models writes the plain text, however deep it is and however its levels draft, lag and roll back.
 
-A failing seed is repeated by `play(draw(seed))` of `tests/protocol/ladder.py`.
+A failing seed is repeated by `play(draw(seed))` of `tests/protocol/cascade.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mpispec.core.in_flight import RunInFlight
 from mpispec.core.level import LevelCore
 from mpispec.core.messages import Draft, Follow, Prime, Result, Run, Sampling
 from mpispec.strategies import PRESETS
-from tests.protocol.ladder import CHARACTERS, build, draw, play
+from tests.protocol.cascade import CHARACTERS, build, draw, play
 from tests.protocol.playing import Breach, assert_everyone_quits, assert_noticed, finish
 from tests.protocol.toys import Chaos
 
@@ -36,31 +36,31 @@ SEEDS_EACH = 60
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("character", [*CHARACTERS, None])
-def test_a_ladder_writes_the_plain_text_in_any_order(depth: int, character: str | None) -> None:
+def test_a_cascade_writes_the_plain_text_in_any_order(depth: int, character: str | None) -> None:
     steps = sum(play(draw(seed, depth, character)) for seed in range(SEEDS_EACH))
     assert steps > 100 * SEEDS_EACH, "the scenarios have become too small to prove anything"
 
 
 @given(seed=st.integers(min_value=20_000, max_value=2**31))
 @settings(max_examples=200, deadline=None, derandomize=True)
-def test_any_seed(seed: int) -> None:
+def test_a_cascade_of_any_seed_writes_the_plain_text(seed: int) -> None:
     play(draw(seed))
 
 
 class Ponderous(Chaos):
-    """Random delays, but for a target that is slower than a level needs to write as far as its context goes."""
+    """Random delays, but a target so slow that a level can write to the end of its context meanwhile."""
 
     def compute(self, stage: Actor, num_rows: int) -> float:
         """See `Costs`."""
         return (1000.0 if stage == Actor(1) else 1.0) * super().compute(stage, num_rows)
 
 
-def test_a_level_goes_as_far_as_it_was_told_at_first_while_the_target_is_silent() -> None:
+def test_a_level_drafts_up_to_its_first_limit_while_the_target_is_silent() -> None:
     level, stage, limit = Actor(2), Actor(3), Pos(6)
     core = LevelCore(HeadCore(HeadConfig(1, None, context=64, sequences=2, actor=level), PRESETS, {}), HEAD, "pipespec")
     prompt = (Token(1), Token(2))
     effects = core.handle(Received(HEAD, Prime(RequestId(0), prompt, limit, 1, 0.0, Sampling())), 0.0)
-    told: list[Token] = []
+    drafted: list[Token] = []
     while effects:
         match effects.pop(0):
             case Send(message=Run(run_id, rows)):
@@ -68,13 +68,13 @@ def test_a_level_goes_as_far_as_it_was_told_at_first_while_the_target_is_silent(
                 result = Result(run_id, nodes, (Token(3),) * len(nodes))
                 effects += core.handle(Received(stage, result), 0.0)
             case Send(message=Draft(tokens=tokens)):
-                told += tokens
-    assert len(prompt) + len(told) == limit
+                drafted += tokens
+    assert len(prompt) + len(drafted) == limit
 
 
 @pytest.mark.parametrize("strategy", ["sync", "synctree"])
 def test_a_level_waits_within_its_limit_for_a_slow_target(strategy: str) -> None:
-    """Where it ended the request itself, at its context's end, all that it was told later was lost on it."""
+    """If it ended the request itself, at the end of its context, later messages of the target would be lost."""
     for seed in range(SEEDS_EACH // 3):
         scenario = replace(draw(seed, depth=2, character="perfect"), strategy=strategy)
         finish(scenario, build(scenario, Ponderous(seed)))
@@ -86,25 +86,25 @@ def test_everyone_quits_whenever_the_program_ends(seed: int) -> None:
     assert_everyone_quits(scenario, build(scenario))
 
 
-# -- breaches of what a ladder adds to the laws --------------------------------------------------------------------
+# -- breaches of what a cascade adds to the laws --------------------------------------------------------------------
 
 
 class Keeping(CacheOperations):
-    """Drops nothing of what is taken back."""
+    """Drops no cell of what is rolled back."""
 
     def truncate(self, seq: SeqId, pos: int) -> None:
         super().truncate(seq, 1 << 20)
 
 
-def cells_of_what_a_level_takes_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def cells_that_a_level_rolls_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_module, "CacheOperations", Keeping)
 
 
-def cells_of_what_a_draft_takes_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def cells_that_a_draft_rolls_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draft_module, "CacheOperations", Keeping)
 
 
-def a_draft_is_not_told_of_a_new_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+def a_draft_does_not_receive_a_new_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     original = HeadCore.handle
 
     def handle(self: HeadCore, event: object, now: float) -> list[Effect]:
@@ -123,7 +123,7 @@ def a_draft_is_not_told_of_a_new_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HeadCore, "handle", handle)
 
 
-def guesses_of_a_former_epoch_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def draft_tokens_of_a_former_epoch_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     original = DraftLink.received
 
     def received(self: DraftLink, draft: object, *others: object) -> None:
@@ -134,14 +134,14 @@ def guesses_of_a_former_epoch_are_taken(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(DraftLink, "received", received)
 
 
-def a_chunk_of_given_tokens_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+def a_prefill_chunk_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     def is_dead(self: RunInFlight) -> bool:
         return bool(self.nodes) and self.num_dead == len(self.nodes)
 
     monkeypatch.setattr(RunInFlight, "is_dead", property(is_dead))
 
 
-def a_run_that_is_given_up_counts_as_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def an_aborted_run_counts_as_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     original = DraftCore._follow
 
     def follow(self: DraftCore, message: Follow) -> list[Effect]:
@@ -152,12 +152,12 @@ def a_run_that_is_given_up_counts_as_computed(monkeypatch: pytest.MonkeyPatch) -
 
 
 BREACHES: list[Breach] = [
-    cells_of_what_a_level_takes_back_stay,
-    cells_of_what_a_draft_takes_back_stay,
-    a_draft_is_not_told_of_a_new_epoch,
-    guesses_of_a_former_epoch_are_taken,
-    a_chunk_of_given_tokens_is_cancelled,
-    a_run_that_is_given_up_counts_as_computed,
+    cells_that_a_level_rolls_back_stay,
+    cells_that_a_draft_rolls_back_stay,
+    a_draft_does_not_receive_a_new_epoch,
+    draft_tokens_of_a_former_epoch_are_kept,
+    a_prefill_chunk_is_cancelled,
+    an_aborted_run_counts_as_computed,
 ]
 
 

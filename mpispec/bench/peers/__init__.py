@@ -1,1 +1,0 @@
-"""What somebody would use instead of mpispec, run on the same hosts with the same files."""
