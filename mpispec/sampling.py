@@ -123,14 +123,16 @@ def allowed(logits: Floats, parameters: Parameters) -> tuple[NDArray[np.int64], 
         tokens = np.arange(logits.size, dtype=np.int64)
     kept = logits[tokens].astype(np.float64)
     if parameters.top_p < 1.0 or parameters.min_p > 0.0:
-        order = np.argsort(-kept, kind="stable")
-        tokens, kept = tokens[order], kept[order]
-        probs = np.exp(kept - kept[0])
-        size = int(np.count_nonzero(probs >= parameters.min_p)) if parameters.min_p > 0.0 else kept.size
+        probs = np.exp(kept - kept.max())
+        total = probs.sum()
+        # All tokens below this have less than 1 - top_p together: only the others, a few hundred, need an order.
+        least = max(parameters.min_p, (1.0 - parameters.top_p) * total / probs.size)
+        likely = np.flatnonzero(probs >= least)
+        likely = likely[np.argsort(-kept[likely], kind="stable")]
         if parameters.top_p < 1.0:
-            cumulative = np.cumsum(probs) / probs.sum()
-            size = min(size, int(np.searchsorted(cumulative, parameters.top_p)) + 1)
-        tokens, kept = tokens[: max(size, 1)], kept[: max(size, 1)]
+            cumulative = np.cumsum(probs[likely]) / total
+            likely = likely[: int(np.searchsorted(cumulative, parameters.top_p)) + 1]
+        tokens, kept = tokens[likely], kept[likely]
     # Subtracted before, so that a tiny temperature makes -inf of the others and leaves the best one its score.
     with np.errstate(over="ignore"):
         return tokens, (kept - kept.max()) / parameters.temperature

@@ -80,6 +80,21 @@ def test_filters_keep_what_they_say() -> None:
     assert len(allowed(LOGITS, Sampling(temperature=1.0))[0]) == LOGITS.size
 
 
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("min_p", [0.0, 0.05, 0.5])
+def test_filters_keep_what_sorting_all_tokens_would(top_p: float, min_p: float) -> None:
+    rng = np.random.default_rng(9)
+    for spread in (0.1, 1.0, 4.0):
+        logits = (rng.standard_normal(5000) * spread).round(2).astype(np.float32)  # rounded, so that some are equal
+        order = np.argsort(-logits, kind="stable")
+        probs = np.exp(logits[order].astype(np.float64) - float(logits.max()))
+        cumulative = np.cumsum(probs) / probs.sum()
+        size = min(np.searchsorted(cumulative, top_p) + 1 if top_p < 1.0 else 5000, np.count_nonzero(probs >= min_p))
+        kept, scores = allowed(logits, Sampling(temperature=0.5, top_p=top_p, min_p=min_p))
+        assert set(kept) == set(order[:size])
+        assert scores == pytest.approx((logits[kept].astype(np.float64) - float(logits.max())) / 0.5)
+
+
 def test_the_penalty_divides_positive_and_multiplies_negative_logits() -> None:
     assert penalised(LOGITS, [0, 0, 4], 2.0).tolist() == [1.0, 1.0, 0.5, 0.0, -2.0, -3.0]
     assert decide(LOGITS, Sampling(repeat_penalty=4.0), 0, [0]) == 1
