@@ -62,15 +62,15 @@ def cases(tokens: int, seed: int, draft_s: float) -> Iterator[Case]:
         yield {"rows": rows, "stages": stages, "acceptance": acceptance, "links": link}, study
 
 
-def shared_cases(tokens: int, seed: int) -> Iterator[Case]:
-    """Yield every pipeline with several stages on each core and the draft on the first."""
+def shared_cases(tokens: int, seed: int, chain: int | None) -> Iterator[Case]:
+    """Yield every pipeline with several stages a core and the draft on the first; `sync` has chains of `chain`."""
     for rows, stages, crowd, draft, acceptance in itertools.product(
         ROWS_FACTORS, SHARED_STAGES, STAGES_A_CORE, DRAFTS, SHARED_ACCEPTANCE_RATES
     ):
         if crowd <= stages:
             yield (
                 {"rows": rows, "stages": stages, "stages_a_core": crowd, "draft": draft, "acceptance": acceptance},
-                shared_study(rows, stages, crowd, draft, acceptance, tokens, seed),
+                replace(shared_study(rows, stages, crowd, draft, acceptance, tokens, seed), chain=chain),
             )
 
 
@@ -111,9 +111,10 @@ def measure(study: Study, fixed: Sequence[str], answers: int = 1) -> dict[str, A
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the script: which draft tokens are right.")
 @click.option("--draft-s", type=float, default=0.001, show_default=True, help="Of a draft step; a stage takes 0.01.")
 @click.option("--shared", is_flag=True, help="Draft and stages share cores; a draft step is a share of the target's.")
-def main(tokens: int, answers: int, seed: int, draft_s: float, shared: bool) -> None:
+@click.option("--chain", type=click.IntRange(min=1), help="Of `sync` with --shared; default: the best for the rate.")
+def main(tokens: int, answers: int, seed: int, draft_s: float, shared: bool, chain: int | None) -> None:
     """Print every case as JSON, one a line, then how many of them reach what is asked."""
-    asked = list(shared_cases(tokens, seed) if shared else cases(tokens, seed, draft_s))
+    asked = list(shared_cases(tokens, seed, chain) if shared else cases(tokens, seed, draft_s))
     measured = partial(measure, fixed=SHARED_FIXED if shared else FIXED, answers=answers)
     shares = []
     with ProcessPoolExecutor() as pool:
