@@ -18,6 +18,8 @@ from research.peers.settings import Choice, Settings, read, search, write
 
 pytestmark = pytest.mark.unit
 
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
 CHOICES = (Choice("flash_attn", ("on", "off")), Choice("ubatch", (64, 256), "prompt_tokens_per_s"))
 
 
@@ -107,7 +109,7 @@ def test_a_command_does_not_outlive_a_driver_that_is_killed(tmp_path: Path) -> N
     held = tmp_path / "held"
     os.mkfifo(held)
     program = (
-        "import sys\n"
+        f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\n"
         "from research.peers.guarded import running\n"
         f"with running('sleep', ['sh', '-c', 'exec sleep 1000 > {held}']): sys.stdin.read()\n"
     )
