@@ -108,6 +108,7 @@ def test_layouts_that_do_not_fit_are_refused(layout: str, sentence: str) -> None
         ([*PROMPT, "--trace", "{folder}/missing/out.json"], "cannot be written to .* (No such file .*); name a file"),
         ([*PROMPT, "--drafter", "oracle:2"], "needs an acceptance rate from 0 to 1, like oracle:0.8"),
         ([*PROMPT, "--drafter", "oracle:often"], "needs an acceptance rate from 0 to 1, like oracle:0.8"),
+        ([*PROMPT, "--proposer", "oracle:2"], "needs an acceptance rate from 0 to 1, like oracle:0.8"),  # its old name
         ([*PROMPT, "--drafter", "oracle"], "needs an acceptance rate from 0 to 1, like oracle:0.8"),
         (
             [*PROMPT, "--drafter", "magic"],

@@ -152,6 +152,11 @@ def test_all_fields_reach_the_engine(client: httpx.Client, engine: FakeEngine) -
     assert (generation.max_tokens, generation.strategy, generation.drafter) == (4, "sync", "draft")
 
 
+def test_a_drafter_may_be_called_by_the_name_it_had(client: httpx.Client, engine: FakeEngine) -> None:
+    assert client.post(CHAT, json=say("hi", proposer="draft")).status_code == 200
+    assert engine.generations[0].drafter == "draft"
+
+
 def test_defaults_fill_what_is_not_given(client: httpx.Client, engine: FakeEngine) -> None:
     seed = client.post(CHAT, json=say("hi", temperature=None)).json()["seed"]
     [generation] = engine.generations
