@@ -60,8 +60,9 @@ _HOPED = 0.8
 _CREDIT, _INTEREST = 1.0, 0.005
 """Tokens of plain decoding that draft tokens not believed to pay may cost, and what is added for each token: 1 % of an
 answer of 200. The promise is 0.97 of the best fixed one; 3 and 0.01 left worthless drafts at 0.94 of `plain`."""
-_HORIZON = 50.0
-"""Tokens within which what is believed to pay must make good what it has lost, else it is no longer believed."""
+_HORIZON = 100.0
+"""Tokens within which what is believed to pay must make good what it has lost, else it is no longer believed. With 50,
+one long chain that failed silenced drafts that would have gained a tenth."""
 _UNREACHED = 0.001
 """A chain is not followed beyond the draft token where its path probability falls below this: that takes head time."""
 
@@ -92,6 +93,8 @@ class Auto(Strategy):
         self._plan = Plan(False, lead)
         """How to go on where cores are shared."""
         self._account = Account(_CREDIT, _INTEREST)
+        self._waited: set[NodeId] = set()
+        """The last run that was waited for: its time is in the account."""
         self._behind = 0
         """Tokens accepted since the draft was silenced."""
 
@@ -168,6 +171,7 @@ class Auto(Strategy):
         run = [root, *chain[: self._economy.prefix(chances, self._plan.lead)]]
         made = sum(node.drafters != BY_HEAD for node in chain)
         self._account.took(self._economy.waited(made, len(run)))
+        self._waited = {node.id for node in run}
         return run
 
     def _favourites(self, root: Node) -> list[Node]:
@@ -193,7 +197,7 @@ class Auto(Strategy):
     def verified(self, root: Node, token: Token) -> None:
         """Learn from the decision after `root` how good its draft tokens were."""
         self._news = True
-        if self._economy.is_shared and not self._plan.waits:
+        if self._economy.is_shared and root.id not in self._waited:
             is_right = any(child.token == token and child.state is NodeState.DISPATCHED for child in root.children)
             self._account.took(self._economy.flowed(self._usual.rate, is_right))
         if not root.children:
@@ -225,14 +229,15 @@ class Auto(Strategy):
     def _next_plan(self) -> Plan:
         """Return how to go on: as pays at the usual acceptance rate, or as may pay if there is credit to try."""
         economy, usual, account = self._economy, self._usual, self._account
-        plan = economy.plan(usual.rate)
+        is_flowing = not self._plan.waits
+        plan = economy.plan(usual.rate, is_flowing=is_flowing)
         if not economy.toll or not economy.may_speculation_pay:
             return plan
         if plan.lead and plan.gain > 1.0 + account.debt / _HORIZON:
             return plan
         might_pay = bool(self._behind) or economy.plan(usual.at_best).lead > 0
         if might_pay:
-            attempt = economy.plan(usual.rate, may_be_silent=False)
+            attempt = economy.plan(usual.rate, may_be_silent=False, is_flowing=is_flowing)
             if economy.loss(attempt, usual.rate, self._behind) <= account.left:
                 return attempt
         usual.doubt()

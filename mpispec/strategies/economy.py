@@ -37,6 +37,8 @@ _BETTER = 1.02
 _LONGER = 1.005
 """By how much one more draft token must be better where they are waited for: with 1.02 chains of free rows were too
 short (0.96 of `sync`), with 1 those of expensive rows too long (0.94)."""
+_DRAINING = 1.05
+"""By how much waiting must be better where runs flow: first the pipeline runs empty."""
 _CERTAIN = 0.995
 """A run is never taken to be surer than this."""
 _UNREACHED = 0.001
@@ -81,8 +83,8 @@ class Economy:
         self._alone: list[float] = []
         """By rows, how long a run takes through an empty pipeline."""
         self.are_rows_expensive = self.are_rows_free = False
-        self._plans: dict[tuple[int, bool], Plan] = {}
-        """By acceptance rate in hundredths, and whether the draft may be silent."""
+        self._plans: dict[tuple[int, bool, bool], Plan] = {}
+        """By acceptance rate in hundredths, whether the draft may be silent, and whether runs flow now."""
         self.read(view)
 
     def read(self, view: View) -> None:
@@ -144,12 +146,12 @@ class Economy:
 
     # -- flowing, waiting or silent -------------------------------------------------------------------------------
 
-    def plan(self, acceptance: float, may_be_silent: bool = True) -> Plan:
-        """Return how to go on where a draft token is right with chance `acceptance`."""
-        key = round(acceptance * 100.0), may_be_silent
+    def plan(self, acceptance: float, may_be_silent: bool = True, is_flowing: bool = False) -> Plan:
+        """Return how to go on where a draft token is right with chance `acceptance`, and runs flow now or do not."""
+        key = round(acceptance * 100.0), may_be_silent, is_flowing
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[key] = self._best_plan(min(acceptance, _CERTAIN), may_be_silent)
+            plan = self._plans[key] = self._best_plan(min(acceptance, _CERTAIN), may_be_silent, is_flowing)
         return plan
 
     @property
@@ -188,7 +190,7 @@ class Economy:
             return (feeding + seconds) / self._alone[0] - 1.0 - _expected(acceptance, plan.lead)
         return (feeding + self._flowing_s(1, acceptance)) / self._alone[0] - 1.0
 
-    def _best_plan(self, acceptance: float, may_be_silent: bool) -> Plan:
+    def _best_plan(self, acceptance: float, may_be_silent: bool, is_flowing: bool) -> Plan:
         plain_s = self._alone[0]
         best, best_s = Plan(True, 0), plain_s if may_be_silent else math.inf
         for length in range(1, min(self._longest, self._most_rows - 1) + 1):
@@ -198,7 +200,8 @@ class Economy:
         for length in sorted(_LENGTHS):
             if length <= min(self._longest, self._most_rows) and self._is_kept_up(length):
                 token_s = self._flowing_s(length, acceptance)
-                if token_s * _BETTER < best_s:
+                better = _BETTER / _DRAINING if is_flowing and best.waits and best.lead else _BETTER
+                if token_s * better < best_s:
                     best, best_s = Plan(False, self._enough(length, acceptance), plain_s / token_s), token_s
         return best
 
@@ -213,8 +216,7 @@ class Economy:
     def _flowing_s(self, length: int, acceptance: float) -> float:
         """Return the time of a token where chains of that length follow one another.
 
-        The law of speed-up: a run whose first draft token is wrong takes no time of the next pass. The more of the time
-        other runs compute, the oftener a pass shares its cores with them; on the draft's core it shares with the draft.
+        The law of speed-up: a run whose first draft token is wrong takes no time of the next pass.
         """
         goes_on = acceptance**length
         runs = 1.0 / (1.0 - goes_on)
@@ -227,11 +229,16 @@ class Economy:
         return max(self.times[length - 1][0], length * self._step)
 
     def _rejection_s(self, length: int, acceptance: float) -> float:
-        """Return the time from a rejection to the next verification: a pass among the other runs."""
-        cost, passing = self.times[length - 1]
-        alone = self._alone[length - 1]
-        crowded = (passing - alone) * (cost - self.toll * length) / self._pace_s(length)
-        return alone + crowded + min(1.0, self.toll * self._enough(length, acceptance))
+        """Return the time from a rejection to the next verification.
+
+        The run after a rejection leads the others and is alone on all cores but the first. That it shares with the
+        draft and, from the first new draft token on, with the runs that follow.
+        """
+        cost = self.times[length - 1][0] - self.toll * length
+        drafting = min(self._crowd, self.toll * self._enough(length, acceptance))
+        followers = cost * (self._crowd - 1.0) / 2.0 * cost / self._pace_s(length)
+        followed = max(0.0, 1.0 - self.toll / self._crowd)
+        return self._alone[length - 1] + drafting + followed * followers
 
     def _is_kept_up(self, length: int) -> bool:
         """Tell whether the draft makes `length` draft tokens in the time of a run of as many; else runs are shorter."""

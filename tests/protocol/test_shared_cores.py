@@ -61,6 +61,19 @@ def test_auto_reaches_the_best_fixed_strategy_where_a_small_draft_shares_the_fir
     assert found["share"] >= ASKED, found
 
 
+def test_what_a_draft_costs_is_counted_though_it_falls_silent_meanwhile() -> None:
+    found = measure(shared_study("gpu4", 1, 1, draft=0.03, acceptance=0.3), SHARED_FIXED)
+    assert found["best_fixed"] == "plain"
+    assert found["share"] >= ASKED, found
+
+
+@pytest.mark.parametrize("rows", ["cpu", "cpu4", "moe"])
+def test_runs_flow_where_the_leading_run_is_alone_on_all_cores_but_the_first(rows: str) -> None:
+    found = measure(shared_study(rows, 8, 4, draft=0.3, acceptance=0.9), SHARED_FIXED)
+    assert found["best_fixed"] == "pipeinfer"
+    assert found["share"] >= ASKED, found
+
+
 @pytest.mark.parametrize("acceptance_rate", [0.5, 0.95])
 def test_auto_does_not_draft_where_a_second_row_costs_a_second_run_of_the_only_core(acceptance_rate: float) -> None:
     found = measure(shared_study("cpu", 1, 1, draft=0.3, acceptance=acceptance_rate), SHARED_FIXED)

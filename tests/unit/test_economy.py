@@ -76,6 +76,13 @@ def test_a_draft_that_is_behind_costs_what_it_has_to_read() -> None:
     assert shared.loss(attempt, 0.9, behind=64) > 5.0
 
 
+def test_runs_that_flow_go_on_flowing_where_waiting_is_hardly_better() -> None:
+    shared = economy(4, (1.0, 3.34, *[3.36] * 30), step=0.12, crowd=2.0, toll=0.12)
+    assert shared.plan(0.84).waits
+    assert not shared.plan(0.84, is_flowing=True).waits
+    assert shared.plan(0.95, is_flowing=True).waits
+
+
 def test_a_promise_is_the_mean_of_the_first_few_and_yields_to_what_happens() -> None:
     rate = AcceptanceRate(weight=6, kept=1.65, hoped=0.8)
     assert rate.rate == 0.8
