@@ -50,9 +50,11 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that `job_options` reads."""
     flags = [
         click.option(
-            "--model", metavar="GGUF", help="Path or hf:owner/repo/file.gguf; default: SmolLM2-135M-Instruct."
+            "--model",
+            metavar="MODEL",
+            help="A GGUF file, a Hugging Face folder, or hf:owner/repo[/file.gguf]; default: SmolLM2-135M-Instruct.",
         ),
-        click.option("--draft", metavar="GGUF", help="A smaller model of the same vocabulary that drafts ahead."),
+        click.option("--draft", metavar="MODEL", help="A smaller model of the same vocabulary that drafts ahead."),
         click.option(
             "--cascade",
             "--ladder",

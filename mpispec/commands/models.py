@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from mpispec.commands.tables import table
+from mpispec.compute.factory import backend_of
 from mpispec.models import cut as cutting
 from mpispec.models import default, registry
 from mpispec.models.errors import ModelError
@@ -21,7 +22,8 @@ from mpispec.runtime.process import USAGE, complain
 def inspect(model: str | None) -> None:
     """Show layers and sizes of a model, and whether it may be cut into layer ranges."""
     with _sentences():
-        summary = registry.inspect(default.resolve(model))
+        path = default.resolve(model)
+        summary = backend_of(path).inspect(path)
         rows = [
             ("file", f"{summary.path} ({summary.file_bytes / 1e6:.1f} MB)"),
             ("name", summary.name),
@@ -46,7 +48,10 @@ def inspect(model: str | None) -> None:
 def cut(model: str | None, parts: int, out: Path, insist: bool) -> None:
     """Cut a model into layer ranges by hand; `generate` and `serve` do it by themselves."""
     with _sentences():
-        summary = registry.inspect(default.resolve(model))
+        path = default.resolve(model)
+        if path.is_dir():
+            raise ModelError(f"{path} needs no cutting: a rank reads its own layers out of the folder.")
+        summary = registry.inspect(path)
         pieces = registry.ranges(summary.layers, parts, summary.unit, summary.head_layers)
         cutting.make_folder(out)
         for layers in pieces:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ Name a better one with --model, such as --model hf:Qwen/Qwen2.5-1.5B-Instruct-GG
 """What a person who talks to the default model should know."""
 PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0")
 """Quantisations to take, in this order, where a repository has several files and the user names none."""
+_FOLDER_FILES = ("*.json", "*.jinja", "*.safetensors")
+"""What is downloaded of a model in Hugging Face's form: no pickled weights and no code."""
 
 
 def resolve(name: str | None) -> Path:
-    """Return the file of a model: None is the default model, `hf:owner/repo[/file.gguf]` a download, else a path.
+    """Return the file or folder of a model: None is the default model, `hf:` begins a download, else it is a path.
 
-    Raises ModelError.
+    A download is named `hf:owner/repo[/file.gguf][@revision]`. Raises ModelError.
     """
     if name is None:
         return _default()
@@ -30,7 +33,7 @@ def resolve(name: str | None) -> Path:
         return _download(name)
     try:
         path = Path(name).expanduser()
-        is_there = path.is_file()
+        is_there = path.is_file() or path.is_dir()
     except (OSError, RuntimeError) as error:  # a folder that may not be entered; ~user without a home
         reason = str(getattr(error, "strerror", error)).rstrip(".")
         raise ModelError(f"Cannot look for the model file {name} ({reason}); check path and permissions.") from None
@@ -49,15 +52,18 @@ def _default() -> Path:
 
 
 def _download(name: str) -> Path:
-    owner, _, rest = name.removeprefix(HUB_PREFIX).partition("/")
+    named, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    owner, _, rest = named.partition("/")
     repository, _, file = rest.partition("/")
     if not owner or not repository:
         raise ModelError(f"{name} names no repository; write hf:owner/repo or hf:owner/repo/file.gguf.")
     hub = _hub()
-    repository = f"{owner}/{repository}"
+    repository, at = f"{owner}/{repository}", {"revision": revision or None}
     try:
-        chosen = file or _choose(repository, list(hub.list_repo_files(repository)))
-        return Path(hub.hf_hub_download(repository, chosen))
+        files = [] if file else list(hub.list_repo_files(repository, **at))
+        if _is_folder(files):
+            return Path(hub.snapshot_download(repository, allow_patterns=_FOLDER_FILES, **at))
+        return Path(hub.hf_hub_download(repository, file or _choose(repository, files), **at))
     except ModelError:
         raise
     except Exception as error:  # the hub's client raises its own, its HTTP library's and the system's errors
@@ -65,6 +71,11 @@ def _download(name: str) -> Path:
         raise ModelError(
             f"Cannot download {name}: {reason}; check the name and the network, or give the path of a file."
         ) from error
+
+
+def _is_folder(files: Sequence[str]) -> bool:
+    """Tell whether a repository is a model in Hugging Face's own form, without a GGUF file."""
+    return "config.json" in files and not any(file.endswith(".gguf") for file in files)
 
 
 def _hub() -> Any:
@@ -83,6 +94,6 @@ def _choose(repository: str, files: list[str]) -> str:
         if len(matching) == 1:
             return matching[0]
     if not models:
-        raise ModelError(f"{repository} holds no GGUF file; name a repository with models in GGUF format.")
+        raise ModelError(f"{repository} holds no GGUF file and no config.json; name a repository of a language model.")
     shown = ", ".join(models[:8])
     raise ModelError(f"hf:{repository} holds {len(models)} models; add the name of one: {shown}.")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from mpispec.models import gguf_file
+from mpispec.models import gguf_file, hf_folder
 from mpispec.models.errors import printable
-from mpispec.models.gguf_file import GgufFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,34 +65,44 @@ _KEYS: Mapping[str, tuple[str, type, float, float]] = MappingProxyType(
     }
 )
 """Keys of a GGUF file: which parameter, of which type, from where to where it makes sense."""
+_GENERATION_KEYS = {
+    "general.sampling.temp": "temperature",
+    "general.sampling.top_k": "top_k",
+    "general.sampling.top_p": "top_p",
+    "general.sampling.min_p": "min_p",
+    "general.sampling.penalty_repeat": "repetition_penalty",
+}
+"""What a `generation_config.json` calls the same."""
 
 
 def recommended(path: Path) -> Recommended:
     """Return how answers of a model should be drawn by default. Raises ModelError."""
-    model = gguf_file.read(path)
-    values, source = _of_family(model)
-    own = _own_values(model)
-    if own:
-        return Recommended({**values, **own}, "its file")
-    return Recommended(values, source)
+    if path.is_dir():
+        config = hf_folder.read_config(path)
+        values, source = _of_family(str(config["model_type"]), [path.resolve().name])
+        said = hf_folder.settings(path, "generation_config.json")
+        own = _sensible({key: said.get(name) for key, name in _GENERATION_KEYS.items()})
+    else:
+        model = gguf_file.read(path)
+        names = [printable(model.get(key, str) or "") for key in ("general.name", "general.basename")]
+        values, source = _of_family(model.get("general.architecture", str), [*names, path.stem])
+        own = _sensible({key: value.decode() for key in _KEYS if (value := model.values.get(key)) is not None})
+    return Recommended({**values, **own}, "its file") if own else Recommended(values, source)
 
 
-def _of_family(model: GgufFile) -> tuple[Mapping[str, float | int], str]:
-    architecture = model.get("general.architecture", str)
-    names = [printable(model.get(key, str) or "") or "" for key in ("general.name", "general.basename")]
-    squeezed = "".join(letter for letter in " ".join([*names, model.path.stem]).lower() if letter.isalnum())
+def _of_family(architecture: str | None, names: Sequence[str]) -> tuple[Mapping[str, float | int], str]:
+    squeezed = "".join(letter for letter in " ".join(names).lower() if letter.isalnum())
     for family in _FAMILIES:
         if family.architecture == architecture and (not family.words or any(w in squeezed for w in family.words)):
             return family.values, family.source
     return _OTHERS, "llama.cpp"
 
 
-def _own_values(model: GgufFile) -> dict[str, float | int]:
-    """Return what the file's own keys say; what makes no sense is left out, for it is only a recommendation."""
+def _sensible(said: Mapping[str, object]) -> dict[str, float | int]:
+    """Return what a model's own keys say; what makes no sense is left out, for it is only a recommendation."""
     found: dict[str, float | int] = {}
-    for key, (name, kind, low, high) in _KEYS.items():
-        value = model.values.get(key)
-        number = value.decode() if value is not None else None
+    for key, number in said.items():
+        name, kind, low, high = _KEYS[key]
         if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
             continue
         if low <= number <= high and (kind is float or number == int(number)):

@@ -62,7 +62,7 @@ def _reasons(
             "(--threads 1 does not, nor does the build of scripts/setup)"
         )
     elif not are_rows_exact:
-        yield "this llama.cpp computes a row of these weights in another way when several rows go together"
+        yield "a row of these weights is computed in another way here when several rows go together"
     other = [rank for rank in ranks if everyone[rank][0] != everyone[ranks[0]][0]]
     if other:
         first, others = setup.hosts[ranks[0]], _named(setup, other)

@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("text.gguf", "not a GGUF file; name a model in GGUF format"),
         ("empty.gguf", "download it again"),
         ("giant.gguf", "download it again"),
-        ("", "There is no model file"),
+        ("", "holds no config.json; name a folder as Hugging Face publishes it"),
     ],
 )
 @pytest.mark.parametrize("option", ["--model", "--draft"])

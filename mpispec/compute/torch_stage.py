@@ -1,0 +1,331 @@
+"""A layer range of a Hugging Face model on torch.
+
+The stage is transformers' own class for the model, of which layers elsewhere are left out; its attention is ours, over
+cells that carry a position and a set of sequence ids, so that trees, cancels and several requests work as they do
+everywhere (the same seam is used by vLLM's and SGLang's transformers backends).
+
+**Exact.** On a CPU a float32 row alone and the same row among others differ in the last bits: libraries choose another
+kernel for another number of rows. So rows go through the layers eight at a time, filled up where there are fewer, and
+each attends by itself to the keys of its own path, in the order of positions, filled up to a multiple of 512. Measured
+with torch 2.13: the same bits for any neighbours, lengths and places. A run of `TILE` rows is part of a prompt, whose
+runs depend on the prompt alone; it goes through as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch.nn import functional
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from mpispec.compute.base import Cancelled, ComputeError, Floats
+from mpispec.compute.torch_backend import TILE
+from mpispec.compute.torch_cells import Cells, padded
+from mpispec.core.messages import CacheOp, Row, Run
+from mpispec.models.errors import ModelError
+
+_ROWS = 8
+"""Rows that go through the layers together."""
+_STEP = 512
+"""Attended positions are filled up to a multiple of this."""
+_SPARE_CELLS = 512
+"""Cells beyond the context, for draft tokens in flight."""
+_ATTENTION = "mpispec"
+
+
+class _Skipped(torch.nn.Module):
+    """A part of the model that another rank holds."""
+
+    def __init__(self, other: torch.nn.Module) -> None:
+        super().__init__()
+        self.attention_type = getattr(other, "attention_type", None)
+
+    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return hidden_states
+
+
+@dataclass(slots=True)
+class _Attended:
+    """What the rows of one pass write and see; the same for all layers."""
+
+    cells: torch.Tensor
+    """int64 [rows]: where their keys and values go."""
+    paths: torch.Tensor
+    """int64 [paths, length]: cell of each position; one path for each row, or one for all of them."""
+    last: torch.Tensor
+    """int64 [rows]: the position of each."""
+    keys: dict[int, torch.Tensor]
+    """By layer, [cells, heads, width]."""
+    values: dict[int, torch.Tensor]
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    mpispec: _Attended,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Write keys and values of the rows, and attend over their paths.
+
+    `query` is [1, heads, rows, width], `key` and `value` have the key-value heads; returns [1, rows, heads, width].
+    `options` are those of transformers: `scaling`, `sliding_window`, `softcap`, and `s_aux` for sinks. There is no
+    mask, since transformers makes none for an attention function that it does not know.
+    """
+    layer, is_batched = module.layer_idx, len(mpispec.paths) > 1
+    keys = _stored(mpispec.keys, layer, key, mpispec.cells)[mpispec.paths].transpose(1, 2)
+    values = _stored(mpispec.values, layer, value, mpispec.cells)[mpispec.paths].transpose(1, 2)
+    at = torch.arange(mpispec.paths.shape[1], device=query.device)
+    seen = at <= mpispec.last[:, None]
+    if options.get("sliding_window") is not None:
+        seen &= at > mpispec.last[:, None] - options["sliding_window"]
+    # One path a row: rows are the batch, each with one query. One path for all: they are queries of one batch.
+    queries, mask = (query[0].transpose(0, 1)[:, :, None], seen[:, None, None]) if is_batched else (query, seen)
+    if options.get("softcap") is None and options.get("s_aux") is None:
+        with _one_thread(is_batched):
+            out = functional.scaled_dot_product_attention(
+                queries, keys, values, mask, scale=options.get("scaling"), enable_gqa=key.shape[1] != query.shape[1]
+            )
+    else:
+        out = _with_extras(queries, keys, values, mask, options)
+    return (out[:, :, 0] if is_batched else out[0].transpose(0, 1))[None], None
+
+
+@contextmanager
+def _one_thread(is_on: bool) -> Iterator[None]:
+    """Attend on one thread: several share the keys of a row, and which of them depends on its place in the batch."""
+    threads = torch.get_num_threads()
+    if not is_on or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _with_extras(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, options: Mapping[str, Any]
+) -> torch.Tensor:
+    """Attend with capped scores (gemma 2) or a sink for each head (gpt-oss), which torch's own function has not."""
+    softcap, sinks, scaling = (options.get(name) for name in ("softcap", "s_aux", "scaling"))
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(2, 3) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~mask, -torch.inf)
+    if sinks is not None:
+        column = sinks.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
+        scores = torch.cat([scores, column.to(scores.dtype)], -1)
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
+    return (weights[..., :-1] if sinks is not None else weights) @ value
+
+
+def _stored(store: dict[int, torch.Tensor], layer: int, new: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """Write what is new, [1, heads, rows, width], for as many rows as have cells; return what the layer has."""
+    kept = store.get(layer)
+    if kept is None:
+        num_cells = int(store[-1])
+        kept = store[layer] = torch.zeros((num_cells, new.shape[1], new.shape[3]), dtype=new.dtype, device=new.device)
+    kept[cells] = new[0, :, : len(cells)].transpose(0, 1)
+    return kept
+
+
+ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
+
+
+class TorchStage:
+    """A `StageModel`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        layers: range,
+        num_layers: int,
+        *,
+        context: int,
+        sequences: int,
+        threads: int,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+    ) -> None:
+        """Load the layers of a model folder. Raises ModelError."""
+        torch.set_num_threads(threads)
+        self._first, self._last = layers.start == 0, layers.stop == num_layers
+        self._device = torch.device(device)
+        self._model = load(folder, layers, num_layers, dtype).to(self._device)
+        self._setup(context, sequences)
+
+    @classmethod
+    def over(cls, model: Any, *, first: bool, last: bool, context: int, sequences: int) -> TorchStage:
+        """Return a stage over a model that was cut already."""
+        stage = cls.__new__(cls)
+        stage._first, stage._last, stage._device, stage._model = first, last, torch.device("cpu"), model
+        stage._setup(context, sequences)
+        return stage
+
+    def _setup(self, context: int, sequences: int) -> None:
+        num_cells = context + _SPARE_CELLS
+        self._cells = Cells(num_cells, sequences)
+        self._sequences = sequences
+        self._keys = {-1: torch.tensor(num_cells)}
+        self._values = {-1: torch.tensor(num_cells)}
+        self.width = int(self._model.config.get_text_config().hidden_size)
+        self.vocabulary = int(self._model.config.get_text_config().vocab_size)
+
+    @property
+    def num_weights(self) -> int:
+        """Numbers held, each once."""
+        return sum(weights.numel() for weights in self._model.parameters())
+
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
+        """See `StageModel`. Raises ComputeError."""
+        for cache_op in cache_ops:
+            self._cells.apply(cache_op)
+
+    def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        """See `StageModel`. Between two passes of rows it looks whether to give up. Raises ComputeError."""
+        self._check(run.rows, activations)
+        size = TILE if len(run.rows) == TILE else _ROWS
+        cells = self._cells.place(run)
+        outputs: list[NDArray[np.float32]] = []
+        for start in range(0, len(run.rows), size):
+            if cancelled():
+                return None
+            part = run._replace(rows=run.rows[start : start + size])
+            given = None if activations is None else activations[start : start + size]
+            outputs.append(self._pass(part, cells[start : start + size], given, size))
+        return np.concatenate(outputs)
+
+    def close(self) -> None:
+        """Free weights and cache."""
+        del self._model, self._keys, self._values
+
+    def _check(self, rows: Sequence[Row], activations: Floats | None) -> None:
+        tokens = [row.token for row in rows]
+        if not rows or max(row.seq for row in rows) >= self._sequences:
+            raise ComputeError(f"A run names a sequence beyond the {self._sequences} of this stage, or has no rows.")
+        if self._first and not 0 <= min(tokens) <= max(tokens) < self.vocabulary:
+            raise ComputeError(f"A row's token is outside the vocabulary of {self.vocabulary}.")
+        if not self._first and (activations is None or activations.shape != (len(rows), self.width)):
+            raise ComputeError(f"A run of {len(rows)} rows came without its {len(rows)} x {self.width} activations.")
+
+    @torch.inference_mode()
+    def _pass(self, run: Run, cells: NDArray[np.int64], given: Floats | None, size: int) -> NDArray[np.float32]:
+        """Compute up to `size` rows; rows that fill it up repeat the last one and are thrown away."""
+        rows = run.rows
+        last = max(row.pos for row in rows)
+        paths = self._cells.paths(run, (last // _STEP + 1) * _STEP)
+        # The rows of a tile lie on one path.
+        paths = paths[-1:] if size == TILE else np.concatenate([paths, np.repeat(paths[-1:], size - len(rows), 0)])
+        positions = self._tensor(padded([row.pos for row in rows], size))
+        attended = _Attended(self._tensor(cells), self._tensor(paths), positions, self._keys, self._values)
+        inputs = self._inputs(rows, given, size)
+        extras = {"position_ids": positions[None], "use_cache": False, "mpispec": attended}
+        if not self._last:
+            hidden = self._model.base_model(**inputs, **extras).last_hidden_state[0, : len(rows)]
+            return np.asarray(hidden.float().cpu().numpy())
+        deciding = [index for index, row in enumerate(rows) if row.decide]
+        if not deciding:
+            self._model.base_model(**inputs, **extras)
+            return np.empty((0, self.vocabulary), np.float32)
+        # A projection of eight rows has other bits than one of a single row: all go, and some are thrown away.
+        kept = 0 if size == _ROWS else self._tensor(np.array(deciding))
+        logits = self._model(**inputs, **extras, logits_to_keep=kept).logits[0]
+        chosen = logits[deciding] if size == _ROWS else logits
+        return np.asarray(chosen.float().cpu().numpy())
+
+    def _inputs(self, rows: Sequence[Row], given: Floats | None, size: int) -> dict[str, torch.Tensor]:
+        if self._first:
+            return {"input_ids": self._tensor(padded([row.token for row in rows], size))[None]}
+        assert given is not None
+        filled = np.concatenate([given, np.repeat(given[-1:], size - len(given), 0)])
+        return {"inputs_embeds": torch.from_numpy(filled).to(self._device, self._model.dtype)[None]}
+
+    def _tensor(self, array: NDArray[np.int64]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+
+def read_config(folder: Path) -> Any:
+    """Return the config of a model folder. Raises ModelError."""
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"transformers does not know the model of {folder}: {_first_sentence(error)}.") from error
+
+
+def load(folder: Path, layers: range, num_layers: int, dtype: torch.dtype) -> Any:
+    """Load the layers of a model, and nothing else of it, through transformers. Raises ModelError."""
+    transformers.utils.logging.disable_progress_bar()
+    cls = part_of(class_of(read_config(folder)), layers, num_layers)
+    try:
+        model = cls.from_pretrained(
+            folder, dtype=dtype, attn_implementation=_ATTENTION, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"transformers cannot load {folder}: {_first_sentence(error)}; check the folder.") from error
+    return model.eval()
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+
+
+def class_of(config: Any) -> Any:
+    """Return the class of the language model with such a config. Raises ModelError where transformers has none."""
+    try:
+        return transformers.AutoModelForCausalLM._model_mapping[type(config)]
+    except KeyError:
+        raise ModelError(f"transformers has no language model of type {config.model_type}; choose another.") from None
+
+
+def part_of(cls: Any, layers: range, num_layers: int) -> Any:
+    """Return a class whose instances hold the layers alone, under their own numbers, and what the ends need.
+
+    The embedding stays on the first part, and on the last where the projection uses its weights; norm and projection
+    stay on the last.
+    """
+    is_first, is_last = layers.start == 0, layers.stop == num_layers
+
+    def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        cls.__init__(self, config, *args, **kwargs)
+        base = self.base_model
+        for index in range(num_layers):
+            if index not in layers:
+                base.layers[index] = _Skipped(base.layers[index])
+        if not is_first and hasattr(base, "embedding_multiplier"):
+            base.embedding_multiplier = 1.0  # granite scales what comes in, which here is no embedding
+        if not is_first and not (is_last and config.tie_word_embeddings):
+            self.set_input_embeddings(_Skipped(self.get_input_embeddings()))
+        if not is_last:
+            self.set_output_embeddings(_Skipped(self.get_output_embeddings()))
+            for name in _after_layers(base):
+                setattr(base, name, _Skipped(getattr(base, name)))
+
+    tied = getattr(cls, "_tied_weights_keys", None) if is_last else None
+    return type(cls.__name__, (cls,), {"__init__": build, "__module__": cls.__module__, "_tied_weights_keys": tied})
+
+
+def _after_layers(base: torch.nn.Module) -> list[str]:
+    """Return the names of what a model applies after its layers: all its weights that are no layers or embedding."""
+    embedding = base.get_input_embeddings()
+    names = []
+    for name, child in base.named_children():
+        is_norm = "norm" in name or any(True for _ in child.parameters())
+        if name != "layers" and child is not embedding and "rotary" not in name and is_norm:
+            names.append(name)
+    return names

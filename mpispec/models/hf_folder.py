@@ -1,0 +1,198 @@
+"""A model as Hugging Face publishes it: a folder of `config.json`, safetensors and tokenizer; its headers alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpispec.models.errors import ModelError, printable
+from mpispec.models.registry import ModelSummary
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,4})\.")
+"""In the name of a tensor that belongs to one layer."""
+_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings)\.weight$")
+_HEAD = re.compile(r"^(?:lm_head|embed_out|output)\.weight$")
+_MOST_HEADER = 100 << 20
+"""Bytes of the longest header that the safetensors library reads."""
+_ATTENDED = 512
+"""Cached positions that a layer attends to while an answer is written, as a rule."""
+_DEFAULT_CONTEXT = 2048
+_STORED = {"F64", "F32", "F16", "BF16"}
+"""Number formats that are not quantised."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where one tensor lies."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    n_bytes: int
+
+
+def inspect(folder: Path) -> ModelSummary:
+    """Summarise a folder; reads config and headers, no weights. Raises ModelError."""
+    config = read_config(folder)
+    tensors = stored_tensors(folder)
+    layers, width = _number(folder, config, "num_hidden_layers"), _number(folder, config, "hidden_size")
+    sizes = [0] * layers
+    embedding = head = 0
+    for name, tensor in tensors.items():
+        layer = layer_of(name)
+        if layer is not None and layer < layers:
+            sizes[layer] += tensor.n_bytes
+        elif _EMBEDDING.search(name):
+            embedding += tensor.n_bytes
+        elif _HEAD.search(name):
+            head += tensor.n_bytes
+    if not embedding or not all(sizes):
+        missing = "the embedding" if not embedding else f"tensors of layer {sizes.index(0)}"
+        raise ModelError(f"{folder} lacks {missing}; download it again, or give the path of another model.")
+    is_tied = not head
+    head = head or embedding
+    architecture = str(config.get("model_type"))
+    return ModelSummary(
+        path=folder,
+        architecture=architecture,
+        name=printable(str(config.get("_name_or_path") or "")) or folder.resolve().name,
+        layers=layers,
+        width=width,
+        context=int(config.get("max_position_embeddings") or _DEFAULT_CONTEXT),
+        vocabulary=_number(folder, config, "vocab_size"),
+        file_bytes=sum(tensor.n_bytes for tensor in tensors.values()),
+        layer_bytes=tuple(sizes),
+        embedding_bytes=embedding,
+        head_bytes=head,
+        is_tied=is_tied,
+        certified=True,
+        reason=f"{architecture}: at every start a tiny model of its class is cut and compared with the whole.",
+        unit=1,
+        head_layers=head / (sum(sizes) / layers + 2 * _ATTENDED * width),
+        quantised=any(tensor.dtype not in _STORED for tensor in tensors.values()),
+        vocabulary_digest=vocabulary_digest(folder),
+        header_digest=_header_digest(folder, tensors),
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the language model's config. Raises ModelError where there is none, or it asks for code of its own."""
+    config = _read_json(folder / CONFIG)
+    if "auto_map" in config:
+        raise ModelError(
+            f"{folder} brings model code of its own (auto_map in {CONFIG}), which mpispec does not run; "
+            "choose a model that transformers knows."
+        )
+    if not isinstance(config.get("model_type"), str) or not config["model_type"].isprintable():
+        raise ModelError(f"{folder / CONFIG} names no model_type; it is no language model of transformers.")
+    return config
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Return all tensors by name, from the headers of the shards. Raises ModelError."""
+    found: dict[str, StoredTensor] = {}
+    for file in _shards(folder):
+        found.update(_header(file))
+    return found
+
+
+def layer_of(name: str) -> int | None:
+    """Return the layer that a tensor belongs to, None if to none."""
+    match = _LAYER.search(name)
+    return int(match[1]) if match else None
+
+
+def _shards(folder: Path) -> Iterable[Path]:
+    if (folder / INDEX).is_file():
+        names = set(_read_json(folder / INDEX).get("weight_map", {}).values())
+        files = [folder / name for name in sorted(names) if isinstance(name, str) and Path(name).name == name]
+        for file in files:
+            if not file.is_file():
+                raise ModelError(f"{folder} lacks {file.name}, which its index names; download it again.")
+        return files
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        raise ModelError(f"{folder} holds pickled weights, which can run code; use a repository with safetensors.")
+    raise ModelError(f"{folder} holds no {WEIGHTS}; download the model again, or give the path of a GGUF file.")
+
+
+def _header(file: Path) -> Iterator[tuple[str, StoredTensor]]:
+    """Yield the tensors of one file, after checking that they lie within it."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length)) if 0 < length <= _MOST_HEADER else None
+            size = file.stat().st_size - 8 - length
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}  # type: ignore[union-attr]
+        for name, entry in tensors.items():
+            start, end = entry["data_offsets"]
+            if not 0 <= start <= end <= size:
+                raise ModelError(f"{file} is cut short: {name} ends beyond it; download it again.")
+            yield name, StoredTensor(file, str(entry["dtype"]), tuple(map(int, entry["shape"])), end - start)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{file} is no safetensors file ({type(error).__name__}); download it again.") from None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{file.parent} holds no {file.name}; name a folder as Hugging Face publishes it.") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read ({type(error).__name__}); download it again.") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} is damaged; download it again.")
+    return found
+
+
+def settings(folder: Path, name: str) -> dict[str, Any]:
+    """Return what a file that may be absent says, such as `generation_config.json`. Raises ModelError."""
+    return _read_json(folder / name) if (folder / name).is_file() else {}
+
+
+def _number(folder: Path, config: dict[str, Any], key: str) -> int:
+    number = config.get(key)
+    if not isinstance(number, int) or number < 1:
+        raise ModelError(f"{folder / CONFIG} does not say {key}; it is no plain language model.")
+    return number
+
+
+def vocabulary(folder: Path) -> list[str]:
+    """Return the texts of all tokens by id, as the tokenizer spells them. Raises ModelError."""
+    tokenizer = _read_json(folder / TOKENIZER)
+    try:
+        listed = tokenizer["model"]["vocab"]
+        ids = dict(listed) if isinstance(listed, dict) else {piece: at for at, (piece, _) in enumerate(listed)}
+        ids.update({added["content"]: added["id"] for added in tokenizer.get("added_tokens", ())})
+        texts = [""] * (max(ids.values()) + 1)
+        for text, token in ids.items():
+            texts[token] = text
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise ModelError(f"{folder / TOKENIZER} lists no tokens; download it again.") from None
+    return texts
+
+
+def vocabulary_digest(folder: Path) -> str:
+    """Return the hash of the list of tokens, in the form that a GGUF file stores it (`tokenizer.ggml.tokens`)."""
+    texts = vocabulary(folder)
+    raw = [(8).to_bytes(4, "little"), len(texts).to_bytes(8, "little")]
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        raw += [len(encoded).to_bytes(8, "little"), encoded]
+    return hashlib.blake2b(b"".join(raw), digest_size=16).hexdigest()
+
+
+def _header_digest(folder: Path, tensors: dict[str, StoredTensor]) -> str:
+    shapes = sorted((name, tensor.dtype, tensor.shape, tensor.file.name) for name, tensor in tensors.items())
+    text = (folder / CONFIG).read_bytes() + repr(shapes).encode()
+    return hashlib.blake2b(text, digest_size=16).hexdigest()

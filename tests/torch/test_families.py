@@ -1,0 +1,46 @@
+"""Which families of models may be cut on torch: a tiny one of each class is tried, as at every start."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+
+from mpispec.compute import torch_admission, torch_stage
+
+pytestmark = pytest.mark.torch
+
+FAMILIES = (
+    *("llama", "mistral", "ministral3", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2"),
+    *("gemma3_text", "phi", "phi3", "phimoe", "gpt_oss", "olmo", "olmo2", "olmo3", "olmoe", "granite", "granitemoe"),
+    *("cohere", "cohere2", "smollm3", "starcoder2", "glm", "glm4", "glm4_moe", "deepseek_v3", "gpt_neox", "minimax_m2"),
+    *("ernie4_5", "exaone4", "seed_oss", "arcee", "helium", "apertus", "persimmon", "youtu", "bitnet", "cwm"),
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parts_of_a_family_compute_what_the_whole_does(family: str) -> None:
+    assert torch_admission.refusal(transformers.AutoConfig.for_model(family)) is None
+
+
+def test_a_multiplier_of_embeddings_is_applied_once() -> None:
+    config = transformers.AutoConfig.for_model("granite", embedding_multiplier=12.0)
+    assert torch_admission.refusal(config) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("qwen3_next", "linear_attention carry a state"),
+        ("mamba", "carry a state"),
+        ("gpt2", "does not take our attention"),
+        ("stablelm", "does not take our attention"),
+    ],
+)
+def test_other_families_are_refused_with_the_reason(family: str, reason: str) -> None:
+    assert reason in str(torch_admission.refusal(transformers.AutoConfig.for_model(family)))
+
+
+def test_a_part_that_computes_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_stage, "_after_layers", lambda base: [])
+    refused = torch_admission.refusal(transformers.AutoConfig.for_model("llama"))
+    assert refused == "its parts compute other numbers than the whole"

@@ -1,0 +1,182 @@
+"""The contract of a stage, on torch: trees, cells and bits, against the whole model by transformers alone."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from mpispec.compute.base import ComputeError, Floats
+from mpispec.compute.torch_backend import TILE, Tiles
+from mpispec.compute.torch_stage import TorchStage
+from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
+from mpispec.core.messages import Branch, CacheOp, CacheOpKind, Row, Run
+from mpispec.models.errors import ModelError
+
+pytestmark = pytest.mark.torch
+
+LAYERS = 4
+CLOSE = 1e-4
+TEXT = [(17 * pos + 5) % 96 for pos in range(150)]
+
+
+def opened(folder: Path, *cuts: int, threads: int = 2) -> list[TorchStage]:
+    """Return the stages of a model that is cut at these layers."""
+    ends = (0, *cuts, LAYERS)
+    return [
+        TorchStage(folder, range(start, stop), LAYERS, context=256, sequences=8, threads=threads)
+        for start, stop in itertools.pairwise(ends)
+    ]
+
+
+def run(tokens: Sequence[int], start: int, seq: int = 0, branches: Iterable[Branch] = ()) -> Run:
+    """Return a run of deciding rows that follow each other."""
+    rows = (
+        Row(RequestId(0), NodeId(0), NodeId(0), Token(token), Pos(pos), SeqId(seq), True)
+        for pos, token in enumerate(tokens, start)
+    )
+    return Run(RunId(0), tuple(rows), branches=tuple(branches))
+
+
+def computed(stages: Iterable[TorchStage], one: Run) -> Floats:
+    """Return the logits of a run."""
+    output = None
+    for stage in stages:
+        stage.apply(one.cache_ops)
+        output = stage.forward(one, output, bool)
+    assert output is not None
+    return output
+
+
+def apply(stages: Iterable[TorchStage], kind: CacheOpKind, src: int, dst: int, start: int, end: int = -1) -> None:
+    for stage in stages:
+        stage.apply([CacheOp(kind, SeqId(src), SeqId(dst), Pos(start), end)])
+
+
+@torch.inference_mode()
+def whole(folder: Path, tokens: Sequence[int]) -> Floats:
+    """Return the logits after each token, by transformers alone."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    logits: Floats = model(torch.tensor([list(tokens)])).logits[0].numpy()
+    return logits
+
+
+def test_parts_compute_what_the_whole_does(tiny: Path) -> None:
+    expected = whole(tiny, TEXT[:20])
+    for cuts in ((), (2,), (1, 2, 3)):
+        assert np.allclose(computed(opened(tiny, *cuts), run(TEXT[:20], 0)), expected, atol=CLOSE)
+
+
+def test_branches_of_a_tree_see_their_own_ancestors_alone(tiny: Path) -> None:
+    stages = opened(tiny, 2)
+    computed(stages, run(TEXT[:6], 0))
+    apply(stages, CacheOpKind.SHARE, 0, 1, 0, 6)
+    first = run([7, 8], 6).rows
+    second = run([9, 10], 6, seq=1).rows
+    mixed = Run(RunId(1), (first[0], second[0], first[1], second[1]))
+    logits = computed(stages, mixed)
+    assert np.allclose(logits[[0, 2]], whole(tiny, [*TEXT[:6], 7, 8])[6:], atol=CLOSE)
+    assert np.allclose(logits[[1, 3]], whole(tiny, [*TEXT[:6], 9, 10])[6:], atol=CLOSE)
+
+
+def test_a_branch_below_rows_of_the_same_run_shares_their_cells(tiny: Path) -> None:
+    stages = opened(tiny, 2)
+    computed(stages, run(TEXT[:4], 0))
+    apply(stages, CacheOpKind.SHARE, 0, 1, 0, 4)
+    trunk, other = run([7, 8], 4).rows, run([9], 5, seq=1).rows
+    both = Run(RunId(1), (*trunk, *other), branches=(Branch(SeqId(0), SeqId(1), Pos(4), Pos(5)),))
+    assert np.allclose(computed(stages, both)[2], whole(tiny, [*TEXT[:4], 7, 9])[5], atol=CLOSE)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bits_of_a_row_depend_on_neither_neighbours_nor_cells(tiny: Path, threads: int) -> None:
+    stages = opened(tiny, 2, threads=threads)
+    alone = np.concatenate([computed(stages, run([token], pos)) for pos, token in enumerate(TEXT[:40])])
+    rng = random.Random(threads)
+    for _ in range(5):
+        apply(stages, CacheOpKind.DROP, 0, 0, 0)
+        computed(stages, run(TEXT[:3], 0, seq=2))  # takes the first cells, so that the text lies elsewhere
+        found, start = [], 0
+        while start < 40:
+            size = rng.choice((1, 2, 3, 5, 8, 13))
+            found.append(computed(stages, run(TEXT[start : min(40, start + size)], start)))
+            start += size
+            if rng.random() < 0.5:
+                apply(stages, CacheOpKind.DROP, 2, 2, rng.randrange(3))
+        assert np.array_equal(np.concatenate(found), alone)
+        apply(stages, CacheOpKind.DROP, 2, 2, 0)
+
+
+def test_tiles_of_a_prompt_have_the_same_bits_wherever_their_cells_lie(tiny: Path) -> None:
+    stages = opened(tiny)
+    first = computed(stages, run(TEXT[:TILE], 0))
+    computed(stages, run(TEXT[:1], 0, seq=1))
+    apply(stages, CacheOpKind.DROP, 0, 0, 0)
+    computed(stages, run(TEXT[:5], 0, seq=2))
+    assert np.array_equal(computed(stages, run(TEXT[:TILE], 0)), first)
+
+
+def test_rejected_tokens_leave_nothing_behind(tiny: Path) -> None:
+    stages = opened(tiny, 2)
+    computed(stages, run(TEXT[:5], 0))
+    computed(stages, run([1, 2, 3], 5))
+    apply(stages, CacheOpKind.DROP, 0, 0, 5)
+    assert np.allclose(computed(stages, run([9], 5)), whole(tiny, [*TEXT[:5], 9])[5:], atol=CLOSE)
+
+
+def test_a_stage_holds_its_own_weights_alone(tiny: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny)
+    sizes = {name: weights.numel() for name, weights in model.named_parameters()}
+    layer = sum(size for name, size in sizes.items() if ".layers.0." in name)
+    ends = sizes["model.embed_tokens.weight"], sizes["lm_head.weight"] + sizes["model.norm.weight"]
+    held = [stage.num_weights for stage in opened(tiny, 1, 2)]
+    assert held == [layer + ends[0], layer, 2 * layer + ends[1]]
+
+
+def test_what_cannot_be_computed_is_said(tiny: Path) -> None:
+    first, last = opened(tiny, 2)
+    assert first.forward(run(TEXT[:2], 0), None, lambda: True) is None
+    with pytest.raises(ComputeError, match="does not see exactly one cell"):
+        first.forward(run(TEXT[:2], 7, seq=3), None, bool)
+    with pytest.raises(ComputeError, match="came without its 2 x 64 activations"):
+        last.forward(run(TEXT[:2], 0), None, bool)
+    with pytest.raises(ComputeError, match="outside the vocabulary of 96"):
+        first.forward(run([96], 0, seq=4), None, bool)
+    with pytest.raises(ComputeError, match="sequence beyond the 8"):
+        first.forward(run([1], 0, seq=8), None, bool)
+
+
+def test_a_full_cache_is_said(tiny: Path) -> None:
+    (stage,) = opened(tiny)
+    with pytest.raises(ComputeError, match="cells is full"):
+        for seq in range(8):
+            for start in range(0, 128, TILE):
+                stage.forward(run(TEXT[start : start + TILE], start, seq), None, bool)
+
+
+def test_a_folder_that_lost_a_shard_is_refused(tiny: Path, tmp_path: Path) -> None:
+    for file in tiny.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    next(iter(sorted(tmp_path.glob("*.safetensors")))).write_bytes(b"\x08")
+    with pytest.raises(ModelError, match="transformers cannot load"):
+        opened(tmp_path)
+
+
+def test_a_prompt_is_read_in_tiles_that_depend_on_the_prompt_alone() -> None:
+    prefill = Tiles()
+    for length in (1, 63, 64, 65, 200):
+        for num_rows in (8, 32, 64):
+            at, tiles = 0, []
+            while at < length:
+                rows, final = prefill.next_run(length, at, num_rows)
+                assert rows == final
+                tiles += [at] * (rows == TILE)
+                at += rows
+            assert tiles == list(range(0, length - TILE + 1, TILE))
+    assert prefill.reusable(num_tokens=200, num_common=150, num_read=140, num_prompt=140) == 128

@@ -1,0 +1,69 @@
+"""The cells of a torch stage, against the toy model's, over random trees of cache operations."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from mpispec.compute.base import ComputeError
+from mpispec.compute.torch_cells import Cells, padded
+from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
+from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
+
+pytestmark = pytest.mark.unit
+
+
+def run(start: int, stop: int, seq: int = 0) -> Run:
+    positions = range(start, stop)
+    return Run(
+        RunId(0), tuple(Row(RequestId(0), NodeId(0), NodeId(0), Token(0), Pos(p), SeqId(seq), True) for p in positions)
+    )
+
+
+def op(kind: CacheOpKind, src: int, dst: int, start: int, end: int = -1) -> CacheOp:
+    return CacheOp(kind, SeqId(src), SeqId(dst), Pos(start), end)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_path_is_what_a_dictionary_of_positions_says(seed: int) -> None:
+    rng = random.Random(seed)
+    cells = Cells(64, 4)
+    known: dict[int, dict[int, int]] = {seq: {} for seq in range(4)}
+    for _ in range(60):
+        src, dst = rng.sample(range(4), 2)
+        length = len(known[src])
+        if rng.random() < 0.5 and cells.num_used < 60:
+            grown = run(length, length + rng.randint(1, 3), src)
+            placed = cells.place(grown)
+            known[src].update(zip((row.pos for row in grown.rows), placed.tolist(), strict=True))
+        elif rng.random() < 0.5:
+            cells.apply(op(CacheOpKind.DROP, dst, dst, 0))
+            cells.apply(op(CacheOpKind.SHARE, src, dst, 0, length))
+            known[dst] = dict(known[src])
+        else:
+            keep = rng.randint(0, length)
+            cells.apply(op(CacheOpKind.DROP, src, src, keep))
+            known[src] = {pos: cell for pos, cell in known[src].items() if pos < keep}
+        for seq, path in known.items():
+            if path:
+                found = cells.paths(run(len(path) - 1, len(path), seq), 64)[0]
+                assert found[: len(path)].tolist() == [path[pos] for pos in range(len(path))]
+        assert cells.num_used == len({cell for path in known.values() for cell in path.values()})
+
+
+def test_gaps_and_a_full_cache_are_errors() -> None:
+    cells = Cells(4, 2)
+    cells.place(run(0, 2))
+    with pytest.raises(ComputeError, match="cache of 4 cells is full"):
+        cells.place(run(2, 5))
+    cells.place(run(3, 4))
+    with pytest.raises(ComputeError, match="one cell for each position"):
+        cells.paths(run(3, 4), 8)
+    with pytest.raises(ComputeError, match="no order of cells"):
+        cells.apply(op(CacheOpKind.GATHER, 0, 0, 0))
+
+
+def test_rows_are_filled_up_with_the_last() -> None:
+    assert np.array_equal(padded([3, 5], 4), [3, 5, 5, 5])
