@@ -14,8 +14,9 @@ import numpy as np
 from mpispec.bench.facts import host_facts
 from mpispec.bench.printing import json_flag, show
 from mpispec.commands.tables import table
-from mpispec.compute.base import Floats, StageModel
-from mpispec.models import cut, default, registry
+from mpispec.compute.base import DTYPES, Floats, StageModel, StageSize
+from mpispec.compute.factory import backend_of
+from mpispec.models import default, registry
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.trial import trial
@@ -38,6 +39,9 @@ class Load:
     """Cached positions that every row attends to."""
     repeats: int
     threads: int
+    dtype: str = "auto"
+    device: str = "auto"
+    """See `StageSize`."""
 
 
 def read_rows(text: str) -> tuple[int, ...]:
@@ -64,21 +68,17 @@ def read_layers(text: str | None, model: ModelSummary) -> range:
 
 def measure(model: ModelSummary, layers: range, load: Load, insist: bool) -> dict[int, list[float]]:
     """Return the seconds of every run, by rows, the sizes measured in turns. Raises ModelError, ComputeError."""
-    from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  loads libllama: not for `--help`
-
-    is_first = layers.start == 0
-    stage = LlamaStage(
-        cut.part(model.path, layers, insist=insist),
-        first=is_first,
-        last=layers.stop == model.layers,
-        n_layers=len(layers),
+    size = StageSize(
         context=load.past + load.rows[-1],
         sequences=1,
         threads=load.threads,
-        max_rows=max(load.rows[-1], _CHUNK),
+        most_rows=max(load.rows[-1], _CHUNK),
+        dtype=load.dtype,
+        device=load.device,
     )
+    stage = backend_of(model.path).open_stage(model, layers, size, insist=insist)
     try:
-        return _in_turns(stage, None if is_first else model.width, load)
+        return _in_turns(stage, None if layers.start == 0 else model.width, load)
     finally:
         stage.close()
 
@@ -149,39 +149,31 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 @click.command()
-@click.option("--model", metavar="GGUF", help="Path or hf:owner/repo/file.gguf; default: SmolLM2-135M-Instruct.")
+@click.option("--model", metavar="MODEL", help="As for `generate`; default: SmolLM2-135M-Instruct.")
 @click.option("--layers", "layer_range", metavar="A-B", help="First and last layer; default: a quarter in the middle.")
 @click.option("--rows", default="1,2,3,4,6,8,16,32", show_default=True, metavar="1,2,...", help="Sizes of a run.")
 @click.option("--past", type=click.IntRange(0, 65536), default=0, show_default=True, help="Cached positions.")
 @click.option("--repeats", type=click.IntRange(min=3), default=15, show_default=True, help="Runs of each size.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="On torch.")
+@click.option("--device", metavar="cpu|cuda[:N]", default="auto", show_default=True, help="On torch.")
 @click.option("--insist", is_flag=True, help="Cut a model whose layer ranges are not certified.")
 @json_flag
-def stage(
-    model: str | None,
-    layer_range: str | None,
-    rows: str,
-    past: int,
-    repeats: int,
-    threads: int,
-    insist: bool,
-    is_json: bool,
-) -> None:
+def stage(model: str | None, layer_range: str | None, rows: str, insist: bool, is_json: bool, **load: Any) -> None:
     """What runs of several rows cost on some layers.
 
     One process, no mpirun. The layers are cut out of the model as `generate` would cut them. The sizes are measured in
     turns, and every run is compared with the one-row run of its own turn.
     """
     hosts = [host_facts()]
-    summary = registry.inspect(default.resolve(model))
+    path = default.resolve(model)
+    summary = backend_of(path).inspect(path)
     layers = read_layers(layer_range, summary)
-    seconds = measure(summary, layers, Load(read_rows(rows), past, repeats, threads), insist)
+    seconds = measure(summary, layers, Load(read_rows(rows), **load), insist)
     found = {
         "model": summary.path.name,
         "layers": [layers.start, layers.stop - 1],
-        "past": past,
-        "threads": threads,
-        "repeats": repeats,
+        **load,
         "runs": report(seconds),
         "hosts": hosts,
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from mpispec.compute.base import DTYPES
 from mpispec.core.messages import Sampling
 from mpispec.drafters import IN_HEAD
 from mpispec.runtime.group import JobError
@@ -48,7 +49,7 @@ def prompt_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 def job_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that `job_options` reads."""
-    flags = [
+    flags: list[Flag] = [
         click.option(
             "--model",
             metavar="MODEL",
@@ -84,9 +85,22 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
             "--balance", "is_balanced", is_flag=True, help="Measure the hosts first; the faster one gets more layers."
         ),
         click.option("--wire", type=click.Choice(_WIRES), default="f32", show_default=True, help="Activation format."),
+        *torch_flags(),
         click.option("--insist", is_flag=True, help="Run a model whose layer ranges are not certified."),
     ]
     return with_flags(command, *flags)
+
+
+def torch_flags() -> tuple[Flag, Flag]:
+    """Return the options of Hugging Face models."""
+    return (
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            help="Numbers that torch computes in. [default: float32 on a CPU, bfloat16 on a GPU]",
+        ),
+        click.option("--device", metavar="cpu|cuda[:N]", help="Where torch computes. [default: a GPU if there is one]"),
+    )
 
 
 def sampling_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -142,6 +156,8 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         drafter=drafter,
         oracle_acceptance_rate=acceptance_rate,
         exits=flags["exits"],
+        dtype=flags["dtype"],
+        device=flags["device"],
         insist=flags["insist"],
         is_traced=is_traced,
     )

@@ -117,6 +117,13 @@ class StageSize:
     threads: int
     most_rows: int
     """Rows of one run."""
+    dtype: str = "auto"
+    """Numbers that torch computes in, one of `DTYPES`; auto: float32 on a CPU, bfloat16 on a GPU."""
+    device: str = "auto"
+    """Where torch computes: cpu, cuda, cuda:N; auto: on a GPU where there is one."""
+
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class Backend(Protocol):

@@ -89,6 +89,8 @@ class TorchBackend:
             context=size.context,
             sequences=size.sequences,
             threads=size.threads,
+            dtype=size.dtype,
+            device=size.device,
         )
 
     def open_tokenizer(self, path: Path) -> HfVocabulary:

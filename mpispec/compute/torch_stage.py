@@ -59,9 +59,11 @@ class _Attended:
     cells: torch.Tensor
     """int64 [rows]: where their keys and values go."""
     paths: torch.Tensor
-    """int64 [paths, length]: cell of each position; one path for each row, or one for all of them."""
+    """int64 [paths, length]: cell of each position; one path for each row, or one that all of them lie on."""
     last: torch.Tensor
     """int64 [rows]: the position of each."""
+    is_tile: bool
+    """Whether the rows are a tile of a prompt, and attend together."""
     keys: dict[int, torch.Tensor]
     """By layer, [cells, heads, width]."""
     values: dict[int, torch.Tensor]
@@ -80,26 +82,39 @@ def _attend(
     """Write keys and values of the rows, and attend over their paths.
 
     `query` is [1, heads, rows, width], `key` and `value` have the key-value heads; returns [1, rows, heads, width].
-    `options` are those of transformers: `scaling`, `sliding_window`, `softcap`, and `s_aux` for sinks. There is no
-    mask, since transformers makes none for an attention function that it does not know.
+    Rows beyond those that have cells fill the pass up; theirs is the last one's output. `options` are those of
+    transformers: `scaling`, `sliding_window`, `softcap`, and `s_aux` for sinks. There is no mask, since transformers
+    makes none for an attention function that it does not know.
     """
-    layer, is_batched = module.layer_idx, len(mpispec.paths) > 1
-    keys = _stored(mpispec.keys, layer, key, mpispec.cells)[mpispec.paths].transpose(1, 2)
-    values = _stored(mpispec.values, layer, value, mpispec.cells)[mpispec.paths].transpose(1, 2)
+    rows, window = len(mpispec.cells), options.get("sliding_window")
     at = torch.arange(mpispec.paths.shape[1], device=query.device)
     seen = at <= mpispec.last[:, None]
-    if options.get("sliding_window") is not None:
-        seen &= at > mpispec.last[:, None] - options["sliding_window"]
-    # One path a row: rows are the batch, each with one query. One path for all: they are queries of one batch.
-    queries, mask = (query[0].transpose(0, 1)[:, :, None], seen[:, None, None]) if is_batched else (query, seen)
+    if window is not None:
+        seen &= at > mpispec.last[:, None] - window
+    keys = _on_paths(_stored(mpispec.keys, module.layer_idx, key, mpispec.cells), mpispec)
+    values = _on_paths(_stored(mpispec.values, module.layer_idx, value, mpispec.cells), mpispec)
+    # Each row is a batch of its own, with one query; those of a tile are queries of one batch.
+    queries, mask = (
+        (query, seen) if mpispec.is_tile else (query[0, :, :rows].transpose(0, 1)[:, :, None], seen[:, None, None])
+    )
     if options.get("softcap") is None and options.get("s_aux") is None:
-        with _one_thread(is_batched):
+        with _one_thread(not mpispec.is_tile):
             out = functional.scaled_dot_product_attention(
                 queries, keys, values, mask, scale=options.get("scaling"), enable_gqa=key.shape[1] != query.shape[1]
             )
     else:
         out = _with_extras(queries, keys, values, mask, options)
-    return (out[:, :, 0] if is_batched else out[0].transpose(0, 1))[None], None
+    found = out[0].transpose(0, 1) if mpispec.is_tile else out[:, :, 0]
+    missing = query.shape[2] - len(found)
+    return (torch.cat([found, found[-1:].expand(missing, -1, -1)]) if missing else found)[None], None
+
+
+def _on_paths(stored: torch.Tensor, attended: _Attended) -> torch.Tensor:
+    """Return [rows, heads, length, width] of what a layer has stored, in the order of positions; one for a tile."""
+    num_paths, length = attended.paths.shape
+    found = stored.index_select(0, attended.paths.flatten()).view(num_paths, length, *stored.shape[1:]).transpose(1, 2)
+    batch = 1 if attended.is_tile else len(attended.cells)
+    return found.expand(batch, -1, -1, -1)
 
 
 @contextmanager
@@ -159,14 +174,22 @@ class TorchStage:
         context: int,
         sequences: int,
         threads: int,
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
+        dtype: str = "auto",
+        device: str = "auto",
     ) -> None:
-        """Load the layers of a model folder. Raises ModelError."""
+        """Load the layers of a model folder, see `StageSize`. Raises ModelError."""
         torch.set_num_threads(threads)
         self._first, self._last = layers.start == 0, layers.stop == num_layers
-        self._device = torch.device(device)
-        self._model = load(folder, layers, num_layers, dtype).to(self._device)
+        self._device = _device_of(device)
+        if dtype == "auto":
+            dtype = "float32" if self._device.type == "cpu" else "bfloat16"
+        try:
+            self._model = load(folder, layers, num_layers, getattr(torch, dtype)).to(self._device)
+        except torch.OutOfMemoryError:
+            raise ModelError(
+                f"{self._device} has no room for layers {layers.start}-{layers.stop - 1} of {folder.name}; "
+                "use more ranks, or --device cpu."
+            ) from None
         self._setup(context, sequences)
 
     @classmethod
@@ -229,10 +252,17 @@ class TorchStage:
         rows = run.rows
         last = max(row.pos for row in rows)
         paths = self._cells.paths(run, (last // _STEP + 1) * _STEP)
-        # The rows of a tile lie on one path.
-        paths = paths[-1:] if size == TILE else np.concatenate([paths, np.repeat(paths[-1:], size - len(rows), 0)])
-        positions = self._tensor(padded([row.pos for row in rows], size))
-        attended = _Attended(self._tensor(cells), self._tensor(paths), positions, self._keys, self._values)
+        ends = np.array([row.pos for row in rows])
+        is_shared = bool(np.all((paths == paths[-1]) | (np.arange(paths.shape[1]) > ends[:, None])))
+        positions = self._tensor(padded(ends.tolist(), size))
+        attended = _Attended(
+            self._tensor(cells),
+            self._tensor(paths[-1:] if is_shared else paths),
+            positions[: len(rows)],
+            size == TILE,
+            self._keys,
+            self._values,
+        )
         inputs = self._inputs(rows, given, size)
         extras = {"position_ids": positions[None], "use_cache": False, "mpispec": attended}
         if not self._last:
@@ -259,6 +289,22 @@ class TorchStage:
         return torch.from_numpy(array).to(self._device)
 
 
+def _device_of(name: str) -> torch.device:
+    """Return the device of this name. Raises ModelError where there is none."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        is_there = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < torch.cuda.device_count())
+    except RuntimeError:
+        is_there = False
+    if not is_there:
+        raise ModelError(
+            f"--device {name} is not there for torch (GPUs: {torch.cuda.device_count()}); use cpu or auto."
+        )
+    return device
+
+
 def read_config(folder: Path) -> Any:
     """Return the config of a model folder. Raises ModelError."""
     transformers.utils.logging.set_verbosity_error()
@@ -276,7 +322,7 @@ def load(folder: Path, layers: range, num_layers: int, dtype: torch.dtype) -> An
         model = cls.from_pretrained(
             folder, dtype=dtype, attn_implementation=_ATTENTION, local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # transformers, safetensors and torch have each their own
         raise ModelError(f"transformers cannot load {folder}: {_first_sentence(error)}; check the folder.") from error
     return model.eval()
 

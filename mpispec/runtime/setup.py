@@ -47,6 +47,9 @@ class JobOptions:
     oracle_acceptance_rate: float = 0.0
     exits: tuple[int, ...] = ()
     """Stages, counted from 1, that also draft from their own output."""
+    dtype: str | None = None
+    device: str | None = None
+    """See `StageSize`; None where the user has not chosen."""
     insist: bool = False
     """Run architectures that are not certified."""
     is_traced: bool = False
@@ -128,6 +131,8 @@ def _inspect(
         raise JobError(str(error)) from error
     if options.is_balanced and options.layout is not None:
         raise JobError("--balance finds out where layers go and --layout says it; give one of them.")
+    if (options.dtype or options.device) and not any(each.path.is_dir() for each in (model, draft, *levels) if each):
+        raise JobError("--dtype and --device are for Hugging Face models on torch; a GGUF file has its own numbers.")
     if options.context is not None and options.context > model.context:
         raise JobError(
             f"--ctx {options.context} is more than the {model.context} positions {model.path.name} was trained for; "
