@@ -351,9 +351,9 @@ class LlamaContext:
         if not (0 <= cache_op.src < self.size.sequences and 0 <= cache_op.dst < self.size.sequences):
             named = max(cache_op.src, cache_op.dst)
             raise ComputeError(f"A cache operation names sequence {named} of {self.size.sequences}.")
-        if cache_op.op is CacheOpKind.SHARE:
+        if cache_op.kind is CacheOpKind.SHARE:
             api.llama_memory_seq_cp(self._memory, cache_op.src, cache_op.dst, cache_op.start, cache_op.end)
-        elif cache_op.op is CacheOpKind.DROP:
+        elif cache_op.kind is CacheOpKind.DROP:
             self.drop(cache_op.src, cache_op.start, cache_op.end)
         else:
             self._gather(cache_op.src)

@@ -32,9 +32,9 @@ class Cells:
         """Apply one cache operation. Raises ComputeError."""
         end = cache_op.end if cache_op.end >= 0 else np.iinfo(np.int64).max
         chosen = self._labels[:, cache_op.src] & (self._pos >= cache_op.start) & (self._pos < end)
-        if cache_op.op is CacheOpKind.SHARE:
+        if cache_op.kind is CacheOpKind.SHARE:
             self._labels[chosen, cache_op.dst] = True
-        elif cache_op.op is CacheOpKind.DROP:
+        elif cache_op.kind is CacheOpKind.DROP:
             self._labels[chosen, cache_op.src] = False
             np.logical_not(self._labels.any(axis=1), out=self._is_free)
         else:

@@ -63,10 +63,10 @@ class ToyLayer:
     def apply(self, cache_ops: Sequence[CacheOp]) -> None:
         """Apply cache operations in order."""
         for cache_op in cache_ops:
-            if cache_op.op is CacheOpKind.SHARE:
+            if cache_op.kind is CacheOpKind.SHARE:
                 for index in self._labelled(cache_op):
                     self._cells[index].labels.add(cache_op.dst)
-            elif cache_op.op is CacheOpKind.DROP:
+            elif cache_op.kind is CacheOpKind.DROP:
                 self._drop(cache_op)
             else:
                 kept = sorted((self._cells[index] for index in self._labelled(cache_op)), key=lambda cell: cell.pos)

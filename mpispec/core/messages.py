@@ -75,7 +75,7 @@ class CacheOpKind(IntEnum):
 class CacheOp(NamedTuple):
     """One operation on the cache's metadata; written into a run, applied before its rows, never cancelled (law 3)."""
 
-    op: CacheOpKind
+    kind: CacheOpKind
     src: SeqId
     dst: SeqId
     start: Pos

@@ -75,7 +75,7 @@ def test_a_deeper_exit_that_disagrees_replaces_a_draft_token_and_its_subtree() -
     assert cancelled(effects) == {1, 2}
     (instead,) = runs(effects)
     assert [(row.token, row.pos) for row in instead.rows] == [(9, 2)]
-    assert [(cache_op.op, cache_op.start) for cache_op in instead.cache_ops] == [(CacheOpKind.DROP, 2)]
+    assert [(cache_op.kind, cache_op.start) for cache_op in instead.cache_ops] == [(CacheOpKind.DROP, 2)]
 
 
 def test_a_deeper_exit_that_agrees_changes_nothing() -> None:

@@ -163,7 +163,7 @@ def test_round_trip_keeps_types_inside_rows_and_cache_ops() -> None:
     _, _, run, _ = decode(frame_of(SAMPLES[2]))
     assert isinstance(run, Run)
     assert type(run.rows[0]) is Row and type(run.rows[0].decide) is bool
-    assert type(run.cache_ops[0]) is CacheOp and type(run.cache_ops[0].op) is CacheOpKind
+    assert type(run.cache_ops[0]) is CacheOp and type(run.cache_ops[0].kind) is CacheOpKind
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63, 2**64 - 1])

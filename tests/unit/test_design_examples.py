@@ -87,7 +87,7 @@ class OneStage:
         self.seen: set[CacheOpKind] = set()
 
     def apply(self, stage: Actor, cache_ops: Sequence[CacheOp]) -> None:
-        self.seen.update(cache_op.op for cache_op in cache_ops)
+        self.seen.update(cache_op.kind for cache_op in cache_ops)
         self.model.apply(cache_ops)
 
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
