@@ -9,6 +9,8 @@ kernel for another number of rows. So rows go through the layers eight at a time
 each attends by itself to the keys of its own path, in the order of positions, filled up to a multiple of 512. Measured
 with torch 2.13: the same bits for any neighbours, lengths and places. A run of `TILE` rows is part of a prompt, whose
 runs depend on the prompt alone; it goes through as one.
+
+**Fast**, for other numbers and devices: rows go through as they come, and their bits may depend on each other.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ _ROWS = 8
 """Rows that go through the layers together."""
 _STEP = 512
 """Attended positions are filled up to a multiple of this."""
+_FAST_STEP = 64
+"""The same where bits may depend on it: shapes are few, and little is computed in vain."""
 _SPARE_CELLS = 512
 """Cells beyond the context, for draft tokens in flight."""
 _ATTENTION = "mpispec"
@@ -63,7 +67,7 @@ class _Attended:
     last: torch.Tensor
     """int64 [rows]: the position of each."""
     is_tile: bool
-    """Whether the rows are a tile of a prompt, and attend together."""
+    """Whether all rows lie on one path and attend together: a tile of a prompt, or any where bits may depend on it."""
     keys: dict[int, torch.Tensor]
     """By layer, [cells, heads, width]."""
     values: dict[int, torch.Tensor]
@@ -192,6 +196,11 @@ class TorchStage:
             ) from None
         self._setup(context, sequences)
 
+    @property
+    def _is_exact(self) -> bool:
+        """Whether rows are kept from having a part in each other's bits."""
+        return bool(self._device.type == "cpu" and self._model.dtype == torch.float32)
+
     @classmethod
     def over(cls, model: Any, *, first: bool, last: bool, context: int, sequences: int) -> TorchStage:
         """Return a stage over a model that was cut already."""
@@ -222,7 +231,7 @@ class TorchStage:
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """See `StageModel`. Between two passes of rows it looks whether to give up. Raises ComputeError."""
         self._check(run.rows, activations)
-        size = TILE if len(run.rows) == TILE else _ROWS
+        size = _ROWS if self._is_exact and len(run.rows) != TILE else TILE
         cells = self._cells.place(run)
         outputs: list[NDArray[np.float32]] = []
         for start in range(0, len(run.rows), size):
@@ -230,7 +239,8 @@ class TorchStage:
                 return None
             part = run._replace(rows=run.rows[start : start + size])
             given = None if activations is None else activations[start : start + size]
-            outputs.append(self._pass(part, cells[start : start + size], given, size))
+            filled = size if self._is_exact else len(part.rows)
+            outputs.append(self._pass(part, cells[start : start + size], given, filled))
         return np.concatenate(outputs)
 
     def close(self) -> None:
@@ -251,7 +261,8 @@ class TorchStage:
         """Compute up to `size` rows; rows that fill it up repeat the last one and are thrown away."""
         rows = run.rows
         last = max(row.pos for row in rows)
-        paths = self._cells.paths(run, (last // _STEP + 1) * _STEP)
+        step = _STEP if self._is_exact else _FAST_STEP
+        paths = self._cells.paths(run, (last // step + 1) * step)
         ends = np.array([row.pos for row in rows])
         is_shared = bool(np.all((paths == paths[-1]) | (np.arange(paths.shape[1]) > ends[:, None])))
         positions = self._tensor(padded(ends.tolist(), size))
@@ -259,7 +270,7 @@ class TorchStage:
             self._tensor(cells),
             self._tensor(paths[-1:] if is_shared else paths),
             positions[: len(rows)],
-            size == TILE,
+            is_shared and (size == TILE or not self._is_exact),
             self._keys,
             self._values,
         )
@@ -273,9 +284,10 @@ class TorchStage:
             self._model.base_model(**inputs, **extras)
             return np.empty((0, self.vocabulary), np.float32)
         # A projection of eight rows has other bits than one of a single row: all go, and some are thrown away.
-        kept = 0 if size == _ROWS else self._tensor(np.array(deciding))
+        is_whole = self._is_exact and size == _ROWS
+        kept = 0 if is_whole else self._tensor(np.array(deciding))
         logits = self._model(**inputs, **extras, logits_to_keep=kept).logits[0]
-        chosen = logits[deciding] if size == _ROWS else logits
+        chosen = logits[deciding] if is_whole else logits
         return np.asarray(chosen.float().cpu().numpy())
 
     def _inputs(self, rows: Sequence[Row], given: Floats | None, size: int) -> dict[str, torch.Tensor]:

@@ -26,11 +26,11 @@ CLOSE = 1e-4
 TEXT = [(17 * pos + 5) % 96 for pos in range(150)]
 
 
-def opened(folder: Path, *cuts: int, threads: int = 2) -> list[TorchStage]:
+def opened(folder: Path, *cuts: int, threads: int = 2, dtype: str = "auto") -> list[TorchStage]:
     """Return the stages of a model that is cut at these layers."""
     ends = (0, *cuts, LAYERS)
     return [
-        TorchStage(folder, range(start, stop), LAYERS, context=256, sequences=8, threads=threads)
+        TorchStage(folder, range(start, stop), LAYERS, context=256, sequences=8, threads=threads, dtype=dtype)
         for start, stop in itertools.pairwise(ends)
     ]
 
@@ -71,6 +71,18 @@ def test_parts_compute_what_the_whole_does(tiny: Path) -> None:
     expected = whole(tiny, TEXT[:20])
     for cuts in ((), (2,), (1, 2, 3)):
         assert np.allclose(computed(opened(tiny, *cuts), run(TEXT[:20], 0)), expected, atol=CLOSE)
+
+
+def test_fewer_bits_move_the_numbers_a_little(tiny: Path) -> None:
+    stages = opened(tiny, 2, dtype="bfloat16")
+    first = computed(stages, run(TEXT[:TILE], 0))
+    apply(stages, CacheOpKind.SHARE, 0, 1, 0)
+    trunk, other = run(TEXT[TILE : TILE + 9], TILE).rows, run([9], TILE, seq=1).rows
+    second = computed(stages, Run(RunId(1), (*trunk, *other)))
+    expected = whole(tiny, TEXT[: TILE + 9])
+    scale = float(np.abs(expected).max())
+    assert np.allclose(np.concatenate([first, second[:-1]]), expected, atol=0.05 * scale)
+    assert np.allclose(second[-1], whole(tiny, [*TEXT[:TILE], 9])[-1], atol=0.05 * scale)
 
 
 def test_branches_of_a_tree_see_their_own_ancestors_alone(tiny: Path) -> None:
