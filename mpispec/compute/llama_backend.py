@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mpispec.compute import llama_traits
 from mpispec.compute.base import Arithmetic, StageModel, StageSize
 from mpispec.core.traits import BackendTraits
-from mpispec.models import cut, registry
+from mpispec.models import cut, registry, token_lists
 from mpispec.models.errors import ModelError
 from mpispec.models.gguf_file import read
 from mpispec.models.registry import ModelSummary
@@ -35,7 +35,7 @@ class LlamaBackend:
 
     def num_shared_tokens(self, first: ModelSummary, second: ModelSummary) -> int:
         """See `Backend`."""
-        return registry.num_shared_tokens(first, second)
+        return token_lists.num_shared_tokens(first, second)
 
     def traits(self, model: ModelSummary, parallel: int, is_row_exact: bool) -> BackendTraits:
         """See `Backend`."""

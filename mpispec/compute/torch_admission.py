@@ -130,7 +130,7 @@ def _part(config: Any, whole: Any, layers: range) -> TorchStage:
     model = part_of(class_of(config), layers, _LAYERS)(copy.deepcopy(config)).eval()
     mine = model.state_dict()
     model.load_state_dict({name: weights for name, weights in whole.state_dict().items() if name in mine})
-    return TorchStage.over(model, first=layers.start == 0, last=layers.stop == _LAYERS, context=64, sequences=2)
+    return TorchStage(model, first=layers.start == 0, last=layers.stop == _LAYERS, context=64, sequences=2)
 
 
 def _computed(stages: Iterable[TorchStage], text: Sequence[int], start: int, seq: SeqId) -> Floats:

@@ -10,7 +10,7 @@ from pathlib import Path
 from mpispec.compute.base import Arithmetic, StageModel, StageSize
 from mpispec.compute.hf_vocabulary import HfVocabulary
 from mpispec.core.traits import BackendTraits, Prefill, PrefillRun
-from mpispec.models import hf_folder
+from mpispec.models import hf_folder, token_lists
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
 
@@ -52,12 +52,7 @@ class TorchBackend:
 
     def num_shared_tokens(self, first: ModelSummary, second: ModelSummary) -> int:
         """See `Backend`."""
-        if first.vocabulary_digest == second.vocabulary_digest:
-            return min(first.vocabulary, second.vocabulary)
-        if not (first.path.is_dir() and second.path.is_dir()):
-            return 0
-        shorter, longer = sorted((hf_folder.vocabulary(model.path) for model in (first, second)), key=len)
-        return min(first.vocabulary, second.vocabulary) if longer[: len(shorter)] == shorter else 0
+        return token_lists.num_shared_tokens(first, second)
 
     def traits(self, model: ModelSummary, parallel: int, is_row_exact: bool) -> BackendTraits:
         """See `Backend`. Rows attend in the order of positions, so the order of cells has no part in their bits."""
@@ -82,16 +77,7 @@ class TorchBackend:
             raise ModelError("--exit needs a GGUF model so far; leave it out, or name one.")
         if len(layers) < model.layers and not insist:
             torch_admission.check(model.path)
-        return torch_stage.TorchStage(
-            model.path,
-            layers,
-            model.layers,
-            context=size.context,
-            sequences=size.sequences,
-            threads=size.threads,
-            dtype=size.dtype,
-            device=size.device,
-        )
+        return torch_stage.open_stage(model.path, layers, model.layers, size)
 
     def open_tokenizer(self, path: Path) -> HfVocabulary:
         """See `Backend`."""

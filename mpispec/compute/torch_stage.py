@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mpispec.compute.base import Cancelled, ComputeError, Floats
+from mpispec.compute.base import Cancelled, ComputeError, Floats, StageSize
 from mpispec.compute.torch_backend import TILE
 from mpispec.compute.torch_cells import Cells, padded
 from mpispec.core.messages import CacheOp, Row, Run
@@ -64,13 +64,29 @@ class _Attended:
     """int64 [rows]: where their keys and values go."""
     paths: torch.Tensor
     """int64 [paths, length]: cell of each position; one path for each row, or one that all of them lie on."""
-    last: torch.Tensor
-    """int64 [rows]: the position of each."""
+    distance: torch.Tensor
+    """int64 [rows, length]: how far each position is behind the row; negative where it is ahead."""
     is_tile: bool
     """Whether all rows lie on one path and attend together: a tile of a prompt, or any where bits may depend on it."""
-    keys: dict[int, torch.Tensor]
-    """By layer, [cells, heads, width]."""
-    values: dict[int, torch.Tensor]
+    keys: _Store
+    values: _Store
+
+
+class _Store:
+    """Keys or values of all layers, [cells, heads, width] each, made when a layer first has some."""
+
+    def __init__(self, num_cells: int) -> None:
+        self._num_cells = num_cells
+        self._layers: dict[int, torch.Tensor] = {}
+
+    def write(self, layer: int, new: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+        """Write what is new, [1, heads, rows, width], for as many rows as have cells; return what the layer has."""
+        kept = self._layers.get(layer)
+        if kept is None:
+            shape = (self._num_cells, new.shape[1], new.shape[3])
+            kept = self._layers[layer] = torch.zeros(shape, dtype=new.dtype, device=new.device)
+        kept[cells] = new[0, :, : len(cells)].transpose(0, 1)
+        return kept
 
 
 def _attend(
@@ -91,12 +107,11 @@ def _attend(
     makes none for an attention function that it does not know.
     """
     rows, window = len(mpispec.cells), options.get("sliding_window")
-    at = torch.arange(mpispec.paths.shape[1], device=query.device)
-    seen = at <= mpispec.last[:, None]
+    seen = mpispec.distance >= 0
     if window is not None:
-        seen &= at > mpispec.last[:, None] - window
-    keys = _on_paths(_stored(mpispec.keys, module.layer_idx, key, mpispec.cells), mpispec)
-    values = _on_paths(_stored(mpispec.values, module.layer_idx, value, mpispec.cells), mpispec)
+        seen &= mpispec.distance < window
+    keys = _on_paths(mpispec.keys.write(module.layer_idx, key, mpispec.cells), mpispec)
+    values = _on_paths(mpispec.values.write(module.layer_idx, value, mpispec.cells), mpispec)
     # Each row is a batch of its own, with one query; those of a tile are queries of one batch.
     queries, mask = (
         (query, seen) if mpispec.is_tile else (query[0, :, :rows].transpose(0, 1)[:, :, None], seen[:, None, None])
@@ -153,70 +168,23 @@ def _with_extras(
     return (weights[..., :-1] if sinks is not None else weights) @ value
 
 
-def _stored(store: dict[int, torch.Tensor], layer: int, new: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """Write what is new, [1, heads, rows, width], for as many rows as have cells; return what the layer has."""
-    kept = store.get(layer)
-    if kept is None:
-        num_cells = int(store[-1])
-        kept = store[layer] = torch.zeros((num_cells, new.shape[1], new.shape[3]), dtype=new.dtype, device=new.device)
-    kept[cells] = new[0, :, : len(cells)].transpose(0, 1)
-    return kept
-
-
 ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
 
 
 class TorchStage:
     """A `StageModel`."""
 
-    def __init__(
-        self,
-        folder: Path,
-        layers: range,
-        num_layers: int,
-        *,
-        context: int,
-        sequences: int,
-        threads: int,
-        dtype: str = "auto",
-        device: str = "auto",
-    ) -> None:
-        """Load the layers of a model folder, see `StageSize`. Raises ModelError."""
-        torch.set_num_threads(threads)
-        self._first, self._last = layers.start == 0, layers.stop == num_layers
-        self._device = _device_of(device)
-        if dtype == "auto":
-            dtype = "float32" if self._device.type == "cpu" else "bfloat16"
-        try:
-            self._model = load(folder, layers, num_layers, getattr(torch, dtype)).to(self._device)
-        except torch.OutOfMemoryError:
-            raise ModelError(
-                f"{self._device} has no room for layers {layers.start}-{layers.stop - 1} of {folder.name}; "
-                "use more ranks, or --device cpu."
-            ) from None
-        self._setup(context, sequences)
-
-    @property
-    def _is_exact(self) -> bool:
-        """Whether rows are kept from having a part in each other's bits."""
-        return bool(self._device.type == "cpu" and self._model.dtype == torch.float32)
-
-    @classmethod
-    def over(cls, model: Any, *, first: bool, last: bool, context: int, sequences: int) -> TorchStage:
-        """Return a stage over a model that was cut already."""
-        stage = cls.__new__(cls)
-        stage._first, stage._last, stage._device, stage._model = first, last, torch.device("cpu"), model
-        stage._setup(context, sequences)
-        return stage
-
-    def _setup(self, context: int, sequences: int) -> None:
+    def __init__(self, model: Any, *, first: bool, last: bool, context: int, sequences: int) -> None:
+        """Compute with a model that was cut and lies on its device; see `StageSize` for the numbers."""
+        self._model, self._first, self._last = model, first, last
+        self._device = model.device
+        self._is_exact = model.device.type == "cpu" and model.dtype == torch.float32
+        self._sequences = sequences
         num_cells = context + _SPARE_CELLS
         self._cells = Cells(num_cells, sequences)
-        self._sequences = sequences
-        self._keys = {-1: torch.tensor(num_cells)}
-        self._values = {-1: torch.tensor(num_cells)}
-        self.width = int(self._model.config.get_text_config().hidden_size)
-        self.vocabulary = int(self._model.config.get_text_config().vocab_size)
+        self._keys, self._values = _Store(num_cells), _Store(num_cells)
+        config = model.config.get_text_config()
+        self.width, self.vocabulary = int(config.hidden_size), int(config.vocab_size)
 
     @property
     def num_weights(self) -> int:
@@ -263,13 +231,13 @@ class TorchStage:
         last = max(row.pos for row in rows)
         step = _STEP if self._is_exact else _FAST_STEP
         paths = self._cells.paths(run, (last // step + 1) * step)
-        ends = np.array([row.pos for row in rows])
-        is_shared = bool(np.all((paths == paths[-1]) | (np.arange(paths.shape[1]) > ends[:, None])))
-        positions = self._tensor(padded(ends.tolist(), size))
+        distance = np.array([row.pos for row in rows])[:, None] - np.arange(paths.shape[1])
+        is_shared = bool(np.all((paths == paths[-1]) | (distance < 0)))
+        positions = self._tensor(padded([row.pos for row in rows], size))
         attended = _Attended(
             self._tensor(cells),
             self._tensor(paths[-1:] if is_shared else paths),
-            positions[: len(rows)],
+            self._tensor(distance),
             is_shared and (size == TILE or not self._is_exact),
             self._keys,
             self._values,
@@ -299,6 +267,23 @@ class TorchStage:
 
     def _tensor(self, array: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
+
+
+def open_stage(folder: Path, layers: range, num_layers: int, size: StageSize) -> TorchStage:
+    """Load the layers of a model folder. Raises ModelError."""
+    torch.set_num_threads(size.threads)
+    device = _device_of(size.device)
+    automatic = "float32" if device.type == "cpu" else "bfloat16"
+    dtype = getattr(torch, automatic if size.dtype == "auto" else size.dtype)
+    try:
+        model = load(folder, layers, num_layers, dtype).to(device)
+    except torch.OutOfMemoryError:
+        raise ModelError(
+            f"{device} has no room for layers {layers.start}-{layers.stop - 1} of {folder.name}; "
+            "use more ranks, or --device cpu."
+        ) from None
+    first, last = layers.start == 0, layers.stop == num_layers
+    return TorchStage(model, first=first, last=last, context=size.context, sequences=size.sequences)
 
 
 def _device_of(name: str) -> torch.device:

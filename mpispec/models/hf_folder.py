@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mpispec.models.errors import ModelError, printable
-from mpispec.models.registry import ModelSummary
+from mpispec.models.registry import ModelSummary, head_layers
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -23,8 +23,6 @@ _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings)\
 _HEAD = re.compile(r"^(?:lm_head|embed_out|output)\.weight$")
 _MOST_HEADER = 100 << 20
 """Bytes of the longest header that the safetensors library reads."""
-_ATTENDED = 512
-"""Cached positions that a layer attends to while an answer is written, as a rule."""
 _DEFAULT_CONTEXT = 2048
 _STORED = {"F64", "F32", "F16", "BF16"}
 """Number formats that are not quantised."""
@@ -77,7 +75,7 @@ def inspect(folder: Path) -> ModelSummary:
         certified=True,
         reason=f"{architecture}: at every start a tiny model of its class is cut and compared with the whole.",
         unit=1,
-        head_layers=head / (sum(sizes) / layers + 2 * _ATTENDED * width),
+        head_layers=head_layers(head, sizes, width),
         quantised=any(tensor.dtype not in _STORED for tensor in tensors.values()),
         vocabulary_digest=vocabulary_digest(folder),
         header_digest=_header_digest(folder, tensors),
@@ -167,8 +165,23 @@ def _number(folder: Path, config: dict[str, Any], key: str) -> int:
     return number
 
 
-def vocabulary(folder: Path) -> list[str]:
-    """Return the texts of all tokens by id, as the tokenizer spells them. Raises ModelError."""
+def vocabulary_digest(folder: Path) -> str:
+    """Return the hash of the list of tokens, that of the same list in a GGUF file. Raises ModelError."""
+    return hashlib.blake2b(token_list(folder), digest_size=16).hexdigest()
+
+
+def token_list(folder: Path) -> bytes:
+    """Return the texts of all tokens, in the form of a GGUF file's `tokenizer.ggml.tokens`. Raises ModelError."""
+    texts = _tokens(folder)
+    raw = [(8).to_bytes(4, "little"), len(texts).to_bytes(8, "little")]
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        raw += [len(encoded).to_bytes(8, "little"), encoded]
+    return b"".join(raw)
+
+
+def _tokens(folder: Path) -> list[str]:
+    """Return the texts of all tokens by id, as the tokenizer spells them."""
     tokenizer = _read_json(folder / TOKENIZER)
     try:
         listed = tokenizer["model"]["vocab"]
@@ -180,16 +193,6 @@ def vocabulary(folder: Path) -> list[str]:
     except (KeyError, TypeError, ValueError, IndexError):
         raise ModelError(f"{folder / TOKENIZER} lists no tokens; download it again.") from None
     return texts
-
-
-def vocabulary_digest(folder: Path) -> str:
-    """Return the hash of the list of tokens, in the form that a GGUF file stores it (`tokenizer.ggml.tokens`)."""
-    texts = vocabulary(folder)
-    raw = [(8).to_bytes(4, "little"), len(texts).to_bytes(8, "little")]
-    for text in texts:
-        encoded = text.encode("utf-8", "surrogatepass")
-        raw += [len(encoded).to_bytes(8, "little"), encoded]
-    return hashlib.blake2b(b"".join(raw), digest_size=16).hexdigest()
 
 
 def _header_digest(folder: Path, tensors: dict[str, StoredTensor]) -> str:

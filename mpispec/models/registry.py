@@ -100,47 +100,29 @@ def inspect(path: Path | str) -> ModelSummary:
         certified=reason is None,
         reason=reason or f"{architecture} models are certified: their parts compute what the whole model computes.",
         unit=unit(model),
-        head_layers=_head_layers(model, head),
+        head_layers=head_layers(head.n_bytes, _layer_bytes(model), embedding.dims[0]),
         quantised=any(BLOCKS[tensor.type].elements > 1 for tensor in model.tensors.values()),
         vocabulary_digest=_vocabulary_digest(model),
         header_digest=hashlib.blake2b(model.header, digest_size=16).hexdigest(),
     )
 
 
-def _head_layers(model: GgufFile, head: gguf_file.Tensor) -> float:
+def head_layers(head_bytes: int, layer_bytes: Sequence[int], width: int) -> float:
     """Return how long the projection takes for a row over how long an average layer does.
 
     Weights take as long as their bytes take to be read; a layer also multiplies `_ATTENDED` cached keys and values,
     each of which takes about as long as a byte.
     """
-    attention = 2 * _ATTENDED * head.dims[0]
-    return head.n_bytes / (sum(_layer_bytes(model)) / layer_count(model) + attention)
+    return head_bytes / (sum(layer_bytes) / len(layer_bytes) + 2 * _ATTENDED * width)
 
 
-_TOKENS = "tokenizer.ggml.tokens"
-_LIST_HEADER = 12
-"""Bytes of an array's element type and count."""
+TOKENS = "tokenizer.ggml.tokens"
+"""Key of the list of tokens."""
 
 
 def _vocabulary_digest(model: GgufFile) -> str:
-    tokens = model.values.get(_TOKENS)
+    tokens = model.values.get(TOKENS)
     return hashlib.blake2b(tokens.raw if tokens is not None else b"", digest_size=16).hexdigest()
-
-
-def num_shared_tokens(first: ModelSummary, second: ModelSummary) -> int:
-    """Return how many tokens two models share, if one's list of tokens is the beginning of the other's; else 0.
-
-    Vocabularies of one family are often padded to different lengths (Qwen2.5: 151,936 and 152,064). Reads the headers
-    again unless the lists are equal. Raises ModelError.
-    """
-    if first.vocabulary_digest == second.vocabulary_digest:
-        return min(first.vocabulary, second.vocabulary)
-    lists = [gguf_file.read(model.path).values.get(_TOKENS) for model in (first, second)]
-    raw = sorted((tokens.raw[_LIST_HEADER:] for tokens in lists if tokens is not None), key=len)
-    # Each string follows its length, so lists begin alike exactly where their bytes do.
-    if len(raw) < 2 or raw[1][: len(raw[0])] != raw[0]:
-        return 0
-    return min(first.vocabulary, second.vocabulary)
 
 
 def ranges(

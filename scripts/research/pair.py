@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from mpispec.bench.errors import BenchError
-from mpispec.models import cut, default, registry
+from mpispec.models import cut, default, registry, token_lists
 from research import llama_quantise
 from research.agreement import Agreement, measure
 from research.arrange import Layer, arrange
@@ -161,7 +161,7 @@ def quantise(kind: str, model: str | None, out: Path | None, tokens: int, thread
 def measure_pair(target: str, draft: str, tokens: int, threads: int, as_json: bool) -> None:
     """Measure how often DRAFT chooses TARGET's token."""
     first, second = default.resolve(target), default.resolve(draft)
-    if not registry.num_shared_tokens(registry.inspect(first), registry.inspect(second)):
+    if not token_lists.num_shared_tokens(registry.inspect(first), registry.inspect(second)):
         raise BenchError(f"{second} has another vocabulary than {first}; choose two models of one family.")
     found = measure(second, answers(first, QUESTIONS, tokens, threads), threads)
     _report(found, {"target": str(first), "draft": str(second)}, as_json)

@@ -12,12 +12,13 @@ import pytest
 import torch
 import transformers
 
-from mpispec.compute.base import ComputeError, Floats
+from mpispec.compute.base import ComputeError, Floats, StageSize
 from mpispec.compute.torch_backend import TILE, Tiles
-from mpispec.compute.torch_stage import TorchStage
-from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import Branch, CacheOp, CacheOpKind, Row, Run
+from mpispec.compute.torch_stage import TorchStage, open_stage
+from mpispec.core.ids import Pos, RunId, SeqId
+from mpispec.core.messages import Branch, CacheOp, Run
 from mpispec.models.errors import ModelError
+from tests.models.pipeline import drop, rows, share
 
 pytestmark = pytest.mark.torch
 
@@ -29,19 +30,13 @@ TEXT = [(17 * pos + 5) % 96 for pos in range(150)]
 def opened(folder: Path, *cuts: int, threads: int = 2, dtype: str = "auto") -> list[TorchStage]:
     """Return the stages of a model that is cut at these layers."""
     ends = (0, *cuts, LAYERS)
-    return [
-        TorchStage(folder, range(start, stop), LAYERS, context=256, sequences=8, threads=threads, dtype=dtype)
-        for start, stop in itertools.pairwise(ends)
-    ]
+    size = StageSize(context=256, sequences=8, threads=threads, most_rows=TILE, dtype=dtype)
+    return [open_stage(folder, range(start, stop), LAYERS, size) for start, stop in itertools.pairwise(ends)]
 
 
-def run(tokens: Sequence[int], start: int, seq: int = 0, branches: Iterable[Branch] = ()) -> Run:
+def run(tokens: Sequence[int], start: int, seq: int = 0) -> Run:
     """Return a run of deciding rows that follow each other."""
-    rows = (
-        Row(RequestId(0), NodeId(0), NodeId(0), Token(token), Pos(pos), SeqId(seq), True)
-        for pos, token in enumerate(tokens, start)
-    )
-    return Run(RunId(0), tuple(rows), branches=tuple(branches))
+    return Run(RunId(0), tuple(rows(tokens, start, seq)))
 
 
 def computed(stages: Iterable[TorchStage], one: Run) -> Floats:
@@ -54,9 +49,9 @@ def computed(stages: Iterable[TorchStage], one: Run) -> Floats:
     return output
 
 
-def apply(stages: Iterable[TorchStage], kind: CacheOpKind, src: int, dst: int, start: int, end: int = -1) -> None:
+def apply(stages: Iterable[TorchStage], cache_op: CacheOp) -> None:
     for stage in stages:
-        stage.apply([CacheOp(kind, SeqId(src), SeqId(dst), Pos(start), end)])
+        stage.apply([cache_op])
 
 
 @torch.inference_mode()
@@ -76,7 +71,7 @@ def test_parts_compute_what_the_whole_does(tiny: Path) -> None:
 def test_fewer_bits_move_the_numbers_a_little(tiny: Path) -> None:
     stages = opened(tiny, 2, dtype="bfloat16")
     first = computed(stages, run(TEXT[:TILE], 0))
-    apply(stages, CacheOpKind.SHARE, 0, 1, 0)
+    apply(stages, share(0, 1, 0))
     trunk, other = run(TEXT[TILE : TILE + 9], TILE).rows, run([9], TILE, seq=1).rows
     second = computed(stages, Run(RunId(1), (*trunk, *other)))
     expected = whole(tiny, TEXT[: TILE + 9])
@@ -88,7 +83,7 @@ def test_fewer_bits_move_the_numbers_a_little(tiny: Path) -> None:
 def test_branches_of_a_tree_see_their_own_ancestors_alone(tiny: Path) -> None:
     stages = opened(tiny, 2)
     computed(stages, run(TEXT[:6], 0))
-    apply(stages, CacheOpKind.SHARE, 0, 1, 0, 6)
+    apply(stages, share(0, 1, 0, 6))
     first = run([7, 8], 6).rows
     second = run([9, 10], 6, seq=1).rows
     mixed = Run(RunId(1), (first[0], second[0], first[1], second[1]))
@@ -100,7 +95,7 @@ def test_branches_of_a_tree_see_their_own_ancestors_alone(tiny: Path) -> None:
 def test_a_branch_below_rows_of_the_same_run_shares_their_cells(tiny: Path) -> None:
     stages = opened(tiny, 2)
     computed(stages, run(TEXT[:4], 0))
-    apply(stages, CacheOpKind.SHARE, 0, 1, 0, 4)
+    apply(stages, share(0, 1, 0, 4))
     trunk, other = run([7, 8], 4).rows, run([9], 5, seq=1).rows
     both = Run(RunId(1), (*trunk, *other), branches=(Branch(SeqId(0), SeqId(1), Pos(4), Pos(5)),))
     assert np.allclose(computed(stages, both)[2], whole(tiny, [*TEXT[:4], 7, 9])[5], atol=CLOSE)
@@ -112,7 +107,7 @@ def test_bits_of_a_row_depend_on_neither_neighbours_nor_cells(tiny: Path, thread
     alone = np.concatenate([computed(stages, run([token], pos)) for pos, token in enumerate(TEXT[:40])])
     rng = random.Random(threads)
     for _ in range(5):
-        apply(stages, CacheOpKind.DROP, 0, 0, 0)
+        apply(stages, drop(0, 0))
         computed(stages, run(TEXT[:3], 0, seq=2))  # takes the first cells, so that the text lies elsewhere
         found, start = [], 0
         while start < 40:
@@ -120,16 +115,16 @@ def test_bits_of_a_row_depend_on_neither_neighbours_nor_cells(tiny: Path, thread
             found.append(computed(stages, run(TEXT[start : min(40, start + size)], start)))
             start += size
             if rng.random() < 0.5:
-                apply(stages, CacheOpKind.DROP, 2, 2, rng.randrange(3))
+                apply(stages, drop(2, rng.randrange(3)))
         assert np.array_equal(np.concatenate(found), alone)
-        apply(stages, CacheOpKind.DROP, 2, 2, 0)
+        apply(stages, drop(2, 0))
 
 
 def test_tiles_of_a_prompt_have_the_same_bits_wherever_their_cells_lie(tiny: Path) -> None:
     stages = opened(tiny)
     first = computed(stages, run(TEXT[:TILE], 0))
     computed(stages, run(TEXT[:1], 0, seq=1))
-    apply(stages, CacheOpKind.DROP, 0, 0, 0)
+    apply(stages, drop(0, 0))
     computed(stages, run(TEXT[:5], 0, seq=2))
     assert np.array_equal(computed(stages, run(TEXT[:TILE], 0)), first)
 
@@ -138,7 +133,7 @@ def test_rejected_tokens_leave_nothing_behind(tiny: Path) -> None:
     stages = opened(tiny, 2)
     computed(stages, run(TEXT[:5], 0))
     computed(stages, run([1, 2, 3], 5))
-    apply(stages, CacheOpKind.DROP, 0, 0, 5)
+    apply(stages, drop(0, 5))
     assert np.allclose(computed(stages, run([9], 5)), whole(tiny, [*TEXT[:5], 9])[5:], atol=CLOSE)
 
 

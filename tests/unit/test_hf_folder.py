@@ -69,19 +69,37 @@ def test_shards_are_found_through_their_index(folder: Path) -> None:
         hf_folder.inspect(folder)
 
 
-def test_the_list_of_tokens_has_the_digest_of_the_same_list_in_a_gguf_file(folder: Path) -> None:
+def default_tokens() -> list[str]:
+    """Return the texts of the default model's tokens."""
     raw = gguf_file.read(resolve(None)).values["tokenizer.ggml.tokens"].raw
     texts, at = [], 12
     while at < len(raw):
         size = int.from_bytes(raw[at : at + 8], "little")
         texts.append(bytes(raw[at + 8 : at + 8 + size]).decode())
         at += 8 + size
+    return texts
+
+
+def write_tokens(folder: Path, texts: list[str]) -> None:
     vocabulary = {"model": {"vocab": {text: token for token, text in enumerate(texts)}}}
     (folder / hf_folder.TOKENIZER).write_text(json.dumps(vocabulary))
-    assert (
-        hf_folder.inspect(folder).vocabulary_digest
-        == backend_of(resolve(None)).inspect(resolve(None)).vocabulary_digest
-    )
+
+
+def test_the_list_of_tokens_has_the_digest_of_the_same_list_in_a_gguf_file(folder: Path) -> None:
+    write_tokens(folder, default_tokens())
+    file = backend_of(resolve(None)).inspect(resolve(None))
+    assert hf_folder.inspect(folder).vocabulary_digest == file.vocabulary_digest
+
+
+@pytest.mark.parametrize(("first", "is_shared"), [("", True), ("another", False)])
+def test_models_of_either_form_share_tokens_where_one_list_is_the_beginning_of_the_other(
+    first: str, is_shared: bool, folder: Path
+) -> None:
+    tokens = default_tokens()
+    write_tokens(folder, [first or tokens[0], *tokens[1:], "<padding>"])
+    models = [backend_of(path).inspect(path) for path in (folder, resolve(None))]
+    for one, other in (models, models[::-1]):
+        assert bool(backend_of(one.path).num_shared_tokens(one, other)) == is_shared
 
 
 def test_what_its_authors_recommend_is_taken_as_far_as_it_makes_sense(folder: Path) -> None:
