@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,44 @@ class ExitModel(StageModel, Protocol):
         self, run: Run, activations: Floats | None, cancelled: Cancelled
     ) -> tuple[Floats, Floats] | None:
         """Compute as `forward` does; return its output and the logits of the deciding rows after these layers."""
+
+
+class StageOutput(NamedTuple):
+    """What came of a run on a stage."""
+
+    hidden: Floats
+    """float32 [rows, width], before norm and LM head."""
+    logits: Floats
+    """float32 [deciding rows, vocabulary]; no rows where the stage has no LM head."""
+
+
+class StageRun(NamedTuple):
+    """A run and the stage that computes it, as `StageModel.forward` takes it."""
+
+    stage: StageModel
+    run: Run
+    activations: Floats | None
+    cancelled: Cancelled
+
+
+Together = Callable[[Sequence[StageRun]], "list[StageOutput | None]"]
+"""Computes runs of stages that share their weights in one pass; None for each that was given up."""
+
+
+class Part(NamedTuple):
+    """What a stage holds."""
+
+    layers: range
+    has_exit: bool = False
+    """Whether it also holds norm and LM head, and drafts."""
+
+
+class Opened(NamedTuple):
+    """The stages of one model on a rank."""
+
+    stages: list[StageModel]
+    together: Together | None = None
+    """Where they share their weights."""
 
 
 class Tokenizer(Protocol):
@@ -151,6 +189,9 @@ class Backend(Protocol):
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
     ) -> StageModel:
         """Cut the layers out where they are not all, and load them; with an exit it is an `ExitModel`."""
+
+    def open_stages(self, model: ModelSummary, parts: Sequence[Part], size: StageSize, insist: bool) -> Opened:
+        """Open all stages of a model on a rank, in the order of their layers."""
 
     def open_tokenizer(self, path: Path) -> Tokenizer:
         """Load the tokenizer and no weights."""

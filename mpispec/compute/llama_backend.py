@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpispec.compute import llama_traits
-from mpispec.compute.base import Arithmetic, StageModel, StageSize
+from mpispec.compute.base import Arithmetic, Opened, Part, StageModel, StageSize
 from mpispec.core.traits import BackendTraits
 from mpispec.models import cut, registry, token_lists
 from mpispec.models.errors import ModelError
@@ -68,6 +68,12 @@ class LlamaBackend:
             )
         except ModelError as error:  # the person knows the file that the part was cut from, not the part
             raise ModelError(str(error).replace(str(path), str(model.path))) from error
+
+    def open_stages(self, model: ModelSummary, parts: Sequence[Part], size: StageSize, insist: bool) -> Opened:
+        """See `Backend`."""
+        return Opened(
+            [self.open_stage(model, part.layers, size, insist=insist, has_exit=part.has_exit) for part in parts]
+        )
 
     def open_tokenizer(self, path: Path) -> Vocabulary:
         """See `Backend`."""

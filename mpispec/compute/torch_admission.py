@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpispec.compute.base import ComputeError, Floats
-from mpispec.compute.torch_stage import TorchStage, class_of, part_of, read_config
+from mpispec.compute.base import ComputeError, Floats, StageSize
+from mpispec.compute.torch_backend import TILE
+from mpispec.compute.torch_stage import Kept, TorchStage, class_of, num_cells, part_of, read_config
+from mpispec.compute.torch_weights import Weights
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
 from mpispec.models.errors import ModelError
@@ -23,6 +25,7 @@ from mpispec.models.errors import ModelError
 _LAYERS, _CUT = 4, 2
 _TINY = {
     "num_hidden_layers": _LAYERS,
+    "num_cycles": 3,
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_attention_heads": 4,
@@ -59,6 +62,7 @@ _RECURRENT = ("linear_attention", "conv", "mamba", "recurrent")
 """In the names of layers that carry a state from row to row instead of cells."""
 _CLOSE = 1e-4
 """Differences of logits that rounding explains; a wrong layer moves them by more than their size."""
+_SIZE = StageSize(context=64, sequences=2, threads=1, most_rows=TILE)
 _LENGTH, _FORK = 10, 8
 """Tokens of the text that is computed, and where another branch leaves it."""
 
@@ -105,7 +109,7 @@ def _difference(config: Any) -> str | None:
     with torch.inference_mode(), torch.random.fork_rng():
         torch.manual_seed(0)
         whole = _random_model(config)
-        stages = [_part(config, whole, layers) for layers in (range(_CUT), range(_CUT, _LAYERS))]
+        stages = _cycles(config, whole) if hasattr(config, "num_cycles") else _parts(config, whole)
         text = [(7 * pos) % int(config.vocab_size) for pos in range(_LENGTH)]
         other = [*text[:_FORK], *((token + 31) % int(config.vocab_size) for token in text[_FORK:])]
         first = _computed(stages, text, 0, SeqId(0))
@@ -126,11 +130,33 @@ def _random_model(config: Any) -> Any:
     return model
 
 
-def _part(config: Any, whole: Any, layers: range) -> TorchStage:
-    model = part_of(class_of(config), layers, _LAYERS)(copy.deepcopy(config)).eval()
+def _parts(config: Any, whole: Any) -> list[TorchStage]:
+    """Return two stages of different layers."""
+    first = Weights(_held(config, whole, Kept(range(_CUT), True, False)), num_cells(_SIZE), has_head=False)
+    last = Weights(_held(config, whole, Kept(range(_CUT, _LAYERS), False, True)), num_cells(_SIZE), has_head=True)
+    return [
+        TorchStage(first, first=True, last=False, size=_SIZE),
+        TorchStage(last, first=False, last=True, size=_SIZE),
+    ]
+
+
+def _cycles(config: Any, whole: Any) -> list[TorchStage]:
+    """Return two stages of the same layers."""
+    model = _held(config, whole, Kept(range(_LAYERS), True, True))
+    model.config.num_cycles = 1
+    weights = Weights(model, num_cells(_SIZE), config.num_cycles, has_head=True)
+    return [
+        TorchStage(weights, first=True, last=False, size=_SIZE, cycles=range(1)),
+        TorchStage(weights, first=False, last=True, size=_SIZE, cycles=range(1, config.num_cycles)),
+    ]
+
+
+def _held(config: Any, whole: Any, kept: Kept) -> Any:
+    """Return a part of a model, with the weights of the whole."""
+    model = part_of(class_of(config), kept)(copy.deepcopy(config)).eval()
     mine = model.state_dict()
     model.load_state_dict({name: weights for name, weights in whole.state_dict().items() if name in mine})
-    return TorchStage(model, first=layers.start == 0, last=layers.stop == _LAYERS, context=64, sequences=2)
+    return model
 
 
 def _computed(stages: Iterable[TorchStage], text: Sequence[int], start: int, seq: SeqId) -> Floats:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpispec.compute.base import Arithmetic, StageModel, StageSize
+from mpispec.compute.base import Arithmetic, Opened, Part, StageModel, StageSize
 from mpispec.compute.hf_vocabulary import HfVocabulary
 from mpispec.core.traits import BackendTraits, Prefill, PrefillRun
 from mpispec.models import hf_folder, token_lists
@@ -49,6 +49,11 @@ class TorchBackend:
                     f"{layers.start}:{layers.stop} is no range of the {model.layers} layers of {model.path}; "
                     "choose another."
                 )
+            if layers.start % model.unit:
+                raise ModelError(
+                    f"{model.path} applies the same {model.unit} layers {model.num_cycles} times, so a cut before "
+                    f"layer {layers.start} would divide a cycle; cut at multiples of {model.unit}."
+                )
 
     def num_shared_tokens(self, first: ModelSummary, second: ModelSummary) -> int:
         """See `Backend`."""
@@ -73,11 +78,25 @@ class TorchBackend:
         _check_installed()
         from mpispec.compute import torch_admission, torch_stage  # noqa: PLC0415  takes seconds
 
-        if has_exit:
-            raise ModelError("--exit needs a GGUF model so far; leave it out, or name one.")
-        if len(layers) < model.layers and not insist:
+        if (len(layers) < model.layers or has_exit) and not insist:
             torch_admission.check(model.path)
-        return torch_stage.open_stage(model.path, layers, model.layers, size)
+        if model.num_cycles > 1:
+            return torch_stage.open_cycles(model.path, [Part(layers, has_exit)], model.layers, size)[0]
+        return torch_stage.open_stage(model.path, layers, model.layers, size, has_exit)
+
+    def open_stages(self, model: ModelSummary, parts: Sequence[Part], size: StageSize, insist: bool) -> Opened:
+        """See `Backend`. Those of a model that applies its layers several times share the weights."""
+        if model.num_cycles == 1 or len(parts) == 1:
+            return Opened(
+                [self.open_stage(model, part.layers, size, insist=insist, has_exit=part.has_exit) for part in parts]
+            )
+        _check_installed()
+        from mpispec.compute import torch_admission, torch_stage  # noqa: PLC0415  takes seconds
+
+        if not insist:
+            torch_admission.check(model.path)
+        opened = torch_stage.open_cycles(model.path, parts, model.layers, size)
+        return Opened([*opened], torch_stage.forward_together)
 
     def open_tokenizer(self, path: Path) -> HfVocabulary:
         """See `Backend`."""

@@ -29,7 +29,8 @@ class LoopedLlamaModel(LlamaModel):
     def __init__(self, config: LoopedLlamaConfig) -> None:
         super().__init__(config)
         # What a llama applies after its layers would come after each cycle.
-        self.final_norm, self.norm = self.norm, torch.nn.Identity()
+        self.final_norm: torch.nn.Module = self.norm
+        self.norm: torch.nn.Module = torch.nn.Identity()
 
     def forward(
         self, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None, **options: Any

@@ -43,6 +43,7 @@ def inspect(folder: Path) -> ModelSummary:
     config = read_config(folder)
     tensors = stored_tensors(folder)
     layers, width = _number(folder, config, "num_hidden_layers"), _number(folder, config, "hidden_size")
+    cycles = _number(folder, config, "num_cycles") if "num_cycles" in config else 1
     sizes = [0] * layers
     embedding = head = 0
     for name, tensor in tensors.items():
@@ -63,22 +64,23 @@ def inspect(folder: Path) -> ModelSummary:
         path=folder,
         architecture=architecture,
         name=printable(str(config.get("_name_or_path") or "")) or folder.resolve().name,
-        layers=layers,
+        layers=layers * cycles,
         width=width,
         context=int(config.get("max_position_embeddings") or _DEFAULT_CONTEXT),
         vocabulary=_number(folder, config, "vocab_size"),
         file_bytes=sum(tensor.n_bytes for tensor in tensors.values()),
-        layer_bytes=tuple(sizes),
+        layer_bytes=tuple(sizes) * cycles,
         embedding_bytes=embedding,
         head_bytes=head,
         is_tied=is_tied,
         certified=True,
         reason=f"{architecture}: at every start a tiny model of its class is cut and compared with the whole.",
-        unit=1,
+        unit=layers if cycles > 1 else 1,
         head_layers=head_layers(head, sizes, width),
         quantised=any(tensor.dtype not in _STORED for tensor in tensors.values()),
         vocabulary_digest=vocabulary_digest(folder),
         header_digest=_header_digest(folder, tensors),
+        num_cycles=cycles,
     )
 
 

@@ -75,6 +75,8 @@ class ModelSummary:
     """Hash of the list of tokens: equal where two models share a vocabulary."""
     header_digest: str
     """Hash of everything in the file but the weights."""
+    num_cycles: int = 1
+    """How often the model applies the same layers; `layers` counts them each time, and so does `layer_bytes`."""
 
 
 def inspect(path: Path | str) -> ModelSummary:

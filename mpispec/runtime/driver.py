@@ -103,8 +103,8 @@ class Driver:
         with self._guard:
             try:
                 while self._cores and self._failure is None:
-                    if (actor := self._waiting_job()) is not None:
-                        self._work(actor)
+                    if (worker := self._waiting()) is not None:
+                        self._work(worker)
                     elif self._is_led:
                         self._followers.wait()
                     else:
@@ -115,26 +115,22 @@ class Driver:
             self._transport.wake()
             self._ended.set()
 
-    def _waiting_job(self) -> Actor | None:
-        """Return an actor whose model is idle and has something to do."""
-        for actor, worker in self._workers.items():
-            if worker.is_ready:
-                return actor
-        return None
+    def _waiting(self) -> Worker | None:
+        """Return a worker that is idle and has something to do."""
+        return next((worker for worker in self._workers.values() if worker.is_ready), None)
 
-    def _work(self, actor: Actor) -> None:
-        """Do the next job of an actor while the others go on."""
-        worker = self._workers[actor]
-        job = worker.take()
-        if not worker.is_brief(job):
+    def _work(self, worker: Worker) -> None:
+        """Do the next job of a worker while the others go on."""
+        jobs = worker.take()
+        if not worker.is_brief(jobs):
             self._followers.notify()
         self._guard.release()
         try:
-            completion = worker.do(job)
+            answers = worker.do(jobs)
         finally:
             self._guard.acquire()
-        if completion is not None:
-            self._tell(actor, completion)
+        for actor, answer in answers:
+            self._tell(actor, answer)
         if self._is_led:
             self._transport.nudge()
 
@@ -192,7 +188,7 @@ class Driver:
             case Send():
                 self._send(actor, effect, now)
             case Compute() | ComputeDraft() | ApplyCacheOps() | OpenSampler() | CloseSampler():
-                self._workers[actor].put(effect)
+                self._workers[actor].put(actor, effect)
             case AbortCompute() | AbortDraft():
                 self._workers[actor].abort(effect)
             case Emit():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mpispec.compute.base import Arithmetic, ComputeError, StageModel, StageSize
+from mpispec.compute.base import Arithmetic, ComputeError, Opened, Part, StageModel, StageSize, Together
 from mpispec.compute.factory import backend_of
 from mpispec.compute.shared_vocabulary import SharedVocabulary
 from mpispec.core.ids import Actor
@@ -29,6 +29,8 @@ class Models:
     """A whole model: first and last stage in one."""
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
     """What the bits of the stages depend on."""
+    together: Together | None = None
+    """Computes with all stages of the target in one pass, where they share their weights."""
 
     def close(self) -> None:
         """Free their memory."""
@@ -42,25 +44,35 @@ def load(options: JobOptions, rank: int, setup: Setup, say: Say) -> Models:
     """Cut and load the layer ranges and the draft of a rank. Raises JobError."""
     plan = setup.plan
     try:
-        stages = {
-            pipeline.actor_of(index): _load_stage(options, setup, model, stage, say)
-            for model, pipeline in zip((setup.model, *setup.levels), plan.pipelines, strict=True)
-            for index, stage in enumerate(pipeline.stages)
-            if stage.rank == rank
-        }
+        stages: dict[Actor, StageModel] = {}
+        together = None
+        for model, pipeline in zip((setup.model, *setup.levels), plan.pipelines, strict=True):
+            mine = {pipeline.actor_of(index): each for index, each in enumerate(pipeline.stages) if each.rank == rank}
+            opened = _open_stages(options, setup, model, [*mine.values()], say)
+            stages.update(zip(mine, opened.stages, strict=True))
+            together = opened.together or together
         draft = _load_draft(options, setup, say) if plan.draft_rank == rank else None
         backend = backend_of(setup.model.path)
-        return Models(stages, draft, backend.arithmetic(setup.threads[rank]) if stages else Arithmetic())
+        arithmetic = backend.arithmetic(setup.threads[rank]) if stages else Arithmetic()
+        return Models(stages, draft, arithmetic, together)
     except (ModelError, ComputeError) as error:
         raise JobError(str(error)) from error
 
 
-def _load_stage(options: JobOptions, setup: Setup, model: ModelSummary, stage: StagePlace, say: Say) -> StageModel:
-    say(f"loading layers {stage.first}-{stage.last} of {model.path.name}")
-    size = _size(options, setup, stage.rank)
-    backend = backend_of(model.path)
-    loaded = backend.open_stage(model, stage.layers, size, insist=options.insist, has_exit=stage.has_exit)
-    return loaded if model is setup.model else _sharing(loaded, setup, stage.last == model.layers - 1)
+def _open_stages(
+    options: JobOptions, setup: Setup, model: ModelSummary, places: Sequence[StagePlace], say: Say
+) -> Opened:
+    """Open the stages of one model that lie on one rank, in the order of their layers."""
+    if not places:
+        return Opened([])
+    ranges = ", ".join(f"{place.first}-{place.last}" for place in places)
+    say(f"loading layers {ranges} of {model.path.name}")
+    parts = [Part(place.layers, place.has_exit) for place in places]
+    opened = backend_of(model.path).open_stages(model, parts, _size(options, setup, places[0].rank), options.insist)
+    if model is setup.model:
+        return opened
+    ends = [place.last == model.layers - 1 for place in places]
+    return Opened([_sharing(stage, setup, is_last) for stage, is_last in zip(opened.stages, ends, strict=True)])
 
 
 def _load_draft(options: JobOptions, setup: Setup, say: Say) -> StageModel:

@@ -170,6 +170,9 @@ def make_plan(
         return _with_exits(_laid_out(num_ranks, model, has_draft, layout, levels), exits)
     lower = _lower_ranks(num_ranks, len(levels) + has_draft)
     ranks = [rank for rank in range(num_ranks) if rank not in lower] or [0]
+    if 1 < model.num_cycles >= len(ranks):
+        # A stage for each cycle: those of one rank share its weights and compute in one pass.
+        ranks = [ranks[len(ranks) * cycle // model.num_cycles] for cycle in range(model.num_cycles)]
     parts = _split(num_ranks, model, len(ranks), exits, pace)
     stages = tuple(StagePlace(rank, part.start, part.stop - 1) for rank, part in zip(ranks, parts, strict=True))
     below = [(StagePlace(rank, 0, level.layers - 1),) for rank, level in zip(reversed(lower), levels, strict=False)]

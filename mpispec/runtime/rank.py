@@ -34,7 +34,7 @@ from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, num_sequences
 from mpispec.runtime.text_promise import TextPromise
 from mpispec.runtime.trace import Event as TraceEvent
 from mpispec.runtime.trace import Trace
-from mpispec.runtime.worker import DraftWorker, ExitWorker, StageWorker, Worker
+from mpispec.runtime.worker import CycleWorker, DraftWorker, ExitWorker, StageWorker, Worker
 from mpispec.strategies import PRESETS
 
 T = TypeVar("T")
@@ -145,6 +145,7 @@ class Rank:
     def _add_stages(self, pipeline: Pipeline, width: int) -> None:
         """Add the stages of a pipeline that this rank holds."""
         num_stages = len(pipeline.stages)
+        workers: dict[Actor, StageWorker] = {}
         for index in range(num_stages):
             actor = pipeline.actor_of(index)
             model = self._models.stages.get(actor)
@@ -156,9 +157,14 @@ class Rank:
             self._cores[actor] = core
             name, wire = self._setup.plan.role_of(actor), self._options.wire
             if has_exit:
-                self._workers[actor] = ExitWorker(name, self._trace, cast(ExitModel, model), wire, width)
+                workers[actor] = ExitWorker(name, self._trace, cast(ExitModel, model), wire, width)
             else:
-                self._workers[actor] = StageWorker(name, self._trace, model, core.is_last, wire, width)
+                workers[actor] = StageWorker(name, self._trace, model, core.is_last, wire, width)
+        if self._models.together is not None and pipeline.head == HEAD:
+            shared = CycleWorker(self._trace, workers, self._models.together)
+            self._workers.update(dict.fromkeys(workers, shared))
+        else:
+            self._workers.update(workers)
 
     def _head(self, pipeline: Pipeline, costs: PipelineCosts) -> HeadCore:
         options, model = self._options, self._setup.model

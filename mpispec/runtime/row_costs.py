@@ -77,7 +77,9 @@ def _shared(costs: PipelineCosts, group: Group, models: Models, setup: Setup) ->
     Not of cascades: each of their levels dispatches whenever it can, whatever that takes from others.
     """
     draft = None if setup.plan.draft is None else (setup.plan.draft, models.draft)
-    sharing = shared_cores(group, models.stages, draft, setup.model.width, setup.threads[group.rank])
+    # Stages that share their weights compute in one pass, so they take nothing from each other.
+    stages = dict([*models.stages.items()][:1]) if models.together is not None else models.stages
+    sharing = shared_cores(group, stages, draft, setup.model.width, setup.threads[group.rank])
     if sharing is None:
         return costs
     # Stages that share a core were measured at once above, the draft alone: here all were alone.

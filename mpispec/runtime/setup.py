@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgpack
@@ -82,17 +83,21 @@ class Setup:
 
     def bytes_of(self, rank: int) -> int:
         """Return the bytes of weights that a rank holds."""
-        total = sum(_bytes_of(self.model, stage) for stage in self.plan.stages_of(rank))
-        total += sum(_bytes_of(self.levels[level], stage) for level, stage in self.plan.level_stages_of(rank))
+        mine = self.plan.stages_of(rank)
+        alike = [mine] if self.model.num_cycles > 1 else [[stage] for stage in mine]
+        total = sum(_bytes_of(self.model, stages) for stages in alike)
+        total += sum(_bytes_of(self.levels[level], [stage]) for level, stage in self.plan.level_stages_of(rank))
         if self.draft is not None and self.plan.draft_rank == rank:
             total += self.draft.file_bytes
         return total
 
 
-def _bytes_of(model: ModelSummary, stage: StagePlace) -> int:
-    embeds = stage.first == 0
-    projects = stage.has_exit or stage.last == model.layers - 1
-    total = sum(model.layer_bytes[stage.first : stage.last + 1])
+def _bytes_of(model: ModelSummary, stages: Sequence[StagePlace]) -> int:
+    """Return the bytes of some stages, which share what they have in common."""
+    embeds = any(stage.first == 0 for stage in stages)
+    projects = any(stage.has_exit or stage.last == model.layers - 1 for stage in stages)
+    block = model.layers // model.num_cycles
+    total = sum(model.layer_bytes[layer] for layer in {layer % block for stage in stages for layer in stage.layers})
     total += model.embedding_bytes if embeds else 0
     return total + (model.head_bytes if projects and not (embeds and model.is_tied) else 0)
 
@@ -131,6 +136,8 @@ def _inspect(
         raise JobError(str(error)) from error
     if options.is_balanced and options.layout is not None:
         raise JobError("--balance finds out where layers go and --layout says it; give one of them.")
+    if options.is_balanced and model.num_cycles > 1:
+        raise JobError(f"--balance moves layers, and {model.path.name} has the same in every cycle; leave it out.")
     if (options.dtype or options.device) and not any(each.path.is_dir() for each in (model, draft, *levels) if each):
         raise JobError("--dtype and --device are for Hugging Face models on torch; a GGUF file has its own numbers.")
     if options.context is not None and options.context > model.context:

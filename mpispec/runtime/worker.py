@@ -8,8 +8,10 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from mpispec.compute.base import ExitModel, Floats, StageModel
+from mpispec.compute.base import ExitModel, Floats, StageModel, StageOutput, StageRun, Together
 from mpispec.core.effects import (
     AbortCompute,
     AbortDraft,
@@ -20,6 +22,7 @@ from mpispec.core.effects import (
     OpenSampler,
 )
 from mpispec.core.events import Computed, Drafted, Payload
+from mpispec.core.ids import Actor
 from mpispec.core.messages import Run
 from mpispec.runtime.decider import Decider
 from mpispec.runtime.trace import Trace
@@ -32,50 +35,80 @@ BRIEF_S = 0.0005
 """A job of at most this many seconds may keep messages of its rank waiting; calling another thread costs a tenth."""
 
 
-class Worker(ABC):
-    """One model, used by one thread at a time: `take` and `put` under the driver's guard, `do` outside of it."""
+class Worker(Protocol):
+    """What computes for one actor or several; all but `do`, which is outside, is called under the driver's guard."""
+
+    busy_s: float
+    """Seconds spent in jobs."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a job and nobody is at one."""
+
+    def put(self, actor: Actor, job: Job) -> None:
+        """Queue a job of an actor."""
+
+    def take(self) -> list[tuple[Actor, Job]]:
+        """Begin what is to be done next; the caller must `do` it."""
+
+    def is_brief(self, jobs: Sequence[tuple[Actor, Job]]) -> bool:
+        """Tell whether jobs are likely to be over in `BRIEF_S`."""
+
+    def abort(self, request: AbortCompute | AbortDraft) -> None:
+        """Ask for a run under way to be given up."""
+
+    def do(self, jobs: Sequence[tuple[Actor, Job]]) -> list[tuple[Actor, Completion]]:
+        """Do the jobs that were taken; return the answers of those that have one."""
+
+
+class ModelWorker(ABC):
+    """A `Worker` of one actor: one model, one job at a time."""
 
     def __init__(self, name: str, trace: Trace, model: StageModel) -> None:
         self.name = name
         self.busy_s = 0.0
-        """Seconds spent in jobs."""
         self._trace = trace
         self._model = model
         self._decider = Decider()
         self._aborted = -1
         """The newest run that was asked to be given up; runs compute in increasing order."""
         self._computing = -1
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[tuple[Actor, Job]] = deque()
         self._is_busy = False
         self._row_s = BRIEF_S
         """Seconds a row of the last run took."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a job and nobody is at one."""
+        """See `Worker`."""
         return bool(self._jobs) and not self._is_busy
 
-    def put(self, job: Job) -> None:
-        """Queue a job."""
+    def put(self, actor: Actor, job: Job) -> None:
+        """See `Worker`."""
         if isinstance(job, Compute | ComputeDraft):
             self._computing = job.run.run_id
-        self._jobs.append(job)
+        self._jobs.append((actor, job))
 
-    def take(self) -> Job:
-        """Begin the next job; the caller must `do` it."""
+    def take(self) -> list[tuple[Actor, Job]]:
+        """See `Worker`: the oldest job."""
         self._is_busy = True
-        return self._jobs.popleft()
+        return [self._jobs.popleft()]
 
-    def is_brief(self, job: Job) -> bool:
-        """Tell whether a job is likely to be over in `BRIEF_S`."""
-        return not isinstance(job, Compute | ComputeDraft) or len(job.run.rows) * self._row_s < BRIEF_S
+    def is_brief(self, jobs: Sequence[tuple[Actor, Job]]) -> bool:
+        """See `Worker`."""
+        return _num_rows(jobs) * self._row_s < BRIEF_S
 
     def abort(self, request: AbortCompute | AbortDraft) -> None:
-        """Ask for the run under way to be given up."""
+        """See `Worker`."""
         self._aborted = request.run_id if isinstance(request, AbortCompute) else self._computing
 
-    def do(self, job: Job) -> Completion | None:
-        """Do the job that was taken; return its answer, if it has one."""
+    def do(self, jobs: Sequence[tuple[Actor, Job]]) -> list[tuple[Actor, Completion]]:
+        """See `Worker`."""
+        done = [(actor, self._done(job)) for actor, job in jobs]
+        self._is_busy = False
+        return [(actor, completion) for actor, completion in done if completion is not None]
+
+    def _done(self, job: Job) -> Completion | None:
         start = time.monotonic()
         completion = self._answer(job)
         end = time.monotonic()
@@ -83,17 +116,11 @@ class Worker(ABC):
         if isinstance(job, Compute | ComputeDraft) and completion is not None:
             self._row_s = (end - start) / len(job.run.rows)
             self._trace.computed(self.name, start, end, job, completion)
-        self._is_busy = False
         return completion
 
     @abstractmethod
     def _compute(self, job: Compute | ComputeDraft) -> Completion:
         """Do what is answered."""
-
-    def _forward(self, run: Run, activations: Floats | None) -> Floats | None:
-        """Apply a run's cache operations and compute its rows."""
-        self._prepare(run)
-        return self._model.forward(run, activations, lambda: self._aborted == run.run_id)
 
     def _prepare(self, run: Run) -> None:
         if run.cache_ops:
@@ -113,7 +140,7 @@ class Worker(ABC):
         return None
 
 
-class StageWorker(Worker):
+class StageWorker(ModelWorker):
     """Computes a layer range and, on the last stage, decides the tokens."""
 
     def __init__(self, name: str, trace: Trace, model: StageModel, is_last: bool, wire: str, width: int) -> None:
@@ -122,15 +149,32 @@ class StageWorker(Worker):
         self._width = width
         super().__init__(name, trace, model)
 
-    def _compute(self, job: Compute | ComputeDraft) -> Completion:
-        assert isinstance(job, Compute)
+    def begun(self, job: Compute) -> StageRun:
+        """Apply a run's cache operations; return what is to be computed."""
         run = job.run
-        output = self._forward(run, self._activations(job.payload, len(run.rows)))
+        self._prepare(run)
+        activations = self._activations(job.payload, len(run.rows))
+        return StageRun(self._model, run, activations, lambda: self._aborted == run.run_id)
+
+    def finished(self, run: Run, output: StageOutput | None) -> Computed:
+        """Return the answer to a run, with the tokens where this is the last stage."""
         if output is None:
             return Computed(run.run_id, None, (), aborted=True)
         if not self._is_last:
-            return Computed(run.run_id, pack(output, self._wire), (), aborted=False)
-        return Computed(run.run_id, None, self._decider.decide(run.rows, output), aborted=False)
+            return Computed(run.run_id, pack(output.hidden, self._wire), (), aborted=False)
+        return Computed(run.run_id, None, self._decider.decide(run.rows, output.logits), aborted=False)
+
+    def prepare(self, job: Job) -> None:
+        """Do a job that has no answer."""
+        self._answer(job)
+
+    def _compute(self, job: Compute | ComputeDraft) -> Completion:
+        assert isinstance(job, Compute)
+        return self.finished(job.run, self._output(self.begun(job)))
+
+    def _output(self, begun: StageRun) -> StageOutput | None:
+        output = begun.stage.forward(begun.run, begun.activations, begun.cancelled)
+        return None if output is None else StageOutput(hidden=output, logits=output)
 
     def _activations(self, payload: Payload, num_rows: int) -> Floats | None:
         return None if payload is None else unpack(payload, self._wire, num_rows, self._width)
@@ -143,26 +187,91 @@ class ExitWorker(StageWorker):
         self._leaving = model
         super().__init__(name, trace, model, False, wire, width)
 
-    def _compute(self, job: Compute | ComputeDraft) -> Completion:
-        assert isinstance(job, Compute)
-        run = job.run
-        self._prepare(run)
-        activations = self._activations(job.payload, len(run.rows))
-        both = self._leaving.forward_and_exit(run, activations, lambda: self._aborted == run.run_id)
-        if both is None:
-            return Computed(run.run_id, None, (), aborted=True)
-        output, logits = both
-        draft_tokens = tuple(first for first, *_ in self._decider.successors(run.rows, logits, 1))
-        return Computed(run.run_id, pack(output, self._wire), (), aborted=False, draft_tokens=draft_tokens)
+    def finished(self, run: Run, output: StageOutput | None) -> Computed:
+        """Return the answer to a run, with what the exit drafts."""
+        computed = super().finished(run, output)
+        if output is None:
+            return computed
+        drafted = self._decider.successors(run.rows, output.logits, 1)
+        return computed._replace(draft_tokens=tuple(first for first, *_ in drafted))
+
+    def _output(self, begun: StageRun) -> StageOutput | None:
+        both = self._leaving.forward_and_exit(begun.run, begun.activations, begun.cancelled)
+        return None if both is None else StageOutput(*both)
 
 
-class DraftWorker(Worker):
+class CycleWorker:
+    """A `Worker` of stages that share their weights: what all of them have to do goes through these in one pass."""
+
+    def __init__(self, trace: Trace, stages: Mapping[Actor, StageWorker], together: Together) -> None:
+        """Compute for `stages`, in the order of their layers."""
+        self.busy_s = 0.0
+        self._trace = trace
+        self._stages = stages
+        self._together = together
+        self._jobs: list[tuple[Actor, Job]] = []
+        self._is_busy = False
+        self._row_s = BRIEF_S
+        """Seconds a row of the last pass took."""
+
+    @property
+    def is_ready(self) -> bool:
+        """See `Worker`."""
+        return bool(self._jobs) and not self._is_busy
+
+    def put(self, actor: Actor, job: Job) -> None:
+        """See `Worker`."""
+        self._jobs.append((actor, job))
+
+    def take(self) -> list[tuple[Actor, Job]]:
+        """See `Worker`: all jobs, of which every stage has at most one that computes, its newest."""
+        self._is_busy = True
+        jobs, self._jobs = self._jobs, []
+        return jobs
+
+    def is_brief(self, jobs: Sequence[tuple[Actor, Job]]) -> bool:
+        """See `Worker`."""
+        return _num_rows(jobs) * self._row_s < BRIEF_S
+
+    def abort(self, request: AbortCompute | AbortDraft) -> None:
+        """See `Worker`. Only one of the stages has that run."""
+        for stage in self._stages.values():
+            stage.abort(request)
+
+    def do(self, jobs: Sequence[tuple[Actor, Job]]) -> list[tuple[Actor, Completion]]:
+        """See `Worker`."""
+        start = time.monotonic()
+        computing = [(actor, job) for actor, job in jobs if isinstance(job, Compute)]
+        for actor, job in jobs:
+            if not isinstance(job, Compute):
+                self._stages[actor].prepare(job)
+        outputs = self._together([self._stages[actor].begun(job) for actor, job in computing]) if computing else []
+        answers: list[tuple[Actor, Completion]] = []
+        end = time.monotonic()
+        for (actor, job), output in zip(computing, outputs, strict=True):
+            answer = self._stages[actor].finished(job.run, output)
+            self._trace.computed(self._stages[actor].name, start, end, job, answer)
+            answers.append((actor, answer))
+        self.busy_s += time.monotonic() - start
+        if computing:
+            self._row_s = (end - start) / _num_rows(jobs)
+        self._is_busy = False
+        # The deepest first: the head then knows what was rejected before it hears what exits draft.
+        return sorted(answers, reverse=True, key=lambda answer: answer[0])
+
+
+def _num_rows(jobs: Sequence[tuple[Actor, Job]]) -> int:
+    return sum(len(job.run.rows) for _, job in jobs if isinstance(job, Compute | ComputeDraft))
+
+
+class DraftWorker(ModelWorker):
     """Drafts with a whole small model, under the same noise as the target (design, Deciding)."""
 
     def _compute(self, job: Compute | ComputeDraft) -> Completion:
         assert isinstance(job, ComputeDraft)
         run = job.run
-        logits = self._forward(run, None)
+        self._prepare(run)
+        logits = self._model.forward(run, None, lambda: self._aborted == run.run_id)
         if logits is None:
             return Drafted(run.run_id, (), aborted=True)
         return Drafted(run.run_id, self._decider.successors(run.rows, logits, job.branch), aborted=False)

@@ -11,7 +11,7 @@ import transformers
 from mpispec.compute.hf_vocabulary import HfVocabulary
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.models.default import resolve
-from tests.mpi.jobs import answers, request, tokens_of
+from tests.mpi.jobs import WITH_EXITS, answers, request, tokens_of
 
 pytestmark = pytest.mark.torch
 
@@ -56,6 +56,15 @@ def test_a_draft_in_gguf_form_drafts_for_a_target_in_hugging_face_s(
     found = answers(3, requests, model=str(default_model), draft=str(resolve(None)))
     assert tokens_of(found) == expected * len(WITH_DRAFT)
     assert sum(answer["report"]["speculation"]["accepted"] for answer in found) > len(found) * NUM_TOKENS // 2
+
+
+def test_an_exit_drafts_and_changes_no_token(
+    default_model: Path, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    requests = [request(prompt, NUM_TOKENS, *way) for way in WITH_EXITS for prompt in prompts]
+    found = answers(3, requests, model=str(default_model), exits=(2,))
+    assert tokens_of(found) == expected * len(WITH_EXITS)
+    assert sum(answer["report"]["speculation"]["accepted"] for answer in found) > 0
 
 
 def test_sampled_answers_are_the_same_on_any_number_of_ranks(default_model: Path, prompts: list[list[int]]) -> None:

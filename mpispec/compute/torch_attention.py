@@ -1,0 +1,133 @@
+"""Attention of a torch stage: one function for all models, over cells with a position and a set of sequence ids.
+
+Which cells a row attends to is the same for all layers and made once a pass; keys and values lie in a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+ATTENTION = "mpispec"
+"""What transformers knows the function by."""
+
+
+@dataclass(slots=True)
+class Attended:
+    """What the rows of one pass write and see; the same for all layers."""
+
+    cells: torch.Tensor
+    """int64 [rows]: where their keys and values go."""
+    paths: torch.Tensor
+    """int64 [paths, length]: cell of each position; one path for each row, or one that all of them lie on."""
+    distance: torch.Tensor
+    """int64 [rows, length]: how far each position is behind the row; negative where it is ahead."""
+    is_tile: bool
+    """Whether all rows lie on one path and attend together: a tile of a prompt, or any where bits may depend on it."""
+    keys: Store
+    values: Store
+
+
+class Store:
+    """Keys or values of all layers, [cells, heads, width] each, made when a layer first has some."""
+
+    def __init__(self, num_cells: int) -> None:
+        self._num_cells = num_cells
+        self._layers: dict[int, torch.Tensor] = {}
+
+    def write(self, layer: int, new: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+        """Write what is new, [1, heads, rows, width], for as many rows as have cells; return what the layer has."""
+        kept = self._layers.get(layer)
+        if kept is None:
+            shape = (self._num_cells, new.shape[1], new.shape[3])
+            kept = self._layers[layer] = torch.zeros(shape, dtype=new.dtype, device=new.device)
+        kept[cells] = new[0, :, : len(cells)].transpose(0, 1)
+        return kept
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    mpispec: Attended,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Write keys and values of the rows, and attend over their paths.
+
+    `query` is [1, heads, rows, width], `key` and `value` have the key-value heads; returns [1, rows, heads, width].
+    Rows beyond those that have cells fill the pass up; theirs is the last one's output. `options` are those of
+    transformers: `scaling`, `sliding_window`, `softcap`, and `s_aux` for sinks. There is no mask, since transformers
+    makes none for an attention function that it does not know.
+    """
+    rows, window = len(mpispec.cells), options.get("sliding_window")
+    seen = mpispec.distance >= 0
+    if window is not None:
+        seen &= mpispec.distance < window
+    keys = _on_paths(mpispec.keys.write(module.layer_idx, key, mpispec.cells), mpispec)
+    values = _on_paths(mpispec.values.write(module.layer_idx, value, mpispec.cells), mpispec)
+    # Each row is a batch of its own, with one query; those of a tile are queries of one batch.
+    queries, mask = (
+        (query, seen) if mpispec.is_tile else (query[0, :, :rows].transpose(0, 1)[:, :, None], seen[:, None, None])
+    )
+    if options.get("softcap") is None and options.get("s_aux") is None:
+        with _one_thread(not mpispec.is_tile):
+            out = functional.scaled_dot_product_attention(
+                queries, keys, values, mask, scale=options.get("scaling"), enable_gqa=key.shape[1] != query.shape[1]
+            )
+    else:
+        out = _with_extras(queries, keys, values, mask, options)
+    found = out[0].transpose(0, 1) if mpispec.is_tile else out[:, :, 0]
+    missing = query.shape[2] - len(found)
+    return (torch.cat([found, found[-1:].expand(missing, -1, -1)]) if missing else found)[None], None
+
+
+def _on_paths(stored: torch.Tensor, attended: Attended) -> torch.Tensor:
+    """Return [rows, heads, length, width] of what a layer has stored, in the order of positions; one for a tile."""
+    num_paths, length = attended.paths.shape
+    found = stored.index_select(0, attended.paths.flatten()).view(num_paths, length, *stored.shape[1:]).transpose(1, 2)
+    batch = 1 if attended.is_tile else len(attended.cells)
+    return found.expand(batch, -1, -1, -1)
+
+
+@contextmanager
+def _one_thread(is_on: bool) -> Iterator[None]:
+    """Attend on one thread: several share the keys of a row, and which of them depends on its place in the batch."""
+    threads = torch.get_num_threads()
+    if not is_on or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _with_extras(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, options: Mapping[str, Any]
+) -> torch.Tensor:
+    """Attend with capped scores (gemma 2) or a sink for each head (gpt-oss), which torch's own function has not."""
+    softcap, sinks, scaling = (options.get(name) for name in ("softcap", "s_aux", "scaling"))
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(2, 3) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~mask, -torch.inf)
+    if sinks is not None:
+        column = sinks.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
+        scores = torch.cat([scores, column.to(scores.dtype)], -1)
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
+    return (weights[..., :-1] if sinks is not None else weights) @ value
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attend)

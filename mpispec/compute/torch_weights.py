@@ -1,0 +1,245 @@
+"""What a rank holds of a model on torch, and the passes of rows through it.
+
+**Exact.** On a CPU a float32 row alone and the same row among others differ in the last bits: libraries choose another
+kernel for another number of rows. So rows go through the layers eight at a time, filled up where there are fewer, and
+each attends by itself to the keys of its own path, in the order of positions, filled up to a multiple of 512. Measured
+with torch 2.13: the same bits for any neighbours, lengths and places. A run of `TILE` rows is part of a prompt, whose
+runs depend on the prompt alone; it goes through as one.
+
+**Fast**, for other numbers and devices: rows go through as they come, and their bits may depend on each other.
+
+**Cycles.** A model may apply its layers several times (`torch_looped`). Each cycle has keys and values of its own, in
+cells behind those of the cycle before, so a row at one cycle is a row like any other: runs of several stages, each at
+another cycle, go through the layers together, and the weights are read once for all of them (SPEED, arXiv 2310.12072).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mpispec.compute.base import Cancelled, Floats, StageOutput
+from mpispec.compute.torch_attention import Attended, Store
+from mpispec.compute.torch_backend import TILE
+from mpispec.compute.torch_cells import Cells
+from mpispec.core.messages import Run
+
+_ROWS = 8
+"""Rows that go through the layers together."""
+_STEP = 512
+"""Attended positions are filled up to a multiple of this."""
+_FAST_STEP = 64
+"""The same where bits may depend on it: shapes are few, and little is computed in vain."""
+
+
+class Skipped(torch.nn.Module):
+    """A part of the model that another rank holds, or that is applied elsewhere."""
+
+    def __init__(self, other: torch.nn.Module) -> None:
+        super().__init__()
+        self.attention_type = getattr(other, "attention_type", None)
+
+    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return hidden_states
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A run on one stage."""
+
+    run: Run
+    activations: Floats | None
+    cancelled: Cancelled
+    cells: Cells
+    """Of the stage; the run's rows get theirs when they are computed."""
+    cycles: range
+    """Which cycles of those that the rank holds the stage applies, one after the other."""
+    has_logits: bool
+    """Whether norm and LM head follow."""
+
+
+class Weights:
+    """The layers that a rank holds, with the embedding where it is first and norm and LM head where it needs them."""
+
+    def __init__(self, model: Any, num_cells: int, num_cycles: int = 1, *, has_head: bool) -> None:
+        """Compute with a model that was cut and lies on its device, over `num_cells` cells for each cycle."""
+        self._head = _without_layers(model) if has_head else None
+        self._model = model
+        for name in after_layers(model.base_model):
+            setattr(model.base_model, name, Skipped(getattr(model.base_model, name)))
+        self._device, self._dtype = model.device, model.dtype
+        self._is_exact = model.device.type == "cpu" and model.dtype == torch.float32
+        self._num_cells = num_cells
+        self._keys, self._values = Store(num_cells * num_cycles), Store(num_cells * num_cycles)
+        config = model.config.get_text_config()
+        self.width, self.vocabulary = int(config.hidden_size), int(config.vocab_size)
+
+    @property
+    def num_weights(self) -> int:
+        """Numbers held, each once."""
+        held = [*self._model.parameters(), *(self._head.parameters() if self._head is not None else ())]
+        return sum(weights.numel() for weights in {id(weights): weights for weights in held}.values())
+
+    @torch.inference_mode()
+    def compute(self, works: Sequence[Work]) -> list[StageOutput | None]:
+        """Compute runs of several stages, those shorter than a tile together; None for each that was given up."""
+        small = [index for index, work in enumerate(works) if len(work.run.rows) != TILE]
+        tiles = [[index] for index, work in enumerate(works) if len(work.run.rows) == TILE]
+        found: list[StageOutput | None] = [None] * len(works)
+        for together in ([small] if small else []) + tiles:
+            outputs = self._together([works[index] for index in together])
+            for index, output in zip(together, outputs, strict=True):
+                found[index] = output
+        return found
+
+    def _together(self, works: Sequence[Work]) -> Sequence[StageOutput | None]:
+        is_tile = len(works) == 1 and len(works[0].run.rows) == TILE
+        rows = _Rows(works, _STEP if self._is_exact else _FAST_STEP, self._num_cells)
+        hidden = torch.cat([self._inputs(work) for work in works])
+        size = _ROWS if self._is_exact and not is_tile else len(hidden)
+        for cycle in range(max(len(work.cycles) for work in works)):
+            computing = rows.with_cycle(cycle)
+            for start in range(0, len(computing), size):
+                # What one of several stages gives up is computed nevertheless: the others wait for the same pass.
+                if all(work.cancelled() for work in works):
+                    return [None] * len(works)
+                chosen = computing[start : start + size]
+                filled = size if self._is_exact else len(chosen)
+                hidden[chosen] = self._pass(hidden[chosen], rows, chosen, cycle, filled)
+        return self._outputs(works, hidden)
+
+    def _inputs(self, work: Work) -> torch.Tensor:
+        """Return [rows, width]: what came, or the embedding of the tokens."""
+        if work.activations is not None:
+            return torch.from_numpy(work.activations).to(self._device, self._dtype, copy=True)
+        tokens = torch.tensor([row.token for row in work.run.rows], device=self._device)
+        embedded: torch.Tensor = self._model.get_input_embeddings()(tokens)
+        return embedded
+
+    def _pass(self, given: torch.Tensor, rows: _Rows, chosen: NDArray[np.int64], cycle: int, size: int) -> torch.Tensor:
+        """Compute up to `size` rows; rows that fill it up repeat the last one and are thrown away."""
+        seen = rows.attended(chosen, cycle)
+        is_shared = bool(np.all((seen.paths == seen.paths[-1]) | (seen.distance < 0)))
+        attended = Attended(
+            self._tensor(seen.cells),
+            self._tensor(seen.paths[-1:] if is_shared else seen.paths),
+            self._tensor(seen.distance),
+            is_shared and (size == TILE or not self._is_exact),
+            self._keys,
+            self._values,
+        )
+        positions = self._tensor(np.concatenate([seen.pos, np.repeat(seen.pos[-1:], size - len(chosen))]))
+        output = self._model.base_model(
+            inputs_embeds=_filled(given, size)[None],
+            position_ids=positions[None],
+            use_cache=False,
+            mpispec=attended,
+        )
+        hidden: torch.Tensor = output.last_hidden_state[0, : len(chosen)]
+        return hidden
+
+    def _outputs(self, works: Sequence[Work], hidden: torch.Tensor) -> list[StageOutput]:
+        deciding: list[int] = []
+        counts, start = [], 0
+        for work in works:
+            mine = [start + index for index, row in enumerate(work.run.rows) if row.decide and work.has_logits]
+            deciding += mine
+            counts.append(len(mine))
+            start += len(work.run.rows)
+        logits = np.split(self._logits(hidden[deciding]), np.cumsum(counts)[:-1])
+        rows = np.split(hidden.float().cpu().numpy(), np.cumsum([len(work.run.rows) for work in works])[:-1])
+        return [StageOutput(*both) for both in zip(rows, logits, strict=True)]
+
+    def _logits(self, hidden: torch.Tensor) -> Floats:
+        """Return float32 [rows, vocabulary]: what norm and LM head make of these rows."""
+        if not len(hidden):
+            return np.empty((0, self.vocabulary), np.float32)
+        assert self._head is not None, "a stage without an LM head decides nothing"
+        size = _ROWS if self._is_exact else len(hidden)
+        found = []
+        for start in range(0, len(hidden), size):
+            part = hidden[start : start + size]
+            logits = self._head(inputs_embeds=_filled(part, size)[None], use_cache=False).logits[0, : len(part)]
+            found.append(logits.float().cpu().numpy())
+        return np.concatenate(found)
+
+    def _tensor(self, array: NDArray[np.int64]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What some rows write and see, as `Attended`."""
+
+    pos: NDArray[np.int64]
+    cells: NDArray[np.int64]
+    paths: NDArray[np.int64]
+    distance: NDArray[np.int64]
+
+
+class _Rows:
+    """The rows of several runs, one after the other."""
+
+    def __init__(self, works: Sequence[Work], step: int, num_cells: int) -> None:
+        """Give the rows their cells; what they attend to is filled up to a multiple of `step`."""
+        self._num_cells = num_cells
+        self._pos = np.array([row.pos for work in works for row in work.run.rows], np.int64)
+        length = (int(self._pos.max()) // step + 1) * step
+        self._cells = np.concatenate([work.cells.place(work.run) for work in works])
+        self._paths = np.concatenate([work.cells.paths(work.run, length) for work in works])
+        self._distance = self._pos[:, None] - np.arange(length)
+        counts = [len(work.run.rows) for work in works]
+        self._first_cycle = np.repeat([work.cycles.start for work in works], counts)
+        self._num_cycles = np.repeat([len(work.cycles) for work in works], counts)
+
+    def with_cycle(self, cycle: int) -> NDArray[np.int64]:
+        """Return the rows that go through the layers once more after `cycle` times."""
+        return np.flatnonzero(self._num_cycles > cycle)
+
+    def attended(self, chosen: NDArray[np.int64], cycle: int) -> _Seen:
+        """Return what some of the rows write and see when they go through the layers for the `cycle`th time."""
+        offset = (self._first_cycle[chosen] + cycle) * self._num_cells
+        return _Seen(
+            self._pos[chosen],
+            self._cells[chosen] + offset,
+            self._paths[chosen] + offset[:, None],
+            self._distance[chosen],
+        )
+
+
+def _filled(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """Return [size, width]: the rows, then the last of them again."""
+    return rows if len(rows) == size else torch.cat([rows, rows[-1:].expand(size - len(rows), -1)])
+
+
+def _without_layers(model: Any) -> Any:
+    """Return what a model applies after its layers, as a model without any; the weights are shared."""
+    base = copy.copy(model.base_model)
+    base._modules = {**base._modules, "layers": torch.nn.ModuleList()}
+    take_hidden_states(base)
+    found = copy.copy(model)
+    found._modules = {**model._modules, model.base_model_prefix: base}
+    return found
+
+
+def take_hidden_states(base: Any) -> None:
+    """Let a model take hidden states for inputs, where it would do something to embeddings (granite scales them)."""
+    if hasattr(base, "embedding_multiplier"):
+        base.embedding_multiplier = 1.0
+
+
+def after_layers(base: torch.nn.Module) -> list[str]:
+    """Return the names of what a model applies after its layers: all its weights that are no layers or embedding."""
+    embedding = base.get_input_embeddings()
+    names = []
+    for name, child in base.named_children():
+        is_norm = "norm" in name or any(True for _ in child.parameters())
+        if name != "layers" and child is not embedding and "rotary" not in name and is_norm:
+            names.append(name)
+    return names
