@@ -55,6 +55,16 @@ def test_a_folder_says_what_it_holds(folder: Path) -> None:
     assert not model.quantised
 
 
+def test_layers_that_are_applied_several_times_are_counted_each_time_and_cut_between(folder: Path) -> None:
+    (folder / hf_folder.CONFIG).write_text(json.dumps({**CONFIG, "model_type": "looped_llama", "num_cycles": 3}))
+    model = backend_of(folder).inspect(folder)
+    assert (model.layers, model.num_cycles, model.unit, model.layer_bytes) == (6, 3, 2, (256,) * 6)
+    assert model.file_bytes == 2 * 256 + 192 + 32
+    backend_of(folder).check_cuts(model, [range(2), range(2, 6)], insist=False)
+    with pytest.raises(ModelError, match="cut at multiples of 2"):
+        backend_of(folder).check_cuts(model, [range(3), range(3, 6)], insist=False)
+
+
 def test_shards_are_found_through_their_index(folder: Path) -> None:
     whole = hf_folder.inspect(folder)
     names = list(TENSORS)

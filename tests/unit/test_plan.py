@@ -262,3 +262,23 @@ def test_the_table_says_why_a_host_gets_few_threads() -> None:
         f"threads on a: {why}; --threads overrides it",
         "threads on c: 4 processors are 2 physical cores; --threads overrides it",
     ]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "held"),
+    [([0, 0, 0, 0], [37]), ([0, 0, 1, 1], [30, 27]), ([0, 0, 1, 2], [30, 20, 27]), ([0, 1, 2, 3], [30, 20, 20, 27])],
+)
+def test_each_cycle_of_the_same_layers_is_a_stage_and_a_rank_holds_them_once(ranks: list[int], held: list[int]) -> None:
+    num_ranks = ranks[-1] + 1
+    model = replace(_model(layers=8, is_tied=False), num_cycles=4, unit=2)
+    plan = make_plan(num_ranks, model, has_draft=False)
+    assert [(stage.first, stage.last) for stage in plan.stages] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    assert [stage.rank for stage in plan.stages] == ranks
+    setup = Setup(model, None, plan, ("host",) * num_ranks, (1,) * num_ranks, 128)
+    assert [setup.bytes_of(rank) for rank in range(num_ranks)] == held
+
+
+def test_there_are_no_more_ranks_than_cycles() -> None:
+    model = replace(_model(layers=8), num_cycles=4, unit=2)
+    with pytest.raises(PlanError, match="at most 4"):
+        make_plan(5, model, has_draft=False)
