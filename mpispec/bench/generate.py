@@ -11,7 +11,7 @@ import click
 
 from mpispec.bench import baseline, quick
 from mpispec.bench.facts import facts_of_hosts
-from mpispec.bench.law import Lap, Span, busy_share, compared_with_law, decoding, laps, step_s
+from mpispec.bench.law import Lap, Span, busy_share, bytes_per_token, compared_with_law, decoding, laps, step_s
 from mpispec.bench.printing import json_flag, show
 from mpispec.commands.flags import job_flags, job_options, prompt_flags, read_sampling, sampling_flags
 from mpispec.commands.generate import Answer
@@ -61,15 +61,26 @@ def figures(outcome: Outcome[Answer], setup: Setup) -> dict[str, Any]:
     draft_s = _draft_s(setup, computed, during)
     found["draft_ms"] = None if draft_s is None else round(draft_s * 1000, 4)
     found["model"] = setup.model.path.name
+    found["layer_bytes_per_token"] = bytes_per_token(_layer_bytes(setup), computed, during, report["tokens"])
     return found | compared_with_law(report, _stage_s(setup, computed, during), draft_s)
 
 
 def _stage_s(setup: Setup, computed: Sequence[Sequence[Lap]], during: Span) -> list[float | None]:
     """Return what a one-row run takes on each stage of the target."""
-    plan = setup.plan
-    target = plan.pipelines[0]
-    names = [plan.role_of(target.actor_of(index)) for index in range(plan.num_stages)]
-    return [step_s(computed[stage.rank], name, during) for name, stage in zip(names, plan.stages, strict=True)]
+    stages = zip(_names(setup), setup.plan.stages, strict=True)
+    return [step_s(computed[stage.rank], name, during) for name, stage in stages]
+
+
+def _layer_bytes(setup: Setup) -> dict[str, int]:
+    """Return the bytes of the layers of each stage of the target, by its name."""
+    held = (sum(setup.model.layer_bytes[layer] for layer in stage.layers) for stage in setup.plan.stages)
+    return dict(zip(_names(setup), held, strict=True))
+
+
+def _names(setup: Setup) -> list[str]:
+    """Return what the stages of the target are called in traces."""
+    target = setup.plan.pipelines[0]
+    return [setup.plan.role_of(target.actor_of(index)) for index in range(len(target.stages))]
 
 
 def _draft_s(setup: Setup, computed: Sequence[Sequence[Lap]], during: Span) -> float | None:
@@ -85,6 +96,8 @@ def lines(found: dict[str, Any], answer: Answer) -> list[str]:
     if found["tau_ms"] is not None:
         stages = ", ".join(f"{ms:.2f}" for ms in found["stage_ms"])
         rows.append(("tau", f"{found['tau_ms']:.2f} ms a one-row run on the slowest stage, of {stages}"))
+    if found["layer_bytes_per_token"] is not None:
+        rows.append(("layers read", f"{found['layer_bytes_per_token'] / 1e6:.1f} MB a token"))
     if found["draft_ms"] is not None:
         rows.append(("draft", f"{found['draft_ms']:.2f} ms a step"))
     if found["law_tokens_per_s"] is not None:

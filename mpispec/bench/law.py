@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -72,6 +72,23 @@ def step_s(computed: Sequence[Lap], worker: str, during: Span) -> float | None:
         if lap.worker == worker and lap.is_whole and lap.rows == 1 and during.start <= lap.span.start < during.end
     ]
     return statistics.median(spent) if len(spent) >= FEWEST_RUNS else None
+
+
+def bytes_per_token(
+    held: Mapping[str, int], computed: Sequence[Sequence[Lap]], during: Span, tokens: int
+) -> int | None:
+    """Return how many bytes of weights were read for a token; None unless there are two.
+
+    `held` are the bytes of each worker that counts, `computed` the computes of each rank. What a rank begins at one
+    time is one pass, which reads weights that several stages share only once.
+    """
+    passes = {
+        (rank, lap.span.start): held[lap.worker]
+        for rank, mine in enumerate(computed)
+        for lap in mine
+        if lap.worker in held and during.start <= lap.span.start < during.end
+    }
+    return round(sum(passes.values()) / (tokens - 1)) if tokens > 1 else None
 
 
 def compared_with_law(

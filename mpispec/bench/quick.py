@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mpispec.bench.baseline import OVERHEAD, SPEED, ratios
-from mpispec.bench.skippable import Skippable
+from mpispec.bench.skippable import Skippable, skipping
 from mpispec.commands.tables import table
 from mpispec.core.ids import RequestId
 from mpispec.runtime.engine import Engine, Generation
@@ -66,7 +66,8 @@ def skippable(models: Models, setup: Setup) -> Models:
         actor: Skippable(stage, setup.model, actor == last, is_null) if actor in own else stage
         for actor, stage in models.stages.items()
     }
-    return replace(models, stages=dict(stages))
+    together = skipping(models.together) if models.together is not None else None
+    return replace(models, stages=dict(stages), together=together)
 
 
 def shortened(generation: Generation) -> Generation:

@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 
-from mpispec.compute.base import Cancelled, ExitModel, Floats, StageModel
+from mpispec.compute.base import Cancelled, ExitModel, Floats, StageModel, StageOutput, StageRun, Together
 from mpispec.core.ids import RequestId
 from mpispec.core.messages import CacheOp, Run
 from mpispec.models.registry import ModelSummary
@@ -24,30 +24,49 @@ class Skippable:
     ) -> None:
         self.apply: Callable[[Sequence[CacheOp]], None] = inner.apply
         self.close = inner.close
-        self._inner = inner
+        self.inner = inner
         self._model = model
         self._is_last = is_last
         self._is_skipped = is_skipped
 
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         """See `StageModel.forward`."""
-        if not self._is_skipped(run.rows[0].request):
-            return self._inner.forward(run, activations, cancelled)
-        return self._logits(run) if self._is_last else self._passed(run, activations)
+        if not self.skips(run):
+            return self.inner.forward(run, activations, cancelled)
+        output = self.skipped(run, activations)
+        return output.logits if self._is_last else output.hidden
 
     def forward_and_exit(
         self, run: Run, activations: Floats | None, cancelled: Cancelled
     ) -> tuple[Floats, Floats] | None:
         """See `ExitModel.forward_and_exit`."""
-        if not self._is_skipped(run.rows[0].request):
-            return cast(ExitModel, self._inner).forward_and_exit(run, activations, cancelled)
-        return self._passed(run, activations), self._logits(run)
+        if not self.skips(run):
+            return cast(ExitModel, self.inner).forward_and_exit(run, activations, cancelled)
+        return self.skipped(run, activations)
 
-    def _passed(self, run: Run, activations: Floats | None) -> Floats:
-        return activations if activations is not None else np.zeros((len(run.rows), self._model.width), np.float32)
+    def skips(self, run: Run) -> bool:
+        """Tell whether a run is not computed."""
+        return self._is_skipped(run.rows[0].request)
 
-    def _logits(self, run: Run) -> Floats:
+    def skipped(self, run: Run, activations: Floats | None) -> StageOutput:
+        """Return what comes of a run that is not computed."""
         tokens = [row.token for row in run.rows if row.decide]
         logits = np.zeros((len(tokens), self._model.vocabulary), np.float32)
         logits[range(len(tokens)), tokens] = 1.0
-        return logits
+        hidden = activations if activations is not None else np.zeros((len(run.rows), self._model.width), np.float32)
+        return StageOutput(hidden, logits)
+
+
+def skipping(together: Together) -> Together:
+    """Return what computes runs on `Skippable` stages together, but for those that are skipped."""
+
+    def compute(runs: Sequence[StageRun]) -> list[StageOutput | None]:
+        stages = [cast(Skippable, run.stage) for run in runs]
+        pairs = [*zip(stages, runs, strict=True)]
+        computed = [run._replace(stage=stage.inner) for stage, run in pairs if not stage.skips(run.run)]
+        outputs = iter(together(computed) if computed else ())
+        return [
+            stage.skipped(run.run, run.activations) if stage.skips(run.run) else next(outputs) for stage, run in pairs
+        ]
+
+    return compute

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from click.testing import CliRunner
 from mpispec.bench import baseline, link, stage
 from mpispec.bench.facts import facts_of_hosts, facts_sentence, host_facts
 from mpispec.bench.group import bench
-from mpispec.bench.law import Lap, Span, busy_share, compared_with_law, decoding, laps, step_s
+from mpispec.bench.law import Lap, Span, busy_share, bytes_per_token, compared_with_law, decoding, laps, step_s
 from mpispec.bench.quick import BUDGET_S, FAST, NULL, PLAIN, TURNS, begins, figures, is_null
-from mpispec.bench.skippable import Skippable
-from mpispec.compute.base import Cancelled, Floats
+from mpispec.bench.skippable import Skippable, skipping
+from mpispec.compute.base import Cancelled, Floats, StageOutput, StageRun
 from mpispec.compute.toy import ToyStage
 from mpispec.core.ids import RequestId
 from mpispec.core.messages import Row, Run
@@ -137,6 +138,32 @@ def test_laps_are_read_on_the_clock_of_rank_0() -> None:
     assert run == Lap("stage 1", Span(12.0, 12.5), 1, is_whole=True) and not aborted.is_whole
     assert busy_share([run, aborted], decoding(rank)) == pytest.approx(0.375)
     assert busy_share([], decoding(rank)) is None
+
+
+def test_weights_that_stages_share_are_read_once_in_a_pass() -> None:
+    at_once = [Lap(f"stage {index}", Span(1.0, 2.0), 1, True) for index in (1, 2, 3)]
+    alone, before = Lap("stage 1", Span(3.0, 4.0), 1, True), Lap("stage 1", Span(0.0, 0.5), 1, True)
+    draft, elsewhere = Lap("draft", Span(3.0, 3.5), 1, True), [Lap("stage 4", Span(1.0, 2.0), 1, True)]
+    held = {f"stage {index}": 100 for index in (1, 2, 3, 4)}
+    computed = [[*at_once, alone, before, draft], elsewhere]
+    assert bytes_per_token(held, computed, Span(0.9, 8.0), tokens=4) == 100
+    assert bytes_per_token(held, computed, Span(0.9, 8.0), tokens=1) is None
+
+
+def test_runs_that_are_skipped_are_left_out_of_a_pass() -> None:
+    model = inspect(resolve(None))
+    rows = [Row(RequestId(request), 1, 0, token, 0, 0, True) for request, token in ((0, 5), (1, 7))]
+    stages = [Skippable(ToyStage(0, True, 8), model, is_last=True, is_skipped=lambda request: request == 1) for _ in rows]
+    runs = [StageRun(stage, Run(0, (row,)), None, bool) for stage, row in zip(stages, rows, strict=True)]
+
+    def together(computed: Sequence[StageRun]) -> list[StageOutput | None]:
+        assert [run.stage for run in computed] == [stages[0].inner]
+        return [None]
+
+    given_up, skipped = skipping(together)(runs)
+    assert given_up is None
+    assert skipped is not None
+    assert skipped.logits.argmax() == 7
 
 
 def test_a_step_is_the_median_of_enough_whole_runs_of_one_row() -> None:
