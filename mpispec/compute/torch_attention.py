@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,16 +22,26 @@ ATTENTION = "mpispec"
 class Attended:
     """What the rows of one pass write and see; the same for all layers."""
 
-    cells: torch.Tensor
-    """int64 [rows]: where their keys and values go."""
-    paths: torch.Tensor
-    """int64 [paths, length]: cell of each position; one path for each row, or one that all of them lie on."""
+    cells: torch.Tensor | slice
+    """int64 [rows]: where their keys and values go; a slice where they lie one after the other."""
+    paths: torch.Tensor | slice
+    """int64 [paths, length]: cell of each position; one path for each row, or one that all of them lie on.
+
+    A slice where one path lies in the order of positions: nothing has to be gathered."""
     distance: torch.Tensor
     """int64 [rows, length]: how far each position is behind the row; negative where it is ahead."""
     is_tile: bool
     """Whether all rows lie on one path and attend together: a tile of a prompt, or any where bits may depend on it."""
     keys: Store
     values: Store
+    _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None) -> torch.Tensor:
+        """Return, bool [rows, length], what each row sees: all before it, or as many positions as its window has."""
+        if window not in self._masks:
+            seen = self.distance >= 0
+            self._masks[window] = seen if window is None else seen & (self.distance < window)
+        return self._masks[window]
 
 
 class Store:
@@ -41,13 +51,13 @@ class Store:
         self._num_cells = num_cells
         self._layers: dict[int, torch.Tensor] = {}
 
-    def write(self, layer: int, new: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    def write(self, layer: int, new: torch.Tensor, attended: Attended) -> torch.Tensor:
         """Write what is new, [1, heads, rows, width], for as many rows as have cells; return what the layer has."""
         kept = self._layers.get(layer)
         if kept is None:
             shape = (self._num_cells, new.shape[1], new.shape[3])
             kept = self._layers[layer] = torch.zeros(shape, dtype=new.dtype, device=new.device)
-        kept[cells] = new[0, :, : len(cells)].transpose(0, 1)
+        kept[attended.cells] = new[0, :, : len(attended.distance)].transpose(0, 1)
         return kept
 
 
@@ -68,12 +78,9 @@ def _attend(
     transformers: `scaling`, `sliding_window`, `softcap`, and `s_aux` for sinks. There is no mask, since transformers
     makes none for an attention function that it does not know.
     """
-    rows, window = len(mpispec.cells), options.get("sliding_window")
-    seen = mpispec.distance >= 0
-    if window is not None:
-        seen &= mpispec.distance < window
-    keys = _on_paths(mpispec.keys.write(module.layer_idx, key, mpispec.cells), mpispec)
-    values = _on_paths(mpispec.values.write(module.layer_idx, value, mpispec.cells), mpispec)
+    rows, seen = len(mpispec.distance), mpispec.mask(options.get("sliding_window"))
+    keys = _on_paths(mpispec.keys.write(module.layer_idx, key, mpispec), mpispec)
+    values = _on_paths(mpispec.values.write(module.layer_idx, value, mpispec), mpispec)
     # Each row is a batch of its own, with one query; those of a tile are queries of one batch.
     queries, mask = (
         (query, seen) if mpispec.is_tile else (query[0, :, :rows].transpose(0, 1)[:, :, None], seen[:, None, None])
@@ -92,10 +99,13 @@ def _attend(
 
 def _on_paths(stored: torch.Tensor, attended: Attended) -> torch.Tensor:
     """Return [rows, heads, length, width] of what a layer has stored, in the order of positions; one for a tile."""
-    num_paths, length = attended.paths.shape
-    found = stored.index_select(0, attended.paths.flatten()).view(num_paths, length, *stored.shape[1:]).transpose(1, 2)
-    batch = 1 if attended.is_tile else len(attended.cells)
-    return found.expand(batch, -1, -1, -1)
+    paths = attended.paths
+    if isinstance(paths, slice):
+        found = stored[paths][None]
+    else:
+        found = stored.index_select(0, paths.flatten()).view(*paths.shape, *stored.shape[1:])
+    batch = 1 if attended.is_tile else len(attended.distance)
+    return found.transpose(1, 2).expand(batch, -1, -1, -1)
 
 
 @contextmanager

@@ -76,7 +76,8 @@ class Weights:
         self._device, self._dtype = model.device, model.dtype
         self._is_exact = model.device.type == "cpu" and model.dtype == torch.float32
         self._num_cells = num_cells
-        self._keys, self._values = Store(num_cells * num_cycles), Store(num_cells * num_cycles)
+        self._num_stored = num_cells * num_cycles
+        self._keys, self._values = Store(self._num_stored), Store(self._num_stored)
         config = model.config.get_text_config()
         self.width, self.vocabulary = int(config.hidden_size), int(config.vocab_size)
 
@@ -126,9 +127,11 @@ class Weights:
         """Compute up to `size` rows; rows that fill it up repeat the last one and are thrown away."""
         seen = rows.attended(chosen, cycle)
         is_shared = bool(np.all((seen.paths == seen.paths[-1]) | (seen.distance < 0)))
+        last, length = int(seen.pos.max()), seen.paths.shape[1]
+        in_order = _in_order(seen.paths[-1, : last + 1], length, self._num_stored) if is_shared else None
         attended = Attended(
-            self._tensor(seen.cells),
-            self._tensor(seen.paths[-1:] if is_shared else seen.paths),
+            _in_order(seen.cells, len(seen.cells), self._num_stored) or self._tensor(seen.cells),
+            in_order or self._tensor(seen.paths[-1:] if is_shared else seen.paths),
             self._tensor(seen.distance),
             is_shared and (size == TILE or not self._is_exact),
             self._keys,
@@ -211,6 +214,13 @@ class _Rows:
             self._paths[chosen] + offset[:, None],
             self._distance[chosen],
         )
+
+
+def _in_order(cells: NDArray[np.int64], length: int, num_stored: int) -> slice | None:
+    """Return `length` cells from the first of these on, if these follow each other and there are so many."""
+    first = int(cells[0])
+    follow = first + length <= num_stored and bool(np.all(cells == np.arange(first, first + len(cells))))
+    return slice(first, first + length) if follow else None
 
 
 def _filled(rows: torch.Tensor, size: int) -> torch.Tensor:

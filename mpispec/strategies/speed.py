@@ -1,9 +1,9 @@
 """SPEED (arXiv 2310.12072): the target's own shallow stages draft what its deep stages will decide.
 
-What the paper has and where it lives here: the exit head on a stage (`compute/llama_stage.py`, `torch_weights.py`); draft
-tokens that start their own pass while the current one is still deeper in (this file); deeper exits that drop what was
-built on a draft token they do not share (`core/request.py`); weights that cycles share and one pass reads once for all
-of them (`runtime/worker.py: CycleWorker`).
+What the paper has and where it lives here: the exit head on a stage (`compute/llama_stage.py`, `torch_weights.py`);
+draft tokens that start their own pass while the current one is still deeper in (this file); deeper exits that drop what
+was built on a draft token they do not share (`core/request.py`); weights that cycles share and one pass reads once for
+all of them (`runtime/worker.py: CycleWorker`).
 """
 
 from __future__ import annotations
