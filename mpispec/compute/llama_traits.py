@@ -32,6 +32,7 @@ def traits(parallel: int = 1, is_quantised: bool = False, is_row_exact: bool = T
     keeps_order = parallel == 1
     return BackendTraits(
         is_row_exact=is_row_exact,
+        may_gather=is_row_exact,
         may_branch=not is_quantised or (keeps_order and is_row_exact),
         prefill=Tiling(),
         freeing=partial(DeferredFree, most_cells=MOST_CELLS) if keeps_order else FreeAtOnce,

@@ -60,7 +60,10 @@ class TorchBackend:
         return token_lists.num_shared_tokens(first, second)
 
     def traits(self, model: ModelSummary, parallel: int, is_row_exact: bool) -> BackendTraits:
-        """See `Backend`. Rows attend in the order of positions, so the order of cells has no part in their bits."""
+        """See `Backend`. Rows attend in the order of positions, so the order of cells has no part in their bits.
+
+        Where rows are not exact nothing is promised of the text, and several rows a run are what GPUs are for.
+        """
         del model, parallel
         return BackendTraits(is_row_exact=is_row_exact, prefill=Tiles())
 

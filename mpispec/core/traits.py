@@ -103,6 +103,8 @@ class BackendTraits:
 
     is_row_exact: bool = True
     """Whether a row has the same bits in runs of any size, with any number of threads."""
+    may_gather: bool = True
+    """Whether runs may have several draft tokens: not where that would change a text that is exact without."""
     may_branch: bool = True
     """Whether a row has the same bits over the holes that a tree leaves in the order of cells."""
     prefill: Prefill = field(default_factory=Prefill)

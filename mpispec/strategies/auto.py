@@ -112,7 +112,7 @@ class Auto(Strategy):
         """
         if not view.config.may_branch:
             self.width = 1
-        self._most_rows = _MOST_ROWS if view.config.is_row_exact else 1
+        self._most_rows = _MOST_ROWS if view.config.traits.may_gather else 1
         self._may_branch, self._pass = view.config.may_branch, view.passing(1)
         if view.config.may_branch and self._pass > 1.0:
             self._least_alternative = _LEAST_GAIN / (self._pass - 1.0)

@@ -13,10 +13,13 @@ import torch
 import transformers
 
 from mpispec.compute.base import ComputeError, Floats, StageSize
-from mpispec.compute.torch_backend import TILE, Tiles
+from mpispec.compute.llama_backend import LlamaBackend
+from mpispec.compute.torch_backend import TILE, Tiles, TorchBackend
 from mpispec.compute.torch_stage import TorchStage, open_stage
 from mpispec.core.ids import Pos, RunId, SeqId
 from mpispec.core.messages import Branch, CacheOp, Run
+from mpispec.models import registry
+from mpispec.models.default import resolve
 from mpispec.models.errors import ModelError
 from tests.models.pipeline import drop, rows, share
 
@@ -173,6 +176,15 @@ def test_a_folder_that_lost_a_shard_is_refused(tiny: Path, tmp_path: Path) -> No
     next(iter(sorted(tmp_path.glob("*.safetensors")))).write_bytes(b"\x08")
     with pytest.raises(ModelError, match="transformers cannot load"):
         opened(tmp_path)
+
+
+def test_runs_of_several_rows_are_used_even_where_bits_depend_on_them() -> None:
+    model = registry.inspect(resolve(None))
+    for is_row_exact in (True, False):
+        traits = TorchBackend().traits(model, 1, is_row_exact)
+        assert (traits.is_row_exact, traits.may_gather, traits.may_branch) == (is_row_exact, True, True)
+    llama = LlamaBackend().traits(model, 1, is_row_exact=False)
+    assert not llama.may_gather
 
 
 def test_a_prompt_is_read_in_tiles_that_depend_on_the_prompt_alone() -> None:

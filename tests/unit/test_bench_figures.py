@@ -153,7 +153,9 @@ def test_weights_that_stages_share_are_read_once_in_a_pass() -> None:
 def test_runs_that_are_skipped_are_left_out_of_a_pass() -> None:
     model = inspect(resolve(None))
     rows = [Row(RequestId(request), 1, 0, token, 0, 0, True) for request, token in ((0, 5), (1, 7))]
-    stages = [Skippable(ToyStage(0, True, 8), model, is_last=True, is_skipped=lambda request: request == 1) for _ in rows]
+    stages = [
+        Skippable(ToyStage(0, True, 8), model, is_last=True, is_skipped=lambda request: request == 1) for _ in rows
+    ]
     runs = [StageRun(stage, Run(0, (row,)), None, bool) for stage, row in zip(stages, rows, strict=True)]
 
     def together(computed: Sequence[StageRun]) -> list[StageOutput | None]:

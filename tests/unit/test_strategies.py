@@ -29,7 +29,7 @@ class Situation:
     live_runs: int = 0
     is_first_idle: bool = True
     may_branch: bool = True
-    is_row_exact: bool = True
+    may_gather: bool = True
     is_awaiting_draft: bool = False
     is_drafted: bool = False
     crowd: float = 1.0
@@ -50,7 +50,7 @@ class Situation:
             draft_pair=self.draft_pair,
             crowd=self.crowd,
             draft_toll=self.draft_toll,
-            traits=BackendTraits(is_row_exact=self.is_row_exact, may_branch=self.may_branch),
+            traits=BackendTraits(may_gather=self.may_gather, may_branch=self.may_branch),
         )
 
     def cost(self, num_rows: int) -> float:
@@ -218,7 +218,7 @@ def test_auto_keeps_to_a_chain_where_a_tree_might_change_the_text() -> None:
 
 
 def test_auto_dispatches_row_by_row_where_larger_runs_might_change_the_text() -> None:
-    situation = Situation(expensive_rows=False, is_row_exact=False)
+    situation = Situation(expensive_rows=False, may_gather=False)
     nodes = situation.chain(0.95, 0.95, 0.95)
     situation.tree.dispatch(nodes[0], RunId(0))
     situation.is_first_idle = False
