@@ -80,25 +80,15 @@ class HeadConfig:
         k runs of c rows take (k + D - 1) t(c): few rows fill the pipeline soon, many are cheaper each. Always the same
         where that would change bits, for measured costs differ from one start to the next (law 6).
         """
-        if not self.is_row_exact:
+        if not self.traits.is_row_exact:
             return self.chunk
         sizes = (self.chunk, max(1, self.chunk // 2), max(1, self.chunk // 4))
         return min(sizes, key=lambda size: (-(-num_tokens // size) + self.num_stages - 1) * self.cost(size))
 
     @property
-    def is_row_exact(self) -> bool:
-        """See `BackendTraits`."""
-        return self.traits.is_row_exact
-
-    @property
-    def may_branch(self) -> bool:
-        """See `BackendTraits`."""
-        return self.traits.may_branch
-
-    @property
     def prefill(self) -> Prefill:
         """How prompts are computed, where that decides what may be kept of them."""
-        return self.traits.prefill if self.is_row_exact else self.traits.prefill.in_runs_of(self.chunk)
+        return self.traits.prefill if self.traits.is_row_exact else self.traits.prefill.in_runs_of(self.chunk)
 
     def compute(self, num_rows: int) -> float:
         """Return for how long a run of `num_rows` rows occupies the slowest stage, as measured at the start."""

@@ -119,22 +119,22 @@ class ScriptedLevel:
 
 
 class LowestLevel:
-    """A `Drafter` that is the lowest model of a cascade and drafts one token."""
+    """A `DraftModel` that is the lowest model of a cascade and drafts one token."""
 
     def __init__(self, model: ScriptedLevel, prob: float) -> None:
         self._model = model
         self._prob = prob
 
     def hear(self, message: Message) -> None:
-        """See `Drafter`."""
+        """See `DraftModel`."""
         self._model.hear(message)
 
     def apply(self, cache_ops: Sequence[CacheOp]) -> None:
-        """See `Drafter`."""
+        """See `DraftModel`."""
         self._model.apply(_WHOLE, cache_ops)
 
     def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[DraftToken, ...], ...]:
-        """See `Drafter`; one draft token a row, of the probability given at the start."""
+        """See `DraftModel`; one draft token a row, of the probability given at the start."""
         _, tokens = self._model.compute(_WHOLE, Run(RunId(0), tuple(rows)), None)
         return tuple(((token, self._prob),) for token in tokens)
 

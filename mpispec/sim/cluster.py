@@ -67,7 +67,7 @@ class LevelTarget(Target, Protocol):
         """Learn what the level receives from above, before it acts on it."""
 
 
-class Drafter(Protocol):
+class DraftModel(Protocol):
     """What computes on the draft rank of a virtual cluster."""
 
     def apply(self, cache_ops: Sequence[CacheOp]) -> None:
@@ -119,7 +119,7 @@ class VirtualCluster:
         self,
         head: HeadCore,
         stages: list[StageCore],
-        draft: tuple[DraftCore, Drafter] | None,
+        draft: tuple[DraftCore, DraftModel] | None,
         costs: Costs,
         target: Target,
         check: bool = True,
@@ -133,14 +133,14 @@ class VirtualCluster:
         self._cores: dict[Actor, HeadCore | LevelCore | StageCore | DraftCore] = {HEAD: head}
         self._targets: dict[Actor, tuple[Target, Actor]] = {}
         """What computes on a stage, and the stage's number in its pipeline."""
-        self._listeners: dict[Actor, LevelTarget | Drafter] = {}
+        self._listeners: dict[Actor, LevelTarget | DraftModel] = {}
         self._add_stages(stages, target)
         for level in levels:
             actor = Actor(len(self._cores))
             self._cores[actor] = level.core
             self._listeners[actor] = level.target
             self._add_stages(level.stages, level.target)
-        self._drafter: Drafter | None = None
+        self._drafter: DraftModel | None = None
         if draft is not None:
             actor = Actor(len(self._cores))
             self._cores[actor], self._drafter = draft

@@ -20,7 +20,7 @@ from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Strategy
 from mpispec.sim import cascade
 from mpispec.sim.cascade import CascadeModel
-from mpispec.sim.cluster import Drafter, Level, VirtualCluster
+from mpispec.sim.cluster import DraftModel, Level, VirtualCluster
 from mpispec.sim.costs import Costs, Modelled
 from mpispec.sim.script import VOCABULARY, Acceptance, Script, ScriptedPredictor, ScriptedTarget
 from mpispec.strategies import PRESETS
@@ -259,7 +259,7 @@ def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
     return cluster
 
 
-def _below(config: HeadConfig, study: Study, script: Script) -> tuple[list[Level], tuple[DraftCore, Drafter], Costs]:
+def _below(config: HeadConfig, study: Study, script: Script) -> tuple[list[Level], tuple[DraftCore, DraftModel], Costs]:
     """Return the levels under the target, the draft under them, and what all of it costs."""
     if not study.cascade:
         predictor = ScriptedPredictor(script, study.acceptance, PROMPT_TOKENS, study.seed)

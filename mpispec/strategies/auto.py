@@ -110,11 +110,12 @@ class Auto(Strategy):
         For a chain only where it would fall behind the stages otherwise, or a tree might change the text. Runs have one
         row where longer ones might.
         """
-        if not view.config.may_branch:
+        traits = view.config.traits
+        if not traits.may_branch:
             self.width = 1
-        self._most_rows = _MOST_ROWS if view.config.traits.may_gather else 1
-        self._may_branch, self._pass = view.config.may_branch, view.passing(1)
-        if view.config.may_branch and self._pass > 1.0:
+        self._most_rows = _MOST_ROWS if traits.may_gather else 1
+        self._may_branch, self._pass = traits.may_branch, view.passing(1)
+        if traits.may_branch and self._pass > 1.0:
             self._least_alternative = _LEAST_GAIN / (self._pass - 1.0)
         self._economy = Economy(view, self._most_rows, self._longest_lead)
         if self._economy.is_shared:
