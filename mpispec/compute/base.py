@@ -129,8 +129,13 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 class Backend(Protocol):
     """A format of model files and the library that computes it. All of it may raise ModelError."""
 
+    name: str
+    """What users call it."""
     most_rows: int
     """Rows of the largest run that a stage or a draft is given."""
+
+    def check_here(self) -> None:
+        """Raise ModelError where this host lacks what the backend needs; loads nothing."""
 
     def inspect(self, path: Path) -> ModelSummary:
         """Return what a model holds, from its headers alone."""

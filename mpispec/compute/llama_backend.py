@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 class LlamaBackend:
     """A `Backend`."""
 
+    name = "llama"
     most_rows = llama_traits.TILE
+
+    def check_here(self) -> None:
+        """See `Backend`. llama.cpp comes with mpispec."""
 
     def inspect(self, path: Path) -> ModelSummary:
         """See `Backend`."""

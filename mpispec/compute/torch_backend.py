@@ -34,7 +34,17 @@ class Tiles(Prefill):
 class TorchBackend:
     """A `Backend`."""
 
+    name = "torch"
     most_rows = TILE
+
+    def check_here(self) -> None:
+        """See `Backend`."""
+        for package in ("torch", "transformers"):
+            if importlib.util.find_spec(package) is None:
+                raise ModelError(
+                    f"Models in Hugging Face's form need {package}; run: pip install 'mpispec[torch]', "
+                    "or name a model in GGUF format."
+                )
 
     def inspect(self, path: Path) -> ModelSummary:
         """See `Backend`."""
@@ -70,7 +80,7 @@ class TorchBackend:
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
     ) -> StageModel:
         """See `Backend`."""
-        _check_installed()
+        self.check_here()
         from mpispec.compute import torch_admission, torch_stage  # noqa: PLC0415  takes seconds
 
         if has_exit:
@@ -81,14 +91,5 @@ class TorchBackend:
 
     def open_tokenizer(self, path: Path) -> HfVocabulary:
         """See `Backend`."""
-        _check_installed()
+        self.check_here()
         return HfVocabulary(path)
-
-
-def _check_installed() -> None:
-    for package in ("torch", "transformers"):
-        if importlib.util.find_spec(package) is None:
-            raise ModelError(
-                f"Models in Hugging Face's form need {package}; run: pip install 'mpispec[torch]', "
-                "or name a model in GGUF format."
-            )

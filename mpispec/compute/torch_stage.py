@@ -29,6 +29,7 @@ from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mpispec.compute.base import Cancelled, ComputeError, Floats, StageSize
+from mpispec.compute.llama_traits import MOST_CELLS
 from mpispec.compute.torch_backend import TILE
 from mpispec.compute.torch_cells import Cells, padded
 from mpispec.core.messages import CacheOp, Row, Run
@@ -40,8 +41,8 @@ _STEP = 512
 """Attended positions are filled up to a multiple of this."""
 _FAST_STEP = 64
 """The same where bits may depend on it: shapes are few, and little is computed in vain."""
-_SPARE_CELLS = 512
-"""Cells beyond the context, for draft tokens in flight."""
+_SPARE_CELLS = 320 + MOST_CELLS
+"""Cells beyond the context, for draft tokens in flight, and for dead ones that stages on llama.cpp keep."""
 _ATTENTION = "mpispec"
 
 
@@ -192,7 +193,7 @@ class TorchStage:
         return sum(weights.numel() for weights in self._model.parameters())
 
     def apply(self, cache_ops: Sequence[CacheOp]) -> None:
-        """See `StageModel`. Raises ComputeError."""
+        """See `StageModel`."""
         for cache_op in cache_ops:
             self._cells.apply(cache_op)
 

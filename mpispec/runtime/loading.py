@@ -10,10 +10,8 @@ from mpispec.compute.factory import backend_of
 from mpispec.compute.shared_vocabulary import SharedVocabulary
 from mpispec.core.ids import Actor
 from mpispec.models.errors import ModelError
-from mpispec.models.registry import ModelSummary
 from mpispec.runtime.group import JobError
-from mpispec.runtime.plan import StagePlace
-from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, num_sequences
+from mpispec.runtime.setup import MOST_ROWS, JobOptions, Place, Setup, num_sequences
 
 Say = Callable[[str], None]
 """Tells, on rank 0, what is being done."""
@@ -27,8 +25,8 @@ class Models:
     """Of the target and of levels."""
     draft: StageModel | None
     """A whole model: first and last stage in one."""
-    arithmetic: Arithmetic = field(default_factory=Arithmetic)
-    """What the bits of the stages depend on."""
+    arithmetic: dict[Actor, Arithmetic] = field(default_factory=dict)
+    """What the bits of each stage depend on."""
 
     def close(self) -> None:
         """Free their memory."""
@@ -40,27 +38,24 @@ class Models:
 
 def load(options: JobOptions, rank: int, setup: Setup, say: Say) -> Models:
     """Cut and load the layer ranges and the draft of a rank. Raises JobError."""
-    plan = setup.plan
     try:
-        stages = {
-            pipeline.actor_of(index): _load_stage(options, setup, model, stage, say)
-            for model, pipeline in zip((setup.model, *setup.levels), plan.pipelines, strict=True)
-            for index, stage in enumerate(pipeline.stages)
-            if stage.rank == rank
-        }
-        draft = _load_draft(options, setup, say) if plan.draft_rank == rank else None
-        backend = backend_of(setup.model.path)
-        return Models(stages, draft, backend.arithmetic(setup.threads[rank]) if stages else Arithmetic())
+        places = [place for place in setup.places if place.stage.rank == rank]
+        stages = {place.actor: _load_stage(options, setup, place, say) for place in places}
+        draft = _load_draft(options, setup, say) if setup.plan.draft_rank == rank else None
+        backends = {place.actor: backend_of(place.model.path) for place in places}
+        measured = {backend.name: backend.arithmetic(setup.threads[rank]) for backend in set(backends.values())}
+        return Models(stages, draft, {actor: measured[backend.name] for actor, backend in backends.items()})
     except (ModelError, ComputeError) as error:
         raise JobError(str(error)) from error
 
 
-def _load_stage(options: JobOptions, setup: Setup, model: ModelSummary, stage: StagePlace, say: Say) -> StageModel:
+def _load_stage(options: JobOptions, setup: Setup, place: Place, say: Say) -> StageModel:
+    stage, model = place.stage, place.model
     say(f"loading layers {stage.first}-{stage.last} of {model.path.name}")
     size = _size(options, setup, stage.rank)
     backend = backend_of(model.path)
     loaded = backend.open_stage(model, stage.layers, size, insist=options.insist, has_exit=stage.has_exit)
-    return loaded if model is setup.model else _sharing(loaded, setup, stage.last == model.layers - 1)
+    return loaded if place.is_target else _sharing(loaded, setup, stage.last == model.layers - 1)
 
 
 def _load_draft(options: JobOptions, setup: Setup, say: Say) -> StageModel:

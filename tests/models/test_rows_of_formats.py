@@ -34,7 +34,7 @@ def load(model: Path) -> LlamaStage:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_rows_keep_their_bits_in_runs_of_any_size(kind: Kind, tmp_path: Path) -> None:
     stage = load(tiny.llama(tmp_path / "tiny.gguf", LAYERS, quantisation=kind))
-    assert are_rows_exact(Group(LoopbackTransport()), {Actor(1): stage}, Actor(1), tiny.WIDTH, Arithmetic())
+    assert are_rows_exact(Group(LoopbackTransport()), {Actor(1): stage}, Actor(1), tiny.WIDTH, {Actor(1): Arithmetic()})
     tokens = [7 * index % tiny.VOCABULARY for index in range(EXACT_ROWS)]
     alone = [stage.forward(Run(0, rows([token], pos)), None, bool) for pos, token in enumerate(tokens)]
     for size in (2, 3, 5, 8, 32, EXACT_ROWS):
