@@ -35,6 +35,16 @@ class _NumberRange(click.FloatRange):
         return number
 
 
+class _Layers(click.IntRange):
+    """A number of layers, -1 or "all" for all of them."""
+
+    name = "number of layers, or all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        return super().convert(-1 if value == "all" else value, param, ctx)
+
+
 def prompt_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say what is continued and how far: `prompt`, `file`, `chat` and `max_tokens`."""
     flags = [
@@ -108,6 +118,16 @@ def backend_flags() -> tuple[Flag, ...]:
             metavar="MODEL",
             help="The same model in its other form, GGUF or folder, for ranks that --layout names.",
         ),
+        click.option(
+            "--gpu-layers",
+            "-ngl",
+            "gpu_layers",
+            type=_Layers(min=-1),
+            default="0",
+            show_default=True,
+            metavar="N|all",
+            help="Layers of a rank that llama.cpp keeps on its GPU, if it has one.",
+        ),
     )
 
 
@@ -180,6 +200,7 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         exits=flags["exits"],
         dtype=flags["dtype"],
         device=flags["device"],
+        gpu_layers=flags["gpu_layers"],
         insist=flags["insist"],
         is_traced=is_traced,
     )

@@ -121,6 +121,8 @@ class StageSize:
     """Numbers that torch computes in, one of `DTYPES`; auto: float32 on a CPU, bfloat16 on a GPU."""
     device: str = "auto"
     """Where torch computes: cpu, cuda, cuda:N; auto: on a GPU where there is one."""
+    gpu_layers: int = 0
+    """Layers that llama.cpp keeps on a GPU, from the last one of the stage on; -1: all."""
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -149,8 +151,8 @@ class Backend(Protocol):
     def traits(self, model: ModelSummary, parallel: int, is_row_exact: bool) -> BackendTraits:
         """Return what the core has to know for `parallel` requests at once; `is_row_exact` is measured."""
 
-    def arithmetic(self, threads: int) -> Arithmetic:
-        """Return what bits depend on where `threads` threads compute here."""
+    def arithmetic(self, size: StageSize) -> Arithmetic:
+        """Return what bits depend on where a stage of such a size is computed here."""
 
     def open_stage(
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False

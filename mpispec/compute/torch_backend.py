@@ -69,11 +69,11 @@ class TorchBackend:
         del model, parallel
         return BackendTraits(is_row_exact=is_row_exact, prefill=Tiles())
 
-    def arithmetic(self, threads: int) -> Arithmetic:
+    def arithmetic(self, size: StageSize) -> Arithmetic:
         """See `Backend`."""
         import torch  # noqa: PLC0415  takes seconds
 
-        kernels = f"torch {torch.__version__} on {torch.backends.cpu.get_cpu_capability()}, {threads} threads"
+        kernels = f"torch {torch.__version__} on {torch.backends.cpu.get_cpu_capability()}, {size.threads} threads"
         return Arithmetic(kernels)
 
     def open_stage(

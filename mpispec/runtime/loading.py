@@ -43,7 +43,8 @@ def load(options: JobOptions, rank: int, setup: Setup, say: Say) -> Models:
         stages = {place.actor: _load_stage(options, setup, place, say) for place in places}
         draft = _load_draft(options, setup, say) if setup.plan.draft_rank == rank else None
         backends = {place.actor: backend_of(place.model.path) for place in places}
-        measured = {backend.name: backend.arithmetic(setup.threads[rank]) for backend in set(backends.values())}
+        size = _size(options, setup, rank)
+        measured = {backend.name: backend.arithmetic(size) for backend in set(backends.values())}
         return Models(stages, draft, {actor: measured[backend.name] for actor, backend in backends.items()})
     except (ModelError, ComputeError) as error:
         raise JobError(str(error)) from error
@@ -75,6 +76,7 @@ def _size(options: JobOptions, setup: Setup, rank: int) -> StageSize:
         MOST_ROWS,
         dtype=options.dtype or "auto",
         device=options.device or "auto",
+        gpu_layers=setup.gpu_layers[rank] if setup.gpu_layers else 0,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import msgpack
@@ -17,6 +17,7 @@ from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.cores import usable_cores
 from mpispec.runtime.forms import check_used, chosen, form_of
+from mpispec.runtime.gpus import gpu_layers
 from mpispec.runtime.group import Group, JobError, agree, gather
 from mpispec.runtime.plan import Plan, PlanError, StagePlace, make_plan
 from mpispec.transport.environment import host_identity, hostname
@@ -58,6 +59,8 @@ class JobOptions:
     dtype: str | None = None
     device: str | None = None
     """See `StageSize`; None where the user has not chosen."""
+    gpu_layers: int = 0
+    """See `StageSize`; on ranks where llama.cpp finds no GPU it computes on the CPU."""
     insist: bool = False
     """Run architectures that are not certified."""
     is_traced: bool = False
@@ -93,6 +96,8 @@ class Setup:
     """By rank why its host's share is less than its processors; empty where it is not, or where --threads says it."""
     other: ModelSummary | None = None
     """The same model in the other form."""
+    gpu_layers: tuple[int, ...] = ()
+    """By rank, as `StageSize.gpu_layers`; nothing: on no rank."""
 
     @property
     def vocabularies(self) -> tuple[int, ...]:
@@ -110,6 +115,11 @@ class Setup:
         for pipeline, level in zip(self.plan.pipelines, (None, *self.levels), strict=True):
             for index, stage in enumerate(pipeline.stages):
                 yield Place(pipeline.actor_of(index), stage, level or self.form_of(stage), level is None)
+
+    def backends_of(self, rank: int) -> set[str]:
+        """Return what a rank computes with: its stages, and the draft."""
+        found = {backend_of(place.model.path).name for place in self.places if place.stage.rank == rank}
+        return found | ({backend_of(self.draft.path).name} if self.draft and self.plan.draft_rank == rank else set())
 
     @property
     def forms(self) -> tuple[ModelSummary, ...]:
@@ -150,7 +160,8 @@ def prepare(options: JobOptions, group: Group) -> Setup:
         threads.append(options.threads or max(1, cores // max(1, sharing)))
     reasons = tuple("" if options.threads else reason for *_, reason in everyone)
     hosts = tuple(host for host, *_ in everyone)
-    return Setup(model, draft, plan, hosts, tuple(threads), context, levels, reasons, other)
+    setup = Setup(model, draft, plan, hosts, tuple(threads), context, levels, reasons, other)
+    return replace(setup, gpu_layers=gpu_layers(group, options.gpu_layers, "llama" in setup.backends_of(group.rank)))
 
 
 def _inspect(

@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from mpispec.compute.base import Arithmetic
+from mpispec.compute.base import Arithmetic, StageSize
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.core.ids import Actor
 from mpispec.core.messages import Run
@@ -27,8 +27,8 @@ KINDS = [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1]
 
 def load(model: Path) -> LlamaStage:
     """Load a whole model."""
-    options = {"context": 128, "sequences": 1, "threads": 1, "max_rows": EXACT_ROWS}
-    return LlamaStage(model, first=True, last=True, n_layers=LAYERS, **options)
+    size = StageSize(context=128, sequences=1, threads=1, most_rows=EXACT_ROWS)
+    return LlamaStage(model, size, first=True, last=True, n_layers=LAYERS)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

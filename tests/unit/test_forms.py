@@ -95,7 +95,7 @@ def test_a_form_that_is_missing_is_asked_for(
     file: ModelSummary, folder: ModelSummary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    with pytest.raises(ModelError, match=r"--backend torch needs .* is a GGUF file; .* --other-form, or write one with"):
+    with pytest.raises(ModelError, match=r"--backend torch needs .* is a GGUF file; .* --other-form, or write one"):
         chosen(file, None, "torch")
     with pytest.raises(ModelError, match=r"--backend llama needs .* with --other-form, or make one with convert_hf"):
         chosen(folder, None, "llama")
