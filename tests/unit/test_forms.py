@@ -63,6 +63,15 @@ def test_the_plan_shows_backends_where_they_differ(file: ModelSummary, folder: M
     assert "10-29" in alike
 
 
+def test_the_plan_says_where_there_is_no_gpu(file: ModelSummary, folder: ModelSummary) -> None:
+    setup = setup_of(file, folder, "0:0-9,1:torch:10-19,2:20-29", 3)
+    assert plan_lines(replace(setup, gpu_layers=(-1, 0, 0)))[-1] == (
+        "--gpu-layers has no effect on rank 2: llama.cpp finds no GPU there"
+    )
+    for gpu_layers in ((-1, 0, -1), (0, 0, 0)):
+        assert "--gpu-layers" not in "\n".join(plan_lines(replace(setup, gpu_layers=gpu_layers)))
+
+
 def test_backend_chooses_the_form_of_unnamed_stages(file: ModelSummary, folder: ModelSummary) -> None:
     assert chosen(file, folder, "auto") == chosen(file, folder, "llama") == (file, folder)
     assert chosen(file, folder, "torch") == chosen(folder, file, "auto") == (folder, file)
