@@ -17,7 +17,7 @@ from tests.mpi.jobs import answers, request, tokens_of
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 
-NUM_TOKENS = 10
+NUM_TOKENS = 8
 TEXTS = ("The capital of France is", "The history of the printing press. " * 12)
 """The last one is longer than a tile."""
 WAYS = (("plain", "none"), ("pipeinfer", "ngram"), ("auto", "ngram"))
