@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from mpispec.compute.base import DTYPES
+from mpispec.compute.factory import BACKENDS
 from mpispec.core.messages import Sampling
 from mpispec.drafters import IN_HEAD
 from mpispec.runtime.group import JobError
@@ -34,6 +35,16 @@ class _NumberRange(click.FloatRange):
         return number
 
 
+class _Layers(click.IntRange):
+    """A number of layers, -1 or "all" for all of them."""
+
+    name = "number of layers, or all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        return super().convert(-1 if value == "all" else value, param, ctx)
+
+
 def prompt_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say what is continued and how far: `prompt`, `file`, `chat` and `max_tokens`."""
     flags = [
@@ -55,6 +66,7 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
             metavar="MODEL",
             help="A GGUF file, a Hugging Face folder, or hf:owner/repo[/file.gguf]; default: SmolLM2-135M-Instruct.",
         ),
+        *backend_flags(),
         click.option("--draft", metavar="MODEL", help="A smaller model of the same vocabulary that drafts ahead."),
         click.option(
             "--cascade",
@@ -80,7 +92,7 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--threads", type=click.IntRange(min=1), help="Threads of each compute; default: the host's share."
         ),
-        click.option("--layout", help="Who holds what, like 0:0-9,1:draft,2:10-19,3:20-29."),
+        click.option("--layout", help="Who holds what, like 0:0-9,1:draft,2:10-19,3:torch:20-29."),
         click.option(
             "--balance", "is_balanced", is_flag=True, help="Measure the hosts first; the faster one gets more layers."
         ),
@@ -89,6 +101,34 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--insist", is_flag=True, help="Run a model whose layer ranges are not certified."),
     ]
     return with_flags(command, *flags)
+
+
+def backend_flags() -> tuple[Flag, ...]:
+    """Return the options that say what computes the model."""
+    return (
+        click.option(
+            "--backend",
+            type=click.Choice(("auto", *BACKENDS)),
+            default="auto",
+            show_default=True,
+            help="What computes the model; auto: llama for a GGUF file, torch for a folder.",
+        ),
+        click.option(
+            "--other-form",
+            metavar="MODEL",
+            help="The same model in its other form, GGUF or folder, for ranks that --layout names.",
+        ),
+        click.option(
+            "--gpu-layers",
+            "-ngl",
+            "gpu_layers",
+            type=_Layers(min=-1),
+            default="0",
+            show_default=True,
+            metavar="N|all",
+            help="Layers of a rank that llama.cpp keeps on its GPU, if it has one.",
+        ),
+    )
 
 
 def torch_flags() -> tuple[Flag, Flag]:
@@ -145,6 +185,8 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
     models = _cascade(flags["cascade"], flags["draft"])
     return JobOptions(
         model=flags["model"],
+        backend=flags["backend"],
+        other_form=flags["other_form"],
         draft=models[0] if models else None,
         cascade=models[1:],
         context=flags["context"],
@@ -158,6 +200,7 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         exits=flags["exits"],
         dtype=flags["dtype"],
         device=flags["device"],
+        gpu_layers=flags["gpu_layers"],
         insist=flags["insist"],
         is_traced=is_traced,
     )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import click
 
+from mpispec.compute.factory import backend_of
+from mpispec.runtime.plan import StagePlace
 from mpispec.runtime.process import advise
 from mpispec.runtime.rank import RankReport
 from mpispec.runtime.setup import Setup
@@ -20,7 +22,7 @@ def plan_lines(setup: Setup) -> list[str]:
     )
     rows = [("rank", "host", "roles", "layers", "weights", "threads")]
     for rank, host in enumerate(setup.hosts):
-        held = [f"{stage.first}-{stage.last}" for stage in plan.stages_of(rank)]
+        held = [_held(setup, stage) for stage in plan.stages_of(rank)]
         held += [
             f"{stage.first}-{stage.last} of {setup.levels[level].path.stem}"
             for level, stage in plan.level_stages_of(rank)
@@ -28,7 +30,13 @@ def plan_lines(setup: Setup) -> list[str]:
         layers = ",".join(held) or "-"
         threads = str(setup.threads[rank]) if plan.num_computing(rank) else "-"
         rows.append((str(rank), host, "+".join(plan.roles_of(rank)), layers, _size(setup.bytes_of(rank)), threads))
-    return [title, *table(rows), *_few_threads(setup)]
+    return [title, *table(rows), *_few_threads(setup), *_without_gpu(setup)]
+
+
+def _held(setup: Setup, stage: StagePlace) -> str:
+    """Return the layers of a stage, and what computes them where not all are computed by the same."""
+    backend = f" on {backend_of(setup.form_of(stage).path).name}" if len(setup.forms) > 1 else ""
+    return f"{stage.first}-{stage.last}{backend}"
 
 
 def show_plan(setup: Setup) -> None:
@@ -41,6 +49,16 @@ def _few_threads(setup: Setup) -> list[str]:
     """Return a line for each host that gets fewer threads than it has processors: why that is."""
     reasons = dict.fromkeys(zip(setup.hosts, setup.few_threads, strict=False))
     return [f"threads on {host}: {reason}; --threads overrides it" for host, reason in reasons if reason]
+
+
+def _without_gpu(setup: Setup) -> list[str]:
+    """Return a line if layers were meant for GPUs and some ranks have none for llama.cpp."""
+    without = [
+        str(rank) for rank, layers in enumerate(setup.gpu_layers) if not layers and "llama" in setup.backends_of(rank)
+    ]
+    if not any(setup.gpu_layers) or not without:
+        return []
+    return [f"--gpu-layers has no effect on rank {', '.join(without)}: llama.cpp finds no GPU there"]
 
 
 def report_lines(ranks: Sequence[RankReport]) -> list[str]:

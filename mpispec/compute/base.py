@@ -159,6 +159,8 @@ class StageSize:
     """Numbers that torch computes in, one of `DTYPES`; auto: float32 on a CPU, bfloat16 on a GPU."""
     device: str = "auto"
     """Where torch computes: cpu, cuda, cuda:N; auto: on a GPU where there is one."""
+    gpu_layers: int = 0
+    """Layers that llama.cpp keeps on a GPU, from the last one of the stage on; -1: all."""
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -167,8 +169,13 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 class Backend(Protocol):
     """A format of model files and the library that computes it. All of it may raise ModelError."""
 
+    name: str
+    """What users call it."""
     most_rows: int
     """Rows of the largest run that a stage or a draft is given."""
+
+    def check_here(self) -> None:
+        """Raise ModelError where this host lacks what the backend needs; loads nothing."""
 
     def inspect(self, path: Path) -> ModelSummary:
         """Return what a model holds, from its headers alone."""
@@ -182,8 +189,8 @@ class Backend(Protocol):
     def traits(self, model: ModelSummary, parallel: int, is_row_exact: bool) -> BackendTraits:
         """Return what the core has to know for `parallel` requests at once; `is_row_exact` is measured."""
 
-    def arithmetic(self, threads: int) -> Arithmetic:
-        """Return what bits depend on where `threads` threads compute here."""
+    def arithmetic(self, size: StageSize) -> Arithmetic:
+        """Return what bits depend on where a stage of such a size is computed here."""
 
     def open_stage(
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpispec.compute.base import ComputeError, Floats
+from mpispec.compute.base import ComputeError, Floats, StageSize
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
 from mpispec.models import default, registry
@@ -44,13 +44,11 @@ def check() -> str:
     prompt, expected = tokens[:READ], tokens[READ : READ + WRITTEN]
     stage = LlamaStage(
         path,
+        # Several threads would wait for each other wherever something else runs.
+        StageSize(context=READ + WRITTEN, sequences=1, threads=1, most_rows=READ),
         first=True,
         last=True,
         n_layers=registry.inspect(path).layers,
-        context=READ + WRITTEN,
-        sequences=1,
-        threads=1,  # several would wait for each other wherever something else runs
-        max_rows=READ,
     )
     try:
         single, written = _write(stage, prompt)

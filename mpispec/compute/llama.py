@@ -70,7 +70,17 @@ def bind(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
     return ctypes.CFUNCTYPE(result, *arguments)((name, library))
 
 
-__all__ = ["ContextSize", "LayerWatch", "LlamaContext", "LlamaModel", "api", "bind", "library", "system_info"]
+__all__ = [
+    "ContextSize",
+    "LayerWatch",
+    "LlamaContext",
+    "LlamaModel",
+    "api",
+    "bind",
+    "library",
+    "supports_gpu",
+    "system_info",
+]
 
 
 @functools.cache
@@ -85,18 +95,21 @@ def system_info() -> str:
     return str(api.llama_print_system_info().decode())
 
 
+def supports_gpu() -> bool:
+    """Tell whether llama.cpp was built for GPUs and finds one."""
+    library()
+    return bool(api.llama_supports_gpu_offload())
+
+
 class LlamaModel:
-    """Weights, or only the vocabulary, of one GGUF file.
+    """Weights, or only the vocabulary, of one GGUF file; read for `huge_pages.collapse` where it can, else mapped."""
 
-    Weights are read, for `huge_pages.collapse` to move them, where there is room and the kernel can; else mapped.
-    """
-
-    def __init__(self, path: Path, vocab_only: bool = False) -> None:
-        """Load `path`. Raises ModelError with llama.cpp's own reason."""
+    def __init__(self, path: Path, vocab_only: bool = False, gpu_layers: int = 0) -> None:
+        """Load `path`, the last `gpu_layers` layers onto a GPU (-1: all). Raises ModelError with llama.cpp's reason."""
         known = library()
         known.complaints.clear()
         params = api.llama_model_default_params()
-        params.n_gpu_layers = 0
+        params.n_gpu_layers = gpu_layers
         is_mapped = api.llama_supports_mmap() and (vocab_only or not _has_huge_room(path))
         params.load_mode = api.LLAMA_LOAD_MODE_MMAP if is_mapped else api.LLAMA_LOAD_MODE_NONE
         params.vocab_only = vocab_only
@@ -140,6 +153,8 @@ class ContextSize:
     threads: int
     unified: bool = True
     """All sequences share the cells, as trees need it; otherwise each has an equal share of its own."""
+    uses_gpu: bool = False
+    """Whether layers lie on a GPU: then their cells do too."""
 
 
 class _Everything:
@@ -287,7 +302,7 @@ class LlamaContext:
         params.n_threads = params.n_threads_batch = size.threads
         params.kv_unified = size.unified
         params.swa_full = True
-        params.offload_kqv = params.op_offload = False
+        params.offload_kqv = params.op_offload = size.uses_gpu
         params.no_perf = True
         if self._watch:
             params.cb_eval = ctypes.cast(self._watch.callback, cast(Any, type(params.cb_eval)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 class LlamaBackend:
     """A `Backend`."""
 
+    name = "llama"
     most_rows = llama_traits.TILE
+
+    def check_here(self) -> None:
+        """See `Backend`. llama.cpp comes with mpispec."""
 
     def inspect(self, path: Path) -> ModelSummary:
         """See `Backend`."""
@@ -41,11 +46,12 @@ class LlamaBackend:
         """See `Backend`."""
         return llama_traits.traits(parallel, model.quantised, is_row_exact)
 
-    def arithmetic(self, threads: int) -> Arithmetic:
+    def arithmetic(self, size: StageSize) -> Arithmetic:
         """See `Backend`."""
         from mpispec.compute.llama_arithmetic import measured  # noqa: PLC0415  loads libllama
 
-        return measured(threads)
+        found = measured(size.threads)
+        return replace(found, kernels=f"{found.kernels}, on a GPU") if size.gpu_layers else found
 
     def open_stage(
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
@@ -57,14 +63,7 @@ class LlamaBackend:
         path = model.path if whole else cut.part(model.path, layers, insist=insist, has_exit=has_exit)
         try:
             return LlamaStage(
-                path,
-                first=layers.start == 0,
-                last=layers.stop == model.layers,
-                n_layers=len(layers),
-                context=size.context,
-                sequences=size.sequences,
-                threads=size.threads,
-                max_rows=size.most_rows,
+                path, size, first=layers.start == 0, last=layers.stop == model.layers, n_layers=len(layers)
             )
         except ModelError as error:  # the person knows the file that the part was cut from, not the part
             raise ModelError(str(error).replace(str(path), str(model.path))) from error

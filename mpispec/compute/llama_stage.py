@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mpispec.compute import huge_pages
-from mpispec.compute.base import Cancelled, ComputeError, Floats
+from mpispec.compute.base import Cancelled, ComputeError, Floats, StageSize
 from mpispec.compute.llama import ContextSize, LayerWatch, LlamaContext, LlamaModel
 from mpispec.compute.llama_traits import MOST_CELLS
 from mpispec.core.messages import CacheOp, Row, Run
@@ -31,32 +31,20 @@ class LlamaStage:
     Over a part that was cut with an exit it is an `ExitModel`.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        first: bool,
-        last: bool,
-        n_layers: int,
-        context: int,
-        sequences: int,
-        threads: int,
-        max_rows: int,
-    ) -> None:
+    def __init__(self, path: Path, size: StageSize, *, first: bool, last: bool, n_layers: int) -> None:
         """Load the layers and compute one row to warm up.
 
-        `context` is the number of positions that all open requests together may have, `sequences` the number of
-        sequence ids, `max_rows` the most rows of one run. All sequences share context + SPARE_CELLS cells. Raises
-        ModelError.
+        All sequences share `size.context` + SPARE_CELLS cells. Raises ModelError.
         """
-        self._model = LlamaModel(path)
+        self._model = LlamaModel(path, gpu_layers=size.gpu_layers)
         try:
             if self._model.n_layers != n_layers:
                 raise ModelError(f"{path} holds {self._model.n_layers} layers, not {n_layers}; cut it again.")
             every = -(-BYTES_BETWEEN_LOOKS * n_layers // max(1, self._model.n_bytes))
             self._watch = LayerWatch(n_layers, every, stop=not last)
-            size = ContextSize(context + SPARE_CELLS, sequences, max_rows, threads)
-            self._context = LlamaContext(self._model, size, not first, self._watch)
+            cells = size.context + SPARE_CELLS
+            held = ContextSize(cells, size.sequences, size.most_rows, size.threads, uses_gpu=bool(size.gpu_layers))
+            self._context = LlamaContext(self._model, held, not first, self._watch)
         except BaseException:
             self._model.close()
             raise

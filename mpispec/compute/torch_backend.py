@@ -34,7 +34,17 @@ class Tiles(Prefill):
 class TorchBackend:
     """A `Backend`."""
 
+    name = "torch"
     most_rows = TILE
+
+    def check_here(self) -> None:
+        """See `Backend`."""
+        for package in ("torch", "transformers"):
+            if importlib.util.find_spec(package) is None:
+                raise ModelError(
+                    f"Models in Hugging Face's form need {package}; run: pip install 'mpispec[torch]', "
+                    "or name a model in GGUF format."
+                )
 
     def inspect(self, path: Path) -> ModelSummary:
         """See `Backend`."""
@@ -67,18 +77,18 @@ class TorchBackend:
         del model, parallel
         return BackendTraits(is_row_exact=is_row_exact, prefill=Tiles())
 
-    def arithmetic(self, threads: int) -> Arithmetic:
+    def arithmetic(self, size: StageSize) -> Arithmetic:
         """See `Backend`."""
         import torch  # noqa: PLC0415  takes seconds
 
-        kernels = f"torch {torch.__version__} on {torch.backends.cpu.get_cpu_capability()}, {threads} threads"
+        kernels = f"torch {torch.__version__} on {torch.backends.cpu.get_cpu_capability()}, {size.threads} threads"
         return Arithmetic(kernels)
 
     def open_stage(
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
     ) -> StageModel:
         """See `Backend`."""
-        _check_installed()
+        self.check_here()
         from mpispec.compute import torch_admission, torch_stage  # noqa: PLC0415  takes seconds
 
         if (len(layers) < model.layers or has_exit) and not insist:
@@ -93,7 +103,6 @@ class TorchBackend:
             return Opened(
                 [self.open_stage(model, part.layers, size, insist=insist, has_exit=part.has_exit) for part in parts]
             )
-        _check_installed()
         from mpispec.compute import torch_admission, torch_stage  # noqa: PLC0415  takes seconds
 
         if not insist:
@@ -103,14 +112,5 @@ class TorchBackend:
 
     def open_tokenizer(self, path: Path) -> HfVocabulary:
         """See `Backend`."""
-        _check_installed()
+        self.check_here()
         return HfVocabulary(path)
-
-
-def _check_installed() -> None:
-    for package in ("torch", "transformers"):
-        if importlib.util.find_spec(package) is None:
-            raise ModelError(
-                f"Models in Hugging Face's form need {package}; run: pip install 'mpispec[torch]', "
-                "or name a model in GGUF format."
-            )

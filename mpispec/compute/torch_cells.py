@@ -29,7 +29,7 @@ class Cells:
         return int(np.count_nonzero(~self._is_free))
 
     def apply(self, cache_op: CacheOp) -> None:
-        """Apply one cache operation. Raises ComputeError."""
+        """Apply one cache operation."""
         end = cache_op.end if cache_op.end >= 0 else np.iinfo(np.int64).max
         chosen = self._labels[:, cache_op.src] & (self._pos >= cache_op.start) & (self._pos < end)
         if cache_op.kind is CacheOpKind.SHARE:
@@ -37,8 +37,7 @@ class Cells:
         elif cache_op.kind is CacheOpKind.DROP:
             self._labels[chosen, cache_op.src] = False
             np.logical_not(self._labels.any(axis=1), out=self._is_free)
-        else:
-            raise ComputeError("A torch stage keeps no order of cells to gather; report this.")
+        # GATHER changes nothing here: rows attend in the order of positions, wherever their cells lie.
 
     def place(self, run: Run) -> Indices:
         """Give each row of a run a cell, the first free ones; return them. Raises ComputeError where none is left."""

@@ -17,14 +17,15 @@ import transformers
 
 from mpispec.compute import torch_looped  # noqa: F401  transformers then knows its type
 from mpispec.compute.base import Cancelled, ComputeError, Floats, Part, StageOutput, StageRun, StageSize
+from mpispec.compute.llama_traits import MOST_CELLS
 from mpispec.compute.torch_attention import ATTENTION
 from mpispec.compute.torch_cells import Cells
 from mpispec.compute.torch_weights import Skipped, Weights, Work, after_layers, take_hidden_states
 from mpispec.core.messages import CacheOp, Row, Run
 from mpispec.models.errors import ModelError
 
-_SPARE_CELLS = 512
-"""Cells beyond the context, for draft tokens in flight."""
+_SPARE_CELLS = 320 + MOST_CELLS
+"""Cells beyond the context, for draft tokens in flight, and for dead ones that stages on llama.cpp keep."""
 
 
 class Kept(NamedTuple):
@@ -62,7 +63,7 @@ class TorchStage:
         return self.weights.num_weights
 
     def apply(self, cache_ops: Sequence[CacheOp]) -> None:
-        """See `StageModel`. Raises ComputeError."""
+        """See `StageModel`."""
         for cache_op in cache_ops:
             self._cells.apply(cache_op)
 

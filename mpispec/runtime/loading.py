@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,10 +11,8 @@ from mpispec.compute.factory import backend_of
 from mpispec.compute.shared_vocabulary import SharedVocabulary
 from mpispec.core.ids import Actor
 from mpispec.models.errors import ModelError
-from mpispec.models.registry import ModelSummary
 from mpispec.runtime.group import JobError
-from mpispec.runtime.plan import StagePlace
-from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, num_sequences
+from mpispec.runtime.setup import MOST_ROWS, JobOptions, Place, Setup, num_sequences
 
 Say = Callable[[str], None]
 """Tells, on rank 0, what is being done."""
@@ -27,8 +26,8 @@ class Models:
     """Of the target and of levels."""
     draft: StageModel | None
     """A whole model: first and last stage in one."""
-    arithmetic: Arithmetic = field(default_factory=Arithmetic)
-    """What the bits of the stages depend on."""
+    arithmetic: dict[Actor, Arithmetic] = field(default_factory=dict)
+    """What the bits of each stage depend on."""
     together: Together | None = None
     """Computes with all stages of the target in one pass, where they share their weights."""
 
@@ -42,36 +41,36 @@ class Models:
 
 def load(options: JobOptions, rank: int, setup: Setup, say: Say) -> Models:
     """Cut and load the layer ranges and the draft of a rank. Raises JobError."""
-    plan = setup.plan
     try:
+        places = [place for place in setup.places if place.stage.rank == rank]
         stages: dict[Actor, StageModel] = {}
         together = None
-        for model, pipeline in zip((setup.model, *setup.levels), plan.pipelines, strict=True):
-            mine = {pipeline.actor_of(index): each for index, each in enumerate(pipeline.stages) if each.rank == rank}
-            opened = _open_stages(options, setup, model, [*mine.values()], say)
-            stages.update(zip(mine, opened.stages, strict=True))
+        for _, alike in itertools.groupby(places, lambda place: (place.model.path, place.is_target)):
+            mine = [*alike]
+            opened = _open_stages(options, setup, mine, say)
+            stages.update(zip((place.actor for place in mine), opened.stages, strict=True))
             together = opened.together or together
-        draft = _load_draft(options, setup, say) if plan.draft_rank == rank else None
-        backend = backend_of(setup.model.path)
-        arithmetic = backend.arithmetic(setup.threads[rank]) if stages else Arithmetic()
+        draft = _load_draft(options, setup, say) if setup.plan.draft_rank == rank else None
+        backends = {place.actor: backend_of(place.model.path) for place in places}
+        size = _size(options, setup, rank)
+        measured = {backend.name: backend.arithmetic(size) for backend in set(backends.values())}
+        arithmetic = {actor: measured[backend.name] for actor, backend in backends.items()}
         return Models(stages, draft, arithmetic, together)
     except (ModelError, ComputeError) as error:
         raise JobError(str(error)) from error
 
 
-def _open_stages(
-    options: JobOptions, setup: Setup, model: ModelSummary, places: Sequence[StagePlace], say: Say
-) -> Opened:
+def _open_stages(options: JobOptions, setup: Setup, places: Sequence[Place], say: Say) -> Opened:
     """Open the stages of one model that lie on one rank, in the order of their layers."""
-    if not places:
-        return Opened([])
-    ranges = ", ".join(f"{place.first}-{place.last}" for place in places)
+    model, is_target = places[0].model, places[0].is_target
+    stages = [place.stage for place in places]
+    ranges = ", ".join(f"{stage.first}-{stage.last}" for stage in stages)
     say(f"loading layers {ranges} of {model.path.name}")
-    parts = [Part(place.layers, place.has_exit) for place in places]
-    opened = backend_of(model.path).open_stages(model, parts, _size(options, setup, places[0].rank), options.insist)
-    if model is setup.model:
+    parts = [Part(stage.layers, stage.has_exit) for stage in stages]
+    opened = backend_of(model.path).open_stages(model, parts, _size(options, setup, stages[0].rank), options.insist)
+    if is_target:
         return opened
-    ends = [place.last == model.layers - 1 for place in places]
+    ends = [stage.last == model.layers - 1 for stage in stages]
     return Opened([_sharing(stage, setup, is_last) for stage, is_last in zip(opened.stages, ends, strict=True)])
 
 
@@ -92,6 +91,7 @@ def _size(options: JobOptions, setup: Setup, rank: int) -> StageSize:
         MOST_ROWS,
         dtype=options.dtype or "auto",
         device=options.device or "auto",
+        gpu_layers=setup.gpu_layers[rank] if setup.gpu_layers else 0,
     )
 
 

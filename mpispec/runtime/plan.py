@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mpispec.compute.factory import BACKENDS
 from mpispec.core.ids import HEAD, Actor
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary, ranges
@@ -29,6 +30,8 @@ class StagePlace:
     """Last layer, inclusive."""
     has_exit: bool = False
     """Whether it also holds norm and projection, and drafts."""
+    backend: str = ""
+    """What the layout has it computed by; empty: as the model."""
 
     @property
     def layers(self) -> range:
@@ -140,12 +143,16 @@ class Plan:
     @property
     def layout(self) -> str:
         """What --layout has to say for the same plan; exits are said elsewhere."""
-        items = [f"{stage.rank}:{stage.first}-{stage.last}" for stage in self.stages]
+        items = [f"{stage.rank}:{_prefix(stage)}{stage.first}-{stage.last}" for stage in self.stages]
         for number, level in zip(range(len(self.levels), 0, -1), self.levels, strict=True):
             items += [f"{stage.rank}:level{number}:{stage.first}-{stage.last}" for stage in level]
         if self.draft_rank is not None:
             items.append(f"{self.draft_rank}:draft")
         return ",".join(items)
+
+
+def _prefix(stage: StagePlace) -> str:
+    return f"{stage.backend}:" if stage.backend else ""
 
 
 def make_plan(
@@ -216,7 +223,8 @@ def _lower_ranks(num_ranks: int, count: int) -> list[int]:
     return [1 + max(0, index - max(0, count - num_ranks + 1)) for index in range(count)]
 
 
-_ITEM = re.compile(r"(?:(?P<rank>\d+):)?(?:(?:level(?P<level>\d+):)?(?P<first>\d+)-(?P<last>\d+)|(?P<draft>draft))")
+_WHOSE = rf"(?:level(?P<level>\d+)|(?P<backend>{'|'.join(BACKENDS)})):"
+_ITEM = re.compile(rf"(?:(?P<rank>\d+):)?(?:(?:{_WHOSE})?(?P<first>\d+)-(?P<last>\d+)|(?P<draft>draft))")
 _FORM = "write it as RANK:FIRST-LAST items in layer order, like 0:0-9,1:draft,2:10-19,3:20-29"
 
 
@@ -262,7 +270,8 @@ def _parsed(num_ranks: int, layout: str, num_levels: int) -> tuple[dict[int, lis
         level = int(match["level"] or 0)
         if match["level"] and not 1 <= level <= num_levels:
             raise PlanError(f"--layout names level {level}, but the cascade has {num_levels} above its draft.")
-        stages.setdefault(level, []).append(StagePlace(rank, int(match["first"]), int(match["last"])))
+        place = StagePlace(rank, int(match["first"]), int(match["last"]), backend=match["backend"] or "")
+        stages.setdefault(level, []).append(place)
     return stages, draft_rank
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 import msgpack
 
 from mpispec.compute.base import ExitModel
-from mpispec.compute.factory import backend_of
+from mpispec.compute.factory import traits_of
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Emit
@@ -180,7 +180,7 @@ class Rank:
             draft_pair=costs.draft_pair,
             crowd=costs.crowd,
             draft_toll=costs.draft_toll,
-            traits=backend_of(model.path).traits(model, options.parallel, costs.is_row_exact),
+            traits=traits_of(self._setup.forms, options.parallel, costs.is_row_exact),
             max_active=options.parallel,
             name="the target" if pipeline.head == HEAD else f"level {pipeline.number} of the cascade",
             actor=pipeline.head,

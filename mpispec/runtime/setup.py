@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import msgpack
 
 from mpispec.compute import cpu_needs, factory
 from mpispec.compute.factory import backend_of
+from mpispec.core.ids import Actor
 from mpispec.core.request import EXIT
 from mpispec.models import default
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.cores import usable_cores
+from mpispec.runtime.forms import check_used, chosen, form_of
+from mpispec.runtime.gpus import gpu_layers
 from mpispec.runtime.group import Group, JobError, agree, gather
 from mpispec.runtime.plan import Plan, PlanError, StagePlace, make_plan
 from mpispec.transport.environment import host_identity, hostname
@@ -29,6 +33,10 @@ class JobOptions:
 
     model: str | None = None
     """A path, `hf:owner/repo/file.gguf`, or None for the default model."""
+    backend: str = "auto"
+    """What computes the model, llama or torch; auto: as its form says."""
+    other_form: str | None = None
+    """The same model in the other form, for the other backend."""
     draft: str | None = None
     cascade: tuple[str, ...] = ()
     """Models between the draft and the model, the smallest first: each verifies the one below (pipespec)."""
@@ -51,6 +59,8 @@ class JobOptions:
     dtype: str | None = None
     device: str | None = None
     """See `StageSize`; None where the user has not chosen."""
+    gpu_layers: int = 0
+    """See `StageSize`; on ranks where llama.cpp finds no GPU it computes on the CPU."""
     insist: bool = False
     """Run architectures that are not certified."""
     is_traced: bool = False
@@ -58,11 +68,21 @@ class JobOptions:
     """Record computes and accepted tokens alone: cheap enough to measure with, where a whole trace is not."""
 
 
+class Place(NamedTuple):
+    """A stage and what it holds a part of."""
+
+    actor: Actor
+    stage: StagePlace
+    model: ModelSummary
+    is_target: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What all ranks agreed on before loading."""
 
     model: ModelSummary
+    """The form that stages hold unless the layout names the other."""
     draft: ModelSummary | None
     plan: Plan
     hosts: tuple[str, ...]
@@ -74,6 +94,10 @@ class Setup:
     """Models of the cascade between target and draft, from the top down, as `Plan.levels`."""
     few_threads: tuple[str, ...] = ()
     """By rank why its host's share is less than its processors; empty where it is not, or where --threads says it."""
+    other: ModelSummary | None = None
+    """The same model in the other form."""
+    gpu_layers: tuple[int, ...] = ()
+    """By rank, as `StageSize.gpu_layers`; nothing: on no rank."""
 
     @property
     def vocabularies(self) -> tuple[int, ...]:
@@ -81,11 +105,33 @@ class Setup:
         drafting = self.levels if self.draft is None else (*self.levels, self.draft)
         return tuple(model.vocabulary for model in (self.model, *drafting))
 
+    def form_of(self, stage: StagePlace) -> ModelSummary:
+        """Return the form that a stage of the target holds."""
+        return form_of(stage, self.model, self.other)
+
+    @property
+    def places(self) -> Iterator[Place]:
+        """Every stage of the target and of levels."""
+        for pipeline, level in zip(self.plan.pipelines, (None, *self.levels), strict=True):
+            for index, stage in enumerate(pipeline.stages):
+                yield Place(pipeline.actor_of(index), stage, level or self.form_of(stage), level is None)
+
+    def backends_of(self, rank: int) -> set[str]:
+        """Return what a rank computes with: its stages, and the draft."""
+        found = {backend_of(place.model.path).name for place in self.places if place.stage.rank == rank}
+        return found | ({backend_of(self.draft.path).name} if self.draft and self.plan.draft_rank == rank else set())
+
+    @property
+    def forms(self) -> tuple[ModelSummary, ...]:
+        """The forms of the target that its stages hold, each once."""
+        found = {place.model.path: place.model for place in self.places if place.is_target}
+        return tuple(found.values())
+
     def bytes_of(self, rank: int) -> int:
         """Return the bytes of weights that a rank holds."""
         mine = self.plan.stages_of(rank)
         alike = [mine] if self.model.num_cycles > 1 else [[stage] for stage in mine]
-        total = sum(_bytes_of(self.model, stages) for stages in alike)
+        total = sum(_bytes_of(self.form_of(stages[0]), stages) for stages in alike if stages)
         total += sum(_bytes_of(self.levels[level], [stage]) for level, stage in self.plan.level_stages_of(rank))
         if self.draft is not None and self.plan.draft_rank == rank:
             total += self.draft.file_bytes
@@ -105,8 +151,8 @@ def _bytes_of(model: ModelSummary, stages: Sequence[StagePlace]) -> int:
 def prepare(options: JobOptions, group: Group) -> Setup:
     """Find everything that a user can get wrong; JobError on all ranks if anything is."""
     check_cpus(group)
-    model, draft, levels, plan = agree(group, lambda: _inspect(options, group.size))
-    _check_same_files(group, [model, *levels, *([draft] if draft is not None else [])])
+    model, other, draft, levels, plan = agree(group, lambda: _inspect(options, group))
+    _check_same_files(group, [each for each in (model, other, *levels, draft) if each is not None])
     context = options.context or min(DEFAULT_CONTEXT, model.context)
     computing = plan.num_computing(group.rank)
     usable = usable_cores()
@@ -117,19 +163,26 @@ def prepare(options: JobOptions, group: Group) -> Setup:
         sharing = sum(count for _, other, _, count, _ in everyone if other == identity)
         threads.append(options.threads or max(1, cores // max(1, sharing)))
     reasons = tuple("" if options.threads else reason for *_, reason in everyone)
-    return Setup(model, draft, plan, tuple(host for host, *_ in everyone), tuple(threads), context, levels, reasons)
+    hosts = tuple(host for host, *_ in everyone)
+    setup = Setup(model, draft, plan, hosts, tuple(threads), context, levels, reasons, other)
+    return replace(setup, gpu_layers=gpu_layers(group, options.gpu_layers, "llama" in setup.backends_of(group.rank)))
 
 
 def _inspect(
-    options: JobOptions, num_ranks: int
-) -> tuple[ModelSummary, ModelSummary | None, tuple[ModelSummary, ...], Plan]:
+    options: JobOptions, group: Group
+) -> tuple[ModelSummary, ModelSummary | None, ModelSummary | None, tuple[ModelSummary, ...], Plan]:
     try:
-        model = _find(options.model)
+        other = _find(options.other_form) if options.other_form else None
+        model, other = chosen(_find(options.model), other, options.backend)
         draft = _find(options.draft) if options.draft else None
         levels = tuple(_find(level) for level in reversed(options.cascade))
-        plan = make_plan(num_ranks, model, draft is not None, options.layout, levels, options.exits)
-        for whole, stages in zip((model, *levels), (plan.stages, *plan.levels), strict=True):
-            _check_cuts(whole, stages, options.insist)
+        plan = make_plan(group.size, model, draft is not None, options.layout, levels, options.exits)
+        check_used(plan.stages, model, other, options.backend)
+        places = [(form_of(stage, model, other), stage) for stage in plan.stages]
+        places += [(level, stage) for level, stages in zip(levels, plan.levels, strict=True) for stage in stages]
+        if draft is not None and plan.draft_rank is not None:
+            places.append((draft, StagePlace(plan.draft_rank, 0, draft.layers - 1)))
+        _check_places(places, options.insist, group.rank)
         for lower in (*levels, *([draft] if draft is not None else [])):
             _check_vocabularies(model, lower)
     except (ModelError, PlanError) as error:
@@ -138,7 +191,9 @@ def _inspect(
         raise JobError("--balance finds out where layers go and --layout says it; give one of them.")
     if options.is_balanced and model.num_cycles > 1:
         raise JobError(f"--balance moves layers, and {model.path.name} has the same in every cycle; leave it out.")
-    if (options.dtype or options.device) and not any(each.path.is_dir() for each in (model, draft, *levels) if each):
+    if (options.dtype or options.device) and not any(
+        each.path.is_dir() for each in (model, other, draft, *levels) if each
+    ):
         raise JobError("--dtype and --device are for Hugging Face models on torch; a GGUF file has its own numbers.")
     if options.context is not None and options.context > model.context:
         raise JobError(
@@ -150,7 +205,7 @@ def _inspect(
         raise JobError(f"--drafter {options.drafter} needs a draft model; name one with --draft MODEL.")
     if EXIT in mixed and not plan.has_exit:
         raise JobError(f"--drafter {options.drafter} needs a stage that drafts; name one with --exit STAGE.")
-    return model, draft, levels, plan
+    return model, other, draft, levels, plan
 
 
 def _find(name: str | None) -> ModelSummary:
@@ -158,10 +213,14 @@ def _find(name: str | None) -> ModelSummary:
     return backend_of(path).inspect(path)
 
 
-def _check_cuts(model: ModelSummary, stages: tuple[StagePlace, ...], insist: bool) -> None:
-    """Raise ModelError unless the model may be cut into these stages."""
-    if len(stages) > 1:
-        backend_of(model.path).check_cuts(model, [stage.layers for stage in stages], insist)
+def _check_places(places: list[tuple[ModelSummary, StagePlace]], insist: bool, rank: int) -> None:
+    """Raise ModelError unless models may be cut into these stages, and this rank can compute its own."""
+    for model, stage in places:
+        backend = backend_of(model.path)
+        if len(stage.layers) < model.layers:
+            backend.check_cuts(model, [stage.layers], insist)
+        if stage.rank == rank:
+            backend.check_here()
 
 
 def _check_same_files(group: Group, models: list[ModelSummary]) -> None:

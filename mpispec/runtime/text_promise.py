@@ -1,17 +1,18 @@
 """Whether the text is exactly what the model alone would write, found out when a job starts (law 6, ADR 0029).
 
-"The model alone" is llama.cpp's own decoding of the whole model on one host, a token at a time, with flash attention.
+"The model alone" is its backend's own decoding of the whole model on one host, a token at a time: for llama.cpp with
+flash attention. Where stages are of two forms there is no such whole model: then it is these very stages, on one
+request at a time with the strategy plain (ADR 0034).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import msgpack
-
 from mpispec.compute.base import Arithmetic
-from mpispec.runtime.group import Group, gather
+from mpispec.core.ids import Actor
+from mpispec.runtime.group import Group, merged
 from mpispec.runtime.setup import JobOptions, Setup
 
 
@@ -21,41 +22,47 @@ class TextPromise:
 
     reasons: tuple[str, ...] = ()
     """Why the text may be another than that of the model alone; nothing where it may not."""
+    is_mixed: bool = False
+    """Whether stages are of two forms of the model."""
 
     @property
     def is_exact(self) -> bool:
-        """Whether the text is that of the model alone."""
+        """Whether the text is that of the model alone; of two forms, of these stages alone."""
         return not self.reasons
 
     def __str__(self) -> str:
-        if self.is_exact:
-            return "that of the model alone"
-        return f"may part from the model alone, because {'; and because '.join(self.reasons)}"
+        if not self.is_exact:
+            alone = "these stages with --strategy plain" if self.is_mixed else "the model alone"
+            return f"may part from {alone}, because {'; and because '.join(self.reasons)}"
+        if self.is_mixed:
+            return "that of these stages with --strategy plain; either form alone rounds otherwise and may part from it"
+        return "that of the model alone"
 
 
 def text_promise(
-    group: Group, options: JobOptions, setup: Setup, arithmetic: Arithmetic, are_rows_exact: bool
+    group: Group, options: JobOptions, setup: Setup, arithmetic: Mapping[Actor, Arithmetic], are_rows_exact: bool
 ) -> TextPromise:
     """Return what all ranks together can promise. Collective.
 
-    `arithmetic` is this rank's; `are_rows_exact` is that of the target's stages on all ranks.
+    `arithmetic` is that of this rank's stages; `are_rows_exact` is that of the target's stages on all ranks.
     """
-    packed = msgpack.packb([arithmetic.kernels, arithmetic.is_thread_exact])
-    everyone = [msgpack.unpackb(theirs) for theirs in gather(group, packed)]
-    return TextPromise(tuple(_reasons(options, setup, everyone, are_rows_exact)))
+    mine = {actor: (each.kernels, each.is_thread_exact) for actor, each in arithmetic.items()}
+    everyone = merged(group, mine)
+    return TextPromise(tuple(_reasons(options, setup, everyone, are_rows_exact)), len(setup.forms) > 1)
 
 
 def _reasons(
-    options: JobOptions, setup: Setup, everyone: list[tuple[str, bool]], are_rows_exact: bool
+    options: JobOptions, setup: Setup, everyone: Mapping[Actor, tuple[str, bool]], are_rows_exact: bool
 ) -> Iterator[str]:
-    ranks = [stage.rank for stage in setup.plan.stages]
+    places = [place for place in setup.places if place.is_target]
     if options.wire != "f32":
         yield f"--wire {options.wire} rounds what goes from host to host"
     if options.parallel > 1:
         yield f"with --parallel {options.parallel} requests fill the cache in another order"
-    if not setup.model.certified and len(ranks) > 1:
-        yield f"layer ranges of architecture {setup.model.architecture} are not certified"
-    split = [rank for rank in ranks if not everyone[rank][1]]
+    for form in setup.forms if len(places) > 1 else ():
+        if not form.certified:
+            yield f"layer ranges of architecture {form.architecture} are not certified"
+    split = [place.stage.rank for place in places if not everyone[place.actor][1]]
     if split:
         yield (
             f"llama.cpp on {_named(setup, split)} sums attention in as many pieces as it has threads "
@@ -63,10 +70,12 @@ def _reasons(
         )
     elif not are_rows_exact:
         yield "a row of these weights is computed in another way here when several rows go together"
-    other = [rank for rank in ranks if everyone[rank][0] != everyone[ranks[0]][0]]
-    if other:
-        first, others = setup.hosts[ranks[0]], _named(setup, other)
-        yield f"{first} and {others} compute with different instructions (scripts/setup --portable makes them alike)"
+    for form in setup.forms:
+        alike = [place for place in places if place.model is form]
+        other = [place.stage.rank for place in alike if everyone[place.actor][0] != everyone[alike[0].actor][0]]
+        if other:
+            hosts = f"{setup.hosts[alike[0].stage.rank]} and {_named(setup, other)}"
+            yield f"{hosts} compute with different instructions (scripts/setup --portable makes them alike)"
 
 
 def _named(setup: Setup, ranks: list[int]) -> str:

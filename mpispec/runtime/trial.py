@@ -71,7 +71,11 @@ _LONG = 32
 
 
 def are_rows_exact(
-    group: Group, stages: Mapping[Actor, StageModel], first: Actor, width: int, arithmetic: Arithmetic
+    group: Group,
+    stages: Mapping[Actor, StageModel],
+    first: Actor,
+    width: int,
+    arithmetic: Mapping[Actor, Arithmetic],
 ) -> bool:
     """Return whether a row has the same bits in runs of any size below a tile, on the stages of all ranks. Collective.
 
@@ -82,7 +86,8 @@ def are_rows_exact(
     `width` numbers. Where threads change bits they do so in runs of one row alone, so rows are not exact there either.
     """
     mine = {
-        actor: arithmetic.is_thread_exact and _is_exact(stage, actor == first, width) for actor, stage in stages.items()
+        actor: arithmetic[actor].is_thread_exact and _is_exact(stage, actor == first, width)
+        for actor, stage in stages.items()
     }
     return all(merged(group, mine).values())
 

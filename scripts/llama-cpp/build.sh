@@ -10,6 +10,7 @@ wheel_key() {
     {
         printf '%s\n' "$llama_version" "$1" "$(cmake_options_of "$1")" "$no_tiles" "$(uname -m)" \
             "$(getconf GNU_LIBC_VERSION)"
+        gpu_options
         cat "$changes"/*.patch "$changes"/*.h
         [ "$1" != native ] ||
             sed -n -E 's/^(flags|Features|CPU implementer|CPU part)[[:space:]]*: //p' /proc/cpuinfo | sort -u
@@ -73,10 +74,10 @@ build_wheel() {
     flags=$(compiler_flags)
     # cmake and ninja, where missing, come as wheels. LLAVA_BUILD: image input, which mpispec does not use.
     CFLAGS="${CFLAGS:-} $flags" CXXFLAGS="${CXXFLAGS:-} $flags" CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) \
-        CMAKE_ARGS="$(cmake_options_of "$build") -DLLAVA_BUILD=OFF" \
+        CMAKE_ARGS="$(cmake_options_of "$build") $(gpu_options) -DLLAVA_BUILD=OFF" \
         run "$(title_of_build)" pip wheel -v --no-deps --no-cache-dir --wheel-dir "$building" "$building/sources"
     rm -rf "$building/sources"
-    printf '%s\n' "llama-cpp-python $llama_version, $build" "$(cmake_options_of "$build")" "$flags" "$(compiler)" \
+    printf '%s\n' "llama-cpp-python $llama_version, $build" "$(cmake_options_of "$build") $(gpu_options)" "$flags" "$(compiler)" \
         "$(uname -m), $(getconf GNU_LIBC_VERSION)" > "$building/built-with.txt"
     chmod 755 "$building"
     rm -rf "$1"

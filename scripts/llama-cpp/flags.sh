@@ -49,6 +49,9 @@ cmake_options_of() {
     echo "$options"
 }
 
+# CMake's option for GPUs: cuda, hip or vulkan.
+gpu_options() { case ${gpu:-none} in none) ;; *) echo "-DGGML_${gpu^^}=ON" ;; esac; }
+
 # What every file is compiled with, as far as the compiler knows it: one that does not know tiles uses none.
 compiler_flags() {
     local flag

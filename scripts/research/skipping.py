@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from mpispec.compute.base import Floats
+from mpispec.compute.base import Floats, StageSize
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.models import cut, registry
 from research.texts import FORGET, Text, runs
@@ -96,13 +96,10 @@ def _layers(model: Path, context: int, threads: int) -> Iterator[list[LlamaStage
             stages.append(
                 LlamaStage(
                     path,
+                    StageSize(context=context, sequences=1, threads=threads, most_rows=EXACT_ROWS),
                     first=index == 0,
                     last=index == count - 1,
                     n_layers=1,
-                    context=context,
-                    sequences=1,
-                    threads=threads,
-                    max_rows=EXACT_ROWS,
                 )
             )
             stack.callback(stages[-1].close)

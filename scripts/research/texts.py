@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpispec.commands.prompt import chat_template
-from mpispec.compute.base import Floats
+from mpispec.compute.base import Floats, StageSize
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
@@ -68,13 +68,10 @@ class Sole:
         n_layers = registry.inspect(path).layers
         self._stage = LlamaStage(
             path,
+            StageSize(context=max_tokens, sequences=1, threads=threads, most_rows=EXACT_ROWS),
             first=True,
             last=True,
             n_layers=n_layers,
-            context=max_tokens,
-            sequences=1,
-            threads=threads,
-            max_rows=EXACT_ROWS,
         )
 
     def write(self, prompt: Sequence[int], num_tokens: int, stops: frozenset[int]) -> Text:

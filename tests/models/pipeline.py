@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpispec.compute.base import Floats
+from mpispec.compute.base import Floats, StageSize
 from mpispec.compute.llama_stage import LlamaStage
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import Branch, CacheOp, CacheOpKind, Row, Run
@@ -46,16 +46,14 @@ class Pipeline:
     def __init__(self, model: Path, ranges: Sequence[range], threads: int = 1, insist: bool = False) -> None:
         """Cut and load the stages."""
         n_layers = ranges[-1].stop
+        size = StageSize(context=256, sequences=SEQUENCES, threads=threads, most_rows=32)
         self.stages = [
             LlamaStage(
                 cut.part(model, layers, insist=insist),
+                size,
                 first=layers.start == 0,
                 last=layers.stop == n_layers,
                 n_layers=len(layers),
-                context=256,
-                sequences=SEQUENCES,
-                threads=threads,
-                max_rows=32,
             )
             for layers in ranges
         ]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from mpispec.compute.base import StageSize
 from mpispec.compute.llama_stage import LlamaStage
 from mpispec.core.messages import Run
 from mpispec.models import cut
@@ -62,16 +63,8 @@ def test_the_command_prints_every_exit_as_json(default_model: Path, monkeypatch:
 
 def stage_of(path: Path, layers: range, last: bool = False) -> LlamaStage:
     """Load a stage that holds these layers."""
-    return LlamaStage(
-        path,
-        first=layers.start == 0,
-        last=last,
-        n_layers=len(layers),
-        context=64,
-        sequences=2,
-        threads=1,
-        max_rows=32,
-    )
+    size = StageSize(context=64, sequences=2, threads=1, most_rows=32)
+    return LlamaStage(path, size, first=layers.start == 0, last=last, n_layers=len(layers))
 
 
 @pytest.mark.parametrize("layers", [range(10), range(10, 20)])

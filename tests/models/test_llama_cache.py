@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpispec.compute.base import ComputeError, ModelError
+from mpispec.compute.base import ComputeError, ModelError, StageSize
 from mpispec.compute.llama_stage import SPARE_CELLS, LlamaStage
 from mpispec.core.ids import Pos, SeqId
 from mpispec.core.messages import Branch, CacheOp, CacheOpKind, Run
@@ -152,8 +152,8 @@ def test_cache_operations_of_unknown_sequences_are_refused(pipeline: Pipeline, c
 
 
 def test_a_full_cache_says_so(default_model: Path, part_cache: Path) -> None:
-    options = {"context": 256, "sequences": 1, "threads": 1, "max_rows": 64}
-    stage = LlamaStage(cut.part(default_model, range(1)), first=True, last=False, n_layers=1, **options)
+    size = StageSize(context=256, sequences=1, threads=1, most_rows=64)
+    stage = LlamaStage(cut.part(default_model, range(1)), size, first=True, last=False, n_layers=1)
     for start in range(0, 256 + SPARE_CELLS, 64):
         stage.forward(Run(0, rows([7] * 64, start)), None, bool)
     with pytest.raises(ComputeError, match="full"):
@@ -166,8 +166,8 @@ def test_any_number_of_sequences_and_rows_is_computed(
     default_model: Path, part_cache: Path, sequences: int, max_rows: int
 ) -> None:
     part = cut.part(default_model, range(15, 30))
-    options = {"context": 64, "sequences": sequences, "threads": 1, "max_rows": max_rows}
-    stage = LlamaStage(part, first=False, last=True, n_layers=15, **options)
+    size = StageSize(context=64, sequences=sequences, threads=1, most_rows=max_rows)
+    stage = LlamaStage(part, size, first=False, last=True, n_layers=15)
     run = Run(0, rows([0] * max_rows, 0, sequences - 1))
     logits = stage.forward(run, np.ones((max_rows, 576), np.float32), bool)
     stage.close()
@@ -177,15 +177,15 @@ def test_any_number_of_sequences_and_rows_is_computed(
 
 def test_another_number_of_layers_is_refused(default_model: Path, part_cache: Path) -> None:
     part = cut.part(default_model, range(15))
-    options = {"context": 64, "sequences": 1, "threads": 1, "max_rows": 8}
+    size = StageSize(context=64, sequences=1, threads=1, most_rows=8)
     with pytest.raises(ModelError, match="15 layers, not 14"):
-        LlamaStage(part, first=True, last=False, n_layers=14, **options)
+        LlamaStage(part, size, first=True, last=False, n_layers=14)
 
 
 def test_llama_cpps_reason_is_passed_on(tmp_path: Path, default_model: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(default_model.read_bytes()[:3_000_000])
-    options = {"context": 64, "sequences": 1, "threads": 1, "max_rows": 8}
+    size = StageSize(context=64, sequences=1, threads=1, most_rows=8)
     with pytest.raises(ModelError, match="llama.cpp cannot load") as caught:
-        LlamaStage(broken, first=True, last=True, n_layers=30, **options)
+        LlamaStage(broken, size, first=True, last=True, n_layers=30)
     assert "no reason" not in str(caught.value)

@@ -10,7 +10,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from mpispec.compute.base import Floats
+from mpispec.compute.base import Floats, StageSize
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.compute.llama_traits import Tiling
 from mpispec.core.messages import Run
@@ -74,8 +74,8 @@ def test_greedy_decoding_equals_llama_cpps_own(pipeline: Pipeline, default_model
 
 def first_layers(model: Path, threads: int, max_rows: int = EXACT_ROWS) -> LlamaStage:
     """Load a stage of two layers."""
-    options = {"context": 600, "sequences": 1, "threads": threads, "max_rows": max_rows}
-    return LlamaStage(cut.part(model, range(2)), first=True, last=False, n_layers=2, **options)
+    size = StageSize(context=600, sequences=1, threads=threads, most_rows=max_rows)
+    return LlamaStage(cut.part(model, range(2)), size, first=True, last=False, n_layers=2)
 
 
 @pytest.mark.parametrize("threads", [2, 3])

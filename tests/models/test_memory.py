@@ -18,13 +18,15 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import numpy as np, psutil
+from mpispec.compute.base import StageSize
 from mpispec.compute.llama_stage import LlamaStage
 from mpispec.core.messages import Row, Run
 from mpispec.models import cut
 process = psutil.Process()
 before = process.memory_info().rss
 part = cut.part(Path(sys.argv[1]), range(10, 20))
-stage = LlamaStage(part, first=False, last=False, n_layers=10, context=2048, sequences=16, threads=1, max_rows=64)
+size = StageSize(context=2048, sequences=16, threads=1, most_rows=64)
+stage = LlamaStage(part, size, first=False, last=False, n_layers=10)
 run = Run(0, [Row(0, pos, pos - 1, 0, pos, 0, True) for pos in range(64)])
 stage.forward(run, np.ones((64, stage.width), np.float32), bool)
 print(json.dumps({"grown": process.memory_info().rss - before, "all": process.memory_info().rss}))

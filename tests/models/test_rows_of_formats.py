@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from mpispec.compute.base import Arithmetic
+from mpispec.compute.base import Arithmetic, StageSize
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.core.ids import Actor
 from mpispec.core.messages import Run
@@ -27,14 +27,14 @@ KINDS = [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1]
 
 def load(model: Path) -> LlamaStage:
     """Load a whole model."""
-    options = {"context": 128, "sequences": 1, "threads": 1, "max_rows": EXACT_ROWS}
-    return LlamaStage(model, first=True, last=True, n_layers=LAYERS, **options)
+    size = StageSize(context=128, sequences=1, threads=1, most_rows=EXACT_ROWS)
+    return LlamaStage(model, size, first=True, last=True, n_layers=LAYERS)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_rows_keep_their_bits_in_runs_of_any_size(kind: Kind, tmp_path: Path) -> None:
     stage = load(tiny.llama(tmp_path / "tiny.gguf", LAYERS, quantisation=kind))
-    assert are_rows_exact(Group(LoopbackTransport()), {Actor(1): stage}, Actor(1), tiny.WIDTH, Arithmetic())
+    assert are_rows_exact(Group(LoopbackTransport()), {Actor(1): stage}, Actor(1), tiny.WIDTH, {Actor(1): Arithmetic()})
     tokens = [7 * index % tiny.VOCABULARY for index in range(EXACT_ROWS)]
     alone = [stage.forward(Run(0, rows([token], pos)), None, bool) for pos, token in enumerate(tokens)]
     for size in (2, 3, 5, 8, 32, EXACT_ROWS):

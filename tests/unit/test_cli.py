@@ -123,6 +123,7 @@ def test_layouts_that_do_not_fit_are_refused(layout: str, sentence: str) -> None
         ),
         ([*PROMPT, "--cascade", "a.gguf,,b.gguf"], "names no model in one place; write it as M0.gguf,M1.gguf"),
         ([*PROMPT, "--cascade", "a.gguf", "--draft", "b.gguf"], "with --draft or with --cascade, not with both"),
+        ([*PROMPT, "--other-form", "{folder}/missing.gguf"], "There is no model file {folder}/missing.gguf"),
         ([*PROMPT, "--cascade", "{folder}/missing.gguf"], "There is no model file {folder}/missing.gguf"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpispec.compute.base import Cancelled, Floats
+from mpispec.compute.base import Arithmetic, Cancelled, Floats
 from mpispec.core.ids import Actor, Plane
 from mpispec.core.messages import CacheOp, Run, Sampling
 from mpispec.runtime import job
@@ -75,12 +75,12 @@ def run_alone(model: Computing, application: Callable[[Engine, Group], None], mo
     """Run a job of one rank whose only stage is `model`."""
     costs = PipelineCosts((1.0,), 0.0, 0.0, 1.0, 1.0, (0.001,), is_row_exact=True)
     plan = Plan(1, (StagePlace(0, 0, 0),), None)
-    summary = SimpleNamespace(path=Path("toy"), width=4, vocabulary=VOCABULARY, quantised=True, certified=True)
-    setup: Any = SimpleNamespace(plan=plan, model=summary, levels=(), draft=None, context=16, hosts=("here",))
+    summary: Any = SimpleNamespace(path=Path("toy"), width=4, vocabulary=VOCABULARY, quantised=True, certified=True)
+    setup = Setup(summary, None, plan, ("here",), (1,), 16)
     group = Group(LoopbackTransport())
     monkeypatch.setattr(job, "joined", lambda: nullcontext(group))
     monkeypatch.setattr(job, "prepare", lambda *_: setup)
-    monkeypatch.setattr(job, "load", lambda *_: Models({Actor(1): model}, None))
+    monkeypatch.setattr(job, "load", lambda *_: Models({Actor(1): model}, None, {Actor(1): Arithmetic()}))
     monkeypatch.setattr(job, "pipeline_costs", lambda *_: [costs])
     job.run_job(Application(group, application))
 

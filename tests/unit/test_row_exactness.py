@@ -16,7 +16,7 @@ from mpispec.transport.loopback import LoopbackTransport
 pytestmark = pytest.mark.unit
 
 
-EXACT = Arithmetic()
+EXACT = {Actor(1): Arithmetic(), Actor(2): Arithmetic()}
 
 
 class InBlocks(ToyStage):
@@ -47,7 +47,7 @@ def test_every_row_of_a_run_is_compared(block: int, first: int) -> None:
 
 def test_rows_are_inexact_where_threads_change_bits() -> None:
     stage = ToyStage(0, is_last=False, vocabulary=8)
-    split = Arithmetic(is_thread_exact=False)
+    split = {Actor(1): Arithmetic(is_thread_exact=False)}
     assert not are_rows_exact(Group(LoopbackTransport()), {Actor(1): stage}, Actor(1), WIDTH, split)
 
 

@@ -145,17 +145,23 @@ def shell(lines: str, **variables: str) -> list[str]:
 
 def test_kinds_of_builds_do_not_share_a_wheel() -> None:
     keys = shell("llama_version=1; for kind in native plain portable; do wheel_key $kind; done")
-    assert len(set(keys)) == 3
+    keys += shell("llama_version=1; for gpu in none cuda vulkan; do wheel_key native; done")
+    assert len(set(keys)) == 5
+    assert keys[3] == keys[0], "none is what there was before"
 
 
 @pytest.mark.parametrize(
     ("before", "options", "expected"),
     [
-        ("", "", "mpich here"),
-        ("openmpi here 0123", "", "openmpi here"),
-        ("mpich any 0123", "", "mpich any"),
-        ("mpich here 0123", "--portable", "mpich any"),
-        ("mpich 0123", "", "mpich here"),
+        ("", "", "mpich here 0"),
+        ("openmpi here 0123", "", "openmpi here 0"),
+        ("mpich any 0123", "", "mpich any 0"),
+        ("mpich here 0123", "--portable", "mpich any 0"),
+        ("mpich 0123", "", "mpich here 0"),
+        ("mpich here 0123", "--gpu cuda", "mpich here-cuda 0"),
+        ("mpich any-cuda 0123", "", "mpich any-cuda 0"),
+        ("mpich here-cuda 0123", "--portable --gpu vulkan", "mpich any-vulkan 0"),
+        ("mpich here-cuda 0123", "--gpu none", "mpich here 0"),
     ],
 )
 def test_an_environment_stays_what_it_is_until_an_option_says_otherwise(
@@ -163,7 +169,7 @@ def test_an_environment_stays_what_it_is_until_an_option_says_otherwise(
 ) -> None:
     if before:
         (tmp_path / ".mpispec-base").write_text(before + "\n")
-    lines = f'parse_options --venv "{tmp_path}" {options}; choose_base; echo "$mpi $where"'
+    lines = f'parse_options --venv "{tmp_path}" {options}; choose_base; base_of() {{ echo 0; }}; kept_base'
     assert shell(lines) == [expected]
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import msgpack
 import pytest
 
 from mpispec.compute.base import Arithmetic
+from mpispec.core.ids import Actor
 from mpispec.runtime import text_promise as module
 from mpispec.runtime.group import Group
 from mpispec.runtime.plan import Plan, StagePlace
-from mpispec.runtime.setup import JobOptions
+from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.runtime.text_promise import TextPromise, text_promise
 from mpispec.transport.loopback import LoopbackTransport
 
@@ -21,21 +22,29 @@ pytestmark = pytest.mark.unit
 SAME = Arithmetic("AVX2", True)
 
 
+def summary(form: str, certified: bool = True) -> Any:
+    """Return what a promise reads of a model: a file that is not there, or a folder that is."""
+    path = Path(__file__).parent if form == "torch" else Path("model.gguf")
+    return SimpleNamespace(path=path, certified=certified, architecture="newest")
+
+
 def promised(
     monkeypatch: pytest.MonkeyPatch,
     others: tuple[Arithmetic, ...] = (SAME,),
     are_rows_exact: bool = True,
     certified: bool = True,
+    backends: tuple[str, ...] = ("", "", ""),
     **options: Any,
 ) -> TextPromise:
-    """Return the promise of a job of this rank and others, a stage on each but on the last, which is a draft's."""
-    packed = [msgpack.packb([each.kernels, each.is_thread_exact]) for each in (SAME, *others)]
-    monkeypatch.setattr(module, "gather", lambda *_: packed)
-    ranks = len(packed)
-    plan = Plan(ranks, tuple(StagePlace(rank, rank, rank) for rank in range(ranks)), None)
-    model = SimpleNamespace(certified=certified, architecture="newest")
-    setup: Any = SimpleNamespace(plan=plan, model=model, hosts=("red", "blue", "green")[:ranks])
-    return text_promise(Group(LoopbackTransport()), JobOptions(**options), setup, SAME, are_rows_exact)
+    """Return the promise of a job of this rank and others, a stage on each."""
+    everyone = {Actor(rank + 1): (each.kernels, each.is_thread_exact) for rank, each in enumerate((SAME, *others))}
+    monkeypatch.setattr(module, "merged", lambda *_: everyone)
+    ranks = len(everyone)
+    stages = tuple(StagePlace(rank, rank, rank, backend=backends[rank]) for rank in range(ranks))
+    hosts = ("red", "blue", "green")[:ranks]
+    plan = Plan(ranks, stages, None)
+    setup = Setup(summary("llama", certified), None, plan, hosts, (1,) * ranks, 64, other=summary("torch"))
+    return text_promise(Group(LoopbackTransport()), JobOptions(**options), setup, {Actor(1): SAME}, are_rows_exact)
 
 
 def test_the_default_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,9 +74,28 @@ def test_every_reason_is_named(situation: dict[str, Any], words: list[str], monk
     assert all(word in str(promise) for word in words)
 
 
-def test_a_rank_without_layers_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = [msgpack.packb(["AVX2", True]), msgpack.packb(["", True])]
-    monkeypatch.setattr(module, "gather", lambda *_: packed)
-    plan = Plan(2, (StagePlace(0, 0, 1),), 1)
-    setup: Any = SimpleNamespace(plan=plan, model=SimpleNamespace(certified=True), hosts=("red", "blue"))
-    assert text_promise(Group(LoopbackTransport()), JobOptions(), setup, SAME, True).is_exact
+def test_a_rank_without_layers_does_not_matter() -> None:
+    setup = Setup(summary("llama"), None, Plan(1, (StagePlace(0, 0, 1),), 0), ("red",), (1,), 64)
+    assert text_promise(Group(LoopbackTransport()), JobOptions(), setup, {Actor(1): SAME}, True).is_exact
+
+
+# -- stages of two forms --------------------------------------------------------------------------------------------
+
+TORCH = Arithmetic("torch 2.13", True)
+
+
+def test_two_forms_are_not_alike_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    promise = promised(monkeypatch, others=(TORCH, SAME), backends=("", "torch", "llama"))
+    assert promise.is_exact, "each backend is compared with itself alone"
+    assert str(promise) == (
+        "that of these stages with --strategy plain; either form alone rounds otherwise and may part from it"
+    )
+
+
+def test_hosts_of_one_form_are_compared_in_a_mixed_pipeline_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    promise = promised(monkeypatch, others=(TORCH, Arithmetic("AVX512", True)), backends=("", "torch", ""))
+    assert str(promise).startswith("may part from these stages with --strategy plain, because red and green compute")
+
+
+def test_both_forms_are_asked_whether_they_are_certified(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not promised(monkeypatch, others=(TORCH,), backends=("", "torch"), certified=False).is_exact

@@ -61,8 +61,22 @@ def test_gaps_and_a_full_cache_are_errors() -> None:
     cells.place(run(3, 4))
     with pytest.raises(ComputeError, match="one cell for each position"):
         cells.paths(run(3, 4), 8)
-    with pytest.raises(ComputeError, match="no order of cells"):
-        cells.apply(op(CacheOpKind.GATHER, 0, 0, 0))
+
+
+def test_gathering_and_the_cells_of_the_dead_change_no_path() -> None:
+    """What stages on llama.cpp ask for, since they sum in the order of cells (ADR 0034)."""
+    cells = Cells(8, 3)
+    cells.place(run(0, 2))
+    cells.place(run(2, 4, seq=1))  # a draft token and its child, which die behind a sequence of their own
+    cells.apply(op(CacheOpKind.SHARE, 1, 2, 2))
+    cells.apply(op(CacheOpKind.DROP, 1, 1, 0))
+    cells.place(run(2, 3))
+    before = cells.paths(run(2, 3), 4)
+    assert before[0, :3].tolist() == [0, 1, 4]
+    cells.apply(op(CacheOpKind.DROP, 2, 2, 0))
+    cells.apply(op(CacheOpKind.GATHER, 0, 0, 0))
+    assert np.array_equal(cells.paths(run(2, 3), 4), before)
+    assert cells.num_used == 3
 
 
 def test_rows_are_filled_up_with_the_last() -> None:
