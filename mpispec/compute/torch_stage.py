@@ -16,12 +16,13 @@ runs depend on the prompt alone; it goes through as one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import torch
 import transformers
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from mpispec.compute.base import Cancelled, ComputeError, Floats, StageSize
 from mpispec.compute.torch_backend import TILE
 from mpispec.compute.torch_cells import Cells, padded
 from mpispec.core.messages import CacheOp, Row, Run
+from mpispec.models import hf_folder
 from mpispec.models.errors import ModelError
 
 _ROWS = 8
@@ -314,14 +316,37 @@ def read_config(folder: Path) -> Any:
 def load(folder: Path, layers: range, num_layers: int, dtype: torch.dtype) -> Any:
     """Load the layers of a model, and nothing else of it, through transformers. Raises ModelError."""
     transformers.utils.logging.disable_progress_bar()
-    cls = part_of(class_of(read_config(folder)), layers, num_layers)
+    config = read_config(folder)
+    cls = part_of(class_of(config), layers, num_layers)
     try:
-        model = cls.from_pretrained(
-            folder, dtype=dtype, attn_implementation=_ATTENTION, local_files_only=True, use_safetensors=True
-        )
+        with ExitStack() as opened:
+            weights = _weights(hf_folder.tensors_of(folder, layers), opened)
+            model, info = cls.from_pretrained(
+                None,
+                config=config,
+                state_dict=weights,
+                dtype=dtype,
+                attn_implementation=_ATTENTION,
+                output_loading_info=True,
+            )
+    except ModelError:
+        raise
     except Exception as error:  # transformers, safetensors and torch have each their own
         raise ModelError(f"transformers cannot load {folder}: {_first_sentence(error)}; check the folder.") from error
+    if info["missing_keys"]:
+        raise ModelError(
+            f"{folder} lacks {sorted(info['missing_keys'])[0]}; download it again, or choose another model."
+        )
     return model.eval()
+
+
+def _weights(tensors: Mapping[str, hf_folder.StoredTensor], opened: ExitStack) -> dict[str, Any]:
+    """Return the tensors by name, none of which is read before transformers asks for it; their files stay open."""
+    files = {
+        file: opened.enter_context(safetensors.safe_open(file, framework="pt"))
+        for file in {tensor.file for tensor in tensors.values()}
+    }
+    return {name: files[tensor.file].get_slice(name) for name, tensor in tensors.items()}
 
 
 def _first_sentence(error: Exception) -> str:

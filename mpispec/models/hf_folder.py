@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,11 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
+SHARD = ".safetensors"
+REMOTE = "mpispec.json"
+"""Where a model of the hub comes from, and the headers of shards that may not be here (`hub`)."""
+HEADER_KEYS = ("dtype", "shape", "data_offsets")
+"""What the header of a shard says of a tensor."""
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,4})\.")
 """In the name of a tensor that belongs to one layer."""
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings)\.weight$")
@@ -98,9 +103,35 @@ def read_config(folder: Path) -> dict[str, Any]:
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Return all tensors by name, from the headers of the shards. Raises ModelError."""
     found: dict[str, StoredTensor] = {}
-    for file in _shards(folder):
-        found.update(_header(file))
+    remote = settings(folder, REMOTE).get("headers", {})
+    for name in shard_names(folder):
+        file = folder / name
+        if not file.is_file() and name not in remote:
+            raise (
+                _no_weights(folder)
+                if name == WEIGHTS
+                else ModelError(f"{folder} lacks {name}, which its index names; download it again.")
+            )
+        found.update(_tensors(file, read_header(file) if file.is_file() else remote[name]))
     return found
+
+
+def tensors_of(folder: Path, layers: range) -> dict[str, StoredTensor]:
+    """Return the tensors that a rank with these layers needs, by name. Raises ModelError.
+
+    The first one embeds; the last one has what comes after the layers, and the embedding where it may project.
+    """
+    config, every = read_config(folder), stored_tensors(folder)
+    is_last = layers.stop == _number(folder, config, "num_hidden_layers")
+    is_tied = config.get("tie_word_embeddings") is not False or not any(map(_HEAD.search, every))
+
+    def is_needed(name: str) -> bool:
+        layer = layer_of(name)
+        if layer is not None:
+            return layer in layers
+        return layers.start == 0 or (is_last and is_tied) if _EMBEDDING.search(name) else is_last
+
+    return {name: tensor for name, tensor in every.items() if is_needed(name)}
 
 
 def layer_of(name: str) -> int | None:
@@ -109,36 +140,48 @@ def layer_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _shards(folder: Path) -> Iterable[Path]:
+def shard_names(folder: Path) -> list[str]:
+    """Return the names of the files with the weights, whether or not they are there. Raises ModelError."""
     if (folder / INDEX).is_file():
         names = set(_read_json(folder / INDEX).get("weight_map", {}).values())
-        files = [folder / name for name in sorted(names) if isinstance(name, str) and Path(name).name == name]
-        for file in files:
-            if not file.is_file():
-                raise ModelError(f"{folder} lacks {file.name}, which its index names; download it again.")
-        return files
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
-        raise ModelError(f"{folder} holds pickled weights, which can run code; use a repository with safetensors.")
-    raise ModelError(f"{folder} holds no {WEIGHTS}; download the model again, or give the path of a GGUF file.")
+        return [name for name in sorted(names) if isinstance(name, str) and Path(name).name == name]
+    return [WEIGHTS]
 
 
-def _header(file: Path) -> Iterator[tuple[str, StoredTensor]]:
-    """Yield the tensors of one file, after checking that they lie within it."""
+def read_header(file: Path) -> dict[str, Any]:
+    """Return what the header of a shard says of each tensor. Raises ModelError, also where the shard is cut short."""
     try:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
             header = json.loads(opened.read(length)) if 0 < length <= _MOST_HEADER else None
             size = file.stat().st_size - 8 - length
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}  # type: ignore[union-attr]
-        for name, entry in tensors.items():
+        found = {name: entry for name, entry in header.items() if name != "__metadata__"}  # type: ignore[union-attr]
+        for name, entry in found.items():
             start, end = entry["data_offsets"]
             if not 0 <= start <= end <= size:
                 raise ModelError(f"{file} is cut short: {name} ends beyond it; download it again.")
-            yield name, StoredTensor(file, str(entry["dtype"]), tuple(map(int, entry["shape"])), end - start)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{file} is no safetensors file ({type(error).__name__}); download it again.") from None
+        raise _no_shard(file, error) from None
+    return found
+
+
+def _tensors(file: Path, header: dict[str, Any]) -> Iterator[tuple[str, StoredTensor]]:
+    try:
+        for name, entry in header.items():
+            start, end = entry["data_offsets"]
+            yield name, StoredTensor(file, str(entry["dtype"]), tuple(map(int, entry["shape"])), end - start)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _no_shard(file, error) from None
+
+
+def _no_shard(file: Path, error: Exception) -> ModelError:
+    return ModelError(f"{file} is no safetensors file ({type(error).__name__}); download it again.")
+
+
+def _no_weights(folder: Path) -> ModelError:
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        return ModelError(f"{folder} holds pickled weights, which can run code; use a repository with safetensors.")
+    return ModelError(f"{folder} holds no {WEIGHTS}; download the model again, or give the path of a GGUF file.")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

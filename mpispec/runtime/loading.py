@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mpispec.compute.base import Arithmetic, ComputeError, StageModel, StageSize
 from mpispec.compute.factory import backend_of
@@ -36,6 +37,20 @@ class Models:
             stage.close()
         if self.draft is not None:
             self.draft.close()
+
+
+def held(setup: Setup, rank: int) -> list[tuple[Path, range]]:
+    """Return the layers of models that a rank holds."""
+    models = (setup.model, *setup.levels)
+    found = [
+        (model.path, stage.layers)
+        for model, pipeline in zip(models, setup.plan.pipelines, strict=True)
+        for stage in pipeline.stages
+        if stage.rank == rank
+    ]
+    if setup.draft is not None and setup.plan.draft_rank == rank:
+        found.append((setup.draft.path, range(setup.draft.layers)))
+    return found
 
 
 def load(options: JobOptions, rank: int, setup: Setup, say: Say) -> Models:

@@ -17,8 +17,10 @@ from mpispec.compute.torch_backend import TILE, Tiles
 from mpispec.compute.torch_stage import TorchStage, open_stage
 from mpispec.core.ids import Pos, RunId, SeqId
 from mpispec.core.messages import Branch, CacheOp, Run
+from mpispec.models import hf_folder
 from mpispec.models.errors import ModelError
 from tests.models.pipeline import drop, rows, share
+from tests.torch.conftest import HEADS, TINY
 
 pytestmark = pytest.mark.torch
 
@@ -171,8 +173,27 @@ def test_a_folder_that_lost_a_shard_is_refused(tiny: Path, tmp_path: Path) -> No
     for file in tiny.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     next(iter(sorted(tmp_path.glob("*.safetensors")))).write_bytes(b"\x08")
-    with pytest.raises(ModelError, match="transformers cannot load"):
+    with pytest.raises(ModelError, match="is no safetensors file"):
         opened(tmp_path)
+
+
+def test_a_folder_that_lacks_a_tensor_is_refused_by_the_rank_that_needs_it(tiny: Path, tmp_path: Path) -> None:
+    lost = "model.layers.2.mlp.up_proj.weight"
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny)
+    model.save_pretrained(tmp_path, state_dict={name: w for name, w in model.state_dict().items() if name != lost})
+    size = StageSize(context=64, sequences=1, threads=1, most_rows=TILE)
+    open_stage(tmp_path, range(2), LAYERS, size)
+    with pytest.raises(ModelError, match=f"lacks {lost}; download it again"):
+        open_stage(tmp_path, range(2, 4), LAYERS, size)
+
+
+def test_experts_are_found_under_the_names_that_files_give_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    config = transformers.MixtralConfig(**TINY, **HEADS, **experts, initializer_range=0.2)
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
+    assert any(".experts.3.w1" in name for name in hf_folder.stored_tensors(tmp_path))
+    assert np.allclose(computed(opened(tmp_path, 2), run(TEXT[:9], 0)), whole(tmp_path, TEXT[:9]), atol=CLOSE)
 
 
 def test_a_prompt_is_read_in_tiles_that_depend_on_the_prompt_alone() -> None:
