@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mpispec.compute.base import DTYPES
+from mpispec.compute.base import DTYPES, TorchOptions
 from mpispec.core.messages import Sampling
 from mpispec.drafters import IN_HEAD
 from mpispec.runtime.group import JobError
@@ -91,15 +91,27 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
     return with_flags(command, *flags)
 
 
-def torch_flags() -> tuple[Flag, Flag]:
+def torch_flags() -> tuple[Flag, ...]:
     """Return the options of Hugging Face models."""
     return (
         click.option(
             "--dtype",
             type=click.Choice(DTYPES),
+            default="auto",
             help="Numbers that torch computes in. [default: float32 on a CPU, bfloat16 on a GPU]",
         ),
-        click.option("--device", metavar="cpu|cuda[:N]", help="Where torch computes. [default: a GPU if there is one]"),
+        click.option(
+            "--device",
+            metavar="cpu|cuda[:N]",
+            default="auto",
+            help="Where torch computes. [default: a GPU if there is one]",
+        ),
+        click.option(
+            "--trust-remote-code",
+            "runs_code",
+            is_flag=True,
+            help="Run the code that a Hugging Face folder brings; it can do all that you can.",
+        ),
     )
 
 
@@ -156,8 +168,7 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         drafter=drafter,
         oracle_acceptance_rate=acceptance_rate,
         exits=flags["exits"],
-        dtype=flags["dtype"],
-        device=flags["device"],
+        torch=TorchOptions(flags["dtype"], flags["device"], flags["runs_code"]),
         insist=flags["insist"],
         is_traced=is_traced,
     )

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from mpispec.compute.base import ComputeError, Floats
-from mpispec.compute.torch_stage import TorchStage, class_of, part_of, read_config
+from mpispec.compute.torch_files import class_of, read_config
+from mpispec.compute.torch_stage import TorchStage, part_of
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
 from mpispec.models.errors import ModelError
@@ -63,22 +64,22 @@ _LENGTH, _FORK = 10, 8
 """Tokens of the text that is computed, and where another branch leaves it."""
 
 
-def check(folder: Path) -> None:
+def check(folder: Path, runs_code: bool = False) -> None:
     """Raise ModelError unless parts of a model of this folder's class compute what the whole does."""
-    config = read_config(folder)
-    reason = refusal(config)
+    config = read_config(folder, runs_code)
+    reason = refusal(config, class_of(config, folder))
     if reason is not None:
         raise ModelError(f"{config.model_type} models cannot be cut on torch: {reason}; choose another model.")
 
 
-def refusal(config: Any) -> str | None:
-    """Return why such a model may not be cut, None if it may."""
+def refusal(config: Any, cls: Any = None) -> str | None:
+    """Return why such a model may not be cut, None if it may; without a class it is the one of transformers."""
     kinds = {str(kind) for kind in getattr(config, "layer_types", None) or ()}
     recurrent = sorted(kind for kind in kinds if any(name in kind for name in _RECURRENT))
     if recurrent:
         return f"its layers of type {recurrent[0]} carry a state that cannot be taken back, as draft tokens need"
     try:
-        return _difference(_tiny(config))
+        return _difference(_tiny(config), cls or class_of(config))
     except (ModelError, ComputeError) as error:
         return str(error).rstrip(".")
     except Exception as error:  # what a class does with inputs that it was not written for is anything
@@ -100,12 +101,12 @@ def _tiny(config: Any) -> Any:
     return config
 
 
-def _difference(config: Any) -> str | None:
+def _difference(config: Any, cls: Any) -> str | None:
     """Return what is wrong with the parts of a random model of such a config, None if nothing is."""
     with torch.inference_mode(), torch.random.fork_rng():
         torch.manual_seed(0)
-        whole = _random_model(config)
-        stages = [_part(config, whole, layers) for layers in (range(_CUT), range(_CUT, _LAYERS))]
+        whole = _random_model(config, cls)
+        stages = [_part(config, cls, whole, layers) for layers in (range(_CUT), range(_CUT, _LAYERS))]
         text = [(7 * pos) % int(config.vocab_size) for pos in range(_LENGTH)]
         other = [*text[:_FORK], *((token + 31) % int(config.vocab_size) for token in text[_FORK:])]
         first = _computed(stages, text, 0, SeqId(0))
@@ -116,18 +117,18 @@ def _difference(config: Any) -> str | None:
     return None if same else "its parts compute other numbers than the whole"
 
 
-def _random_model(config: Any) -> Any:
+def _random_model(config: Any, cls: Any) -> Any:
     """Return a whole model, by transformers alone; what its class sets to 0 or 1 at first is random, too."""
     config = copy.deepcopy(config)
     config._attn_implementation = "eager"
-    model = class_of(config)(config).eval()
+    model = cls(config).eval()
     for weights in model.parameters():
         weights.copy_(torch.randn_like(weights) * 0.1 + (weights.dim() == 1))
     return model
 
 
-def _part(config: Any, whole: Any, layers: range) -> TorchStage:
-    model = part_of(class_of(config), layers, _LAYERS)(copy.deepcopy(config)).eval()
+def _part(config: Any, cls: Any, whole: Any, layers: range) -> TorchStage:
+    model = part_of(cls, layers, _LAYERS)(copy.deepcopy(config)).eval()
     mine = model.state_dict()
     model.load_state_dict({name: weights for name, weights in whole.state_dict().items() if name in mine})
     return TorchStage(model, first=layers.start == 0, last=layers.stop == _LAYERS, context=64, sequences=2)

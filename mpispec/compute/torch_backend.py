@@ -76,7 +76,7 @@ class TorchBackend:
         if has_exit:
             raise ModelError("--exit needs a GGUF model so far; leave it out, or name one.")
         if len(layers) < model.layers and not insist:
-            torch_admission.check(model.path)
+            torch_admission.check(model.path, size.torch.runs_code)
         return torch_stage.open_stage(model.path, layers, model.layers, size)
 
     def open_tokenizer(self, path: Path) -> HfVocabulary:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 import transformers
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from mpispec.compute.base import Cancelled, ComputeError, Floats, StageSize
 from mpispec.compute.torch_backend import TILE
 from mpispec.compute.torch_cells import Cells, padded
+from mpispec.compute.torch_files import class_of, first_sentence, read_config, slices
 from mpispec.core.messages import CacheOp, Row, Run
 from mpispec.models import hf_folder
 from mpispec.models.errors import ModelError
@@ -274,11 +274,11 @@ class TorchStage:
 def open_stage(folder: Path, layers: range, num_layers: int, size: StageSize) -> TorchStage:
     """Load the layers of a model folder. Raises ModelError."""
     torch.set_num_threads(size.threads)
-    device = _device_of(size.device)
+    device = _device_of(size.torch.device)
     automatic = "float32" if device.type == "cpu" else "bfloat16"
-    dtype = getattr(torch, automatic if size.dtype == "auto" else size.dtype)
+    dtype = getattr(torch, automatic if size.torch.dtype == "auto" else size.torch.dtype)
     try:
-        model = load(folder, layers, num_layers, dtype).to(device)
+        model = load(folder, layers, num_layers, dtype, size.torch.runs_code).to(device)
     except torch.OutOfMemoryError:
         raise ModelError(
             f"{device} has no room for layers {layers.start}-{layers.stop - 1} of {folder.name}; "
@@ -304,23 +304,14 @@ def _device_of(name: str) -> torch.device:
     return device
 
 
-def read_config(folder: Path) -> Any:
-    """Return the config of a model folder. Raises ModelError."""
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"transformers does not know the model of {folder}: {_first_sentence(error)}.") from error
-
-
-def load(folder: Path, layers: range, num_layers: int, dtype: torch.dtype) -> Any:
+def load(folder: Path, layers: range, num_layers: int, dtype: torch.dtype, runs_code: bool = False) -> Any:
     """Load the layers of a model, and nothing else of it, through transformers. Raises ModelError."""
     transformers.utils.logging.disable_progress_bar()
-    config = read_config(folder)
-    cls = part_of(class_of(config), layers, num_layers)
+    config = read_config(folder, runs_code)
+    cls = part_of(class_of(config, folder), layers, num_layers)
     try:
         with ExitStack() as opened:
-            weights = _weights(hf_folder.tensors_of(folder, layers), opened)
+            weights = slices(hf_folder.tensors_of(folder, layers), opened)
             model, info = cls.from_pretrained(
                 None,
                 config=config,
@@ -332,33 +323,12 @@ def load(folder: Path, layers: range, num_layers: int, dtype: torch.dtype) -> An
     except ModelError:
         raise
     except Exception as error:  # transformers, safetensors and torch have each their own
-        raise ModelError(f"transformers cannot load {folder}: {_first_sentence(error)}; check the folder.") from error
+        raise ModelError(f"transformers cannot load {folder}: {first_sentence(error)}; check the folder.") from error
     if info["missing_keys"]:
         raise ModelError(
             f"{folder} lacks {sorted(info['missing_keys'])[0]}; download it again, or choose another model."
         )
     return model.eval()
-
-
-def _weights(tensors: Mapping[str, hf_folder.StoredTensor], opened: ExitStack) -> dict[str, Any]:
-    """Return the tensors by name, none of which is read before transformers asks for it; their files stay open."""
-    files = {
-        file: opened.enter_context(safetensors.safe_open(file, framework="pt"))
-        for file in {tensor.file for tensor in tensors.values()}
-    }
-    return {name: files[tensor.file].get_slice(name) for name, tensor in tensors.items()}
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
-
-
-def class_of(config: Any) -> Any:
-    """Return the class of the language model with such a config. Raises ModelError where transformers has none."""
-    try:
-        return transformers.AutoModelForCausalLM._model_mapping[type(config)]
-    except KeyError:
-        raise ModelError(f"transformers has no language model of type {config.model_type}; choose another.") from None
 
 
 def part_of(cls: Any, layers: range, num_layers: int) -> Any:

@@ -15,16 +15,16 @@ Name a better one with --model, such as --model hf:Qwen/Qwen2.5-1.5B-Instruct-GG
 """What a person who talks to the default model should know."""
 
 
-def resolve(name: str | None) -> Path:
+def resolve(name: str | None, has_code: bool = False) -> Path:
     """Return the file or folder of a model: None is the default model, `hf:` begins a download, else it is a path.
 
     A download is named `hf:owner/repo[/file.gguf][@revision]`. Of a model in Hugging Face's form it brings no weights
-    yet (`hub`). Raises ModelError.
+    yet, and code only with `has_code` (`hub`). Raises ModelError.
     """
     if name is None:
         return _default()
     if name.startswith(hub.PREFIX):
-        return hub.download(name)
+        return hub.download(name, has_code)
     try:
         path = Path(name).expanduser()
         is_there = path.is_file() or path.is_dir()

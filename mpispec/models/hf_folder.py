@@ -88,16 +88,25 @@ def inspect(folder: Path) -> ModelSummary:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the language model's config. Raises ModelError where there is none, or it asks for code of its own."""
+    """Return the language model's config. Raises ModelError where there is none."""
     config = _read_json(folder / CONFIG)
-    if "auto_map" in config:
-        raise ModelError(
-            f"{folder} brings model code of its own (auto_map in {CONFIG}), which mpispec does not run; "
-            "choose a model that transformers knows."
-        )
     if not isinstance(config.get("model_type"), str) or not config["model_type"].isprintable():
         raise ModelError(f"{folder / CONFIG} names no model_type; it is no language model of transformers.")
     return config
+
+
+def has_code(folder: Path) -> bool:
+    """Tell whether a model wants code of its own to be run. Raises ModelError."""
+    return "auto_map" in read_config(folder)
+
+
+def check_code(folder: Path, runs_code: bool) -> None:
+    """Raise ModelError where a model wants code of its own to be run, and that is not allowed."""
+    if not runs_code and has_code(folder):
+        raise ModelError(
+            f"{folder} brings model code of its own (auto_map in {CONFIG}); read it, and add --trust-remote-code, "
+            "or choose a model that transformers knows."
+        )
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:

@@ -27,13 +27,17 @@ PREFIX = "hf:"
 PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0")
 """Quantisations to take, in this order, where a repository has several files and the user names none."""
 _SMALL = ("*.json", "*.jinja")
-"""What is downloaded at once of a model in Hugging Face's form: no weights and no code."""
+_CODE = "*.py"
+"""What is downloaded at once of a model in Hugging Face's form: no weights, and code only if it may be run."""
 _AT_ONCE = 8
 """Headers that are asked for at a time."""
 
 
-def download(name: str) -> Path:
-    """Return the file or folder of `hf:owner/repo[/file.gguf][@revision]`. Raises ModelError."""
+def download(name: str, has_code: bool = False) -> Path:
+    """Return the file or folder of `hf:owner/repo[/file.gguf][@revision]`, with its code or without.
+
+    Raises ModelError.
+    """
     named, _, revision = name.removeprefix(PREFIX).partition("@")
     owner, _, rest = named.partition("/")
     repository, _, file = rest.partition("/")
@@ -43,7 +47,7 @@ def download(name: str) -> Path:
     with _readable_errors(hub, name, repository):
         files = [] if file else _files(hub, repository, revision or None)
         if _is_folder(files):
-            return _folder(hub, repository, revision or None)
+            return _folder(hub, repository, revision or None, has_code)
         return Path(hub.hf_hub_download(repository, file or _choose(repository, files), revision=revision or None))
 
 
@@ -93,7 +97,7 @@ def _files(hub: Any, repository: str, revision: str | None) -> list[str]:
         raise
     except Exception:  # the HTTP library's own, whichever that is
         with contextlib.suppress(Exception):
-            cached = Path(_small_files(hub, repository, revision, local_files_only=True))
+            cached = Path(_small_files(hub, repository, revision, has_code=False, local_files_only=True))
             return [str(file.relative_to(cached)) for file in cached.rglob("*") if file.is_file()]
         raise
 
@@ -117,9 +121,9 @@ def _choose(repository: str, files: Sequence[str]) -> str:
     raise ModelError(f"{PREFIX}{repository} holds {len(models)} models; add the name of one: {shown}.")
 
 
-def _folder(hub: Any, repository: str, revision: str | None) -> Path:
+def _folder(hub: Any, repository: str, revision: str | None, has_code: bool) -> Path:
     """Return a folder with links to all files that are here, and with the headers of all shards."""
-    snapshot = Path(_small_files(hub, repository, revision))
+    snapshot = Path(_small_files(hub, repository, revision, has_code))
     key = hashlib.blake2b(str(snapshot).encode(), digest_size=8).hexdigest()
     folder = cache_folder("hub") / key / repository.partition("/")[2]
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,11 +140,11 @@ def _folder(hub: Any, repository: str, revision: str | None) -> Path:
     return folder
 
 
-def _small_files(hub: Any, repository: str, revision: str | None, **options: Any) -> str:
+def _small_files(hub: Any, repository: str, revision: str | None, has_code: bool, **options: Any) -> str:
     """Download what is small; return the snapshot that it is in, which is named by the commit."""
     hub.utils.disable_progress_bars()  # each rank would draw its own
     # The files of subfolders are other forms of the same model.
-    patterns = {"allow_patterns": _SMALL, "ignore_patterns": "*/*"}
+    patterns = {"allow_patterns": (*_SMALL, _CODE) if has_code else _SMALL, "ignore_patterns": "*/*"}
     return str(hub.snapshot_download(repository, revision=revision, **patterns, **options))
 
 

@@ -88,14 +88,8 @@ def _load_draft(options: JobOptions, setup: Setup, say: Say) -> StageModel:
 
 def _size(options: JobOptions, setup: Setup, rank: int) -> StageSize:
     context = setup.context * options.parallel
-    return StageSize(
-        context,
-        num_sequences(options.parallel),
-        setup.threads[rank],
-        MOST_ROWS,
-        dtype=options.dtype or "auto",
-        device=options.device or "auto",
-    )
+    sequences = num_sequences(options.parallel)
+    return StageSize(context, sequences, setup.threads[rank], MOST_ROWS, options.torch)
 
 
 def _sharing(model: StageModel, setup: Setup, is_last: bool) -> StageModel:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgpack
 
 from mpispec.compute import cpu_needs, factory
+from mpispec.compute.base import TorchOptions
 from mpispec.compute.factory import backend_of
 from mpispec.core.request import EXIT
-from mpispec.models import default
+from mpispec.models import default, hf_folder
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.cores import usable_cores
@@ -47,9 +49,7 @@ class JobOptions:
     oracle_acceptance_rate: float = 0.0
     exits: tuple[int, ...] = ()
     """Stages, counted from 1, that also draft from their own output."""
-    dtype: str | None = None
-    device: str | None = None
-    """See `StageSize`; None where the user has not chosen."""
+    torch: TorchOptions = field(default_factory=TorchOptions)
     insist: bool = False
     """Run architectures that are not certified."""
     is_traced: bool = False
@@ -75,10 +75,19 @@ class Setup:
     """By rank why its host's share is less than its processors; empty where it is not, or where --threads says it."""
 
     @property
+    def models(self) -> tuple[ModelSummary, ...]:
+        """The target and what drafts for it."""
+        return (self.model, *self.levels, *([self.draft] if self.draft is not None else []))
+
+    @property
     def vocabularies(self) -> tuple[int, ...]:
         """How many tokens each model of the job has; the least is how many mean the same to all."""
-        drafting = self.levels if self.draft is None else (*self.levels, self.draft)
-        return tuple(model.vocabulary for model in (self.model, *drafting))
+        return tuple(model.vocabulary for model in self.models)
+
+    @property
+    def code(self) -> tuple[Path, ...]:
+        """Folders whose code is run."""
+        return tuple(model.path for model in self.models if model.path.is_dir() and hf_folder.has_code(model.path))
 
     def bytes_of(self, rank: int) -> int:
         """Return the bytes of weights that a rank holds."""
@@ -119,9 +128,9 @@ def _inspect(
     options: JobOptions, num_ranks: int
 ) -> tuple[ModelSummary, ModelSummary | None, tuple[ModelSummary, ...], Plan]:
     try:
-        model = _find(options.model)
-        draft = _find(options.draft) if options.draft else None
-        levels = tuple(_find(level) for level in reversed(options.cascade))
+        model = _find(options.model, options.torch)
+        draft = _find(options.draft, options.torch) if options.draft else None
+        levels = tuple(_find(level, options.torch) for level in reversed(options.cascade))
         plan = make_plan(num_ranks, model, draft is not None, options.layout, levels, options.exits)
         for whole, stages in zip((model, *levels), (plan.stages, *plan.levels), strict=True):
             _check_cuts(whole, stages, options.insist)
@@ -131,8 +140,10 @@ def _inspect(
         raise JobError(str(error)) from error
     if options.is_balanced and options.layout is not None:
         raise JobError("--balance finds out where layers go and --layout says it; give one of them.")
-    if (options.dtype or options.device) and not any(each.path.is_dir() for each in (model, draft, *levels) if each):
-        raise JobError("--dtype and --device are for Hugging Face models on torch; a GGUF file has its own numbers.")
+    if options.torch != TorchOptions() and not any(each.path.is_dir() for each in (model, draft, *levels) if each):
+        raise JobError(
+            "--dtype, --device and --trust-remote-code are for Hugging Face models on torch; leave them out."
+        )
     if options.context is not None and options.context > model.context:
         raise JobError(
             f"--ctx {options.context} is more than the {model.context} positions {model.path.name} was trained for; "
@@ -146,8 +157,10 @@ def _inspect(
     return model, draft, levels, plan
 
 
-def _find(name: str | None) -> ModelSummary:
-    path = default.resolve(name)
+def _find(name: str | None, torch: TorchOptions) -> ModelSummary:
+    path = default.resolve(name, torch.runs_code)
+    if path.is_dir():
+        hf_folder.check_code(path, torch.runs_code)
     return backend_of(path).inspect(path)
 
 

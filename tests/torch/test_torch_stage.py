@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from mpispec.compute.base import ComputeError, Floats, StageSize
+from mpispec.compute.base import ComputeError, Floats, StageSize, TorchOptions
 from mpispec.compute.torch_backend import TILE, Tiles
 from mpispec.compute.torch_stage import TorchStage, open_stage
 from mpispec.core.ids import Pos, RunId, SeqId
@@ -32,7 +32,7 @@ TEXT = [(17 * pos + 5) % 96 for pos in range(150)]
 def opened(folder: Path, *cuts: int, threads: int = 2, dtype: str = "auto") -> list[TorchStage]:
     """Return the stages of a model that is cut at these layers."""
     ends = (0, *cuts, LAYERS)
-    size = StageSize(context=256, sequences=8, threads=threads, most_rows=TILE, dtype=dtype)
+    size = StageSize(context=256, sequences=8, threads=threads, most_rows=TILE, torch=TorchOptions(dtype))
     return [open_stage(folder, range(start, stop), LAYERS, size) for start, stop in itertools.pairwise(ends)]
 
 

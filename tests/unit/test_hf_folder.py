@@ -111,6 +111,14 @@ def test_what_its_authors_recommend_is_taken_as_far_as_it_makes_sense(folder: Pa
     assert values["top_p"] == 0.95
 
 
+def test_code_of_a_folder_is_allowed_or_refused(folder: Path) -> None:
+    hf_folder.check_code(folder, runs_code=False)
+    saying(hf_folder.CONFIG, auto_map={"AutoModelForCausalLM": "own.Model"})(folder)
+    hf_folder.check_code(folder, runs_code=True)
+    with pytest.raises(ModelError, match="brings model code of its own .*; read it, and add --trust-remote-code, or"):
+        hf_folder.check_code(folder, runs_code=False)
+
+
 def without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
@@ -138,7 +146,6 @@ def without_a_layer(folder: Path) -> None:
         (without(hf_folder.CONFIG), "holds no config.json; name a folder as Hugging Face publishes it"),
         (without(hf_folder.WEIGHTS), "holds no model.safetensors; download the model again"),
         (without(hf_folder.TOKENIZER), "holds no tokenizer.json"),
-        (saying(hf_folder.CONFIG, auto_map={"AutoModel": "code.py"}), "brings model code of its own"),
         (saying(hf_folder.CONFIG, model_type=None), "names no model_type"),
         (saying(hf_folder.CONFIG, hidden_size="8"), "does not say hidden_size"),
         (saying(hf_folder.TOKENIZER), "lists no tokens"),

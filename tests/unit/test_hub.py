@@ -95,6 +95,16 @@ def test_a_gguf_file_is_downloaded_whole(hub: Hub, tmp_path: Path) -> None:
     assert hub.sent["anyone"] == {"small.gguf": (hub.repositories["owner/gguf"] / "small.gguf").stat().st_size}
 
 
+def test_code_is_downloaded_where_it_may_be_run_and_not_otherwise(hub: Hub, tmp_path: Path) -> None:
+    for has_code in (False, True):
+        script = f"from mpispec.models import hub; print(hub.download('hf:owner/model', {has_code}))"
+        environment = {**hub.environment(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+        ended = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert Path(ended.stdout.strip(), "code.py").is_file() == has_code
+
+
 def test_a_file_that_a_repository_calls_as_ours_does_not_count(hub: Hub, tmp_path: Path) -> None:
     (hub.repositories["owner/model"] / hf_folder.REMOTE).write_text('{"repository": "a/b", "headers": {}}')
     assert inspected(hub, "hf:owner/model", tmp_path).returncode == 0

@@ -76,7 +76,7 @@ def run_alone(model: Computing, application: Callable[[Engine, Group], None], mo
     costs = PipelineCosts((1.0,), 0.0, 0.0, 1.0, 1.0, (0.001,), is_row_exact=True)
     plan = Plan(1, (StagePlace(0, 0, 0),), None)
     summary = SimpleNamespace(path=Path("toy"), width=4, vocabulary=VOCABULARY, quantised=True, certified=True)
-    setup: Any = SimpleNamespace(plan=plan, model=summary, levels=(), draft=None, context=16, hosts=("here",))
+    setup: Any = SimpleNamespace(plan=plan, model=summary, levels=(), draft=None, context=16, hosts=("here",), code=())
     group = Group(LoopbackTransport())
     monkeypatch.setattr(job, "joined", lambda: nullcontext(group))
     monkeypatch.setattr(job, "prepare", lambda *_: setup)
