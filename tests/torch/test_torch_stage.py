@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -146,6 +147,29 @@ def test_a_stage_holds_its_own_weights_alone(tiny: Path) -> None:
     ends = sizes["model.embed_tokens.weight"], sizes["lm_head.weight"] + sizes["model.norm.weight"]
     held = [stage.num_weights for stage in opened(tiny, 1, 2)]
     assert held == [layer + ends[0], layer, 2 * layer + ends[1]]
+
+
+def read_bytes(folder: Path) -> int:
+    """Return how much of a folder's files this process has mapped and touched so far."""
+    found, is_ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
+            is_ours = str(folder) in line
+        elif is_ours and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+@pytest.mark.parametrize("layer", [1, 3])
+def test_a_stage_reads_its_own_tensors_alone(layer: int, small: Path, tmp_path: Path) -> None:
+    transformers.AutoModelForCausalLM.from_pretrained(small).save_pretrained(tmp_path)  # as one file
+    (file,) = tmp_path.glob("*.safetensors")
+    layers = range(layer, layer + 1)
+    own = sum(tensor.n_bytes for tensor in hf_folder.tensors_of(tmp_path, layers).values())
+    stage = open_stage(tmp_path, layers, LAYERS, StageSize(context=64, sequences=1, threads=1, most_rows=TILE))
+    stage.forward(run([1], 0), np.zeros((1, stage.width), np.float32), bool)  # float32 weights are mapped until then
+    # The kernel maps 64 KiB around what is touched.
+    assert 0.9 * own < read_bytes(tmp_path) < 1.25 * own < file.stat().st_size / 2
 
 
 def test_what_cannot_be_computed_is_said(tiny: Path) -> None:
