@@ -61,6 +61,7 @@ def inspect(folder: Path) -> ModelSummary:
     if not embedding or not all(sizes):
         missing = "the embedding" if not embedding else f"tensors of layer {sizes.index(0)}"
         raise ModelError(f"{folder} lacks {missing}; download it again, or give the path of another model.")
+    _check_vocabulary(folder, config, tensors)
     is_tied = not head
     head = head or embedding
     architecture = str(config.get("model_type"))
@@ -183,6 +184,21 @@ def _tensors(file: Path, header: dict[str, Any]) -> Iterator[tuple[str, StoredTe
         raise _no_shard(file, error) from None
 
 
+def _check_vocabulary(folder: Path, config: dict[str, Any], tensors: dict[str, StoredTensor]) -> None:
+    """Raise ModelError where config, embedding and tokenizer are of different models.
+
+    Vocabularies are often shorter than the embedding, which is filled up, and tokens that were added to them may lie
+    beyond it (gemma 3 has one for images).
+    """
+    said = _number(folder, config, "vocab_size")
+    embedded = next(tensor.shape[0] for name, tensor in tensors.items() if _EMBEDDING.search(name))
+    listed = 1 + max(_vocabulary(folder, _read_json(folder / TOKENIZER)).values(), default=-1)
+    if embedded != said:
+        raise ModelError(f"{folder} embeds {embedded} tokens, but its {CONFIG} says {said}; download it again.")
+    if listed > said:
+        raise ModelError(f"{folder} has {said} tokens, but its {TOKENIZER} lists {listed}; download it again.")
+
+
 def _no_shard(file: Path, error: Exception) -> ModelError:
     return ModelError(f"{file} is no safetensors file ({type(error).__name__}); download it again.")
 
@@ -235,16 +251,29 @@ def token_list(folder: Path) -> bytes:
 def _tokens(folder: Path) -> list[str]:
     """Return the texts of all tokens by id, as the tokenizer spells them."""
     tokenizer = _read_json(folder / TOKENIZER)
+    ids = _vocabulary(folder, tokenizer)
     try:
-        listed = tokenizer["model"]["vocab"]
-        ids = dict(listed) if isinstance(listed, dict) else {piece: at for at, (piece, _) in enumerate(listed)}
         ids.update({added["content"]: added["id"] for added in tokenizer.get("added_tokens", ())})
         texts = [""] * (max(ids.values()) + 1)
         for text, token in ids.items():
             texts[token] = text
     except (KeyError, TypeError, ValueError, IndexError):
-        raise ModelError(f"{folder / TOKENIZER} lists no tokens; download it again.") from None
+        raise _no_tokens(folder) from None
     return texts
+
+
+def _vocabulary(folder: Path, tokenizer: dict[str, Any]) -> dict[str, int]:
+    """Return the ids of tokens by their texts, without those that were added later."""
+    try:
+        listed = tokenizer["model"]["vocab"]
+        ids = listed.items() if isinstance(listed, dict) else ((piece, at) for at, (piece, _) in enumerate(listed))
+        return {str(text): int(token) for text, token in ids}
+    except (KeyError, TypeError, ValueError):
+        raise _no_tokens(folder) from None
+
+
+def _no_tokens(folder: Path) -> ModelError:
+    return ModelError(f"{folder / TOKENIZER} lists no tokens; download it again.")
 
 
 def _header_digest(folder: Path, tensors: dict[str, StoredTensor]) -> str:

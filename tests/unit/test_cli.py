@@ -121,6 +121,8 @@ def test_layouts_that_do_not_fit_are_refused(layout: str, sentence: str) -> None
             [*PROMPT, "--balance", "--layout", "0-29"],
             "--balance finds out where layers go and --layout says it; give one",
         ),
+        ([*PROMPT, "--device", "cpu"], "--dtype, --device and --trust-remote-code are for Hugging Face models"),
+        ([*PROMPT, "--trust-remote-code"], "--dtype, --device and --trust-remote-code are for Hugging Face models"),
         ([*PROMPT, "--cascade", "a.gguf,,b.gguf"], "names no model in one place; write it as M0.gguf,M1.gguf"),
         ([*PROMPT, "--cascade", "a.gguf", "--draft", "b.gguf"], "with --draft or with --cascade, not with both"),
         ([*PROMPT, "--cascade", "{folder}/missing.gguf"], "There is no model file {folder}/missing.gguf"),

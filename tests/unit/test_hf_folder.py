@@ -81,12 +81,20 @@ def default_tokens() -> list[str]:
 
 
 def write_tokens(folder: Path, texts: list[str]) -> None:
+    """Write a tokenizer and no other file."""
     vocabulary = {"model": {"vocab": {text: token for token, text in enumerate(texts)}}}
     (folder / hf_folder.TOKENIZER).write_text(json.dumps(vocabulary))
 
 
+def embed(folder: Path, num_tokens: int) -> None:
+    """Let config and embedding have that many tokens."""
+    saying(hf_folder.CONFIG, vocab_size=num_tokens)(folder)
+    write_weights(folder / hf_folder.WEIGHTS, {**TENSORS, "model.embed_tokens.weight": (num_tokens, 8)})
+
+
 def test_the_list_of_tokens_has_the_digest_of_the_same_list_in_a_gguf_file(folder: Path) -> None:
     write_tokens(folder, default_tokens())
+    embed(folder, len(default_tokens()))
     file = backend_of(resolve(None)).inspect(resolve(None))
     assert hf_folder.inspect(folder).vocabulary_digest == file.vocabulary_digest
 
@@ -97,6 +105,7 @@ def test_models_of_either_form_share_tokens_where_one_list_is_the_beginning_of_t
 ) -> None:
     tokens = default_tokens()
     write_tokens(folder, [first or tokens[0], *tokens[1:], "<padding>"])
+    embed(folder, len(tokens) + 1)
     models = [backend_of(path).inspect(path) for path in (folder, resolve(None))]
     for one, other in (models, models[::-1]):
         assert bool(backend_of(one.path).num_shared_tokens(one, other)) == is_shared
@@ -154,6 +163,8 @@ def without_a_layer(folder: Path) -> None:
         (cut_short, "is cut short"),
         (pickled, "holds pickled weights, which can run code"),
         (without_a_layer, "lacks tensors of layer 1"),
+        (saying(hf_folder.CONFIG, vocab_size=7), "embeds 6 tokens, but its config.json says 7; download it again"),
+        (lambda folder: write_tokens(folder, list("abcdefg")), "has 6 tokens, but its tokenizer.json lists 7"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused_in_a_sentence(

@@ -18,7 +18,7 @@ from tests.unit.test_hf_folder import CONFIG, TENSORS, write_weights
 
 pytestmark = pytest.mark.unit
 
-LARGE = {name: (6, 8192) if "embed" in name else (8, 8192) for name in TENSORS}
+LARGE = {name: (200, 8192) if "embed" in name else (8, 8192) for name in TENSORS}
 """Shapes with which a shard is longer than what the client asks for to find its header."""
 
 
@@ -28,7 +28,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     repositories = [tmp_path / name for name in ("model", "pickled", "gguf")]
     for folder in repositories:
         folder.mkdir()
-        (folder / hf_folder.CONFIG).write_text(json.dumps(CONFIG))
+        (folder / hf_folder.CONFIG).write_text(json.dumps({**CONFIG, "vocab_size": 200}))
         (folder / "code.py").write_text("raise AssertionError")
         tokens = {"model": {"vocab": {f"token {token}": token for token in range(200)}}}
         (folder / hf_folder.TOKENIZER).write_text(json.dumps(tokens))
@@ -70,7 +70,7 @@ def test_inspecting_a_model_downloads_headers_and_no_weights(hub: Hub, tmp_path:
         ended = inspected(hub, name, tmp_path)
         assert ended.returncode == 0, ended.stderr
         assert not ended.stderr
-        for line in ("name          model", "layers        2", "a layer       0.3 MB", "embedding     0.2 MB"):
+        for line in ("name          model", "layers        2", "a layer       0.3 MB", "embedding     6.6 MB"):
             assert line in ended.stdout
     sizes = {file.name: file.stat().st_size for file in hub.repositories["owner/model"].glob("*.safetensors")}
     assert weights_sent(hub).keys() == sizes.keys()
