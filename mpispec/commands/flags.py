@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mpispec.compute.base import DTYPES, TorchOptions
+from mpispec.compute.base import DTYPES, QUANTIZATIONS, TorchOptions
 from mpispec.core.messages import Sampling
 from mpispec.drafters import IN_HEAD
 from mpispec.runtime.group import JobError
@@ -107,6 +107,11 @@ def torch_flags() -> tuple[Flag, ...]:
             help="Where torch computes. [default: a GPU if there is one]",
         ),
         click.option(
+            "--quantization",
+            type=click.Choice(QUANTIZATIONS),
+            help="Round weights to these numbers while they are loaded on torch.",
+        ),
+        click.option(
             "--trust-remote-code",
             "runs_code",
             is_flag=True,
@@ -168,7 +173,7 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         drafter=drafter,
         oracle_acceptance_rate=acceptance_rate,
         exits=flags["exits"],
-        torch=TorchOptions(flags["dtype"], flags["device"], flags["runs_code"]),
+        torch=TorchOptions(flags["dtype"], flags["device"], flags["runs_code"], flags["quantization"]),
         insist=flags["insist"],
         is_traced=is_traced,
     )

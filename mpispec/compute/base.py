@@ -108,6 +108,7 @@ class Tokenizer(Protocol):
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("int8",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,8 @@ class TorchOptions:
     """Where it computes: cpu, cuda, cuda:N; auto: on a GPU where there is one."""
     runs_code: bool = False
     """Whether code that a folder brings is run."""
+    quantization: str | None = None
+    """Numbers that the weights of layers are rounded to when they are loaded, one of `QUANTIZATIONS`; None: `dtype`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ class TorchBackend:
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
     ) -> StageModel:
         """See `Backend`."""
-        _check_installed()
+        _check_installed(size.torch.quantization)
         from mpispec.compute import torch_admission, torch_stage  # noqa: PLC0415  takes seconds
 
         if has_exit:
@@ -85,10 +86,14 @@ class TorchBackend:
         return HfVocabulary(path)
 
 
-def _check_installed() -> None:
+def _check_installed(quantization: str | None = None) -> None:
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise ModelError(
                 f"Models in Hugging Face's form need {package}; run: pip install 'mpispec[torch]', "
                 "or name a model in GGUF format."
             )
+    if quantization is not None and importlib.util.find_spec("torchao") is None:
+        raise ModelError("--quantization needs torchao; run: pip install 'mpispec[torchao]', or leave it out.")
+    for library in ("torchao", "torch.utils._pytree"):  # which complain of what is not used, as soon as both are there
+        logging.getLogger(library).setLevel(logging.ERROR)

@@ -50,6 +50,15 @@ def class_of(config: Any, folder: Path | None = None) -> Any:
         raise ModelError(f"transformers has no language model of type {config.model_type}; choose another.") from None
 
 
+def quantization_of(name: str | None) -> Any:
+    """Return what transformers has to know to round weights when it loads them, None to leave them as they are."""
+    if name is None:
+        return None
+    from torchao.quantization import Int8WeightOnlyConfig  # noqa: PLC0415  not installed as a rule
+
+    return transformers.TorchAoConfig({"int8": Int8WeightOnlyConfig}[name]())
+
+
 def slices(tensors: Mapping[str, hf_folder.StoredTensor], opened: ExitStack) -> dict[str, Any]:
     """Return tensors by name, none of which is read before transformers asks for it; their files stay open so long."""
     files = {

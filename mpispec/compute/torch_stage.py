@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mpispec.compute.base import Cancelled, ComputeError, Floats, StageSize
+from mpispec.compute.base import Cancelled, ComputeError, Floats, StageSize, TorchOptions
 from mpispec.compute.torch_backend import TILE
 from mpispec.compute.torch_cells import Cells, padded
-from mpispec.compute.torch_files import class_of, first_sentence, read_config, slices
+from mpispec.compute.torch_files import class_of, first_sentence, quantization_of, read_config, slices
 from mpispec.core.messages import CacheOp, Row, Run
 from mpispec.models import hf_folder
 from mpispec.models.errors import ModelError
@@ -278,7 +278,7 @@ def open_stage(folder: Path, layers: range, num_layers: int, size: StageSize) ->
     automatic = "float32" if device.type == "cpu" else "bfloat16"
     dtype = getattr(torch, automatic if size.torch.dtype == "auto" else size.torch.dtype)
     try:
-        model = load(folder, layers, num_layers, dtype, size.torch.runs_code).to(device)
+        model = load(folder, layers, num_layers, dtype, size.torch).to(device)
     except torch.OutOfMemoryError:
         raise ModelError(
             f"{device} has no room for layers {layers.start}-{layers.stop - 1} of {folder.name}; "
@@ -304,10 +304,10 @@ def _device_of(name: str) -> torch.device:
     return device
 
 
-def load(folder: Path, layers: range, num_layers: int, dtype: torch.dtype, runs_code: bool = False) -> Any:
+def load(folder: Path, layers: range, num_layers: int, dtype: torch.dtype, options: TorchOptions) -> Any:
     """Load the layers of a model, and nothing else of it, through transformers. Raises ModelError."""
     transformers.utils.logging.disable_progress_bar()
-    config = read_config(folder, runs_code)
+    config = read_config(folder, options.runs_code)
     cls = part_of(class_of(config, folder), layers, num_layers)
     try:
         with ExitStack() as opened:
@@ -319,15 +319,14 @@ def load(folder: Path, layers: range, num_layers: int, dtype: torch.dtype, runs_
                 dtype=dtype,
                 attn_implementation=_ATTENTION,
                 output_loading_info=True,
+                quantization_config=quantization_of(options.quantization),
             )
     except ModelError:
         raise
     except Exception as error:  # transformers, safetensors and torch have each their own
         raise ModelError(f"transformers cannot load {folder}: {first_sentence(error)}; check the folder.") from error
     if info["missing_keys"]:
-        raise ModelError(
-            f"{folder} lacks {sorted(info['missing_keys'])[0]}; download it again, or choose another model."
-        )
+        raise ModelError(f"{folder} lacks {min(info['missing_keys'])}; download it again, or choose another model.")
     return model.eval()
 
 

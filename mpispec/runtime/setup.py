@@ -142,7 +142,8 @@ def _inspect(
         raise JobError("--balance finds out where layers go and --layout says it; give one of them.")
     if options.torch != TorchOptions() and not any(each.path.is_dir() for each in (model, draft, *levels) if each):
         raise JobError(
-            "--dtype, --device and --trust-remote-code are for Hugging Face models on torch; leave them out."
+            "--dtype, --device, --quantization and --trust-remote-code are for Hugging Face models on torch; "
+            "leave them out with GGUF files."
         )
     if options.context is not None and options.context > model.context:
         raise JobError(
