@@ -69,6 +69,35 @@ def test_shards_are_found_through_their_index(folder: Path) -> None:
         hf_folder.inspect(folder)
 
 
+@pytest.mark.parametrize(
+    ("head", "config", "last"),
+    [
+        (False, {"tie_word_embeddings": True}, {"embed_tokens", "norm"}),
+        (False, {"tie_word_embeddings": False}, {"embed_tokens", "norm"}),  # there is no other head
+        (True, {"tie_word_embeddings": False}, {"lm_head", "norm"}),
+        (True, {}, {"lm_head", "embed_tokens", "norm"}),  # the class decides
+    ],
+)
+def test_a_rank_needs_its_layers_and_what_its_end_of_the_model_has(
+    head: bool, config: dict[str, bool], last: set[str], folder: Path
+) -> None:
+    saying(hf_folder.CONFIG, **config)(folder)
+    further = {"model.layers.2.mlp.weight": (8,)}  # of a layer that predicts tokens ahead, which is not used
+    heads = {"lm_head.weight": (6, 8)} if head else {}
+    write_weights(folder / hf_folder.WEIGHTS, {**TENSORS, **further, **heads})
+
+    def needed(layers: range) -> set[str]:
+        return {name.split(".")[-2] for name in hf_folder.tensors_of(folder, layers) if ".layers." not in name}
+
+    assert [needed(layers) for layers in (range(1), range(1, 2), range(2))] == [
+        {"embed_tokens"},
+        last,
+        last | {"embed_tokens"},
+    ]
+    layers = {name for name in hf_folder.tensors_of(folder, range(1, 2)) if ".layers." in name}
+    assert layers == {"model.layers.1.self_attn.q_proj.weight"}
+
+
 def default_tokens() -> list[str]:
     """Return the texts of the default model's tokens."""
     raw = gguf_file.read(resolve(None)).values["tokenizer.ggml.tokens"].raw
