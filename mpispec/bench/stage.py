@@ -14,7 +14,7 @@ import numpy as np
 from mpispec.bench.facts import host_facts
 from mpispec.bench.printing import json_flag, show
 from mpispec.commands.tables import table
-from mpispec.compute.base import DTYPES, Floats, StageModel, StageSize
+from mpispec.compute.base import DTYPES, Floats, StageModel, StageSize, TorchOptions
 from mpispec.compute.factory import backend_of
 from mpispec.models import default, registry
 from mpispec.models.errors import ModelError
@@ -41,7 +41,8 @@ class Load:
     threads: int
     dtype: str = "auto"
     device: str = "auto"
-    """See `StageSize`."""
+    runs_code: bool = False
+    """See `TorchOptions`."""
 
 
 def read_rows(text: str) -> tuple[int, ...]:
@@ -73,8 +74,7 @@ def measure(model: ModelSummary, layers: range, load: Load, insist: bool) -> dic
         sequences=1,
         threads=load.threads,
         most_rows=max(load.rows[-1], _CHUNK),
-        dtype=load.dtype,
-        device=load.device,
+        torch=TorchOptions(load.dtype, load.device, load.runs_code),
     )
     stage = backend_of(model.path).open_stage(model, layers, size, insist=insist)
     try:
@@ -157,6 +157,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="On torch.")
 @click.option("--device", metavar="cpu|cuda[:N]", default="auto", show_default=True, help="On torch.")
+@click.option("--trust-remote-code", "runs_code", is_flag=True, help="Run the code that a Hugging Face folder brings.")
 @click.option("--insist", is_flag=True, help="Cut a model whose layer ranges are not certified.")
 @json_flag
 def stage(model: str | None, layer_range: str | None, rows: str, insist: bool, is_json: bool, **load: Any) -> None:
@@ -166,7 +167,7 @@ def stage(model: str | None, layer_range: str | None, rows: str, insist: bool, i
     turns, and every run is compared with the one-row run of its own turn.
     """
     hosts = [host_facts()]
-    path = default.resolve(model)
+    path = default.resolve(model, bool(load["runs_code"]))
     summary = backend_of(path).inspect(path)
     layers = read_layers(layer_range, summary)
     seconds = measure(summary, layers, Load(read_rows(rows), **load), insist)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mpispec.compute.base import DTYPES
+from mpispec.compute.base import DTYPES, QUANTIZATIONS, TorchOptions
 from mpispec.compute.factory import BACKENDS
 from mpispec.core.messages import Sampling
 from mpispec.drafters import IN_HEAD
@@ -131,15 +131,32 @@ def backend_flags() -> tuple[Flag, ...]:
     )
 
 
-def torch_flags() -> tuple[Flag, Flag]:
+def torch_flags() -> tuple[Flag, ...]:
     """Return the options of Hugging Face models."""
     return (
         click.option(
             "--dtype",
             type=click.Choice(DTYPES),
+            default="auto",
             help="Numbers that torch computes in. [default: float32 on a CPU, bfloat16 on a GPU]",
         ),
-        click.option("--device", metavar="cpu|cuda[:N]", help="Where torch computes. [default: a GPU if there is one]"),
+        click.option(
+            "--device",
+            metavar="cpu|cuda[:N]",
+            default="auto",
+            help="Where torch computes. [default: a GPU if there is one]",
+        ),
+        click.option(
+            "--quantization",
+            type=click.Choice(QUANTIZATIONS),
+            help="Round weights to these numbers while they are loaded on torch.",
+        ),
+        click.option(
+            "--trust-remote-code",
+            "runs_code",
+            is_flag=True,
+            help="Run the code that a Hugging Face folder brings; it can do all that you can.",
+        ),
     )
 
 
@@ -198,8 +215,7 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         drafter=drafter,
         oracle_acceptance_rate=acceptance_rate,
         exits=flags["exits"],
-        dtype=flags["dtype"],
-        device=flags["device"],
+        torch=TorchOptions(flags["dtype"], flags["device"], flags["runs_code"], flags["quantization"]),
         gpu_layers=flags["gpu_layers"],
         insist=flags["insist"],
         is_traced=is_traced,

@@ -59,7 +59,7 @@ class Serve(FrontEnd[None]):
         self._vocabulary, self._template = on_rank_0(group, lambda: open_chat(setup), (None, None))
         advice = on_rank_0(group, lambda: recommended(setup), Recommended({}, ""))
         self._manner = _manner(self._flags, advice)
-        self._model = setup.model.path.stem
+        self._model = setup.model.path.name.removesuffix(".gguf")
         return stops_of(self._vocabulary)
 
     def say(self, sentence: str) -> None:

@@ -24,7 +24,7 @@ def plan_lines(setup: Setup) -> list[str]:
     for rank, host in enumerate(setup.hosts):
         held = [_held(setup, stage) for stage in plan.stages_of(rank)]
         held += [
-            f"{stage.first}-{stage.last} of {setup.levels[level].path.stem}"
+            f"{stage.first}-{stage.last} of {setup.levels[level].path.name.removesuffix('.gguf')}"
             for level, stage in plan.level_stages_of(rank)
         ]
         layers = ",".join(held) or "-"

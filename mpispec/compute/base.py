@@ -31,6 +31,7 @@ __all__ = [
     "StageModel",
     "StageSize",
     "Tokenizer",
+    "TorchOptions",
 ]
 
 Floats = NDArray[np.float32]
@@ -144,9 +145,27 @@ class Tokenizer(Protocol):
         """Free the memory."""
 
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("int8",)
+
+
+@dataclass(frozen=True, slots=True)
+class TorchOptions:
+    """What a user chooses of how torch computes models in Hugging Face's form; nothing to llama.cpp."""
+
+    dtype: str = "auto"
+    """Numbers that it computes in, one of `DTYPES`; auto: float32 on a CPU, bfloat16 on a GPU."""
+    device: str = "auto"
+    """Where it computes: cpu, cuda, cuda:N; auto: on a GPU where there is one."""
+    runs_code: bool = False
+    """Whether code that a folder brings is run."""
+    quantization: str | None = None
+    """Numbers that the weights of layers are rounded to when they are loaded, one of `QUANTIZATIONS`; None: `dtype`."""
+
+
 @dataclass(frozen=True, slots=True)
 class StageSize:
-    """What a stage must have room for."""
+    """What a stage must have room for, and how it is computed."""
 
     context: int
     """Positions that all open requests together may have."""
@@ -155,15 +174,9 @@ class StageSize:
     threads: int
     most_rows: int
     """Rows of one run."""
-    dtype: str = "auto"
-    """Numbers that torch computes in, one of `DTYPES`; auto: float32 on a CPU, bfloat16 on a GPU."""
-    device: str = "auto"
-    """Where torch computes: cpu, cuda, cuda:N; auto: on a GPU where there is one."""
+    torch: TorchOptions = TorchOptions()
     gpu_layers: int = 0
     """Layers that llama.cpp keeps on a GPU, from the last one of the stage on; -1: all."""
-
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class Backend(Protocol):

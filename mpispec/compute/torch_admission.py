@@ -16,7 +16,8 @@ import torch
 
 from mpispec.compute.base import ComputeError, Floats, StageSize
 from mpispec.compute.torch_backend import TILE
-from mpispec.compute.torch_stage import Kept, TorchStage, class_of, num_cells, part_of, read_config
+from mpispec.compute.torch_files import class_of, read_config
+from mpispec.compute.torch_stage import Kept, TorchStage, num_cells, part_of
 from mpispec.compute.torch_weights import Weights
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
@@ -67,22 +68,22 @@ _LENGTH, _FORK = 10, 8
 """Tokens of the text that is computed, and where another branch leaves it."""
 
 
-def check(folder: Path) -> None:
+def check(folder: Path, runs_code: bool = False) -> None:
     """Raise ModelError unless parts of a model of this folder's class compute what the whole does."""
-    config = read_config(folder)
-    reason = refusal(config)
+    config = read_config(folder, runs_code)
+    reason = refusal(config, class_of(config, folder))
     if reason is not None:
         raise ModelError(f"{config.model_type} models cannot be cut on torch: {reason}; choose another model.")
 
 
-def refusal(config: Any) -> str | None:
-    """Return why such a model may not be cut, None if it may."""
+def refusal(config: Any, cls: Any = None) -> str | None:
+    """Return why such a model may not be cut, None if it may; without a class it is the one of transformers."""
     kinds = {str(kind) for kind in getattr(config, "layer_types", None) or ()}
     recurrent = sorted(kind for kind in kinds if any(name in kind for name in _RECURRENT))
     if recurrent:
         return f"its layers of type {recurrent[0]} carry a state that cannot be taken back, as draft tokens need"
     try:
-        return _difference(_tiny(config))
+        return _difference(_tiny(config), cls or class_of(config))
     except (ModelError, ComputeError) as error:
         return str(error).rstrip(".")
     except Exception as error:  # what a class does with inputs that it was not written for is anything
@@ -104,12 +105,12 @@ def _tiny(config: Any) -> Any:
     return config
 
 
-def _difference(config: Any) -> str | None:
+def _difference(config: Any, cls: Any) -> str | None:
     """Return what is wrong with the parts of a random model of such a config, None if nothing is."""
     with torch.inference_mode(), torch.random.fork_rng():
         torch.manual_seed(0)
-        whole = _random_model(config)
-        stages = _cycles(config, whole) if hasattr(config, "num_cycles") else _parts(config, whole)
+        whole = _random_model(config, cls)
+        stages = _cycles(config, cls, whole) if hasattr(config, "num_cycles") else _parts(config, cls, whole)
         text = [(7 * pos) % int(config.vocab_size) for pos in range(_LENGTH)]
         other = [*text[:_FORK], *((token + 31) % int(config.vocab_size) for token in text[_FORK:])]
         first = _computed(stages, text, 0, SeqId(0))
@@ -120,29 +121,29 @@ def _difference(config: Any) -> str | None:
     return None if same else "its parts compute other numbers than the whole"
 
 
-def _random_model(config: Any) -> Any:
+def _random_model(config: Any, cls: Any) -> Any:
     """Return a whole model, by transformers alone; what its class sets to 0 or 1 at first is random, too."""
     config = copy.deepcopy(config)
     config._attn_implementation = "eager"
-    model = class_of(config)(config).eval()
+    model = cls(config).eval()
     for weights in model.parameters():
         weights.copy_(torch.randn_like(weights) * 0.1 + (weights.dim() == 1))
     return model
 
 
-def _parts(config: Any, whole: Any) -> list[TorchStage]:
+def _parts(config: Any, cls: Any, whole: Any) -> list[TorchStage]:
     """Return two stages of different layers."""
-    first = Weights(_held(config, whole, Kept(range(_CUT), True, False)), num_cells(_SIZE), has_head=False)
-    last = Weights(_held(config, whole, Kept(range(_CUT, _LAYERS), False, True)), num_cells(_SIZE), has_head=True)
+    first = Weights(_held(config, cls, whole, Kept(range(_CUT), True, False)), num_cells(_SIZE), has_head=False)
+    last = Weights(_held(config, cls, whole, Kept(range(_CUT, _LAYERS), False, True)), num_cells(_SIZE), has_head=True)
     return [
         TorchStage(first, first=True, last=False, size=_SIZE),
         TorchStage(last, first=False, last=True, size=_SIZE),
     ]
 
 
-def _cycles(config: Any, whole: Any) -> list[TorchStage]:
+def _cycles(config: Any, cls: Any, whole: Any) -> list[TorchStage]:
     """Return two stages of the same layers."""
-    model = _held(config, whole, Kept(range(_LAYERS), True, True))
+    model = _held(config, cls, whole, Kept(range(_LAYERS), True, True))
     model.config.num_cycles = 1
     weights = Weights(model, num_cells(_SIZE), config.num_cycles, has_head=True)
     return [
@@ -151,9 +152,9 @@ def _cycles(config: Any, whole: Any) -> list[TorchStage]:
     ]
 
 
-def _held(config: Any, whole: Any, kept: Kept) -> Any:
+def _held(config: Any, cls: Any, whole: Any, kept: Kept) -> Any:
     """Return a part of a model, with the weights of the whole."""
-    model = part_of(class_of(config), kept)(copy.deepcopy(config)).eval()
+    model = part_of(cls, kept)(copy.deepcopy(config)).eval()
     mine = model.state_dict()
     model.load_state_dict({name: weights for name, weights in whole.state_dict().items() if name in mine})
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,11 +89,11 @@ class TorchBackend:
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
     ) -> StageModel:
         """See `Backend`."""
-        self.check_here()
+        self._check_all_here(size)
         from mpispec.compute import torch_admission, torch_stage  # noqa: PLC0415  takes seconds
 
         if (len(layers) < model.layers or has_exit) and not insist:
-            torch_admission.check(model.path)
+            torch_admission.check(model.path, size.torch.runs_code)
         if model.num_cycles > 1:
             return torch_stage.open_cycles(model.path, [Part(layers, has_exit)], model.layers, size)[0]
         return torch_stage.open_stage(model.path, layers, model.layers, size, has_exit)
@@ -103,10 +104,11 @@ class TorchBackend:
             return Opened(
                 [self.open_stage(model, part.layers, size, insist=insist, has_exit=part.has_exit) for part in parts]
             )
+        self._check_all_here(size)
         from mpispec.compute import torch_admission, torch_stage  # noqa: PLC0415  takes seconds
 
         if not insist:
-            torch_admission.check(model.path)
+            torch_admission.check(model.path, size.torch.runs_code)
         opened = torch_stage.open_cycles(model.path, parts, model.layers, size)
         return Opened([*opened], torch_stage.forward_together)
 
@@ -114,3 +116,10 @@ class TorchBackend:
         """See `Backend`."""
         self.check_here()
         return HfVocabulary(path)
+
+    def _check_all_here(self, size: StageSize) -> None:
+        self.check_here()
+        if size.torch.quantization is not None and importlib.util.find_spec("torchao") is None:
+            raise ModelError("--quantization needs torchao; run: pip install 'mpispec[torchao]', or leave it out.")
+        for library in ("torchao", "torch.utils._pytree"):  # complain of what is not used, as soon as both are there
+            logging.getLogger(library).setLevel(logging.ERROR)

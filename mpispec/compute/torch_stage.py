@@ -8,7 +8,8 @@ or fast, is told in `torch_weights`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,25 @@ import torch
 import transformers
 
 from mpispec.compute import torch_looped  # noqa: F401  transformers then knows its type
-from mpispec.compute.base import Cancelled, ComputeError, Floats, Part, StageOutput, StageRun, StageSize
+from mpispec.compute.base import (
+    Cancelled,
+    ComputeError,
+    Floats,
+    Part,
+    StageOutput,
+    StageRun,
+    StageSize,
+    TorchOptions,
+)
 from mpispec.compute.llama_traits import MOST_CELLS
 from mpispec.compute.torch_attention import ATTENTION
 from mpispec.compute.torch_cells import Cells
+from mpispec.compute.torch_files import class_of, first_sentence, quantization_of, read_config, slices
 from mpispec.compute.torch_weights import Skipped, Weights, Work, after_layers, take_hidden_states
 from mpispec.core.messages import CacheOp, Row, Run
+from mpispec.models import hf_folder
 from mpispec.models.errors import ModelError
+from mpispec.models.hf_folder import StoredTensor
 
 _SPARE_CELLS = 320 + MOST_CELLS
 """Cells beyond the context, for draft tokens in flight, and for dead ones that stages on llama.cpp keep."""
@@ -118,7 +131,8 @@ def forward_together(runs: Sequence[StageRun]) -> list[StageOutput | None]:
 def open_stage(folder: Path, layers: range, num_layers: int, size: StageSize, has_exit: bool = False) -> TorchStage:
     """Load the layers of a model folder. Raises ModelError."""
     first, last = layers.start == 0, layers.stop == num_layers
-    model = _loaded(folder, Kept(layers, first, last or has_exit), size)
+    tensors = hf_folder.tensors_of(folder, layers, has_exit)
+    model = _loaded(folder, Kept(layers, first, last or has_exit), tensors, size)
     weights = Weights(model, num_cells(size), has_head=last or has_exit)
     return TorchStage(weights, first=first, last=last, size=size, has_exit=has_exit)
 
@@ -128,12 +142,13 @@ def open_cycles(folder: Path, parts: Sequence[Part], num_layers: int, size: Stag
 
     `parts` are in layers, counted over all `num_layers` of all cycles; each holds whole cycles.
     """
-    config = read_config(folder)
-    block = int(config.num_hidden_layers)
+    block = int(read_config(folder, size.torch.runs_code).num_hidden_layers)
     first_cycle, last_cycle = parts[0].layers.start // block, parts[-1].layers.stop // block
     is_first, is_last = first_cycle == 0, parts[-1].layers.stop == num_layers
     has_head = is_last or any(part.has_exit for part in parts)
-    model = _loaded(folder, Kept(range(block), is_first, has_head), size)
+    layers = range(parts[0].layers.start, parts[-1].layers.stop)
+    tensors = hf_folder.tensors_of(folder, layers, has_head)
+    model = _loaded(folder, Kept(range(block), is_first, has_head), tensors, size)
     model.config.num_cycles = 1  # of each pass; the stages count them
     weights = Weights(model, num_cells(size), last_cycle - first_cycle, has_head=has_head)
     return [
@@ -154,14 +169,14 @@ def num_cells(size: StageSize) -> int:
     return size.context + _SPARE_CELLS
 
 
-def _loaded(folder: Path, kept: Kept, size: StageSize) -> Any:
+def _loaded(folder: Path, kept: Kept, tensors: Mapping[str, StoredTensor], size: StageSize) -> Any:
     """Return a part of a model on its device. Raises ModelError."""
     torch.set_num_threads(size.threads)
-    device = _device_of(size.device)
+    device = _device_of(size.torch.device)
     automatic = "float32" if device.type == "cpu" else "bfloat16"
-    dtype = getattr(torch, automatic if size.dtype == "auto" else size.dtype)
+    dtype = getattr(torch, automatic if size.torch.dtype == "auto" else size.torch.dtype)
     try:
-        return load(folder, kept, dtype).to(device)
+        return load(folder, kept, tensors, dtype, size.torch).to(device)
     except torch.OutOfMemoryError:
         raise ModelError(
             f"{device} has no room for layers {kept.layers.start}-{kept.layers.stop - 1} of {folder.name}; "
@@ -185,38 +200,31 @@ def _device_of(name: str) -> torch.device:
     return device
 
 
-def read_config(folder: Path) -> Any:
-    """Return the config of a model folder. Raises ModelError."""
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"transformers does not know the model of {folder}: {_first_sentence(error)}.") from error
-
-
-def load(folder: Path, kept: Kept, dtype: torch.dtype) -> Any:
-    """Load the layers of a model, and nothing else of it, through transformers. Raises ModelError."""
+def load(
+    folder: Path, kept: Kept, tensors: Mapping[str, StoredTensor], dtype: torch.dtype, options: TorchOptions
+) -> Any:
+    """Load a part of a model from its tensors, through transformers. Raises ModelError."""
     transformers.utils.logging.disable_progress_bar()
-    cls = part_of(class_of(read_config(folder)), kept)
+    config = read_config(folder, options.runs_code)
+    cls = part_of(class_of(config, folder), kept)
     try:
-        model = cls.from_pretrained(
-            folder, dtype=dtype, attn_implementation=ATTENTION, local_files_only=True, use_safetensors=True
-        )
+        with ExitStack() as opened:
+            model, info = cls.from_pretrained(
+                None,
+                config=config,
+                state_dict=slices(tensors, opened),
+                dtype=dtype,
+                attn_implementation=ATTENTION,
+                output_loading_info=True,
+                quantization_config=quantization_of(options.quantization),
+            )
+    except ModelError:
+        raise
     except Exception as error:  # transformers, safetensors and torch have each their own
-        raise ModelError(f"transformers cannot load {folder}: {_first_sentence(error)}; check the folder.") from error
+        raise ModelError(f"transformers cannot load {folder}: {first_sentence(error)}; check the folder.") from error
+    if info["missing_keys"]:
+        raise ModelError(f"{folder} lacks {min(info['missing_keys'])}; download it again, or choose another model.")
     return model.eval()
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
-
-
-def class_of(config: Any) -> Any:
-    """Return the class of the language model with such a config. Raises ModelError where transformers has none."""
-    try:
-        return transformers.AutoModelForCausalLM._model_mapping[type(config)]
-    except KeyError:
-        raise ModelError(f"transformers has no language model of type {config.model_type}; choose another.") from None
 
 
 def part_of(cls: Any, kept: Kept) -> Any:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from mpispec.models.registry import ModelSummary
+from mpispec.runtime.downloads import download
 from mpispec.runtime.group import Group, agree
-from mpispec.runtime.loading import Models, Say, load
+from mpispec.runtime.loading import Models, Say, held, load
 from mpispec.runtime.plan import Plan, make_plan
 from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.runtime.trial import paces
@@ -31,6 +32,7 @@ def balanced(options: JobOptions, group: Group, setup: Setup, say: Say) -> Setup
     """
     if not options.is_balanced or setup.plan.num_stages == 1:
         return setup
+    download(group, held(setup, group.rank), say)
     models = agree(group, lambda: load(options, group.rank, setup, say))
     say("measuring every stage")
     try:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from mpispec.runtime.balance import advice, balanced
+from mpispec.runtime.downloads import download
 from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group, agree, gather
-from mpispec.runtime.loading import Models, load
+from mpispec.runtime.loading import Models, held, load
 from mpispec.runtime.process import joined
 from mpispec.runtime.rank import Rank, RankReport, make_engine, read_reports
 from mpispec.runtime.row_costs import pipeline_costs
@@ -80,11 +81,14 @@ def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
         # Plan: what is asked, which rank holds what, what the front end needs for itself.
         options = agree(group, front_end.options)
         setup = prepare(options, group)
+        for path in setup.code:
+            say(f"warning: the code in {path} is run on all ranks; it can do all that you can")
         stops = front_end.open(group, setup)
         setup = balanced(options, group, setup, say)
         front_end.begin(group, setup)
 
-        # Load, and open the planes.
+        # Download and load, and open the planes.
+        download(group, held(setup, group.rank), say)
         models = front_end.wrap(agree(group, lambda: load(options, group.rank, setup, say)), setup)
         group.open(_limits(options, setup))
 

@@ -11,6 +11,7 @@ from mpispec.compute.factory import backend_of
 from mpispec.compute.shared_vocabulary import SharedVocabulary
 from mpispec.core.ids import Actor
 from mpispec.models.errors import ModelError
+from mpispec.models.hub import Held
 from mpispec.runtime.group import JobError
 from mpispec.runtime.setup import MOST_ROWS, JobOptions, Place, Setup, num_sequences
 
@@ -37,6 +38,15 @@ class Models:
             stage.close()
         if self.draft is not None:
             self.draft.close()
+
+
+def held(setup: Setup, rank: int) -> list[Held]:
+    """Return the layers of models that a rank holds."""
+    places = [place for place in setup.places if place.stage.rank == rank]
+    found = [Held(place.model.path, place.stage.layers, place.stage.has_exit) for place in places]
+    if setup.draft is not None and setup.plan.draft_rank == rank:
+        found.append(Held(setup.draft.path, range(setup.draft.layers)))
+    return found
 
 
 def load(options: JobOptions, rank: int, setup: Setup, say: Say) -> Models:
@@ -89,8 +99,7 @@ def _size(options: JobOptions, setup: Setup, rank: int) -> StageSize:
         num_sequences(options.parallel),
         setup.threads[rank],
         MOST_ROWS,
-        dtype=options.dtype or "auto",
-        device=options.device or "auto",
+        options.torch,
         gpu_layers=setup.gpu_layers[rank] if setup.gpu_layers else 0,
     )
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import msgpack
 
 from mpispec.compute import cpu_needs, factory
+from mpispec.compute.base import TorchOptions
 from mpispec.compute.factory import backend_of
 from mpispec.core.ids import Actor
 from mpispec.core.request import EXIT
-from mpispec.models import default
+from mpispec.models import default, hf_folder
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.cores import usable_cores
@@ -56,9 +58,7 @@ class JobOptions:
     oracle_acceptance_rate: float = 0.0
     exits: tuple[int, ...] = ()
     """Stages, counted from 1, that also draft from their own output."""
-    dtype: str | None = None
-    device: str | None = None
-    """See `StageSize`; None where the user has not chosen."""
+    torch: TorchOptions = field(default_factory=TorchOptions)
     gpu_layers: int = 0
     """See `StageSize`; on ranks where llama.cpp finds no GPU it computes on the CPU."""
     insist: bool = False
@@ -100,10 +100,20 @@ class Setup:
     """By rank, as `StageSize.gpu_layers`; nothing: on no rank."""
 
     @property
+    def models(self) -> tuple[ModelSummary, ...]:
+        """The target and what drafts for it."""
+        return (self.model, *self.levels, *([self.draft] if self.draft is not None else []))
+
+    @property
     def vocabularies(self) -> tuple[int, ...]:
         """How many tokens each model of the job has; the least is how many mean the same to all."""
-        drafting = self.levels if self.draft is None else (*self.levels, self.draft)
-        return tuple(model.vocabulary for model in (self.model, *drafting))
+        return tuple(model.vocabulary for model in self.models)
+
+    @property
+    def code(self) -> tuple[Path, ...]:
+        """Folders whose code is run."""
+        models = (*self.models, *([self.other] if self.other is not None else []))
+        return tuple(model.path for model in models if model.path.is_dir() and hf_folder.has_code(model.path))
 
     def form_of(self, stage: StagePlace) -> ModelSummary:
         """Return the form that a stage of the target holds."""
@@ -172,10 +182,10 @@ def _inspect(
     options: JobOptions, group: Group
 ) -> tuple[ModelSummary, ModelSummary | None, ModelSummary | None, tuple[ModelSummary, ...], Plan]:
     try:
-        other = _find(options.other_form) if options.other_form else None
-        model, other = chosen(_find(options.model), other, options.backend)
-        draft = _find(options.draft) if options.draft else None
-        levels = tuple(_find(level) for level in reversed(options.cascade))
+        other = _find(options.other_form, options.torch) if options.other_form else None
+        model, other = chosen(_find(options.model, options.torch), other, options.backend)
+        draft = _find(options.draft, options.torch) if options.draft else None
+        levels = tuple(_find(level, options.torch) for level in reversed(options.cascade))
         plan = make_plan(group.size, model, draft is not None, options.layout, levels, options.exits)
         check_used(plan.stages, model, other, options.backend)
         places = [(form_of(stage, model, other), stage) for stage in plan.stages]
@@ -191,10 +201,12 @@ def _inspect(
         raise JobError("--balance finds out where layers go and --layout says it; give one of them.")
     if options.is_balanced and model.num_cycles > 1:
         raise JobError(f"--balance moves layers, and {model.path.name} has the same in every cycle; leave it out.")
-    if (options.dtype or options.device) and not any(
-        each.path.is_dir() for each in (model, other, draft, *levels) if each
-    ):
-        raise JobError("--dtype and --device are for Hugging Face models on torch; a GGUF file has its own numbers.")
+    forms = (model, other, draft, *levels)
+    if options.torch != TorchOptions() and not any(each.path.is_dir() for each in forms if each is not None):
+        raise JobError(
+            "--dtype, --device, --quantization and --trust-remote-code are for Hugging Face models on torch; "
+            "leave them out with GGUF files."
+        )
     if options.context is not None and options.context > model.context:
         raise JobError(
             f"--ctx {options.context} is more than the {model.context} positions {model.path.name} was trained for; "
@@ -208,8 +220,10 @@ def _inspect(
     return model, other, draft, levels, plan
 
 
-def _find(name: str | None) -> ModelSummary:
-    path = default.resolve(name)
+def _find(name: str | None, torch: TorchOptions) -> ModelSummary:
+    path = default.resolve(name, torch.runs_code)
+    if path.is_dir():
+        hf_folder.check_code(path, torch.runs_code)
     return backend_of(path).inspect(path)
 
 

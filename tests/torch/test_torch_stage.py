@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,16 +13,17 @@ import pytest
 import torch
 import transformers
 
-from mpispec.compute.base import ComputeError, Floats, StageSize
+from mpispec.compute.base import ComputeError, Floats, StageSize, TorchOptions
 from mpispec.compute.llama_backend import LlamaBackend
 from mpispec.compute.torch_backend import TILE, Tiles, TorchBackend
 from mpispec.compute.torch_stage import TorchStage, open_stage
 from mpispec.core.ids import Pos, RunId, SeqId
 from mpispec.core.messages import Branch, CacheOp, Run
-from mpispec.models import registry
+from mpispec.models import hf_folder, registry
 from mpispec.models.default import resolve
 from mpispec.models.errors import ModelError
 from tests.models.pipeline import drop, rows, share
+from tests.torch.conftest import HEADS, TINY
 
 pytestmark = pytest.mark.torch
 
@@ -33,7 +35,7 @@ TEXT = [(17 * pos + 5) % 96 for pos in range(150)]
 def opened(folder: Path, *cuts: int, threads: int = 2, dtype: str = "auto") -> list[TorchStage]:
     """Return the stages of a model that is cut at these layers."""
     ends = (0, *cuts, LAYERS)
-    size = StageSize(context=256, sequences=8, threads=threads, most_rows=TILE, dtype=dtype)
+    size = StageSize(context=256, sequences=8, threads=threads, most_rows=TILE, torch=TorchOptions(dtype))
     return [open_stage(folder, range(start, stop), LAYERS, size) for start, stop in itertools.pairwise(ends)]
 
 
@@ -149,6 +151,29 @@ def test_a_stage_holds_its_own_weights_alone(tiny: Path) -> None:
     assert held == [layer + ends[0], layer, 2 * layer + ends[1]]
 
 
+def read_bytes(folder: Path) -> int:
+    """Return how much of a folder's files this process has mapped and touched so far."""
+    found, is_ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
+            is_ours = str(folder) in line
+        elif is_ours and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+@pytest.mark.parametrize("layer", [1, 3])
+def test_a_stage_reads_its_own_tensors_alone(layer: int, small: Path, tmp_path: Path) -> None:
+    transformers.AutoModelForCausalLM.from_pretrained(small).save_pretrained(tmp_path)  # as one file
+    (file,) = tmp_path.glob("*.safetensors")
+    layers = range(layer, layer + 1)
+    own = sum(tensor.n_bytes for tensor in hf_folder.tensors_of(tmp_path, layers).values())
+    stage = open_stage(tmp_path, layers, LAYERS, StageSize(context=64, sequences=1, threads=1, most_rows=TILE))
+    stage.forward(run([1], 0), np.zeros((1, stage.width), np.float32), bool)  # float32 weights are mapped until then
+    # The kernel maps 64 KiB around what is touched.
+    assert 0.9 * own < read_bytes(tmp_path) < 1.25 * own < file.stat().st_size / 2
+
+
 def test_what_cannot_be_computed_is_said(tiny: Path) -> None:
     first, last = opened(tiny, 2)
     assert first.forward(run(TEXT[:2], 0), None, lambda: True) is None
@@ -174,7 +199,7 @@ def test_a_folder_that_lost_a_shard_is_refused(tiny: Path, tmp_path: Path) -> No
     for file in tiny.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     next(iter(sorted(tmp_path.glob("*.safetensors")))).write_bytes(b"\x08")
-    with pytest.raises(ModelError, match="transformers cannot load"):
+    with pytest.raises(ModelError, match="is no safetensors file"):
         opened(tmp_path)
 
 
@@ -185,6 +210,25 @@ def test_runs_of_several_rows_are_used_even_where_bits_depend_on_them() -> None:
         assert (traits.is_row_exact, traits.may_gather, traits.may_branch) == (is_row_exact, True, True)
     llama = LlamaBackend().traits(model, 1, is_row_exact=False)
     assert not llama.may_gather
+
+
+def test_a_folder_that_lacks_a_tensor_is_refused_by_the_rank_that_needs_it(tiny: Path, tmp_path: Path) -> None:
+    lost = "model.layers.2.mlp.up_proj.weight"
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny)
+    model.save_pretrained(tmp_path, state_dict={name: w for name, w in model.state_dict().items() if name != lost})
+    size = StageSize(context=64, sequences=1, threads=1, most_rows=TILE)
+    open_stage(tmp_path, range(2), LAYERS, size)
+    with pytest.raises(ModelError, match=f"lacks {lost}; download it again"):
+        open_stage(tmp_path, range(2, 4), LAYERS, size)
+
+
+def test_experts_are_found_under_the_names_that_files_give_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    config = transformers.MixtralConfig(**TINY, **HEADS, **experts, initializer_range=0.2)
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
+    assert any(".experts.3.w1" in name for name in hf_folder.stored_tensors(tmp_path))
+    assert np.allclose(computed(opened(tmp_path, 2), run(TEXT[:9], 0)), whole(tmp_path, TEXT[:9]), atol=CLOSE)
 
 
 def test_a_prompt_is_read_in_tiles_that_depend_on_the_prompt_alone() -> None:

@@ -79,6 +79,35 @@ def test_shards_are_found_through_their_index(folder: Path) -> None:
         hf_folder.inspect(folder)
 
 
+@pytest.mark.parametrize(
+    ("head", "config", "last"),
+    [
+        (False, {"tie_word_embeddings": True}, {"embed_tokens", "norm"}),
+        (False, {"tie_word_embeddings": False}, {"embed_tokens", "norm"}),  # there is no other head
+        (True, {"tie_word_embeddings": False}, {"lm_head", "norm"}),
+        (True, {}, {"lm_head", "embed_tokens", "norm"}),  # the class decides
+    ],
+)
+def test_a_rank_needs_its_layers_and_what_its_end_of_the_model_has(
+    head: bool, config: dict[str, bool], last: set[str], folder: Path
+) -> None:
+    saying(hf_folder.CONFIG, **config)(folder)
+    further = {"model.layers.2.mlp.weight": (8,)}  # of a layer that predicts tokens ahead, which is not used
+    heads = {"lm_head.weight": (6, 8)} if head else {}
+    write_weights(folder / hf_folder.WEIGHTS, {**TENSORS, **further, **heads})
+
+    def needed(layers: range) -> set[str]:
+        return {name.split(".")[-2] for name in hf_folder.tensors_of(folder, layers) if ".layers." not in name}
+
+    assert [needed(layers) for layers in (range(1), range(1, 2), range(2))] == [
+        {"embed_tokens"},
+        last,
+        last | {"embed_tokens"},
+    ]
+    layers = {name for name in hf_folder.tensors_of(folder, range(1, 2)) if ".layers." in name}
+    assert layers == {"model.layers.1.self_attn.q_proj.weight"}
+
+
 def default_tokens() -> list[str]:
     """Return the texts of the default model's tokens."""
     raw = gguf_file.read(resolve(None)).values["tokenizer.ggml.tokens"].raw
@@ -91,12 +120,20 @@ def default_tokens() -> list[str]:
 
 
 def write_tokens(folder: Path, texts: list[str]) -> None:
+    """Write a tokenizer and no other file."""
     vocabulary = {"model": {"vocab": {text: token for token, text in enumerate(texts)}}}
     (folder / hf_folder.TOKENIZER).write_text(json.dumps(vocabulary))
 
 
+def embed(folder: Path, num_tokens: int) -> None:
+    """Let config and embedding have that many tokens."""
+    saying(hf_folder.CONFIG, vocab_size=num_tokens)(folder)
+    write_weights(folder / hf_folder.WEIGHTS, {**TENSORS, "model.embed_tokens.weight": (num_tokens, 8)})
+
+
 def test_the_list_of_tokens_has_the_digest_of_the_same_list_in_a_gguf_file(folder: Path) -> None:
     write_tokens(folder, default_tokens())
+    embed(folder, len(default_tokens()))
     file = backend_of(resolve(None)).inspect(resolve(None))
     assert hf_folder.inspect(folder).vocabulary_digest == file.vocabulary_digest
 
@@ -107,6 +144,7 @@ def test_models_of_either_form_share_tokens_where_one_list_is_the_beginning_of_t
 ) -> None:
     tokens = default_tokens()
     write_tokens(folder, [first or tokens[0], *tokens[1:], "<padding>"])
+    embed(folder, len(tokens) + 1)
     models = [backend_of(path).inspect(path) for path in (folder, resolve(None))]
     for one, other in (models, models[::-1]):
         assert bool(backend_of(one.path).num_shared_tokens(one, other)) == is_shared
@@ -119,6 +157,14 @@ def test_what_its_authors_recommend_is_taken_as_far_as_it_makes_sense(folder: Pa
     values = recommended(folder).values
     assert (values["temperature"], values["top_k"], values["repeat_penalty"]) == (0.6, 20, 1.05)
     assert values["top_p"] == 0.95
+
+
+def test_code_of_a_folder_is_allowed_or_refused(folder: Path) -> None:
+    hf_folder.check_code(folder, runs_code=False)
+    saying(hf_folder.CONFIG, auto_map={"AutoModelForCausalLM": "own.Model"})(folder)
+    hf_folder.check_code(folder, runs_code=True)
+    with pytest.raises(ModelError, match="brings model code of its own .*; read it, and add --trust-remote-code, or"):
+        hf_folder.check_code(folder, runs_code=False)
 
 
 def without(name: str) -> Callable[[Path], None]:
@@ -148,7 +194,6 @@ def without_a_layer(folder: Path) -> None:
         (without(hf_folder.CONFIG), "holds no config.json; name a folder as Hugging Face publishes it"),
         (without(hf_folder.WEIGHTS), "holds no model.safetensors; download the model again"),
         (without(hf_folder.TOKENIZER), "holds no tokenizer.json"),
-        (saying(hf_folder.CONFIG, auto_map={"AutoModel": "code.py"}), "brings model code of its own"),
         (saying(hf_folder.CONFIG, model_type=None), "names no model_type"),
         (saying(hf_folder.CONFIG, hidden_size="8"), "does not say hidden_size"),
         (saying(hf_folder.TOKENIZER), "lists no tokens"),
@@ -157,6 +202,8 @@ def without_a_layer(folder: Path) -> None:
         (cut_short, "is cut short"),
         (pickled, "holds pickled weights, which can run code"),
         (without_a_layer, "lacks tensors of layer 1"),
+        (saying(hf_folder.CONFIG, vocab_size=7), "embeds 6 tokens, but its config.json says 7; download it again"),
+        (lambda folder: write_tokens(folder, list("abcdefg")), "has 6 tokens, but its tokenizer.json lists 7"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused_in_a_sentence(

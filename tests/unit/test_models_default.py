@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import fnmatch
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from mpispec.models import default
+from mpispec.models import default, hub
 from mpispec.models.errors import ModelError
 
 pytestmark = pytest.mark.unit
@@ -72,50 +70,6 @@ def test_without_the_hub_package_the_remedy_is_named(monkeypatch: pytest.MonkeyP
         default.resolve("hf:owner/repo")
 
 
-class Hub(ModuleType):
-    """The part of huggingface_hub that is used, over one repository."""
-
-    def __init__(self, files: list[str]) -> None:
-        super().__init__("huggingface_hub")
-        self._files = files
-        self.asked: list[tuple[str, object]] = []
-
-    def list_repo_files(self, repository: str, revision: str | None) -> list[str]:
-        self.asked.append((repository, revision))
-        return self._files
-
-    def hf_hub_download(self, repository: str, file: str, revision: str | None) -> str:
-        self.asked.append((repository, revision))
-        return f"/hub/{file}"
-
-    def snapshot_download(self, repository: str, allow_patterns: tuple[str, ...], revision: str | None) -> str:
-        self.asked.append((repository, revision))
-        kept = [file for file in self._files if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns)]
-        return "/hub/" + ",".join(kept)
-
-
-@pytest.mark.parametrize(
-    ("files", "name", "found"),
-    [
-        (["a.gguf", "config.json"], "hf:owner/repo", "/hub/a.gguf"),
-        (["a.gguf", "b.gguf"], "hf:owner/repo/b.gguf@main", "/hub/b.gguf"),
-        (
-            ["config.json", "code.py", "pytorch_model.bin", "model.safetensors"],
-            "hf:owner/repo@v2",
-            "/hub/config.json,model.safetensors",
-        ),
-    ],
-)
-def test_a_repository_is_downloaded_as_a_file_or_as_a_folder(
-    files: list[str], name: str, found: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub = Hub(files)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    assert default.resolve(name) == Path(found)
-    revision = name.partition("@")[2] or None
-    assert set(hub.asked) == {("owner/repo", revision)}
-
-
 @pytest.mark.parametrize(
     ("files", "chosen"),
     [
@@ -125,10 +79,10 @@ def test_a_repository_is_downloaded_as_a_file_or_as_a_folder(
     ],
 )
 def test_one_of_several_files_is_chosen(files: list[str], chosen: str) -> None:
-    assert default._choose("owner/repo", files) == chosen
+    assert hub._choose("owner/repo", files) == chosen
 
 
 @pytest.mark.parametrize(("files", "reason"), [(["README.md"], "no GGUF file"), (["a.gguf", "b.gguf"], "add the name")])
 def test_without_a_clear_choice_the_remedy_is_named(files: list[str], reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
-        default._choose("owner/repo", files)
+        hub._choose("owner/repo", files)
