@@ -70,17 +70,7 @@ def bind(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
     return ctypes.CFUNCTYPE(result, *arguments)((name, library))
 
 
-__all__ = [
-    "ContextSize",
-    "LayerWatch",
-    "LlamaContext",
-    "LlamaModel",
-    "api",
-    "bind",
-    "library",
-    "supports_gpu",
-    "system_info",
-]
+__all__ = ["ContextSize", "LayerWatch", "LlamaContext", "LlamaModel", "api", "bind", "library", "system_info"]
 
 
 @functools.cache
@@ -93,12 +83,6 @@ def system_info() -> str:
     """Return the instruction sets that llama.cpp computes with, in its own words."""
     library()
     return str(api.llama_print_system_info().decode())
-
-
-def supports_gpu() -> bool:
-    """Tell whether llama.cpp was built for GPUs and finds one."""
-    library()
-    return bool(api.llama_supports_gpu_offload())
 
 
 class LlamaModel:

@@ -79,3 +79,11 @@ class LlamaBackend:
         from mpispec.compute.llama_vocabulary import Vocabulary  # noqa: PLC0415  loads libllama
 
         return Vocabulary(path)
+
+
+def finds_gpu() -> bool:
+    """Tell whether llama.cpp was built for GPUs and finds one here."""
+    from mpispec.compute.llama import api, library  # noqa: PLC0415  loads libllama
+
+    library()
+    return bool(api.llama_supports_gpu_offload())

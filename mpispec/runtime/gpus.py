@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgpack
 
+from mpispec.compute.llama_backend import finds_gpu
 from mpispec.runtime.group import Group, JobError, gather
 from mpispec.transport.environment import hostname
 
@@ -15,7 +16,8 @@ def gpu_layers(group: Group, wanted: int, uses_llama: bool) -> tuple[int, ...]:
     """
     if not wanted:
         return (0,) * group.size
-    everyone = [msgpack.unpackb(theirs) for theirs in gather(group, msgpack.packb([hostname(), uses_llama, _finds()]))]
+    mine = msgpack.packb([hostname(), uses_llama, finds_gpu()])
+    everyone = [msgpack.unpackb(theirs) for theirs in gather(group, mine)]
     asked = {host for host, uses, _ in everyone if uses}
     if not any(uses and finds for _, uses, finds in everyone):
         where = f"on {', '.join(sorted(asked))}" if asked else "on any rank that it computes on"
@@ -24,10 +26,3 @@ def gpu_layers(group: Group, wanted: int, uses_llama: bool) -> tuple[int, ...]:
             "(or hip, vulkan), or leave the option out."
         )
     return tuple(wanted if uses and finds else 0 for _, uses, finds in everyone)
-
-
-def _finds() -> bool:
-    """Tell whether llama.cpp finds a GPU here."""
-    from mpispec.compute.llama import supports_gpu  # noqa: PLC0415  loads libllama
-
-    return supports_gpu()

@@ -32,7 +32,7 @@ class TextPromise:
 
     def __str__(self) -> str:
         if not self.is_exact:
-            alone = "these stages with --strategy plain" if self.is_mixed else "the model alone"
+            alone = "these stages alone" if self.is_mixed else "the model alone"
             return f"may part from {alone}, because {'; and because '.join(self.reasons)}"
         if self.is_mixed:
             return "that of these stages with --strategy plain; either form alone rounds otherwise and may part from it"

@@ -10,7 +10,8 @@ import pytest
 
 from mpispec.compute.base import StageSize
 from mpispec.compute.factory import backend_of
-from mpispec.compute.llama import api, supports_gpu
+from mpispec.compute.llama import api
+from mpispec.compute.llama_backend import finds_gpu
 from mpispec.core.messages import Run
 from tests.models.pipeline import rows
 
@@ -42,5 +43,5 @@ def test_llama_cpp_is_told_how_many_layers_go_to_the_gpu(
         stage.close()
         assert ("on a GPU" in backend.arithmetic(size).kernels) is bool(gpu_layers)
     assert told == [0, (False, False), -1, (True, True), 1, (True, True)]
-    if not supports_gpu():
+    if not finds_gpu():
         assert all(np.array_equal(output, outputs[0]) for output in outputs)

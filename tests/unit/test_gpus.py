@@ -28,7 +28,7 @@ def test_ranks_with_a_gpu_keep_layers_there_and_others_compute_on_the_cpu(monkey
 
 
 def test_nobody_is_asked_where_none_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "_finds", lambda: pytest.fail("llama.cpp was loaded"))
+    monkeypatch.setattr(gpus, "finds_gpu", lambda: pytest.fail("llama.cpp was loaded"))
     assert gpu_layers(Group(LoopbackTransport()), 0, uses_llama=True) == (0,)
 
 

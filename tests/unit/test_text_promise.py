@@ -94,7 +94,7 @@ def test_two_forms_are_not_alike_and_that_is_said(monkeypatch: pytest.MonkeyPatc
 
 def test_hosts_of_one_form_are_compared_in_a_mixed_pipeline_too(monkeypatch: pytest.MonkeyPatch) -> None:
     promise = promised(monkeypatch, others=(TORCH, Arithmetic("AVX512", True)), backends=("", "torch", ""))
-    assert str(promise).startswith("may part from these stages with --strategy plain, because red and green compute")
+    assert str(promise).startswith("may part from these stages alone, because red and green compute")
 
 
 def test_both_forms_are_asked_whether_they_are_certified(monkeypatch: pytest.MonkeyPatch) -> None:
