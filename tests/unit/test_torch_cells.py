@@ -1,4 +1,4 @@
-"""The cells of a torch stage, against the toy model's, over random trees of cache operations."""
+"""The cells of a torch stage over random cache operations, against a dictionary; torch itself is not needed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,15 @@ import pytest
 
 from mpispec.compute.base import ComputeError
 from mpispec.compute.torch_cells import Cells, padded
-from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
+from mpispec.core.ids import Pos, RunId, SeqId
+from mpispec.core.messages import CacheOp, CacheOpKind, Run
+from tests.stages import drop, rows, share
 
 pytestmark = pytest.mark.unit
 
 
 def run(start: int, stop: int, seq: int = 0) -> Run:
-    positions = range(start, stop)
-    return Run(
-        RunId(0), tuple(Row(RequestId(0), NodeId(0), NodeId(0), Token(0), Pos(p), SeqId(seq), True) for p in positions)
-    )
-
-
-def op(kind: CacheOpKind, src: int, dst: int, start: int, end: int = -1) -> CacheOp:
-    return CacheOp(kind, SeqId(src), SeqId(dst), Pos(start), end)
+    return Run(RunId(0), tuple(rows([0] * (stop - start), start, seq)))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -39,12 +33,12 @@ def test_a_path_is_what_a_dictionary_of_positions_says(seed: int) -> None:
             placed = cells.place(grown)
             known[src].update(zip((row.pos for row in grown.rows), placed.tolist(), strict=True))
         elif rng.random() < 0.5:
-            cells.apply(op(CacheOpKind.DROP, dst, dst, 0))
-            cells.apply(op(CacheOpKind.SHARE, src, dst, 0, length))
+            cells.apply(drop(dst))
+            cells.apply(share(src, dst, 0, length))
             known[dst] = dict(known[src])
         else:
             keep = rng.randint(0, length)
-            cells.apply(op(CacheOpKind.DROP, src, src, keep))
+            cells.apply(drop(src, keep))
             known[src] = {pos: cell for pos, cell in known[src].items() if pos < keep}
         for seq, path in known.items():
             if path:
@@ -62,7 +56,7 @@ def test_gaps_and_a_full_cache_are_errors() -> None:
     with pytest.raises(ComputeError, match="one cell for each position"):
         cells.paths(run(3, 4), 8)
     with pytest.raises(ComputeError, match="no order of cells"):
-        cells.apply(op(CacheOpKind.GATHER, 0, 0, 0))
+        cells.apply(CacheOp(CacheOpKind.GATHER, SeqId(0), SeqId(0), Pos(0), -1))
 
 
 def test_rows_are_filled_up_with_the_last() -> None:
