@@ -93,11 +93,15 @@ def assert_written(
     expected: Sequence[Written], ranks: int, ways: Sequence[Way], prompts: Sequence[Sequence[int]], **options: Any
 ) -> list[dict[str, Any]]:
     """Answer the prompts in every way, in one job, and compare; return the answers."""
-    asked = [(way, how, text) for way in ways for how, texts in expected for text in zip(prompts, texts, strict=True)]
-    wanted = [request(prompt, len(text), *way, **how) for way, how, (prompt, text) in asked]
+    asked = [(way, how, *each) for way in ways for how, texts in expected for each in zip(prompts, texts, strict=True)]
+    wanted = [request(prompt, len(text), *way, **how) for way, how, prompt, text in asked]
     found = answers(ranks, wanted, **options)
-    unlike = [each for each, answer in zip(asked, found, strict=True) if answer["tokens"] != each[2][1]]
-    assert not unlike, f"{len(unlike)} of {len(asked)} answers are not those of transformers"
+    unlike = [
+        (*way, how, prompts.index(prompt))
+        for (way, how, prompt, text), answer in zip(asked, found, strict=True)
+        if answer["tokens"] != text
+    ]
+    assert not unlike, f"{len(unlike)} of {len(asked)} answers are not those of transformers: {unlike}"
     return found
 
 
