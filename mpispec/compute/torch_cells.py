@@ -29,7 +29,11 @@ class Cells:
         return int(np.count_nonzero(~self._is_free))
 
     def apply(self, cache_op: CacheOp) -> None:
-        """Apply one cache operation."""
+        """Apply one cache operation. Raises ComputeError."""
+        num_sequences = self._labels.shape[1]
+        if not (0 <= cache_op.src < num_sequences and 0 <= cache_op.dst < num_sequences):
+            named = max(cache_op.src, cache_op.dst)
+            raise ComputeError(f"A cache operation names sequence {named} of {num_sequences}.")
         end = cache_op.end if cache_op.end >= 0 else np.iinfo(np.int64).max
         chosen = self._labels[:, cache_op.src] & (self._pos >= cache_op.start) & (self._pos < end)
         if cache_op.kind is CacheOpKind.SHARE:

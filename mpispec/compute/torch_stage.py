@@ -109,8 +109,11 @@ class TorchStage:
 
     def _check(self, rows: Sequence[Row], activations: Floats | None) -> None:
         tokens, width, vocabulary = [row.token for row in rows], self.weights.width, self.weights.vocabulary
-        if not rows or max(row.seq for row in rows) >= self._sequences:
-            raise ComputeError(f"A run names a sequence beyond the {self._sequences} of this stage, or has no rows.")
+        if not rows or not all(0 <= row.seq < self._sequences and row.pos >= 0 for row in rows):
+            raise ComputeError(
+                f"A run names a sequence beyond the {self._sequences} of this stage or a position that does not exist, "
+                "or has no rows."
+            )
         if self._first and not 0 <= min(tokens) <= max(tokens) < vocabulary:
             raise ComputeError(f"A row's token is outside the vocabulary of {vocabulary}.")
         if not self._first and (activations is None or activations.shape != (len(rows), width)):

@@ -139,8 +139,8 @@ def reference(prompt: Sequence[int], count: int, num_layers: int, vocabulary: in
 class ToyStage:
     """A `StageModel` of one `ToyLayer`."""
 
-    def __init__(self, layer: int, is_last: bool, vocabulary: int) -> None:
-        self._layer = ToyLayer(layer)
+    def __init__(self, layer: int, is_last: bool, vocabulary: int, in_order: bool = False) -> None:
+        self._layer = ToyLayer(layer, in_order=in_order)
         self._is_last = is_last
         self._vocabulary = vocabulary
 

@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType
 from mpispec.compute.base import Floats
 from mpispec.models import registry
 from tests.models import tiny
-from tests.models.pipeline import Pipeline
+from tests.models.pipeline import opened
 
 pytestmark = [pytest.mark.models, pytest.mark.usefixtures("part_cache")]
 
@@ -20,7 +20,7 @@ TOKENS = tuple((7 * index) % tiny.VOCABULARY for index in range(1, 25))
 
 def logits(model: Path, ranges: list[range], insist: bool = False) -> Floats:
     """Return the logits of TOKENS, fed in chunks of 5."""
-    pipeline = Pipeline(model, ranges, insist=insist)
+    pipeline = opened(model, ranges, insist=insist)
     found = pipeline.run_in_chunks(TOKENS, 5)
     pipeline.close()
     return found

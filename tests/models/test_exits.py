@@ -17,11 +17,13 @@ from mpispec.models import cut
 from research.arrange import Layer, arrange
 from research.exits import exits, main
 from research.texts import QUESTIONS, loaded
-from tests.models import pipeline, tiny
+from tests.models import tiny
+from tests.models.pipeline import PROMPT
+from tests.stages import row, rows
 
 pytestmark = pytest.mark.models
 
-RUN = Run(0, pipeline.rows(range(5, 25)))
+RUN = Run(0, rows(range(5, 25)))
 
 
 def test_an_exit_applies_norm_and_lm_head_to_the_hidden_state_of_its_stage(tmp_path: Path, part_cache: Path) -> None:
@@ -44,7 +46,7 @@ def test_an_exit_before_layers_that_change_nothing_agrees_always(default_model: 
     model = tmp_path / "padded.gguf"
     arrange(default_model, [Layer(0), Layer(1), Layer(2), Layer(1, noise=0.0)], model, "three layers and an echo")
     with loaded(model, 64, 1) as sole:
-        text = sole.write(pipeline.PROMPT, 12, frozenset())
+        text = sole.write(PROMPT, 12, frozenset())
     found = {one.layers: one for one in exits(model, (1, 3), [text], threads=1)}
     assert found[3].agreement.share == 1.0
     assert found[1].agreement.share < 1.0
@@ -76,8 +78,8 @@ def test_a_stage_with_an_exit_passes_on_the_same_and_chooses_as_the_exit_does(
     plain = stage_of(cut.part(default_model, layers), layers)
     leaving = stage_of(cut.part(default_model, layers, has_exit=True), layers)
     before = stage_of(cut.part(default_model, range(10)), range(10))
-    deciding = [pipeline.row(token, pos, decide=pos > 12) for pos, token in enumerate(pipeline.PROMPT)]
-    silent = [pipeline.row(5, len(deciding), decide=False)]
+    deciding = [row(token, pos, decide=pos > 12) for pos, token in enumerate(PROMPT)]
+    silent = [row(5, len(deciding), decide=False)]
     for run in (Run(0, deciding), Run(0, silent)):
         passed = before.forward(run, None, bool) if layers.start else None
         both = leaving.forward_and_exit(run, passed, bool)
@@ -86,12 +88,3 @@ def test_a_stage_with_an_exit_passes_on_the_same_and_chooses_as_the_exit_does(
         assert np.array_equal(both[1], exiting.forward(run, None, bool))
     for stage in (exiting, plain, leaving, before):
         stage.close()
-
-
-def test_an_exit_can_be_aborted(default_model: Path, part_cache: Path) -> None:
-    stage = stage_of(cut.part(default_model, range(10), has_exit=True), range(10))
-    looks = iter([False, False, True])
-    assert stage.forward_and_exit(RUN, None, lambda: next(looks, True)) is None
-    stage.apply([pipeline.drop(0)])
-    assert stage.forward_and_exit(RUN, None, bool) is not None
-    stage.close()

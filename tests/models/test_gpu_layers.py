@@ -13,7 +13,7 @@ from mpispec.compute.factory import backend_of
 from mpispec.compute.llama import api
 from mpispec.compute.llama_backend import finds_gpu
 from mpispec.core.messages import Run
-from tests.models.pipeline import rows
+from tests.stages import rows
 
 pytestmark = pytest.mark.models
 

@@ -14,7 +14,8 @@ import pytest
 
 from mpispec.compute import huge_pages
 from mpispec.models import registry
-from tests.models.pipeline import PROMPT, rows, split
+from tests.models.pipeline import PROMPT, split
+from tests.stages import rows
 
 pytestmark = pytest.mark.models
 

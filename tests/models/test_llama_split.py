@@ -15,7 +15,8 @@ from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.compute.llama_traits import Tiling
 from mpispec.core.messages import Run
 from mpispec.models import cut
-from tests.models.pipeline import PROMPT, Pipeline, drop, row, rows, split
+from tests.models.pipeline import PROMPT, split
+from tests.stages import Pipeline, drop, row, rows
 
 pytestmark = pytest.mark.models
 
@@ -51,15 +52,6 @@ def test_the_whole_equals_llama_cpps_own_binding(default_model: Path, expected: 
     model = llama_cpp.Llama(str(default_model), n_ctx=256, n_threads=1, logits_all=True, flash_attn=True, verbose=False)
     model.eval(PROMPT)
     assert np.array_equal(model.scores[: len(PROMPT)], expected)
-
-
-def test_only_deciding_rows_come_back(pipeline: Pipeline, expected: Floats) -> None:
-    pipeline.run_in_chunks(PROMPT[:1], 1)
-    batch = [row(token, pos, decide=pos in (4, 9)) for pos, token in enumerate(PROMPT) if 0 < pos < 10]
-    assert np.array_equal(pipeline.run(batch), expected[[4, 9]])
-    nothing = pipeline.run([row(PROMPT[10], 10, decide=False)])
-    assert nothing.shape == (0, expected.shape[1])
-    assert np.array_equal(pipeline.run([row(PROMPT[11], 11)]), expected[[11]])
 
 
 def test_greedy_decoding_equals_llama_cpps_own(pipeline: Pipeline, default_model: Path) -> None:

@@ -11,7 +11,8 @@ from mpispec.models import gguf_file, registry
 from mpispec.models.errors import ModelError
 from research.pad import pad
 from tests.models import tiny
-from tests.models.pipeline import Pipeline, rows
+from tests.models.pipeline import opened
+from tests.stages import rows
 
 pytestmark = pytest.mark.models
 
@@ -26,7 +27,7 @@ def test_a_padded_copy_computes_the_same(tied: bool, tmp_path: Path, part_cache:
     pad(model, padded, "padded")
     logits = []
     for path in (model, padded):
-        pipeline = Pipeline(path, [range(LAYERS)])
+        pipeline = opened(path, [range(LAYERS)])
         logits.append(pipeline.run(rows(TOKENS)))
         pipeline.close()
     assert np.allclose(*logits, rtol=0.0, atol=1e-3 * np.abs(logits[0]).max())

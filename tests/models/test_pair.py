@@ -15,7 +15,8 @@ from research.llama_quantise import quantise
 from research.pair import main
 from research.skipping import kept_layers
 from research.texts import QUESTIONS, Text, answers, loaded
-from tests.models import pipeline, tiny
+from tests.models import tiny
+from tests.models.pipeline import opened
 
 pytestmark = pytest.mark.models
 
@@ -47,7 +48,7 @@ def test_a_draft_that_skips_layers_agrees_like_stages_of_the_layers_it_keeps(
     default_model: Path, written: list[Text], tmp_path: Path, part_cache: Path
 ) -> None:
     arrange(default_model, [Layer(index) for index in (*range(11), *range(14, 30))], tmp_path / "draft.gguf", "draft")
-    model = pipeline.Pipeline(default_model, [range(11), range(14, 30)])
+    model = opened(default_model, [range(11), range(14, 30)])
     text = written[0]
     expected = model.run_in_chunks(text.tokens, 32)[len(text.prompt) - 1 :].argmax(axis=1)
     model.close()

@@ -16,7 +16,7 @@ from mpispec.runtime.group import Group
 from mpispec.runtime.trial import are_rows_exact
 from mpispec.transport.loopback import LoopbackTransport
 from tests.models import tiny
-from tests.models.pipeline import drop, rows
+from tests.stages import drop, rows
 
 pytestmark = pytest.mark.models
 

@@ -13,7 +13,7 @@ from mpispec.compute.torch_backend import TorchBackend
 from mpispec.compute.torch_stage import TorchStage, open_stage
 from mpispec.models import hf_folder
 from mpispec.models.errors import ModelError
-from tests.models.pipeline import drop
+from tests.stages import drop
 from tests.torch.test_torch_stage import TEXT, TILE, apply, computed, run
 
 pytestmark = pytest.mark.torch

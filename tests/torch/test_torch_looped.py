@@ -17,8 +17,8 @@ from mpispec.compute.torch_looped import LoopedLlamaConfig, LoopedLlamaForCausal
 from mpispec.core.ids import RunId
 from mpispec.core.messages import Run
 from mpispec.models import hf_folder
-from tests.models.pipeline import drop, rows
 from tests.mpi.jobs import answers, request, tokens_of
+from tests.stages import drop, rows
 
 pytestmark = pytest.mark.torch
 

@@ -1,4 +1,4 @@
-"""The cells of a torch stage, against the toy model's, over random trees of cache operations."""
+"""The cells of a torch stage over random cache operations, against a dictionary; torch itself is not needed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,15 @@ import pytest
 
 from mpispec.compute.base import ComputeError
 from mpispec.compute.torch_cells import Cells, padded
-from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
-from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
+from mpispec.core.ids import Pos, RunId, SeqId
+from mpispec.core.messages import CacheOp, CacheOpKind, Run
+from tests.stages import drop, rows, share
 
 pytestmark = pytest.mark.unit
 
 
 def run(start: int, stop: int, seq: int = 0) -> Run:
-    positions = range(start, stop)
-    return Run(
-        RunId(0), tuple(Row(RequestId(0), NodeId(0), NodeId(0), Token(0), Pos(p), SeqId(seq), True) for p in positions)
-    )
-
-
-def op(kind: CacheOpKind, src: int, dst: int, start: int, end: int = -1) -> CacheOp:
-    return CacheOp(kind, SeqId(src), SeqId(dst), Pos(start), end)
+    return Run(RunId(0), tuple(rows([0] * (stop - start), start, seq)))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -39,12 +33,12 @@ def test_a_path_is_what_a_dictionary_of_positions_says(seed: int) -> None:
             placed = cells.place(grown)
             known[src].update(zip((row.pos for row in grown.rows), placed.tolist(), strict=True))
         elif rng.random() < 0.5:
-            cells.apply(op(CacheOpKind.DROP, dst, dst, 0))
-            cells.apply(op(CacheOpKind.SHARE, src, dst, 0, length))
+            cells.apply(drop(dst))
+            cells.apply(share(src, dst, 0, length))
             known[dst] = dict(known[src])
         else:
             keep = rng.randint(0, length)
-            cells.apply(op(CacheOpKind.DROP, src, src, keep))
+            cells.apply(drop(src, keep))
             known[src] = {pos: cell for pos, cell in known[src].items() if pos < keep}
         for seq, path in known.items():
             if path:
@@ -68,13 +62,13 @@ def test_gathering_and_the_cells_of_the_dead_change_no_path() -> None:
     cells = Cells(8, 3)
     cells.place(run(0, 2))
     cells.place(run(2, 4, seq=1))  # a draft token and its child, which die behind a sequence of their own
-    cells.apply(op(CacheOpKind.SHARE, 1, 2, 2))
-    cells.apply(op(CacheOpKind.DROP, 1, 1, 0))
+    cells.apply(share(1, 2, 2))
+    cells.apply(drop(1))
     cells.place(run(2, 3))
     before = cells.paths(run(2, 3), 4)
     assert before[0, :3].tolist() == [0, 1, 4]
-    cells.apply(op(CacheOpKind.DROP, 2, 2, 0))
-    cells.apply(op(CacheOpKind.GATHER, 0, 0, 0))
+    cells.apply(drop(2))
+    cells.apply(CacheOp(CacheOpKind.GATHER, SeqId(0), SeqId(0), Pos(0), -1))
     assert np.array_equal(cells.paths(run(2, 3), 4), before)
     assert cells.num_used == 3
 
