@@ -84,8 +84,13 @@ class Weights:
     @property
     def num_weights(self) -> int:
         """Numbers held, each once."""
-        held = [*self._model.parameters(), *(self._head.parameters() if self._head is not None else ())]
-        return sum(weights.numel() for weights in {id(weights): weights for weights in held}.values())
+        return sum(weights.numel() for weights in self.parameters)
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """All weights, each once."""
+        every = [*self._model.parameters(), *(self._head.parameters() if self._head is not None else ())]
+        return [*{id(weights): weights for weights in every}.values()]
 
     @torch.inference_mode()
     def compute(self, works: Sequence[Work]) -> list[StageOutput | None]:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from mpispec.compute.base import StageSize, TorchOptions
-from mpispec.compute.torch_backend import TorchBackend
+from mpispec.compute.torch_backend import TILE, TorchBackend
 from mpispec.compute.torch_stage import TorchStage, open_stage
 from mpispec.models import hf_folder
 from mpispec.models.errors import ModelError
-from tests.stages import drop
-from tests.torch.test_torch_stage import TEXT, TILE, apply, computed, run
+from tests.stages import Pipeline, rows
+from tests.torch.test_torch_stage import TEXT
 
 pytestmark = pytest.mark.torch
 
@@ -30,22 +30,21 @@ def stages(small: Path) -> list[TorchStage]:
 
 def test_rounded_weights_compute_almost_what_whole_ones_do(stages: list[TorchStage], small: Path) -> None:
     exact = open_stage(small, range(4), 4, StageSize(context=256, sequences=8, threads=1, most_rows=TILE))
-    expected, found = (computed(each, run(TEXT[:20], 0)) for each in ([exact], stages))
+    expected, found = (Pipeline(each).run(rows(TEXT[:20])) for each in ([exact], stages))
     assert 1e-3 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.1
 
 
 def test_rows_of_rounded_weights_are_exact(stages: list[TorchStage]) -> None:
-    alone = np.concatenate([computed(stages, run([token], pos)) for pos, token in enumerate(TEXT[:14])])
-    apply(stages, drop(0, 0))
-    found = [computed(stages, run(TEXT[start : start + 7], start)) for start in (0, 7)]
-    assert np.array_equal(np.concatenate(found), alone)
+    pipeline = Pipeline(stages)
+    alone = pipeline.run_in_chunks(TEXT[:14], 1)
+    assert np.array_equal(pipeline.run_in_chunks(TEXT[:14], 7), alone)
 
 
 def test_weights_of_layers_take_a_quarter(stages: list[TorchStage], small: Path) -> None:
     stored = hf_folder.tensors_of(small, range(2, 4))
     matrices = sum(each.n_bytes for name, each in stored.items() if ".layers." in name and len(each.shape) == 2)
     others = sum(each.n_bytes for each in stored.values()) - matrices
-    held = sum(bytes_of(weights) for weights in stages[1]._model.parameters())
+    held = sum(bytes_of(weights) for weights in stages[1].weights.parameters)
     assert others + matrices / 4 < held < others + 0.27 * matrices
 
 
