@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
 from mpispec.compute.torch_looped import LoopedLlamaForCausalLM
-from research.looped_training import CONTEXT, exits, stream
+from research.looped_training import BEGIN, CONTEXT, END, exits, stream
 
 PROMPTS = 10
 PROMPT_TOKENS = 20
@@ -33,12 +33,13 @@ class ExitFigures:
 def measure(
     model: LoopedLlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, held_out: Sequence[str]
 ) -> tuple[list[ExitFigures], list[str]]:
-    """Return the figures of each exit, and what the model wrote: prompt and continuation."""
+    """Return the figures of each exit, and what the model wrote: prompt and continuation, up to its end."""
     bits, read = read_held_out(model, tokenizer, held_out)
     texts = write(model, prompts(tokenizer, held_out))
     written = agreement_on(model, texts, tokenizer.eos_token_id)
     figures = [ExitFigures(*each) for each in zip(bits, read, written, strict=True)]
-    return figures, [tokenizer.decode(text, skip_special_tokens=True) for text in texts]
+    ended = [tokenizer.decode(text).removeprefix(BEGIN).partition(END)[0] for text in texts]
+    return figures, ended
 
 
 @torch.inference_mode()
