@@ -17,6 +17,7 @@ from mpispec.commands.flags import job_flags, job_options, prompt_flags, read_sa
 from mpispec.commands.generate import Answer
 from mpispec.commands.prompt import NOTHING, read_prompt, stops_of, tokenised
 from mpispec.commands.tables import table
+from mpispec.core.request import EXIT
 from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group, JobError, on_rank_0
 from mpispec.runtime.job import FrontEnd, Outcome, run_job
@@ -62,7 +63,9 @@ def figures(outcome: Outcome[Answer], setup: Setup) -> dict[str, Any]:
     found["draft_ms"] = None if draft_s is None else round(draft_s * 1000, 4)
     found["model"] = setup.model.path.name
     found["layer_bytes_per_token"] = bytes_per_token(_layer_bytes(setup), computed, during, report["tokens"])
-    return found | compared_with_law(report, _stage_s(setup, computed, during), draft_s)
+    exits = [number for number, stage in enumerate(setup.plan.stages, 1) if stage.has_exit]
+    exit_stage = exits[0] if exits and EXIT in found["drafter"].split("+") else None
+    return found | compared_with_law(report, _stage_s(setup, computed, during), draft_s, exit_stage)
 
 
 def _stage_s(setup: Setup, computed: Sequence[Sequence[Lap]], during: Span) -> list[float | None]:

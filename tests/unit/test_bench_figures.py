@@ -116,6 +116,16 @@ def test_a_draft_slower_than_a_stage_sets_the_pace_of_accepted_tokens_alone() ->
     assert at_draft["achieved_over_paced"] == pytest.approx(20.0 * (0.5 * 0.020 + 0.5 * 4 * 0.010), abs=1e-4)
 
 
+def test_an_exit_drafts_after_the_stages_before_it() -> None:
+    first, second = (compared_with_law(report_of(11, 5, 20.0), [0.010] * 4, exit_stage=stage) for stage in (1, 2))
+    assert first["law_speedup"] == round(law_speedup(4, 0.5), 3)
+    assert second["law_speedup"] == round(law_speedup(2, 0.5), 3)
+
+
+def test_an_answer_whose_end_was_drafted_has_no_more_than_all_tokens_drafted() -> None:
+    assert compared_with_law(report_of(3, 3, 20.0), [0.010] * 4)["acceptance_rate_of_all"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("tokens", "speed", "stage_s"), [(1, None, [0.01, 0.01]), (11, 20.0, [0.01, None]), (0, None, [None])]
 )
