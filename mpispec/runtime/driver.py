@@ -92,7 +92,8 @@ class Driver:
         crew = [threading.Thread(target=self._serve, name=f"crew {index}", daemon=True) for index in range(size)]
         for thread in crew:
             thread.start()
-        self._ended.wait()
+        while not self._ended.wait(_LONGEST_WAIT_S):
+            pass  # Python handles a signal that reached another thread when the main one next runs
         if self._failure is not None:
             raise self._failure
         for thread in crew:

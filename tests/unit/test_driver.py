@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
+import traceback
 from collections.abc import Sequence
 
 import numpy as np
@@ -102,6 +105,32 @@ def test_a_rank_listens_while_it_computes() -> None:
     assert not thread.is_alive() and not failures
     handled = [event for event in core.events if not isinstance(event, Tick)]
     assert handled == [SUBMITTED, StopRequested(), Computed(RunId(0), None, (), aborted=True)]
+
+
+def callers(thread: int) -> list[str]:
+    """Return the functions that a thread is in, the innermost first."""
+    return [frame.f_code.co_name for frame, _ in traceback.walk_stack(sys._current_frames()[thread])]
+
+
+def test_a_signal_that_reached_another_thread_is_handled() -> None:
+    model, core = Endless(), Scripted()
+    driver = make_driver(model, core)
+
+    def ask() -> None:
+        driver.submit(SUBMITTED)
+        model.begun.wait(PATIENCE)
+        while callers(main)[:3] != ["wait", "wait", "run"]:
+            pass  # it still starts threads, and would handle a signal at once
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, lambda *_: driver.submit(StopRequested()))
+    try:
+        threading.Thread(target=ask, daemon=True).start()
+        driver.run()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert StopRequested() in core.events
 
 
 def test_the_head_of_a_level_is_reminded_of_its_deadline() -> None:
