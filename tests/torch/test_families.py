@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import transformers
 
-from mpispec.compute import torch_admission, torch_stage
+from mpispec.compute import torch_admission, torch_weights
 
 pytestmark = pytest.mark.torch
 
@@ -41,6 +41,6 @@ def test_other_families_are_refused_with_the_reason(family: str, reason: str) ->
 
 
 def test_a_part_that_computes_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_stage, "after_layers", lambda base: [])
+    monkeypatch.setattr(torch_weights, "after_layers", lambda base: [])
     refused = torch_admission.refusal(transformers.AutoConfig.for_model("llama"))
     assert refused == "its parts compute other numbers than the whole"
