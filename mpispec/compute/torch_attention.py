@@ -24,10 +24,11 @@ class Attended:
 
     cells: torch.Tensor | slice
     """int64 [rows]: where their keys and values go; a slice where they lie one after the other."""
-    paths: torch.Tensor | slice
+    paths: torch.Tensor | tuple[slice, slice]
     """int64 [paths, length]: cell of each position; one path for each row, or one that all of them lie on.
 
-    A slice where one path lies in the order of positions: nothing has to be gathered."""
+    Cycles and cells where each path lies in the order of positions, in cycle after cycle: nothing has to be gathered.
+    """
     distance: torch.Tensor
     """int64 [rows, length]: how far each position is behind the row; negative where it is ahead."""
     is_tile: bool
@@ -45,19 +46,22 @@ class Attended:
 
 
 class Store:
-    """Keys or values of all layers, [cells, heads, width] each, made when a layer first has some."""
+    """Keys or values of all layers, [cycles, cells, heads, width] each, made when a layer first has some.
 
-    def __init__(self, num_cells: int) -> None:
-        self._num_cells = num_cells
+    Cells are counted through all cycles.
+    """
+
+    def __init__(self, num_cycles: int, num_cells: int) -> None:
+        self._shape = (num_cycles, num_cells)
         self._layers: dict[int, torch.Tensor] = {}
 
     def write(self, layer: int, new: torch.Tensor, attended: Attended) -> torch.Tensor:
         """Write what is new, [1, heads, rows, width], for as many rows as have cells; return what the layer has."""
         kept = self._layers.get(layer)
         if kept is None:
-            shape = (self._num_cells, new.shape[1], new.shape[3])
+            shape = (*self._shape, new.shape[1], new.shape[3])
             kept = self._layers[layer] = torch.zeros(shape, dtype=new.dtype, device=new.device)
-        kept[attended.cells] = new[0, :, : len(attended.distance)].transpose(0, 1)
+        kept.flatten(0, 1)[attended.cells] = new[0, :, : len(attended.distance)].transpose(0, 1)
         return kept
 
 
@@ -100,10 +104,10 @@ def _attend(
 def _on_paths(stored: torch.Tensor, attended: Attended) -> torch.Tensor:
     """Return [rows, heads, length, width] of what a layer has stored, in the order of positions; one for a tile."""
     paths = attended.paths
-    if isinstance(paths, slice):
-        found = stored[paths][None]
+    if isinstance(paths, tuple):
+        found = stored[paths]
     else:
-        found = stored.index_select(0, paths.flatten()).view(*paths.shape, *stored.shape[1:])
+        found = stored.flatten(0, 1).index_select(0, paths.flatten()).view(*paths.shape, *stored.shape[2:])
     batch = 1 if attended.is_tile else len(attended.distance)
     return found.transpose(1, 2).expand(batch, -1, -1, -1)
 

@@ -76,9 +76,9 @@ class Weights:
         self._device, self._dtype = model.device, model.dtype
         self._is_exact = model.device.type == "cpu" and model.dtype == torch.float32
         self._num_cells = num_cells
-        self._num_stored = num_cells * num_cycles
-        self._keys, self._values = Store(self._num_stored), Store(self._num_stored)
+        self._keys, self._values = Store(num_cycles, num_cells), Store(num_cycles, num_cells)
         config = model.config.get_text_config()
+        self._step = _step(getattr(config, "max_position_embeddings", None)) if self._is_exact else _FAST_STEP
         self.width, self.vocabulary = int(config.hidden_size), int(config.vocab_size)
 
     @property
@@ -106,7 +106,7 @@ class Weights:
 
     def _together(self, works: Sequence[Work]) -> Sequence[StageOutput | None]:
         is_tile = len(works) == 1 and len(works[0].run.rows) == TILE
-        rows = _Rows(works, _STEP if self._is_exact else _FAST_STEP, self._num_cells)
+        rows = _Rows(works, self._step, self._num_cells)
         hidden = torch.cat([self._inputs(work) for work in works])
         size = _ROWS if self._is_exact and not is_tile else len(hidden)
         for cycle in range(max(len(work.cycles) for work in works)):
@@ -132,11 +132,11 @@ class Weights:
         """Compute up to `size` rows; rows that fill it up repeat the last one and are thrown away."""
         seen = rows.attended(chosen, cycle)
         is_shared = bool(np.all((seen.paths == seen.paths[-1]) | (seen.distance < 0)))
-        last, length = int(seen.pos.max()), seen.paths.shape[1]
-        in_order = _in_order(seen.paths[-1, : last + 1], length, self._num_stored) if is_shared else None
+        paths = seen.paths[-1:] if is_shared else seen.paths
+        distance = seen.distance.max(axis=0)[None] if is_shared else seen.distance
         attended = Attended(
-            _in_order(seen.cells, len(seen.cells), self._num_stored) or self._tensor(seen.cells),
-            in_order or self._tensor(seen.paths[-1:] if is_shared else seen.paths),
+            _one_after_the_other(seen.cells) or self._tensor(seen.cells),
+            _in_order(paths, distance, self._num_cells) or self._tensor(paths),
             self._tensor(seen.distance),
             is_shared and (size == TILE or not self._is_exact),
             self._keys,
@@ -221,11 +221,31 @@ class _Rows:
         )
 
 
-def _in_order(cells: NDArray[np.int64], length: int, num_stored: int) -> slice | None:
-    """Return `length` cells from the first of these on, if these follow each other and there are so many."""
+def _step(context: int | None) -> int:
+    """Return what attended positions are filled up to a multiple of, for a model of so many positions.
+
+    A model of few has one length; it is the model that says so, since other lengths may have other bits.
+    """
+    return min(_STEP, -(-context // _FAST_STEP) * _FAST_STEP) if context else _STEP
+
+
+def _one_after_the_other(cells: NDArray[np.int64]) -> slice | None:
+    """Return the cells as a slice where each follows the one before."""
     first = int(cells[0])
-    follow = first + length <= num_stored and bool(np.all(cells == np.arange(first, first + len(cells))))
-    return slice(first, first + length) if follow else None
+    return slice(first, first + len(cells)) if np.array_equal(cells, np.arange(first, first + len(cells))) else None
+
+
+def _in_order(paths: NDArray[np.int64], distance: NDArray[np.int64], num_cells: int) -> tuple[slice, slice] | None:
+    """Return paths as cycles and cells, where all begin at one cell, in cycle after cycle, and go on in order.
+
+    Both arrays are [paths, length]; a cell counts where its distance is not negative.
+    """
+    first_cycle, start = divmod(int(paths[0, 0]), num_cells)
+    count, length = paths.shape
+    expected = (first_cycle + np.arange(count))[:, None] * num_cells + np.arange(start, start + length)
+    if start + length > num_cells or not np.all((paths == expected) | (distance < 0)):
+        return None
+    return slice(first_cycle, first_cycle + count), slice(start, start + length)
 
 
 def _filled(rows: torch.Tensor, size: int) -> torch.Tensor:
