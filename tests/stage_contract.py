@@ -16,7 +16,7 @@ from functools import cached_property, partial
 import numpy as np
 import pytest
 
-from mpispec.compute.base import ComputeError, Floats, StageModel, StageSize
+from mpispec.compute.base import Cancelled, ComputeError, ExitModel, Floats, StageModel, StageSize
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.messages import Branch, Run
@@ -203,6 +203,18 @@ def check_requests_do_not_see_each_other(subject: Subject) -> None:
     subject.assert_same(pipeline.run(rows(third, 0, 0), [drop(0)]), subject.chain(third))
     goes_on = pipeline.run(rows(OTHER[20:24], 20, 3))
     subject.assert_same(goes_on, subject.chain(OTHER[:24])[20:], has_holes=True)
+
+
+class Leaving:
+    """A stage with an exit that computes for both, of which the exit's logits are thrown away."""
+
+    def __init__(self, stage: ExitModel) -> None:
+        self._stage = stage
+        self.apply, self.close = stage.apply, stage.close
+
+    def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        both = self._stage.forward_and_exit(run, activations, cancelled)
+        return None if both is None else both[0]
 
 
 class _Request:

@@ -9,28 +9,15 @@ from typing import cast
 import pytest
 
 from mpispec.compute import llama_stage
-from mpispec.compute.base import Cancelled, ExitModel, Floats, StageModel
+from mpispec.compute.base import ExitModel, StageModel
 from mpispec.compute.llama_backend import LlamaBackend
-from mpispec.core.messages import Run
 from tests.models import tiny
-from tests.stage_contract import CHECKS, REFUSALS, SIZE, Subject
+from tests.stage_contract import CHECKS, REFUSALS, SIZE, Leaving, Subject
 
 pytestmark = pytest.mark.models
 
 HOLES, HOLES_REAL = 0.01, 0.1
 """A token in a hole is summed before its ancestors (measured: 0.003 of the largest logit; 0.06 on rounded weights)."""
-
-
-class Leaving:
-    """A stage with an exit that computes for both, of which the exit's logits are thrown away."""
-
-    def __init__(self, stage: ExitModel) -> None:
-        self._stage = stage
-        self.apply, self.close = stage.apply, stage.close
-
-    def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
-        both = self._stage.forward_and_exit(run, activations, cancelled)
-        return None if both is None else both[0]
 
 
 def subject_of(path: Path, has_exits: bool = False, holes: float = HOLES, num_seeds: int = 6) -> Subject:
