@@ -64,26 +64,22 @@ def figures(outcome: Outcome[Answer], setup: Setup) -> dict[str, Any]:
     found["model"] = setup.model.path.name
     found["layer_bytes_per_token"] = bytes_per_token(_layer_bytes(setup), computed, during, report["tokens"])
     exits = [number for number, stage in enumerate(setup.plan.stages, 1) if stage.has_exit]
-    exit_stage = exits[0] if exits and EXIT in found["drafter"].split("+") else None
+    exit_stage = exits[0] if exits and EXIT in found["drafter"].split("+") else 1
     return found | compared_with_law(report, _stage_s(setup, computed, during), draft_s, exit_stage)
 
 
 def _stage_s(setup: Setup, computed: Sequence[Sequence[Lap]], during: Span) -> list[float | None]:
     """Return what a one-row run takes on each stage of the target."""
-    stages = zip(_names(setup), setup.plan.stages, strict=True)
-    return [step_s(computed[stage.rank], name, during) for name, stage in stages]
+    role_of = setup.plan.role_of
+    return [step_s(computed[place.stage.rank], role_of(place.actor), during) for place in setup.targets]
 
 
 def _layer_bytes(setup: Setup) -> dict[str, int]:
-    """Return the bytes of the layers of each stage of the target, by its name."""
-    held = (sum(setup.model.layer_bytes[layer] for layer in stage.layers) for stage in setup.plan.stages)
-    return dict(zip(_names(setup), held, strict=True))
-
-
-def _names(setup: Setup) -> list[str]:
-    """Return what the stages of the target are called in traces."""
-    target = setup.plan.pipelines[0]
-    return [setup.plan.role_of(target.actor_of(index)) for index in range(len(target.stages))]
+    """Return the bytes of the layers of each stage of the target, by its name in traces."""
+    return {
+        setup.plan.role_of(place.actor): sum(place.model.layer_bytes[layer] for layer in place.stage.layers)
+        for place in setup.targets
+    }
 
 
 def _draft_s(setup: Setup, computed: Sequence[Sequence[Lap]], during: Span) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mpispec.runtime.job import RankReport
-from mpispec.sim.costs import exit_speedup, law_speedup
+from mpispec.sim.costs import exit_speedup
 
 FEWEST_RUNS = 5
 """One-row runs of a stage below which their median says nothing."""
@@ -95,21 +95,21 @@ def compared_with_law(
     report: dict[str, Any],
     stage_s: Sequence[float | None],
     draft_s: float | None = None,
-    exit_stage: int | None = None,
+    exit_stage: int = 1,
 ) -> dict[str, Any]:
     """Return tau, the law's rate and how much of it was achieved, then the same at the pace of the draft.
 
     `report` is `Engine.report` of the request, `stage_s` what a one-row run takes on each stage of the target,
-    `draft_s` what a step of the draft takes if there is one, `exit_stage` the number of the first stage that drafts.
-    What cannot be known is None: tau if a stage computed hardly any such runs, the rest without tau or without a second
-    token.
+    `draft_s` what a step of the draft takes if there is one, `exit_stage` the number of the first stage that drafts; a
+    draft model is as early as the first could be. What cannot be known is None: tau if a stage computed hardly any such
+    runs, the rest without tau or without a second token.
     """
     decided = report["tokens"] - 1
     # The token that ended the answer may have been drafted and is not counted among its tokens.
     acceptance_rate = min(1.0, report["speculation"]["accepted"] / decided) if decided > 0 else None
     known = [seconds for seconds in stage_s if seconds is not None]
     tau = max(known) if len(known) == len(stage_s) else None
-    speedup = _speedup(acceptance_rate, len(stage_s), exit_stage) if acceptance_rate is not None else None
+    speedup = exit_speedup(acceptance_rate, exit_stage / len(stage_s)) if acceptance_rate is not None else None
     law = speedup / (len(stage_s) * tau) if speedup is not None and tau is not None else None
     paced = None
     if acceptance_rate is not None and tau is not None:
@@ -126,12 +126,6 @@ def compared_with_law(
         "paced_tokens_per_s": _rounded(paced, 1.0, 3),
         "achieved_over_paced": _rounded(achieved / paced if paced and achieved else None, 1.0, 4),
     }
-
-
-def _speedup(acceptance_rate: float, num_stages: int, exit_stage: int | None) -> float:
-    if exit_stage is None:
-        return law_speedup(num_stages, acceptance_rate)
-    return exit_speedup(acceptance_rate, exit_stage / num_stages)
 
 
 def _rounded(value: float | None, factor: float, digits: int) -> float | None:

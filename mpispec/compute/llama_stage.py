@@ -10,7 +10,7 @@ import numpy as np
 from mpispec.compute import huge_pages
 from mpispec.compute.base import Cancelled, ComputeError, Floats, StageSize
 from mpispec.compute.llama import ContextSize, LayerWatch, LlamaContext, LlamaModel
-from mpispec.compute.llama_traits import MOST_CELLS
+from mpispec.compute.llama_traits import SPARE_CELLS
 from mpispec.core.messages import CacheOp, Row, Run
 from mpispec.core.sequences import row_labels
 from mpispec.models.errors import ModelError
@@ -21,8 +21,6 @@ EXACT_ROWS = 63
 """Up to this many rows a run's bits do not depend on how many rows it has (measured, F16 cache, flash attention, one
 thread). From 64 on llama.cpp attends in tiles (`Tiling`). With several threads a run of one row that sees 512
 cells or more is summed in as many pieces as there are threads, so there its last bits depend on their number."""
-SPARE_CELLS = 320 + MOST_CELLS
-"""Cells beyond the context, for rows that are being speculated on and for dead ones; llama.cpp rounds up to 256."""
 
 
 class LlamaStage:
@@ -34,7 +32,7 @@ class LlamaStage:
     def __init__(self, path: Path, size: StageSize, *, first: bool, last: bool, n_layers: int) -> None:
         """Load the layers and compute one row to warm up.
 
-        All sequences share `size.context` + SPARE_CELLS cells. Raises ModelError.
+        All sequences share `size.context` + SPARE_CELLS cells, which llama.cpp rounds up to 256. Raises ModelError.
         """
         self._model = LlamaModel(path, gpu_layers=size.gpu_layers)
         try:

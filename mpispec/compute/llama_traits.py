@@ -19,6 +19,9 @@ from mpispec.core.tree import Node, NodeState
 TILE = 64
 MOST_CELLS = 448
 """Dead cells for which the stages' caches have room; collecting costs a copy of the text's cells, so not too few."""
+SPARE_CELLS = 320 + MOST_CELLS
+"""Cells of a stage beyond the context, for rows that are being speculated on and for dead ones; on any backend, since a
+stage elsewhere may be llama.cpp's."""
 _COLLECT_FROM = 2
 """Where collecting costs least, it begins at the most dead cells divided by this."""
 

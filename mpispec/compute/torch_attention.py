@@ -97,8 +97,13 @@ def _attend(
     else:
         out = _with_extras(queries, keys, values, mask, options)
     found = out[0].transpose(0, 1) if mpispec.is_tile else out[:, :, 0]
-    missing = query.shape[2] - len(found)
-    return (torch.cat([found, found[-1:].expand(missing, -1, -1)]) if missing else found)[None], None
+    return filled(found, query.shape[2])[None], None
+
+
+def filled(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """Return [size, ...]: the rows, then the last of them again."""
+    missing = size - len(rows)
+    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
 
 
 def _on_paths(stored: torch.Tensor, attended: Attended) -> torch.Tensor:

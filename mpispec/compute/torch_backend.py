@@ -89,28 +89,21 @@ class TorchBackend:
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
     ) -> StageModel:
         """See `Backend`."""
-        self._check_all_here(size)
-        from mpispec.compute import torch_admission, torch_stage  # noqa: PLC0415  takes seconds
-
-        if (len(layers) < model.layers or has_exit) and not insist:
-            torch_admission.check(model.path, size.torch.runs_code)
-        if model.num_cycles > 1:
-            return torch_stage.open_cycles(model.path, [Part(layers, has_exit)], model.layers, size)[0]
-        return torch_stage.open_stage(model.path, layers, model.layers, size, has_exit)
+        return self.open_stages(model, [Part(layers, has_exit)], size, insist).stages[0]
 
     def open_stages(self, model: ModelSummary, parts: Sequence[Part], size: StageSize, insist: bool) -> Opened:
         """See `Backend`. Those of a model that applies its layers several times share the weights."""
-        if model.num_cycles == 1 or len(parts) == 1:
-            return Opened(
-                [self.open_stage(model, part.layers, size, insist=insist, has_exit=part.has_exit) for part in parts]
-            )
         self._check_all_here(size)
         from mpispec.compute import torch_admission, torch_stage  # noqa: PLC0415  takes seconds
 
-        if not insist:
+        if not insist and any(len(part.layers) < model.layers or part.has_exit for part in parts):
             torch_admission.check(model.path, size.torch.runs_code)
-        opened = torch_stage.open_cycles(model.path, parts, model.layers, size)
-        return Opened([*opened], torch_stage.forward_together)
+        if model.num_cycles == 1:
+            return Opened(
+                [torch_stage.open_stage(model.path, part.layers, model.layers, size, part.has_exit) for part in parts]
+            )
+        opened = torch_stage.open_cycles(model.path, parts, model.unit, model.layers, size)
+        return Opened([*opened], torch_stage.forward_together if len(parts) > 1 else None)
 
     def open_tokenizer(self, path: Path) -> HfVocabulary:
         """See `Backend`."""

@@ -27,7 +27,7 @@ from mpispec.compute.base import (
     StageSize,
     TorchOptions,
 )
-from mpispec.compute.llama_traits import MOST_CELLS
+from mpispec.compute.llama_traits import SPARE_CELLS
 from mpispec.compute.torch_attention import ATTENTION
 from mpispec.compute.torch_cells import Cells
 from mpispec.compute.torch_files import class_of, first_sentence, quantization_of, read_config, slices
@@ -36,9 +36,6 @@ from mpispec.core.messages import CacheOp, Row, Run
 from mpispec.models import hf_folder
 from mpispec.models.errors import ModelError
 from mpispec.models.hf_folder import StoredTensor
-
-_SPARE_CELLS = 320 + MOST_CELLS
-"""Cells beyond the context, for draft tokens in flight, and for dead ones that stages on llama.cpp keep."""
 
 
 class Kept(NamedTuple):
@@ -140,12 +137,11 @@ def open_stage(folder: Path, layers: range, num_layers: int, size: StageSize, ha
     return TorchStage(weights, first=first, last=last, size=size, has_exit=has_exit)
 
 
-def open_cycles(folder: Path, parts: Sequence[Part], num_layers: int, size: StageSize) -> list[TorchStage]:
-    """Load the block of a model that applies it several times, once for all stages of a rank. Raises ModelError.
+def open_cycles(folder: Path, parts: Sequence[Part], block: int, num_layers: int, size: StageSize) -> list[TorchStage]:
+    """Load the `block` layers of a model that applies them several times, once for all stages of a rank.
 
-    `parts` are in layers, counted over all `num_layers` of all cycles; each holds whole cycles.
+    `parts` are in layers, counted over all `num_layers` of all cycles; each holds whole cycles. Raises ModelError.
     """
-    block = int(read_config(folder, size.torch.runs_code).num_hidden_layers)
     first_cycle, last_cycle = parts[0].layers.start // block, parts[-1].layers.stop // block
     is_first, is_last = first_cycle == 0, parts[-1].layers.stop == num_layers
     has_head = is_last or any(part.has_exit for part in parts)
@@ -169,7 +165,7 @@ def open_cycles(folder: Path, parts: Sequence[Part], num_layers: int, size: Stag
 
 def num_cells(size: StageSize) -> int:
     """Return how many cells a stage has."""
-    return size.context + _SPARE_CELLS
+    return size.context + SPARE_CELLS
 
 
 def _loaded(folder: Path, kept: Kept, tensors: Mapping[str, StoredTensor], size: StageSize) -> Any:

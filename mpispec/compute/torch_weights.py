@@ -2,9 +2,9 @@
 
 **Exact.** On a CPU a float32 row alone and the same row among others differ in the last bits: libraries choose another
 kernel for another number of rows. So rows go through the layers eight at a time, filled up where there are fewer, and
-each attends by itself to the keys of its own path, in the order of positions, filled up to a multiple of 512. Measured
-with torch 2.13: the same bits for any neighbours, lengths and places. A run of `TILE` rows is part of a prompt, whose
-runs depend on the prompt alone; it goes through as one.
+each attends by itself to the keys of its own path, in the order of positions, filled up to a multiple of 512, or to the
+positions that the model has if those are fewer. Measured with torch 2.13: the same bits for any neighbours, lengths and
+places. A run of `TILE` rows is part of a prompt, whose runs depend on the prompt alone; it goes through as one.
 
 **Fast**, for other numbers and devices: rows go through as they come, and their bits may depend on each other.
 
@@ -25,9 +25,9 @@ import torch
 from numpy.typing import NDArray
 
 from mpispec.compute.base import Cancelled, Floats, StageOutput
-from mpispec.compute.torch_attention import Attended, Store
+from mpispec.compute.torch_attention import Attended, Store, filled
 from mpispec.compute.torch_backend import TILE
-from mpispec.compute.torch_cells import Cells
+from mpispec.compute.torch_cells import Cells, padded
 from mpispec.core.messages import Run
 
 _ROWS = 8
@@ -142,9 +142,9 @@ class Weights:
             self._keys,
             self._values,
         )
-        positions = self._tensor(np.concatenate([seen.pos, np.repeat(seen.pos[-1:], size - len(chosen))]))
+        positions = self._tensor(padded(seen.pos.tolist(), size))
         output = self._model.base_model(
-            inputs_embeds=_filled(given, size)[None],
+            inputs_embeds=filled(given, size)[None],
             position_ids=positions[None],
             use_cache=False,
             mpispec=attended,
@@ -173,7 +173,7 @@ class Weights:
         found = []
         for start in range(0, len(hidden), size):
             part = hidden[start : start + size]
-            logits = self._head(inputs_embeds=_filled(part, size)[None], use_cache=False).logits[0, : len(part)]
+            logits = self._head(inputs_embeds=filled(part, size)[None], use_cache=False).logits[0, : len(part)]
             found.append(logits.float().cpu().numpy())
         return np.concatenate(found)
 
@@ -246,11 +246,6 @@ def _in_order(paths: NDArray[np.int64], distance: NDArray[np.int64], num_cells: 
     if start + length > num_cells or not np.all((paths == expected) | (distance < 0)):
         return None
     return slice(first_cycle, first_cycle + count), slice(start, start + length)
-
-
-def _filled(rows: torch.Tensor, size: int) -> torch.Tensor:
-    """Return [size, width]: the rows, then the last of them again."""
-    return rows if len(rows) == size else torch.cat([rows, rows[-1:].expand(size - len(rows), -1)])
 
 
 def _without_layers(model: Any) -> Any:

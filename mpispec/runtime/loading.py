@@ -42,8 +42,7 @@ class Models:
 
 def held(setup: Setup, rank: int) -> list[Held]:
     """Return the layers of models that a rank holds."""
-    places = [place for place in setup.places if place.stage.rank == rank]
-    found = [Held(place.model.path, place.stage.layers, place.stage.has_exit) for place in places]
+    found = [Held(place.model.path, place.stage.layers, place.stage.has_exit) for place in setup.places_of(rank)]
     if setup.draft is not None and setup.plan.draft_rank == rank:
         found.append(Held(setup.draft.path, range(setup.draft.layers)))
     return found
@@ -52,7 +51,7 @@ def held(setup: Setup, rank: int) -> list[Held]:
 def load(options: JobOptions, rank: int, setup: Setup, say: Say) -> Models:
     """Cut and load the layer ranges and the draft of a rank. Raises JobError."""
     try:
-        places = [place for place in setup.places if place.stage.rank == rank]
+        places = setup.places_of(rank)
         stages: dict[Actor, StageModel] = {}
         together = None
         for _, alike in itertools.groupby(places, lambda place: (place.model.path, place.is_target)):

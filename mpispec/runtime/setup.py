@@ -126,16 +126,24 @@ class Setup:
             for index, stage in enumerate(pipeline.stages):
                 yield Place(pipeline.actor_of(index), stage, level or self.form_of(stage), level is None)
 
+    def places_of(self, rank: int) -> list[Place]:
+        """Return the stages that a rank holds."""
+        return [place for place in self.places if place.stage.rank == rank]
+
+    @property
+    def targets(self) -> list[Place]:
+        """The stages of the target."""
+        return [place for place in self.places if place.is_target]
+
     def backends_of(self, rank: int) -> set[str]:
         """Return what a rank computes with: its stages, and the draft."""
-        found = {backend_of(place.model.path).name for place in self.places if place.stage.rank == rank}
+        found = {backend_of(place.model.path).name for place in self.places_of(rank)}
         return found | ({backend_of(self.draft.path).name} if self.draft and self.plan.draft_rank == rank else set())
 
     @property
     def forms(self) -> tuple[ModelSummary, ...]:
         """The forms of the target that its stages hold, each once."""
-        found = {place.model.path: place.model for place in self.places if place.is_target}
-        return tuple(found.values())
+        return tuple({place.model.path: place.model for place in self.targets}.values())
 
     def bytes_of(self, rank: int) -> int:
         """Return the bytes of weights that a rank holds."""

@@ -54,7 +54,7 @@ def text_promise(
 def _reasons(
     options: JobOptions, setup: Setup, everyone: Mapping[Actor, tuple[str, bool]], are_rows_exact: bool
 ) -> Iterator[str]:
-    places = [place for place in setup.places if place.is_target]
+    places = setup.targets
     if options.wire != "f32":
         yield f"--wire {options.wire} rounds what goes from host to host"
     if options.parallel > 1:

@@ -9,7 +9,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from mpispec.compute.base import ExitModel, Floats, StageModel, StageOutput, StageRun, Together
 from mpispec.core.effects import (
@@ -35,88 +34,90 @@ BRIEF_S = 0.0005
 """A job of at most this many seconds may keep messages of its rank waiting; calling another thread costs a tenth."""
 
 
-class Worker(Protocol):
-    """What computes for one actor or several; all but `do`, which is outside, is called under the driver's guard."""
+class Worker(ABC):
+    """What computes for one actor or several, on one thread at a time.
 
-    busy_s: float
-    """Seconds spent in jobs."""
+    All but `do`, which is outside of it, is called under the driver's guard.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.busy_s = 0.0
+        """Seconds spent in jobs."""
+        self._trace = trace
+        self._jobs: deque[tuple[Actor, Job]] = deque()
+        self._is_busy = False
+        self._row_s = BRIEF_S
+        """Seconds a row took the last time."""
 
     @property
     def is_ready(self) -> bool:
         """Whether there is a job and nobody is at one."""
+        return bool(self._jobs) and not self._is_busy
 
     def put(self, actor: Actor, job: Job) -> None:
         """Queue a job of an actor."""
+        self._jobs.append((actor, job))
 
     def take(self) -> list[tuple[Actor, Job]]:
-        """Begin what is to be done next; the caller must `do` it."""
+        """Begin what is to be done next, the oldest job; the caller must `do` it."""
+        self._is_busy = True
+        return [self._jobs.popleft()]
 
     def is_brief(self, jobs: Sequence[tuple[Actor, Job]]) -> bool:
         """Tell whether jobs are likely to be over in `BRIEF_S`."""
-
-    def abort(self, request: AbortCompute | AbortDraft) -> None:
-        """Ask for a run under way to be given up."""
+        return _num_rows(jobs) * self._row_s < BRIEF_S
 
     def do(self, jobs: Sequence[tuple[Actor, Job]]) -> list[tuple[Actor, Completion]]:
         """Do the jobs that were taken; return the answers of those that have one."""
+        start = time.monotonic()
+        answers = self._do(jobs)
+        spent = time.monotonic() - start
+        self.busy_s += spent
+        if num_rows := _num_rows(jobs):
+            self._row_s = spent / num_rows
+        self._is_busy = False
+        return answers
+
+    @abstractmethod
+    def abort(self, request: AbortCompute | AbortDraft) -> None:
+        """Ask for a run under way to be given up."""
+
+    @abstractmethod
+    def _do(self, jobs: Sequence[tuple[Actor, Job]]) -> list[tuple[Actor, Completion]]:
+        """Do the jobs, record those that compute, and return the answers."""
 
 
-class ModelWorker(ABC):
-    """A `Worker` of one actor: one model, one job at a time."""
+class ModelWorker(Worker):
+    """Computes for one actor with one model, a job at a time."""
 
     def __init__(self, name: str, trace: Trace, model: StageModel) -> None:
+        super().__init__(trace)
         self.name = name
-        self.busy_s = 0.0
-        self._trace = trace
         self._model = model
         self._decider = Decider()
         self._aborted = -1
         """The newest run that was asked to be given up; runs compute in increasing order."""
         self._computing = -1
-        self._jobs: deque[tuple[Actor, Job]] = deque()
-        self._is_busy = False
-        self._row_s = BRIEF_S
-        """Seconds a row of the last run took."""
-
-    @property
-    def is_ready(self) -> bool:
-        """See `Worker`."""
-        return bool(self._jobs) and not self._is_busy
 
     def put(self, actor: Actor, job: Job) -> None:
         """See `Worker`."""
         if isinstance(job, Compute | ComputeDraft):
             self._computing = job.run.run_id
-        self._jobs.append((actor, job))
-
-    def take(self) -> list[tuple[Actor, Job]]:
-        """See `Worker`: the oldest job."""
-        self._is_busy = True
-        return [self._jobs.popleft()]
-
-    def is_brief(self, jobs: Sequence[tuple[Actor, Job]]) -> bool:
-        """See `Worker`."""
-        return _num_rows(jobs) * self._row_s < BRIEF_S
+        super().put(actor, job)
 
     def abort(self, request: AbortCompute | AbortDraft) -> None:
         """See `Worker`."""
         self._aborted = request.run_id if isinstance(request, AbortCompute) else self._computing
 
-    def do(self, jobs: Sequence[tuple[Actor, Job]]) -> list[tuple[Actor, Completion]]:
-        """See `Worker`."""
-        done = [(actor, self._done(job)) for actor, job in jobs]
-        self._is_busy = False
-        return [(actor, completion) for actor, completion in done if completion is not None]
-
-    def _done(self, job: Job) -> Completion | None:
+    def _do(self, jobs: Sequence[tuple[Actor, Job]]) -> list[tuple[Actor, Completion]]:
+        ((actor, job),) = jobs
         start = time.monotonic()
         completion = self._answer(job)
-        end = time.monotonic()
-        self.busy_s += end - start
-        if isinstance(job, Compute | ComputeDraft) and completion is not None:
-            self._row_s = (end - start) / len(job.run.rows)
-            self._trace.computed(self.name, start, end, job, completion)
-        return completion
+        if completion is None:
+            return []
+        assert isinstance(job, Compute | ComputeDraft), "only what computes is answered"
+        self._trace.computed(self.name, start, time.monotonic(), job, completion)
+        return [(actor, completion)]
 
     @abstractmethod
     def _compute(self, job: Compute | ComputeDraft) -> Completion:
@@ -200,62 +201,39 @@ class ExitWorker(StageWorker):
         return None if both is None else StageOutput(*both)
 
 
-class CycleWorker:
-    """A `Worker` of stages that share their weights: what all of them have to do goes through these in one pass."""
+class CycleWorker(Worker):
+    """Computes for stages that share their weights: what all of them have to do goes through these in one pass."""
 
     def __init__(self, trace: Trace, stages: Mapping[Actor, StageWorker], together: Together) -> None:
-        """Compute for `stages`, in the order of their layers."""
-        self.busy_s = 0.0
-        self._trace = trace
+        super().__init__(trace)
         self._stages = stages
         self._together = together
-        self._jobs: list[tuple[Actor, Job]] = []
-        self._is_busy = False
-        self._row_s = BRIEF_S
-        """Seconds a row of the last pass took."""
-
-    @property
-    def is_ready(self) -> bool:
-        """See `Worker`."""
-        return bool(self._jobs) and not self._is_busy
-
-    def put(self, actor: Actor, job: Job) -> None:
-        """See `Worker`."""
-        self._jobs.append((actor, job))
 
     def take(self) -> list[tuple[Actor, Job]]:
         """See `Worker`: all jobs, of which every stage has at most one that computes, its newest."""
         self._is_busy = True
-        jobs, self._jobs = self._jobs, []
+        jobs = [*self._jobs]
+        self._jobs.clear()
         return jobs
-
-    def is_brief(self, jobs: Sequence[tuple[Actor, Job]]) -> bool:
-        """See `Worker`."""
-        return _num_rows(jobs) * self._row_s < BRIEF_S
 
     def abort(self, request: AbortCompute | AbortDraft) -> None:
         """See `Worker`. Only one of the stages has that run."""
         for stage in self._stages.values():
             stage.abort(request)
 
-    def do(self, jobs: Sequence[tuple[Actor, Job]]) -> list[tuple[Actor, Completion]]:
-        """See `Worker`."""
+    def _do(self, jobs: Sequence[tuple[Actor, Job]]) -> list[tuple[Actor, Completion]]:
         start = time.monotonic()
         computing = [(actor, job) for actor, job in jobs if isinstance(job, Compute)]
         for actor, job in jobs:
             if not isinstance(job, Compute):
                 self._stages[actor].prepare(job)
         outputs = self._together([self._stages[actor].begun(job) for actor, job in computing]) if computing else []
-        answers: list[tuple[Actor, Completion]] = []
         end = time.monotonic()
+        answers: list[tuple[Actor, Completion]] = []
         for (actor, job), output in zip(computing, outputs, strict=True):
             answer = self._stages[actor].finished(job.run, output)
             self._trace.computed(self._stages[actor].name, start, end, job, answer)
             answers.append((actor, answer))
-        self.busy_s += time.monotonic() - start
-        if computing:
-            self._row_s = (end - start) / _num_rows(jobs)
-        self._is_busy = False
         # The deepest first: the head then knows what was rejected before it hears what exits draft.
         return sorted(answers, reverse=True, key=lambda answer: answer[0])
 

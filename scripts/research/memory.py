@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from mpispec.compute.llama_stage import SPARE_CELLS
+from mpispec.compute.llama_traits import SPARE_CELLS
 from mpispec.models import default, gguf_file, registry
 from mpispec.runtime.plan import make_plan
 from mpispec.runtime.setup import DEFAULT_CONTEXT, Setup

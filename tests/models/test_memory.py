@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpispec.compute.llama_stage import SPARE_CELLS
+from mpispec.compute.llama_traits import SPARE_CELLS
 from mpispec.models import registry
 
 pytestmark = pytest.mark.models

@@ -77,7 +77,7 @@ def test_cycles_over_ranks_write_what_the_whole_model_does(ranks: int, looped: P
 
 def test_a_pass_for_several_stages_has_the_bits_of_one_for_each(looped: Path) -> None:
     parts = [Part(range(LAYERS * cycle, LAYERS * (cycle + 1)), cycle == 0) for cycle in range(CYCLES)]
-    together, alone = (torch_stage.open_cycles(looped, parts, LAYERS * CYCLES, SIZE) for _ in range(2))
+    together, alone = (torch_stage.open_cycles(looped, parts, LAYERS, LAYERS * CYCLES, SIZE) for _ in range(2))
     assert together[0].num_weights == alone[2].num_weights == hf_folder.inspect(looped).file_bytes // 4
     rng = np.random.default_rng(0)
     for start in range(0, 21, 3):
@@ -94,9 +94,9 @@ def test_a_pass_for_several_stages_has_the_bits_of_one_for_each(looped: Path) ->
 
 
 def test_a_stage_of_all_cycles_computes_what_one_for_each_does(looped: Path) -> None:
-    whole = torch_stage.open_cycles(looped, [Part(range(LAYERS * CYCLES))], LAYERS * CYCLES, SIZE)
+    whole = torch_stage.open_cycles(looped, [Part(range(LAYERS * CYCLES))], LAYERS, LAYERS * CYCLES, SIZE)
     parts = [Part(range(LAYERS)), Part(range(LAYERS, LAYERS * CYCLES))]
-    two = torch_stage.open_cycles(looped, parts, LAYERS * CYCLES, SIZE)
+    two = torch_stage.open_cycles(looped, parts, LAYERS, LAYERS * CYCLES, SIZE)
     run = Run(RunId(0), tuple(rows(list(range(100, 120)), 0)))
     for _ in range(2):
         (sole,), (first, last) = whole, two
@@ -107,7 +107,7 @@ def test_a_stage_of_all_cycles_computes_what_one_for_each_does(looped: Path) -> 
 
 def test_passes_end_when_all_of_their_runs_are_given_up(looped: Path) -> None:
     parts = [Part(range(LAYERS)), Part(range(LAYERS, LAYERS * CYCLES))]
-    first, last = torch_stage.open_cycles(looped, parts, LAYERS * CYCLES, SIZE)
+    first, last = torch_stage.open_cycles(looped, parts, LAYERS, LAYERS * CYCLES, SIZE)
     run, activations = Run(RunId(0), tuple(rows([1], 0))), np.zeros((1, 64), np.float32)
     one_left = [StageRun(first, run, None, lambda: True), StageRun(last, run, activations, bool)]
     assert torch_stage.forward_together(one_left)[1] is not None
