@@ -72,6 +72,10 @@ class Tiling(Prefill):
             return PrefillRun(self.tile, self.num_final(num_prompt - start))
         return super().next_run(num_prompt, start, num_rows)
 
+    def is_fixed(self, num_prompt: int, start: int) -> bool:
+        """See `Prefill`."""
+        return super().is_fixed(num_prompt, start) or (start < num_prompt and self.is_long(num_prompt))
+
     def reusable(self, num_tokens: int, num_common: int, num_read: int, num_prompt: int) -> int:
         """See `Prefill`. What a long prompt lacks is whole tiles, or all of it."""
         is_tiled = self.is_long(num_prompt)

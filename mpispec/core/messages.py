@@ -137,8 +137,10 @@ class Result(NamedTuple):
     """The one answer to a run (law 2): a token for each deciding row that was computed, or void."""
 
     run_id: RunId
+    requests: tuple[RequestId, ...]
+    """The deciding rows' requests; rows that a cancel named may be missing."""
     nodes: tuple[NodeId, ...]
-    """The deciding rows' nodes; those that a cancel named may be missing."""
+    """Their nodes."""
     tokens: tuple[Token, ...]
     """The token after each of them."""
     void: bool = False
@@ -159,8 +161,10 @@ class Cancel:
     """Runs without a living row."""
     row_runs: tuple[RunId, ...] = ()
     """Runs with living rows, one entry for each dead row."""
+    row_requests: tuple[RequestId, ...] = ()
+    """The requests of those dead rows."""
     row_nodes: tuple[NodeId, ...] = ()
-    """The nodes of those dead rows."""
+    """Their nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +252,10 @@ class EarlyDraft(NamedTuple):
     """
 
     run_id: RunId
+    requests: tuple[RequestId, ...]
+    """The deciding rows' requests."""
     nodes: tuple[NodeId, ...]
-    """The deciding rows' nodes."""
+    """Their nodes."""
     tokens: tuple[Token, ...]
     """The draft token after each of them."""
     probs: tuple[float, ...]

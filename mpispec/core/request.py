@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason
 from mpispec.core.events import Submitted
-from mpispec.core.ids import Actor, NodeId, Pos, SeqId, Token
-from mpispec.core.in_flight import RunInFlight, RunsInFlight
-from mpispec.core.messages import Draft, EarlyDraft, Row, given_rows
+from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
+from mpispec.core.in_flight import RunsInFlight, Segment
+from mpispec.core.messages import Draft, Row, given_rows
 from mpispec.core.sessions import Slot
 from mpispec.core.statistics import Statistics
 from mpispec.core.strategy import Drafter, Strategy
@@ -35,6 +35,7 @@ class Request:
     ) -> None:
         self.id = submitted.request
         self.prompt = submitted.prompt
+        self.priority = submitted.priority
         self.sampling = submitted.sampling
         self.slot = slot
         self.strategy = strategy
@@ -49,7 +50,12 @@ class Request:
         self.statistics = Statistics()
         self._stops = submitted.stops
         self.config = config
-        self._chunk = config.chunk_for(len(submitted.prompt) - common)
+        self.chunk = config.chunk_for(len(submitted.prompt) - common)
+        """Most rows of a prefill run while no other request is active."""
+        self.load = 1
+        """See `View`."""
+        self._offers: list[Node] | None = None
+        """What the strategy chose, as long as nothing has changed that it looks at."""
         self._runs = runs
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
@@ -100,6 +106,7 @@ class Request:
 
     def look(self, now: float) -> None:
         """Look at the clock."""
+        self._offers = None
         if self._link is not None:
             self._link.look(self.tree, now, self.config.deadline_s)
 
@@ -135,13 +142,23 @@ class Request:
         """Whether given tokens lack cells: of the prompt, or those that a level received before it decided them."""
         return self.filled < max(len(self.prompt), self.tree.root.pos)
 
-    def next_chunk(self) -> list[Row]:
-        """Return the next rows of the given tokens; the last of all decides the token after.
+    @property
+    def num_missing(self) -> int:
+        """Given tokens that lack cells."""
+        return max(0, max(len(self.prompt), self.tree.root.pos) - self.filled)
+
+    @property
+    def reads_alone(self) -> bool:
+        """Whether the backend says how many rows the next run of the prompt has, so that no others may join it."""
+        return self.config.traits.prefill.is_fixed(len(self.prompt), self.filled)
+
+    def next_chunk(self, num_rows: int) -> list[Row]:
+        """Return the next rows of the given tokens, about `num_rows`; the last of all decides the token after.
 
         Rows from `filled` on, if there are any, are to be dropped: the next run computes them once more.
         """
         start, most = self.filled, len(self.tokens)
-        num_rows, num_final = self.config.traits.prefill.next_run(len(self.prompt), start, self._chunk)
+        num_rows, num_final = self.config.traits.prefill.next_run(len(self.prompt), start, num_rows)
         stop = min(start + num_rows, most)
         self.filled = min(start + num_final, most)
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
@@ -152,16 +169,34 @@ class Request:
             farthest = min(self.tree.root.pos + self.strategy.lead, self._end - 2)
             self._drafter.grow(self.tree, farthest, self._stops)
 
+    def choose(self) -> list[Node]:
+        """Return the nodes of the next run, as the strategy wants it now."""
+        self.draft()
+        return [node for node in self.strategy.choose(self) if node.pos + 1 < self.limit]
+
+    def offers(self) -> list[Node]:
+        """Return the nodes that the strategy would have in runs that are shared with other requests."""
+        if self._offers is None:
+            self._offers = self.choose()
+        return self._offers
+
+    def share_with(self, load: int) -> None:
+        """Note how many requests are active."""
+        if load != self.load:
+            self.load = load
+            self._offers = None
+
     def row(self, node: Node) -> Row:
         """Return the row that computes a node which has a sequence id."""
         assert node.seq is not None
         return Row(self.id, node.id, node.parent_id, node.token, node.pos, node.seq, True)
 
-    def dispatched(self, run: RunInFlight) -> None:
-        """Note that a run carries its nodes."""
+    def dispatched(self, run_id: RunId, nodes: Sequence[Node]) -> None:
+        """Note that a run carries rows of this request, of which those of `nodes` decide."""
         self.statistics.runs += 1
-        for node in run.nodes:
-            self.tree.dispatch(node, run.run_id)
+        self._offers = None
+        for node in nodes:
+            self.tree.dispatch(node, run_id)
             if node is self.tree.root:
                 self.filled = node.pos + 1
             else:
@@ -171,23 +206,27 @@ class Request:
 
     def drafted(self, draft: Draft) -> None:
         """Take draft tokens of the draft rank."""
+        self._offers = None
         if self._link is None:
             return
         first = self._link.received(draft, self.tree, self.tokens)
         if first is not None and self._drafter is not None:
             self._drafter.also_drafted(first)
 
-    def drafted_early(self, stage: Actor, run: RunInFlight, early: EarlyDraft) -> list[tuple[Node, list[Node]]]:
-        """Take an exit's draft tokens after rows of a run; return nodes below which others died, with these.
+    def drafted_early(
+        self, stage: Actor, segment: Segment, drafted: Iterable[tuple[NodeId, Token, float]]
+    ) -> list[tuple[Node, list[Node]]]:
+        """Take an exit's draft tokens after our rows of a run; return nodes below which others died, with these.
 
         A deeper exit knows better: where it disagrees with a shallower one, that one's draft token and all below it die
         (SPEED: younger tokens are dropped when a later exit changes its mind).
         """
         if not self._listens_to_exits:
             return []
-        nodes = {node.id: node for node in run.nodes}
+        self._offers = None
+        nodes = {node.id: node for node in segment.nodes}
         taken_back = []
-        for node_id, token, prob in zip(early.nodes, early.tokens, early.probs, strict=True):
+        for node_id, token, prob in drafted:
             node = nodes.get(node_id)
             if node is None or not self._is_of_use(node) or any(child.exit > stage for child in node.children):
                 continue
@@ -214,6 +253,7 @@ class Request:
 
     def accept(self, token: Token) -> list[Node]:
         """Advance the root over `token`; return the nodes that died."""
+        self._offers = None
         self._count_verification(token)
         self.strategy.verified(self.tree.root, token)
         seq = self.seq
@@ -228,16 +268,19 @@ class Request:
             self._drafter.accepted(self.tree.root)
         return dead
 
-    def answered(self, run: RunInFlight) -> None:
-        """Note that all stages have computed a run, after its tokens were accepted or rejected."""
-        self.answered_to = max(self.answered_to, run.num_settled)
+    def answered(self, segment: Segment) -> None:
+        """Note that all stages have computed our rows of a run, after their tokens were accepted or rejected."""
+        self._offers = None
+        self.answered_to = max(self.answered_to, segment.num_settled)
 
     def decide_before(self, limit: Pos) -> None:
         """Set the first position that must not be decided yet, as the level above sent it."""
         self.limit = limit
+        self._offers = None
 
     def roll_back(self, pos: Pos) -> list[Node]:
         """Take back the accepted tokens from `pos` on; return the nodes that died. Other tokens must follow."""
+        self._offers = None
         dead = self.tree.roll_back(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
         del self.tokens[pos:], self.ids[pos:]
         self.filled = min(self.filled, pos)

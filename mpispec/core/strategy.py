@@ -29,6 +29,10 @@ class View(Protocol):
         """Whether the first stage has nothing to compute, as far as the head knows."""
 
     @property
+    def load(self) -> int:
+        """Requests that are active at the head, this one among them."""
+
+    @property
     def live_runs(self) -> int:
         """Runs of this request in flight that are not cancelled."""
 
@@ -51,6 +55,9 @@ class Strategy(ABC):
     floor: float = 0.0
     """A draft does not expand a draft token that is less likely than this share of the likeliest of its layer."""
 
+    is_divisible: bool = False
+    """Whether a run may take the first of the nodes that were chosen and leave the others for a later one."""
+
     @property
     def draft_lead(self) -> int:
         """How many positions beyond the root a draft may run ahead; at 0 it computes nothing."""
@@ -65,6 +72,10 @@ class Strategy(ABC):
 
         Called whenever there is room for a run. An undispatched root is always the right first answer.
         """
+
+    def value(self, node: Node) -> float:
+        """Return the chance that a chosen node's token is right; runs of several requests take the likeliest first."""
+        return node.path_prob
 
     def verified(self, root: Node, token: Token) -> None:  # noqa: B027  most strategies do not learn
         """Note what was decided after `root`, before the tree advances."""

@@ -53,7 +53,7 @@ from mpispec.wire.fields import (
     PeerProtocolError,
 )
 
-VERSION = 3
+VERSION = 4
 """Raised whenever a frame of the old form could be misread."""
 
 Buffer = bytes | bytearray | memoryview
@@ -92,8 +92,8 @@ _SCHEMAS = (
     _schema(0, Open, request=INT32, sampling=SAMPLING, cached=INT32, recent=TOKENS),
     _schema(1, Close, request=INT32),
     _schema(2, Run, run_id=INT63, rows=ROWS, cache_ops=CACHE_OPS, void=FLAG, branches=BRANCHES),
-    _schema(3, Result, run_id=INT63, nodes=TOKENS, tokens=TOKENS, void=FLAG),
-    _schema(4, Cancel, run_ids=RUN_IDS, row_runs=RUN_IDS, row_nodes=TOKENS),
+    _schema(3, Result, run_id=INT63, requests=TOKENS, nodes=TOKENS, tokens=TOKENS, void=FLAG),
+    _schema(4, Cancel, run_ids=RUN_IDS, row_runs=RUN_IDS, row_requests=TOKENS, row_nodes=TOKENS),
     _schema(5, Credit, run_id=INT63),
     _schema(6, Stop),
     _schema(7, Prime, request=INT32, tokens=TOKENS, limit=INT32, width=INT32, floor=PROB, sampling=SAMPLING),
@@ -102,7 +102,7 @@ _SCHEMAS = (
     _schema(
         10, Draft, request=INT32, root=INT32, first=INT63, parents=PARENTS, tokens=TOKENS, probs=PROBS, epoch=INT63
     ),
-    _schema(11, EarlyDraft, run_id=INT63, nodes=TOKENS, tokens=TOKENS, probs=PROBS),
+    _schema(11, EarlyDraft, run_id=INT63, requests=TOKENS, nodes=TOKENS, tokens=TOKENS, probs=PROBS),
     _schema(12, Idle, run_id=INT63),
 )
 _BY_CLASS = {schema.cls: schema for schema in _SCHEMAS}
@@ -110,7 +110,7 @@ _BY_KIND = {schema.kind: schema for schema in _SCHEMAS}
 _RUN_KIND = _BY_CLASS[Run].kind
 _COLUMNS: dict[int, Callable[[Any], tuple[Any, ...]]] = {
     _BY_CLASS[Draft].kind: attrgetter("parents", "tokens", "probs"),
-    _BY_CLASS[EarlyDraft].kind: attrgetter("nodes", "tokens", "probs"),
+    _BY_CLASS[EarlyDraft].kind: attrgetter("requests", "nodes", "tokens", "probs"),
 }
 """Fields of draft tokens, an entry for each."""
 

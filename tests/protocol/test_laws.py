@@ -65,7 +65,9 @@ def law_2_a_live_run_comes_back_void(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def cancel(self: StageCore, message: Cancel) -> list[Effect]:
         busy = [self._busy.run_id] if self._busy else []
-        return original(self, Cancel((*message.run_ids, *busy), message.row_runs, message.row_nodes))
+        return original(
+            self, Cancel((*message.run_ids, *busy), message.row_runs, message.row_requests, message.row_nodes)
+        )
 
     monkeypatch.setattr(StageCore, "_cancel", cancel)
 
@@ -75,7 +77,7 @@ def law_2_a_living_row_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def living(self: StageCore, run: Run, payload: bytes | None) -> tuple[Run, bytes | None]:
         if len(run.rows) > 1:
-            self._dead_rows.setdefault(run.run_id, set()).add(run.rows[-1].node)
+            self._dead_rows.setdefault(run.run_id, set()).add((run.rows[-1].request, run.rows[-1].node))
         return original(self, run, payload)
 
     monkeypatch.setattr(StageCore, "_living", living)

@@ -72,8 +72,8 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
         FLAGS,
         st.lists(BRANCHES, max_size=9).map(tuple),
     ),
-    Result: st.builds(Result, INT63, TOKENS, TOKENS, FLAGS),
-    Cancel: st.builds(Cancel, RUN_IDS, RUN_IDS, TOKENS),
+    Result: st.builds(Result, INT63, TOKENS, TOKENS, TOKENS, FLAGS),
+    Cancel: st.builds(Cancel, RUN_IDS, RUN_IDS, TOKENS, TOKENS),
     Credit: st.builds(Credit, INT63),
     Idle: st.builds(Idle, INT63),
     Stop: st.just(Stop()),
@@ -93,7 +93,7 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     EarlyDraft: st.builds(
         lambda run, draft_tokens: EarlyDraft(run, *zip(*draft_tokens, strict=True)),
         INT63,
-        st.lists(st.tuples(INT32, INT32, st.floats(0, 1)), min_size=1, max_size=8),
+        st.lists(st.tuples(INT32, INT32, INT32, st.floats(0, 1)), min_size=1, max_size=8),
     ),
 }
 ANY_MESSAGE = st.one_of(*MESSAGES.values())
@@ -108,8 +108,8 @@ SAMPLES: tuple[Message, ...] = (
         (CacheOp(CacheOpKind.DROP, 1, 0, 5, -1),),
         branches=(Branch(0, 1, 0, 1),),
     ),
-    Result(7, (1, 2), (5, 6)),
-    Cancel((7, 8), (9, 9), (3, 4)),
+    Result(7, (0, 3), (1, 2), (5, 6)),
+    Cancel((7, 8), (9, 9), (0, 1), (3, 4)),
     Credit(7),
     Idle(7),
     Stop(),
@@ -117,7 +117,7 @@ SAMPLES: tuple[Message, ...] = (
     Follow(1, 3, (4,), 9, 2),
     Retire(1),
     Draft(1, 2, 3, (-1, 3), (4, 5), (0.5, 1.0), 6),
-    EarlyDraft(7, (3, 4), (98, 97), (0.5, 1.0)),
+    EarlyDraft(7, (0, 0), (3, 4), (98, 97), (0.5, 1.0)),
 )
 
 
@@ -252,8 +252,8 @@ def rows_blob(**changes: int) -> bytes:
     [
         [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, 0], 0, b""],
         [2, 0, 1, 7, rows_blob(), struct.pack("<5i", 0, 0, 0, 0, -1), False, b""],
-        [3, 0, 1, 7, bytes(4), bytes(4), False],
-        [4, 0, 1, bytes(8), b"", b""],
+        [3, 0, 1, 7, bytes(4), bytes(4), bytes(4), False],
+        [4, 0, 1, bytes(8), b"", b"", b""],
         [5, 0, 1, 2**63 - 1],
         [6, 0, 2**31 - 1],
         [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", 1.0), 0],
@@ -369,7 +369,7 @@ def test_another_version_is_named() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Result(7, (0,), (2**31,)),
+        Result(7, (0,), (0,), (2**31,)),
         Credit(2**64),
         Cancel((2**63,)),
         Run(7, (Row(0, 1, 0, 2**31, 0, 0, True),)),

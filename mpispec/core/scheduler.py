@@ -1,0 +1,154 @@
+"""What the next run carries, from the load as it is.
+
+A run is planned as a value (`Share`), like vLLM's scheduler output: no messages, no tensors. One request alone goes as
+its strategy says. Of several, a run takes, in this order:
+
+1. rows by the chance that their tokens are right, which is 1 for the newest token of a request, so that no request
+   waits for the guesses of another; among equals the request that has waited longest comes first,
+2. until the run has as many rows as bring all rows in the system through the pipeline soonest (`Scheduler.most_rows`),
+3. a chunk of a prompt, the oldest first, of as few rows as read it nearly as soon as larger ones.
+
+Runs are planned when the first stage is out of work, not before: whatever becomes ready meanwhile shares the run.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mpispec.core.config import HeadConfig
+from mpispec.core.in_flight import RunsInFlight
+from mpispec.core.request import Request
+from mpispec.core.tree import Node
+
+_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 63)
+"""Rows of a run that are weighed."""
+_AS_GOOD = 1.001
+"""A larger run that takes no more than this many times as long is as good: it leaves the first stage free sooner."""
+_REREAD = 64
+"""Runs after which the costs of rows, which are refined all the time, are read again."""
+_LONGER_READING = 1.1
+"""How many times as long the reading of a prompt may take so that others wait less."""
+
+
+class Share(NamedTuple):
+    """What a run carries of one request: rows of its tree, else the next chunk of its given tokens."""
+
+    request: Request
+    nodes: Sequence[Node]
+    """Undispatched nodes, parents first; none for a chunk."""
+    chunk: int = 0
+    """Most rows of a chunk."""
+
+
+class Scheduler:
+    """Plans runs of a head; holds no state of requests."""
+
+    def __init__(self, config: HeadConfig, runs: RunsInFlight) -> None:
+        self._config = config
+        self._runs = runs
+        self._sizes: dict[int, int] = {}
+        self._chunks: dict[int, int] = {}
+        self._planned = 0
+        self._was_chunk = False
+        """Whether the last run was a chunk alone: then rows of trees come first."""
+
+    def plan(self, requests: Sequence[Request]) -> list[Share]:
+        """Return the next run's shares; [] to wait. `requests` are in the order in which they were last served."""
+        if not requests:
+            return []
+        if len(requests) == 1:
+            (request,) = requests
+            if request.is_behind:
+                return [Share(request, (), request.chunk)]
+            nodes = request.choose()
+            return [Share(request, nodes)] if nodes else []
+        return self._of_many(requests)
+
+    def most_rows(self, num_rows: int) -> int:
+        """Return how many rows a run gets where `num_rows` are in flight or ready.
+
+        They pass in n / m runs of m rows, and the first of them is back after a pass: max(pass(m), n / m t(m)).
+        """
+        num_rows = max(1, num_rows)
+        size = self._sizes.get(num_rows)
+        if size is None:
+            size = self._sizes[num_rows] = self._best_size(num_rows)
+        return size
+
+    def _of_many(self, requests: Sequence[Request]) -> list[Share]:
+        offers = [(request, nodes) for request in requests if not request.is_behind and (nodes := request.offers())]
+        most = self.most_rows(self._runs.num_rows + sum(len(nodes) for _, nodes in offers))
+        is_full = self._runs.first.num_waiting == 0 and sum(len(nodes) for _, nodes in offers) >= most
+        if not (self._runs.first.is_idle or is_full):
+            return []
+        behind = next((request for request in requests if request.is_behind), None)
+        if behind is not None and behind.reads_alone:
+            if not offers or not self._was_chunk:
+                self._was_chunk = True
+                return [Share(behind, (), behind.chunk)]
+            behind = None
+        self._was_chunk = False
+        self._planned += 1
+        if self._planned % _REREAD == 0:
+            self._sizes.clear()
+            self._chunks.clear()
+        shares = _likeliest(offers, most)
+        if behind is not None:
+            taken = sum(len(share.nodes) for share in shares)
+            chunk = min(self._chunk_next_to(behind) if offers or taken else behind.chunk, _SIZES[-1] - taken)
+            if chunk > 0:
+                shares.append(Share(behind, (), chunk))
+        return shares
+
+    def _best_size(self, num_rows: int) -> int:
+        config, correction = self._config, self._runs.row_times.correction
+        best, best_s = 1, math.inf
+        for size in (*(size for size in _SIZES if size < num_rows), min(num_rows, _SIZES[-1])):
+            factor = correction(size)
+            seconds = max(config.passing(size, factor), -(-num_rows // size) * config.cost(size, factor))
+            if seconds < best_s * _AS_GOOD:
+                best, best_s = size, min(seconds, best_s)
+        return best
+
+    def _chunk_next_to(self, request: Request) -> int:
+        """Return the rows of a prompt's chunks while others decode: a row behind a chunk passes no sooner than it."""
+        chunk = self._chunks.get(request.chunk)
+        if chunk is None:
+            sizes = [size for size in _SIZES if size <= request.chunk] or [request.chunk]
+            missing = max(request.num_missing, 1)
+
+            def reading(size: int) -> float:
+                return (-(-missing // size) + self._config.num_stages - 1) * self._config.cost(size)
+
+            least = min(reading(size) for size in (*sizes, request.chunk))
+            chunk = next(size for size in (*sizes, request.chunk) if reading(size) <= _LONGER_READING * least)
+            self._chunks[request.chunk] = chunk
+        return chunk
+
+
+def _likeliest(offers: Sequence[tuple[Request, Sequence[Node]]], most: int) -> list[Share]:
+    """Return the likeliest rows, about `most`; a strategy whose choice is indivisible gives all of it or nothing."""
+    heap = [
+        (-request.priority, -request.strategy.value(nodes[0]), order, 0)
+        for order, (request, nodes) in enumerate(offers)
+    ]
+    heapq.heapify(heap)
+    counts = [0] * len(offers)
+    taken = 0
+    while heap and taken < most:
+        priority, _, order, index = heapq.heappop(heap)
+        request, nodes = offers[order]
+        if not request.strategy.is_divisible:
+            if taken and taken + len(nodes) > most:
+                continue
+            counts[order] = len(nodes)
+            taken += len(nodes)
+            continue
+        counts[order] = index + 1
+        taken += 1
+        if index + 1 < len(nodes):
+            heapq.heappush(heap, (priority, -request.strategy.value(nodes[index + 1]), order, index + 1))
+    return [Share(request, nodes[:count]) for (request, nodes), count in zip(offers, counts, strict=True) if count]
