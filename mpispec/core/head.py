@@ -113,6 +113,7 @@ class HeadCore:
     # -- requests -------------------------------------------------------------------------------------------------
 
     def _admit(self, now: float) -> None:
+        self._runs.load = min(self.config.max_active, len(self._active) + len(self._waiting))
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
             submitted = self._waiting.popleft()
             slot, common = self._cache.adopt(submitted.prompt)
@@ -276,8 +277,7 @@ class HeadCore:
 
     def _dispatch(self) -> None:
         """Fill the pipeline with what the scheduler plans."""
-        for request in self._active.values():
-            request.share_with(len(self._active))
+        self._runs.load = len(self._active)
         while self._runs.has_room:
             able = [request for request in self._active.values() if not self._must_wait(request)]
             segments, rows, branches = self._placed(self._scheduler.plan(able))

@@ -118,6 +118,8 @@ class RunsInFlight:
     def __init__(self, config: HeadConfig) -> None:
         self.first = FirstStage()
         self.row_times = RowTimes(config.compute)
+        self.load = 0
+        """Requests that are active."""
         self._window, self._most, self._credits = config.window, config.most_in_flight, config.first_queue
         self._runs: dict[RunId, RunInFlight] = {}
         """In dispatch order."""

@@ -52,10 +52,10 @@ class Request:
         self.config = config
         self.chunk = config.chunk_for(len(submitted.prompt) - common)
         """Most rows of a prefill run while no other request is active."""
-        self.load = 1
-        """See `View`."""
         self._offers: list[Node] | None = None
         """What the strategy chose, as long as nothing has changed that it looks at."""
+        self._offered_to = 0
+        """The load that it looked at."""
         self._runs = runs
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
@@ -93,6 +93,11 @@ class Request:
     def is_first_idle(self) -> bool:
         """Whether the first stage has nothing to compute, as far as the head knows."""
         return self._runs.first.is_idle
+
+    @property
+    def load(self) -> int:
+        """See `View`."""
+        return self._runs.load
 
     @property
     def live_runs(self) -> int:
@@ -176,15 +181,10 @@ class Request:
 
     def offers(self) -> list[Node]:
         """Return the nodes that the strategy would have in runs that are shared with other requests."""
-        if self._offers is None:
+        if self._offers is None or self._offered_to != self.load:
+            self._offered_to = self.load
             self._offers = self.choose()
         return self._offers
-
-    def share_with(self, load: int) -> None:
-        """Note how many requests are active."""
-        if load != self.load:
-            self.load = load
-            self._offers = None
 
     def row(self, node: Node) -> Row:
         """Return the row that computes a node which has a sequence id."""

@@ -19,6 +19,7 @@ and k = 0 is plain decoding, in which the draft is silent.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 from collections import defaultdict
@@ -28,6 +29,7 @@ from mpispec.core.calibration import Calibration
 from mpispec.core.ids import NodeId, Token
 from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import BY_DRAFT, BY_HEAD, Node, NodeState
+from mpispec.strategies.crowd import Crowd, Depth
 from mpispec.strategies.economy import EXPENSIVE_ROW, Economy, Plan
 from mpispec.strategies.trust import AcceptanceRate, Account
 
@@ -63,6 +65,8 @@ answer of 200. The promise is 0.97 of the best fixed one; 3 and 0.01 left worthl
 _HORIZON = 100.0
 """Tokens within which what is believed to pay must make good what it has lost, else it is no longer believed. With 50,
 one long chain that failed silenced drafts that would have gained a tenth."""
+_AHEAD_AMONG_OTHERS = 2
+"""Draft tokens beyond those that pay under the present load, which are ready when the newest token is decided."""
 _UNREACHED = 0.001
 """A chain is not followed beyond the draft token where its path probability falls below this: that takes head time."""
 
@@ -92,6 +96,10 @@ class Auto(Strategy):
         self._most_rows = 1
         self._plan = Plan(False, lead)
         """How to go on where cores are shared."""
+        self._is_among_others = False
+        """Whether other requests are active."""
+        self._depth = Depth(0, True, 1.0)
+        """How far to speculate then."""
         self._account = Account(_CREDIT, _INTEREST)
         self._waited: set[NodeId] = set()
         """The last run that was waited for: its time is in the account."""
@@ -101,6 +109,8 @@ class Auto(Strategy):
     @property
     def draft_lead(self) -> int:
         """See `Strategy`: where cores are shared, what the plan says; a draft with a core of its own goes on trying."""
+        if self._is_among_others:
+            return min(self.lead, max(1, self._depth.tokens + _AHEAD_AMONG_OTHERS))
         least = 0 if self._economy.toll or not self._economy.may_speculation_pay else 1
         return min(self.lead, max(least, self._plan.lead))
 
@@ -118,6 +128,7 @@ class Auto(Strategy):
         if traits.may_branch and self._pass > 1.0:
             self._least_alternative = _LEAST_GAIN / (self._pass - 1.0)
         self._economy = Economy(view, self._most_rows, self._longest_lead)
+        self._crowd = Crowd(view, self._most_rows)
         if self._economy.is_shared:
             self._begin_shared()
         step, pair = view.config.draft_step, view.config.draft_pair
@@ -125,6 +136,8 @@ class Auto(Strategy):
         is_draft_late = step * pair > 1.0
         if are_draft_tokens_expensive or (is_draft_late and pair > _LATE_ROW):
             self.floor = _EXPENSIVE_FLOOR
+        if are_draft_tokens_expensive and view.load > 1:
+            self.width = 1  # the draft serves others too
         if are_draft_tokens_expensive and is_draft_late and self._pass <= _LONG_PASS:
             self.width = 1
 
@@ -139,6 +152,9 @@ class Auto(Strategy):
     def choose(self, view: View) -> list[Node]:
         """Dispatch the root alone, else the likeliest draft token with as much next to it and below it as pays."""
         root = view.tree.root
+        if view.load > 1:
+            return self._among_others(view)
+        self._is_among_others = False
         if self._plan.waits:
             return self._with_root(view)
         if root.state is NodeState.PENDING:
@@ -157,6 +173,42 @@ class Auto(Strategy):
             return [best]
         run = self._chain(best)[: self._most_rows] if self._economy.are_rows_free else self._comb(best, ranked)
         return self._filled(run, ranked)
+
+    def value(self, node: Node) -> float:
+        """See `Strategy`: the calibrated chance."""
+        return self._path_prob(node)
+
+    def _among_others(self, view: View) -> list[Node]:
+        """Return what pays under the present load, the likeliest first."""
+        self._is_among_others = True
+        self._refresh(view)
+        root = view.tree.root
+        self._depth = self._crowd.depth(view.load, self._usual.rate)
+        self.is_divisible = not self._depth.waits
+        if self._depth.waits:
+            return self._waiting_among_others(view)
+        pending = [(-1.0, root.id, root)] if root.state is NodeState.PENDING else []
+        pending += [(-self._path_prob(node), node.id, node) for node in view.tree.ready()]
+        heapq.heapify(pending)
+        chosen: list[Node] = []
+        while pending and len(chosen) < _MOST_ROWS:
+            chance, _, node = heapq.heappop(pending)
+            if -chance < self._depth.least and node is not root:
+                break
+            chosen.append(node)
+            for child in node.children:
+                heapq.heappush(pending, (-self._path_prob(child), child.id, child))
+        return chosen
+
+    def _waiting_among_others(self, view: View) -> list[Node]:
+        """Return the root with as much of its chain as pays, once the chain is complete."""
+        root = view.tree.root
+        if root.state is not NodeState.PENDING or view.live_runs:
+            return []
+        chain = [node for node in self._favourites(root) if self._path_prob(node) >= self._depth.least]
+        if len(chain) == len(self._favourites(root)) < self._depth.tokens and view.is_awaiting_draft:
+            return []
+        return [root, *chain[: self._depth.tokens]]
 
     def _with_root(self, view: View) -> list[Node]:
         """Dispatch the root with as much of its chain as pays, once the chain is complete and nothing is in flight."""
@@ -190,6 +242,7 @@ class Auto(Strategy):
             if self._since_costs >= _COSTS_EVERY:
                 self._since_costs = 0
                 self._economy.read(view)
+                self._crowd.read(view)
             self._is_batching = self._economy.pays_to_batch(self._usual.rate)
             self._news = False
             self._chances.clear()
