@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from mpispec.core.config import HeadConfig
 from mpispec.core.events import ProtocolError
+from mpispec.core.experience import Experience
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId
 from mpispec.core.messages import Cancel, Result
 from mpispec.core.row_times import RowTimes
@@ -118,6 +119,7 @@ class RunsInFlight:
     def __init__(self, config: HeadConfig) -> None:
         self.first = FirstStage()
         self.row_times = RowTimes(config.compute)
+        self.experience = Experience()
         self.load = 0
         """Requests that are active."""
         self._window, self._most, self._credits = config.window, config.most_in_flight, config.first_queue
@@ -143,6 +145,11 @@ class RunsInFlight:
     def has_room(self) -> bool:
         """Whether another run may be dispatched: a credit, a place in the window, and one in the queues (law 7)."""
         return self.first.num_waiting < self._credits and self._num_live < self._window and len(self._runs) < self._most
+
+    @property
+    def num_live_runs(self) -> int:
+        """Runs that are not cancelled."""
+        return self._num_live
 
     def num_live(self, request: RequestId) -> int:
         """Return how many runs with rows of a request are not cancelled, as far as these rows go."""

@@ -57,6 +57,7 @@ class Request:
         self._offered_to = 0
         """The load that it looked at."""
         self._runs = runs
+        self.experience = runs.experience
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
         self.limit = self._end

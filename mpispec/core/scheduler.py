@@ -5,7 +5,7 @@ its strategy says. Of several, a run takes, in this order:
 
 1. rows by the chance that their tokens are right, which is 1 for the newest token of a request, so that no request
    waits for the guesses of another; among equals the request that has waited longest comes first,
-2. until the run has as many rows as bring all rows in the system through the pipeline soonest (`Scheduler.most_rows`),
+2. until the run has as many rows as bring all rows in the system through the pipeline soonest (`Scheduler.sizes`),
 3. a chunk of a prompt, the oldest first, of as few rows as read it nearly as soon as larger ones.
 
 Runs are planned when the first stage is out of work, not before: whatever becomes ready meanwhile shares the run.
@@ -14,7 +14,6 @@ Runs are planned when the first stage is out of work, not before: whatever becom
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -49,7 +48,7 @@ class Scheduler:
     def __init__(self, config: HeadConfig, runs: RunsInFlight) -> None:
         self._config = config
         self._runs = runs
-        self._sizes: dict[int, int] = {}
+        self._sizes: dict[int, tuple[int, int]] = {}
         self._chunks: dict[int, int] = {}
         self._planned = 0
         self._was_chunk = False
@@ -67,22 +66,22 @@ class Scheduler:
             return [Share(request, nodes)] if nodes else []
         return self._of_many(requests)
 
-    def most_rows(self, num_rows: int) -> int:
-        """Return how many rows a run gets where `num_rows` are in flight or ready.
+    def sizes(self, num_rows: int) -> tuple[int, int]:
+        """Return how many rows a run gets, at least and at most, where `num_rows` are in flight or ready.
 
         They pass in n / m runs of m rows, and the first of them is back after a pass: max(pass(m), n / m t(m)).
         """
         num_rows = max(1, num_rows)
-        size = self._sizes.get(num_rows)
-        if size is None:
-            size = self._sizes[num_rows] = self._best_size(num_rows)
-        return size
+        sizes = self._sizes.get(num_rows)
+        if sizes is None:
+            sizes = self._sizes[num_rows] = self._best_sizes(num_rows)
+        return sizes
 
     def _of_many(self, requests: Sequence[Request]) -> list[Share]:
         offers = [(request, nodes) for request in requests if not request.is_behind and (nodes := request.offers())]
-        most = self.most_rows(self._runs.num_rows + sum(len(nodes) for _, nodes in offers))
-        is_full = self._runs.first.num_waiting == 0 and sum(len(nodes) for _, nodes in offers) >= most
-        if not (self._runs.first.is_idle or is_full):
+        ready = sum(len(nodes) for _, nodes in offers)
+        together, most = self._sizes_for(offers, ready)
+        if not (self._runs.first.is_idle or (self._runs.first.num_waiting == 0 and ready >= most)):
             return []
         behind = next((request for request in requests if request.is_behind), None)
         if behind is not None and behind.reads_alone:
@@ -90,6 +89,8 @@ class Scheduler:
                 self._was_chunk = True
                 return [Share(behind, (), behind.chunk)]
             behind = None
+        if behind is None and len(offers) < together and self._runs.num_live_runs >= self._config.num_stages - 1:
+            return []  # others are about to come back, and runs that have met stay together
         self._was_chunk = False
         self._planned += 1
         if self._planned % _REREAD == 0:
@@ -103,15 +104,26 @@ class Scheduler:
                 shares.append(Share(behind, (), chunk))
         return shares
 
-    def _best_size(self, num_rows: int) -> int:
+    def _sizes_for(self, offers: Sequence[tuple[Request, Sequence[Node]]], ready: int) -> tuple[int, int]:
+        """Return for how many requests a run waits, and how many rows it takes."""
+        strategies = [request.strategy for request, _ in offers]
+        wanted = [strategy.run_rows for strategy in strategies if strategy.run_rows is not None]
+        least, most = self.sizes(self._runs.num_rows + ready)
+        if wanted:
+            most = max(wanted)
+        if not offers or not all(strategy.waits for strategy in strategies):
+            return 1, most
+        together = [strategy.run_requests for strategy in strategies if strategy.run_requests is not None]
+        return (max(together) if together else max(1, least * len(offers) // ready)), most
+
+    def _best_sizes(self, num_rows: int) -> tuple[int, int]:
         config, correction = self._config, self._runs.row_times.correction
-        best, best_s = 1, math.inf
+        seconds: dict[int, float] = {}
         for size in (*(size for size in _SIZES if size < num_rows), min(num_rows, _SIZES[-1])):
             factor = correction(size)
-            seconds = max(config.passing(size, factor), -(-num_rows // size) * config.cost(size, factor))
-            if seconds < best_s * _AS_GOOD:
-                best, best_s = size, min(seconds, best_s)
-        return best
+            seconds[size] = max(config.passing(size, factor), -(-num_rows // size) * config.cost(size, factor))
+        good = [size for size in seconds if seconds[size] <= _AS_GOOD * min(seconds.values())]
+        return good[0], good[-1]
 
     def _chunk_next_to(self, request: Request) -> int:
         """Return the rows of a prompt's chunks while others decode: a row behind a chunk passes no sooner than it."""

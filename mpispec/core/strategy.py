@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from mpispec.core.config import HeadConfig
+from mpispec.core.experience import Experience
 from mpispec.core.ids import Token
 from mpispec.core.tree import Node, TokenTree
 
@@ -17,6 +18,9 @@ class View(Protocol):
     tree: TokenTree
     config: HeadConfig
     """What the head knows of its stages, links and draft."""
+
+    experience: Experience
+    """What earlier requests have shown of the drafters."""
 
     def cost(self, num_rows: int) -> float:
         """Return for how long a run of `num_rows` rows occupies the busiest core or link, in times of one row."""
@@ -57,6 +61,13 @@ class Strategy(ABC):
 
     is_divisible: bool = False
     """Whether a run may take the first of the nodes that were chosen and leave the others for a later one."""
+
+    waits: bool = False
+    """Whether it has one run in flight at most, so that runs of several requests meet only if one waits for others."""
+    run_rows: int | None = None
+    """How many rows a run shared with other requests should have; None: what brings all rows through soonest."""
+    run_requests: int | None = None
+    """For how many requests such a run waits, where each waits for its verification; None: as many as fill it."""
 
     @property
     def draft_lead(self) -> int:

@@ -7,7 +7,8 @@ between two runs with rows of the same request, h the chance of a draft token, a
     flowing, d < pass:  (pass + d (1 / (1 - h^m) - 1)) / (1 + (h + ... + h^m) / (1 - h^m))
     waiting, d >= pass: max(d, pass + (m - 1) s, N (m - 1) s) / (1 + h + ... + h^(m - 1))
 
-where s is a step of the draft, which serves all, and waiting takes runs in which the m rows of a request are together, as in `economy.py`, and N requests write N times as fast as one. The best m and M say how many tokens of a request are in
+where s is a step of the draft, which serves all; waiting, the m rows of a request are in one run. It is as in
+`economy.py`, and N requests write N times as fast as one. The best m and M say how many tokens of a request are in
 flight unverified, and so how likely the least likely row is that still pays. With many requests that is the newest
 token alone: the rows of others fill the pipeline.
 """
@@ -22,11 +23,13 @@ from mpispec.core.strategy import View
 _LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 63)
 _CERTAIN = 0.995
+_STEADIER = 1.05
+"""By how much flowing must be better than waiting: rows are dispatched in vain, and the estimates are means."""
 _BETTER = 1.01
-"""By how much deeper speculation must be better: costs and chances are estimates."""
-_BETWEEN, _BEYOND = 0.5, 1.5
-"""The least likely row that pays has the path probability of a chain of the best depth and this much more; chances are
-estimates, so a little more where the length of chains is limited anyway."""
+"""By how much larger runs must be better: costs and chances are estimates."""
+_BEYOND = 1.5
+"""The least likely row that pays has the path probability of a chain of the best depth and this much more: chances are
+estimates, and where others have nothing to dispatch a row costs less than under the mean load."""
 _LEAST = 0.005
 """Rows less likely than this are never worth the head's time."""
 
@@ -38,6 +41,10 @@ class Depth(NamedTuple):
     """Draft tokens in flight on its most probable path; 0: speculation does not pay."""
     waits: bool
     """Whether all of them go with the newest token, and nothing else before their verification."""
+    run_rows: int
+    """Rows of a run, of all requests."""
+    run_requests: int
+    """Requests that share a run, where they wait."""
     least: float
     """Path probability below which a row costs more than it brings."""
 
@@ -70,16 +77,20 @@ class Crowd:
         return depth
 
     def _best(self, load: int, acceptance: float) -> Depth:
-        best, waits, best_s = 0, True, math.inf
+        best, best_s = Depth(0, True, 1, 1, 1.0), math.inf
         for size in _SIZES:
             for length in _LENGTHS:
                 if length > self._most_rows or size > load * length:
                     continue
                 tokens, is_waiting, token_s = self._token_s(load, length, size, acceptance)
-                if token_s * (_BETTER if tokens > best else 1.0) < best_s:
-                    best, waits, best_s = tokens, is_waiting, token_s
-        least = max(_LEAST, acceptance ** (best + (_BEYOND if waits else _BETWEEN))) if best else 1.0
-        return Depth(best, waits, least)
+                if token_s * (_BETTER if is_waiting or not best.waits else _STEADIER) < best_s:
+                    best = Depth(tokens, is_waiting, size, max(1, size // length), self._least(tokens, acceptance))
+                    best_s = token_s
+        return best
+
+    @staticmethod
+    def _least(tokens: int, acceptance: float) -> float:
+        return max(_LEAST, acceptance ** (tokens + _BEYOND)) if tokens else 1.0
 
     def _token_s(self, load: int, length: int, size: int, acceptance: float) -> tuple[int, bool, float]:
         """Return the draft tokens in flight, whether they wait, and the time of a token; the formulas above."""
