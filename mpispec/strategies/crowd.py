@@ -23,13 +23,16 @@ from mpispec.core.strategy import View
 _LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 63)
 _CERTAIN = 0.995
-_STEADIER = 1.05
-"""By how much flowing must be better than waiting: rows are dispatched in vain, and the estimates are means."""
+_FLOWING, _FLOWING_WIDE = 1.1, 1.25
+"""By how much flowing must be better, with runs of one row and of several: rows are dispatched in vain, and in virtual
+time it wrote less than the formula says by about as much."""
 _BETTER = 1.01
 """By how much larger runs must be better: costs and chances are estimates."""
-_BEYOND = 1.5
+_BEYOND = 3.0
 """The least likely row that pays has the path probability of a chain of the best depth and this much more: chances are
 estimates, and where others have nothing to dispatch a row costs less than under the mean load."""
+_FREE = 1.1
+"""Where the longest run takes no more than this much of one row, there is nothing to weigh: all that is ready goes."""
 _LEAST = 0.005
 """Rows less likely than this are never worth the head's time."""
 
@@ -77,13 +80,16 @@ class Crowd:
         return depth
 
     def _best(self, load: int, acceptance: float) -> Depth:
+        if self._passing[-1] <= _FREE * self._passing[0] and self._cost[-1] <= _FREE * self._cost[0]:
+            return Depth(max(_LENGTHS), False, max(_SIZES), 1, _LEAST)
         best, best_s = Depth(0, True, 1, 1, 1.0), math.inf
         for size in _SIZES:
             for length in _LENGTHS:
                 if length > self._most_rows or size > load * length:
                     continue
                 tokens, is_waiting, token_s = self._token_s(load, length, size, acceptance)
-                if token_s * (_BETTER if is_waiting or not best.waits else _STEADIER) < best_s:
+                margin = _BETTER if is_waiting else _FLOWING if size == 1 else _FLOWING_WIDE
+                if token_s * margin < best_s:
                     best = Depth(tokens, is_waiting, size, max(1, size // length), self._least(tokens, acceptance))
                     best_s = token_s
         return best
