@@ -182,6 +182,19 @@ class Idle:
 
 
 @dataclass(frozen=True, slots=True)
+class AskWork:
+    """The head's rank -> any actor of another rank: how long has your rank computed? For drivers, not for cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The answer to `AskWork`: the time that the busiest worker of the rank has computed since the start."""
+
+    busy_us: int
+    """Microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Head -> everyone: finish what is computing, then leave the loop."""
 
@@ -265,4 +278,20 @@ class EarlyDraft(NamedTuple):
 ROOT = -1
 """Parent of a draft token that follows the accepted text directly."""
 
-Message = Open | Close | Run | Result | Cancel | Credit | Idle | Stop | Prime | Follow | Retire | Draft | EarlyDraft
+Message = (
+    Open
+    | Close
+    | Run
+    | Result
+    | Cancel
+    | Credit
+    | Idle
+    | AskWork
+    | Work
+    | Stop
+    | Prime
+    | Follow
+    | Retire
+    | Draft
+    | EarlyDraft
+)

@@ -101,7 +101,7 @@ class Rank:
     def lead(self, engine: Engine, serve: Callable[[Engine], T]) -> T:
         """Run the driver while `serve` uses the engine in a thread of its own; return what it returned."""
         driver = self._driver(engine.emitted)
-        engine.attach(driver.submit)
+        engine.attach(driver.submit, driver)
         served: Future[T] = Future()
 
         def use() -> None:

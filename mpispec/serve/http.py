@@ -86,6 +86,13 @@ class Api:
             return JSONResponse({"status": "ok", **self._exactness()})
         return JSONResponse({"status": "stopped"}, 503)
 
+    async def stats(self, http: Request) -> Response:
+        """GET /stats: counters since the start, of which two readings tell what happened between them."""
+        engine = self._service.engine
+        busy = await run_in_threadpool(engine.busy_s)
+        ranks = [{"rank": rank, "busy_s": round(seconds, 6)} for rank, seconds in sorted(busy.items())]
+        return JSONResponse({**engine.stats(), "ranks": ranks})
+
     def _model(self) -> dict[str, Any]:
         return {
             "id": self._service.model,
@@ -326,6 +333,7 @@ def make_app(service: Service, key: str | None, max_queue: int = MAX_QUEUE) -> S
             Route("/v1/models", api.models, methods=["GET"]),
             Route("/v1/models/{name:path}", api.model, methods=["GET"]),
             Route("/health", api.health, methods=["GET"]),
+            Route("/stats", api.stats, methods=["GET"]),
         ],
         middleware=[Middleware(Guard, key=key)],
         exception_handlers=handlers,

@@ -20,6 +20,7 @@ import msgpack
 
 from mpispec.core.ids import Actor
 from mpispec.core.messages import (
+    AskWork,
     Cancel,
     Close,
     Credit,
@@ -34,6 +35,7 @@ from mpispec.core.messages import (
     Retire,
     Run,
     Stop,
+    Work,
 )
 from mpispec.wire.fields import (
     BRANCHES,
@@ -104,6 +106,8 @@ _SCHEMAS = (
     ),
     _schema(11, EarlyDraft, run_id=INT63, requests=TOKENS, nodes=TOKENS, tokens=TOKENS, probs=PROBS),
     _schema(12, Idle, run_id=INT63),
+    _schema(13, AskWork),
+    _schema(14, Work, busy_us=INT63),
 )
 _BY_CLASS = {schema.cls: schema for schema in _SCHEMAS}
 _BY_KIND = {schema.kind: schema for schema in _SCHEMAS}

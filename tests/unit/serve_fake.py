@@ -80,6 +80,7 @@ class FakeEngine:
         self.generations: list[Generation] = []
         self.promise = TextPromise()
         self.stopped = False
+        self._num_tokens = 0
         self._changed = threading.Condition()
         self._queue: deque[tuple[int, Generation, Callable[[Progress], None]]] = deque()
         self._withdrawn: set[int] = set()
@@ -117,7 +118,19 @@ class FakeEngine:
         }
 
     def stats(self) -> dict[str, object]:
-        return {"requests": len(self.generations), "speculation": {"acceptance_rate": 0.75}}
+        """Pretend a run of two rows for each token."""
+        runs = self._num_tokens
+        return {
+            "requests": len(self.generations),
+            "speculation": {"acceptance_rate": 0.75},
+            "drafted": 8 * runs,
+            "accepted": 3 * runs,
+            "verified": 4 * runs,
+            "dispatched": {"runs": runs, "rows": 2 * runs, "deciding_runs": runs, "deciding_rows": runs},
+        }
+
+    def busy_s(self) -> dict[int, float]:
+        return {0: 1.5, 1: 0.5}
 
     def stop(self) -> None:
         with self._changed:
@@ -168,6 +181,7 @@ class FakeEngine:
                 return
             assert token is not None
             portion.append(token)
+            self._num_tokens += 1
             if token == END or count == generation.max_tokens:
                 self._end(request)
                 listener(Progress(tuple(portion), "stop" if token == END else "length", 0.0))

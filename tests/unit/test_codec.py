@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mpispec.core.ids import Actor
 from mpispec.core.messages import (
+    AskWork,
     Branch,
     CacheOp,
     CacheOpKind,
@@ -33,6 +34,7 @@ from mpispec.core.messages import (
     Run,
     Sampling,
     Stop,
+    Work,
 )
 from mpispec.wire.codec import VERSION, decode, encode
 from mpispec.wire.fields import SAMPLING_RANGES, LocalProtocolError, PeerProtocolError
@@ -76,6 +78,8 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     Cancel: st.builds(Cancel, RUN_IDS, RUN_IDS, TOKENS, TOKENS),
     Credit: st.builds(Credit, INT63),
     Idle: st.builds(Idle, INT63),
+    AskWork: st.just(AskWork()),
+    Work: st.builds(Work, INT63),
     Stop: st.just(Stop()),
     Prime: st.builds(Prime, INT32, TOKENS, INT32, INT32, PROBABILITIES, SAMPLINGS),
     Follow: st.builds(Follow, INT32, INT32, TOKENS, INT32, INT63),
@@ -112,6 +116,8 @@ SAMPLES: tuple[Message, ...] = (
     Cancel((7, 8), (9, 9), (0, 1), (3, 4)),
     Credit(7),
     Idle(7),
+    AskWork(),
+    Work(1_500_000),
     Stop(),
     Prime(1, (1, 2, 3), 9, 4, 0.25, Sampling()),
     Follow(1, 3, (4,), 9, 2),

@@ -73,6 +73,15 @@ def check_error(response: httpx.Response, status: int, param: str | None = None,
     return str(error["message"])
 
 
+def test_counters_can_be_read_twice_and_compared(client: httpx.Client) -> None:
+    before = client.get("/stats").json()
+    client.post(TEXT, json={"prompt": "hi"})
+    after = client.get("/stats").json()
+    assert after["requests"] == before["requests"] + 1
+    assert after["dispatched"]["rows"] > before["dispatched"]["rows"]
+    assert after["ranks"] == [{"rank": 0, "busy_s": 1.5}, {"rank": 1, "busy_s": 0.5}]
+
+
 def test_a_chat_is_answered(shared: httpx.Client) -> None:
     answer = shared.post(CHAT, json=say("naïve 🙂", model="toy", seed=7)).json()
     assert answer["object"] == "chat.completion"
