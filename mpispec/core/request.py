@@ -70,10 +70,15 @@ class Request:
         self._listens_to_exits = EXIT in mixed
         self.is_drafted = "draft" in mixed and config.draft is not None
         strategy.begin(self)
-        self._link: DraftLink | None = None
-        if self.is_drafted and config.draft is not None:
-            lead, useless = strategy.draft_lead, Pos(self._end - 1)
-            self._link = DraftLink(config.draft, self.id, lead, strategy.width, strategy.floor, useless)
+        self._link = self._linked()
+
+    def _linked(self) -> DraftLink | None:
+        """Return the head's end of the draft stream, where a draft works for this request."""
+        draft, strategy = self.config.draft, self.strategy
+        if not self.is_drafted or draft is None:
+            return None
+        useless = Pos(self._end - 1)
+        return DraftLink(draft, self.id, strategy.draft_lead, strategy.width, strategy.floor, useless)
 
     @property
     def seq(self) -> SeqId:
