@@ -28,6 +28,7 @@ from mpispec.core.messages import (
     Stop,
     opening,
 )
+from mpispec.core.own_caches import OwnCaches
 from mpispec.core.request import Request
 from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import Node, NodeState
@@ -52,7 +53,8 @@ class HeadCore:
         self._first = config.stages[0]
         self._relays = relays(config.actor, config.actor, config.num_stages)
         """Stages to which we send a cancel; they pass it on to the others."""
-        self._cache = CacheOperations(config.sequences, config.max_active, config.prefill, config.traits.freeing)
+        caches = OwnCaches if config.traits.has_own_cells else CacheOperations
+        self._cache = caches(config.sequences, config.max_active, config.prefill, config.traits.freeing)
         self._last_sign = 0.0
         """When a stage last sent a message, or no run was in flight."""
         self._stopping = False
@@ -272,9 +274,9 @@ class HeadCore:
                 self._cache.truncate(request.seq, request.filled)
             return True
         if request.tree.root.state is NodeState.PENDING:
-            if self._cache.should_collect:
+            if self._cache.should_collect(request.seq):
                 self._cache.collect(request.seq)
-        elif self._cache.must_collect:
+        elif self._cache.must_collect(request.seq):
             return False
         request.draft()
         chosen = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]
