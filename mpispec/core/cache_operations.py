@@ -38,9 +38,13 @@ class CacheOperations:
         max_active: int,
         prefill: Prefill | None = None,
         freeing: Callable[[SequencePool], FreePolicy] = FreeAtOnce,
+        first: int = 0,
     ) -> None:
-        """Plan for caches with `sequences` ids and `max_active` requests at once, as the backend's traits ask for."""
-        self._pool = SequencePool(sequences)
+        """Plan for caches with `sequences` ids and `max_active` requests at once, as the backend's traits ask for.
+
+        The ids are numbered from `first` on.
+        """
+        self._pool = SequencePool(sequences, first)
         self._sessions = Sessions(self._pool, max_active, prefill)
         self._freeing = freeing(self._pool)
         self._pending: list[CacheOp] = []
@@ -50,14 +54,14 @@ class CacheOperations:
         """Sequence ids that nodes can still get."""
         return self._pool.num_free
 
-    @property
-    def must_collect(self) -> bool:
-        """Whether no more may be dispatched before `collect`."""
+    def must_collect(self, seq: SeqId) -> bool:
+        """Tell whether no more of the request whose text is `seq` may be dispatched before `collect`."""
+        del seq  # the cells are those of all requests
         return self._freeing.must_collect
 
-    @property
-    def should_collect(self) -> bool:
-        """Whether `collect` is worth its cost, once only the accepted text is alive."""
+    def should_collect(self, seq: SeqId) -> bool:
+        """Tell whether `collect` is worth its cost, once only the accepted text is alive."""
+        del seq
         return self._freeing.should_collect
 
     def take(self) -> tuple[CacheOp, ...]:
@@ -65,6 +69,10 @@ class CacheOperations:
         taken = tuple(self._pending)
         self._pending = []
         return taken
+
+    def suits(self, prompt: tuple[Token, ...]) -> tuple[int, bool]:
+        """See `Sessions.suits`."""
+        return self._sessions.suits(prompt)
 
     def adopt(self, prompt: tuple[Token, ...]) -> tuple[Slot, int]:
         """Give a request a slot; return it and how many positions of the prompt have cells already."""

@@ -28,6 +28,7 @@ from mpispec.core.messages import (
     Stop,
     opening,
 )
+from mpispec.core.own_caches import OwnCaches
 from mpispec.core.request import Request
 from mpispec.core.scheduler import Scheduler, Share
 from mpispec.core.strategy import Drafter, Strategy
@@ -57,7 +58,8 @@ class HeadCore:
         self._first = config.stages[0]
         self._relays = relays(config.actor, config.actor, config.num_stages)
         """Stages to which we send a cancel; they pass it on to the others."""
-        self._cache = CacheOperations(config.sequences, config.max_active, config.prefill, config.traits.freeing)
+        caches = OwnCaches if config.traits.has_own_cells else CacheOperations
+        self._cache = caches(config.sequences, config.max_active, config.prefill, config.traits.freeing)
         self._last_sign = 0.0
         """When a stage last sent a message, or no run was in flight."""
         self._stopping = False
@@ -300,10 +302,10 @@ class HeadCore:
         if request.is_behind:
             return False
         if request.tree.root.state is NodeState.PENDING:
-            if self._cache.should_collect:
+            if self._cache.should_collect(request.seq):
                 self._cache.collect(request.seq)
             return False
-        return self._cache.must_collect
+        return self._cache.must_collect(request.seq)
 
     def _placed(self, shares: Sequence[Share]) -> tuple[list[Segment], list[Row], list[Branch]]:
         """Give the nodes of a planned run sequence ids; return its segments, rows and branches."""

@@ -49,8 +49,7 @@ class Sessions:
 
         At least the last prompt token is left to compute: the token decided after it is the first of the answer.
         """
-        idle = [slot for slot in self._slots if not slot.is_active]
-        slot = max(idle, key=lambda slot: (self._reusable(slot, prompt), not slot.tokens, -slot.last_use))
+        slot = self._best(prompt)
         kept = self._reusable(slot, prompt)
         cache_ops = (
             [CacheOp(CacheOpKind.DROP, slot.seq, slot.seq, Pos(kept), TO_END)] if kept < len(slot.tokens) else []
@@ -60,12 +59,24 @@ class Sessions:
         slot.num_read = slot.num_prompt = len(prompt)
         return slot, kept, cache_ops
 
+    def suits(self, prompt: tuple[Token, ...]) -> tuple[int, bool]:
+        """Return how many positions of a prompt would be cached if it were adopted now, and if nothing would be lost.
+
+        The greater, the better. A slot must be idle.
+        """
+        slot = self._best(prompt)
+        return self._reusable(slot, prompt), not slot.tokens
+
     def keep(self, slot: Slot, seq: SeqId, tokens: tuple[Token, ...]) -> list[CacheOp]:
         """Take a slot back; return the cache operations that drop all but the cells of `tokens`."""
         self._uses += 1
         slot.seq, slot.tokens, slot.is_active, slot.last_use = seq, tokens, False, self._uses
         slot.num_read = min(slot.num_read, len(tokens))
         return [CacheOp(CacheOpKind.DROP, seq, seq, Pos(len(tokens)), TO_END)]
+
+    def _best(self, prompt: tuple[Token, ...]) -> Slot:
+        idle = [slot for slot in self._slots if not slot.is_active]
+        return max(idle, key=lambda slot: (self._reusable(slot, prompt), not slot.tokens, -slot.last_use))
 
     def _reusable(self, slot: Slot, prompt: tuple[Token, ...]) -> int:
         common = min(_common(slot.tokens, prompt), len(prompt) - 1)

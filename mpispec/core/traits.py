@@ -114,3 +114,5 @@ class BackendTraits:
     """Whether a row has the same bits over the holes that a tree leaves in the order of cells."""
     prefill: Prefill = field(default_factory=Prefill)
     freeing: Callable[[SequencePool], FreePolicy] = FreeAtOnce
+    has_own_cells: bool = False
+    """Whether each request that runs at once has cells of its own (ADR 0036); else all share those that there are."""

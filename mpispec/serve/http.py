@@ -83,7 +83,7 @@ class Api:
     async def health(self, http: Request) -> Response:
         """GET /health."""
         if self._service.engine.is_running:
-            return JSONResponse({"status": "ok", **self._exactness()})
+            return JSONResponse({"status": "ok", **self._service.engine.promise.fields()})
         return JSONResponse({"status": "stopped"}, 503)
 
     async def stats(self, http: Request) -> Response:
@@ -100,12 +100,8 @@ class Api:
             "created": self._created,
             "owned_by": "mpispec",
             "mpispec": self._service.manner.fields(),
-            **self._exactness(),
+            **self._service.engine.promise.fields(),
         }
-
-    def _exactness(self) -> dict[str, Any]:
-        promise = self._service.engine.promise
-        return {"is_exact": promise.is_exact, "exactness": str(promise)}
 
     def _check_model(self, name: str) -> None:
         known = self._service.model

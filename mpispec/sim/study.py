@@ -247,7 +247,7 @@ def cluster_of(name: str, study: Study, script: Script) -> VirtualCluster:
         draft_toll=study.draft_toll_s / study.stage_s,
         link_row=study.row_bytes / study.link_bytes_per_s / study.stage_s,
         max_active=study.num_requests,
-        traits=llama_traits.traits(study.num_requests),
+        traits=llama_traits.traits(study.num_requests == 1),
     )
     levels, draft, costs = _below(config, study, script) if is_drafted else ([], None, study.costs)
     return VirtualCluster(

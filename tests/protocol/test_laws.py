@@ -25,6 +25,7 @@ from mpispec.core.messages import CacheOp, CacheOpKind, Cancel, Follow, Result, 
 from mpispec.core.request import Request
 from mpispec.core.sequences import SequencePool
 from mpispec.core.stage import StageCore
+from mpispec.core.traits import Prefill
 from mpispec.core.tree import Node, NodeState, TokenTree
 from tests.protocol.playing import Breach, assert_noticed
 from tests.protocol.scenario import draw, play
@@ -211,6 +212,15 @@ def law_6_dead_cells_are_freed_while_younger_ones_live(monkeypatch: pytest.Monke
     monkeypatch.setattr(DeferredFree, "free", free)
 
 
+def law_6_requests_fill_the_holes_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that should have cells of their own share some."""
+
+    def shared(sequences: int, max_active: int, prefill: Prefill, _: object) -> CacheOperations:
+        return CacheOperations(sequences, max_active, prefill)
+
+    monkeypatch.setattr(head_module, "OwnCaches", shared)
+
+
 def draft_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draft_module, "CacheOperations", Leaving)
 
@@ -234,6 +244,7 @@ BREACHES: list[Breach] = [
     law_3_a_void_run_loses_its_cache_operations,
     law_6_holes_are_filled,
     law_6_dead_cells_are_freed_while_younger_ones_live,
+    law_6_requests_fill_the_holes_of_others,
     law_3_a_void_run_does_not_pass_its_cache_operations_on,
     law_3_cache_operations_overtake_runs,
     law_4_a_cancel_names_a_survivor,
