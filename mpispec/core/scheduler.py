@@ -50,6 +50,8 @@ class Scheduler:
         self._runs = runs
         self._sizes: dict[int, tuple[int, int]] = {}
         self._chunks: dict[int, int] = {}
+        self._is_apart = config.traits.has_own_cells
+        """Whether a run carries one request: rows of several would be computed one after the other."""
         self._planned = 0
         self._was_chunk = False
         """Whether the last run was a chunk alone: then rows of trees come first."""
@@ -78,35 +80,43 @@ class Scheduler:
         return sizes
 
     def _of_many(self, requests: Sequence[Request]) -> list[Share]:
+        first = self._runs.first
         offers = [(request, nodes) for request in requests if not request.is_behind and (nodes := request.offers())]
         ready = sum(len(nodes) for _, nodes in offers)
         together, most = self._sizes_for(offers, ready)
-        if not (self._runs.first.is_idle or (self._runs.first.num_waiting == 0 and ready >= most)):
+        if not (first.is_idle or (first.num_waiting == 0 and ready >= most)):
             return []
         behind = next((request for request in requests if request.is_behind), None)
-        if behind is not None and behind.reads_alone:
-            if not offers or not self._was_chunk:
-                self._was_chunk = True
-                return [Share(behind, (), behind.chunk)]
-            behind = None
-        if behind is None and len(offers) < together and self._runs.num_live_runs >= self._config.num_stages - 1:
+        if behind is not None and (behind.reads_alone or self._is_apart) and not (offers and self._was_chunk):
+            self._was_chunk = True
+            return [Share(behind, (), self._chunk(behind, requests))]
+        joins = behind is not None and not (behind.reads_alone or self._is_apart)
+        if not joins and len(offers) < together and self._runs.num_live_runs >= self._config.num_stages - 1:
             return []  # others are about to come back, and runs that have met stay together
         self._was_chunk = False
-        self._planned += 1
-        if self._planned % _REREAD == 0:
-            self._sizes.clear()
-            self._chunks.clear()
+        self._reread()
+        if self._is_apart and offers:
+            offers = [max(offers, key=lambda offer: (offer[0].priority, offer[0].strategy.value(offer[1][0])))]
         shares = _likeliest(offers, most)
-        if behind is not None:
+        if behind is not None and joins:
             taken = sum(len(share.nodes) for share in shares)
-            chunk = min(self._chunk_next_to(behind) if offers or taken else behind.chunk, _SIZES[-1] - taken)
+            chunk = min(self._chunk(behind, requests), _SIZES[-1] - taken)
             if chunk > 0:
                 shares.append(Share(behind, (), chunk))
         return shares
 
+    def _reread(self) -> None:
+        """Forget sizes from time to time, for the costs of rows are refined all the time."""
+        self._planned += 1
+        if self._planned % _REREAD == 0:
+            self._sizes.clear()
+            self._chunks.clear()
+
     def _sizes_for(self, offers: Sequence[tuple[Request, Sequence[Node]]], ready: int) -> tuple[int, int]:
         """Return for how many requests a run waits, and how many rows it takes."""
         strategies = [request.strategy for request, _ in offers]
+        if self._is_apart:
+            return 1, min((strategy.run_rows or ready for strategy in strategies), default=0)
         wanted = [strategy.run_rows for strategy in strategies if strategy.run_rows is not None]
         least, most = self.sizes(self._runs.num_rows + ready)
         if wanted:
@@ -125,8 +135,10 @@ class Scheduler:
         good = [size for size in seconds if seconds[size] <= _AS_GOOD * min(seconds.values())]
         return good[0], good[-1]
 
-    def _chunk_next_to(self, request: Request) -> int:
-        """Return the rows of a prompt's chunks while others decode: a row behind a chunk passes no sooner than it."""
+    def _chunk(self, request: Request, requests: Sequence[Request]) -> int:
+        """Return the rows of a prompt's chunks: few while others decode, for a row behind one passes no sooner."""
+        if all(other.is_behind for other in requests):
+            return request.chunk
         chunk = self._chunks.get(request.chunk)
         if chunk is None:
             sizes = [size for size in _SIZES if size <= request.chunk] or [request.chunk]

@@ -58,6 +58,8 @@ class Crowd:
     def __init__(self, view: View, most_rows: int) -> None:
         """Weigh runs of up to `most_rows` rows."""
         self._most_rows = most_rows
+        self._is_apart = view.config.traits.has_own_cells
+        """Whether a run carries rows of one request only."""
         self._step = view.config.draft_step if view.is_drafted else 0.0
         self._cost: list[float] = []
         self._passing: list[float] = []
@@ -85,7 +87,7 @@ class Crowd:
         best, best_s = Depth(0, True, 1, 1, 1.0), math.inf
         for size in _SIZES:
             for length in _LENGTHS:
-                if length > self._most_rows or size > load * length:
+                if length > self._most_rows or size > load * length or (self._is_apart and size != length):
                     continue
                 tokens, is_waiting, token_s = self._token_s(load, length, size, acceptance)
                 margin = _BETTER if is_waiting else _FLOWING if size == 1 else _FLOWING_WIDE
