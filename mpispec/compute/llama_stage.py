@@ -47,9 +47,7 @@ class LlamaStage:
         try:
             if self._model.n_layers != n_layers:
                 raise ModelError(f"{path} holds {self._model.n_layers} layers, not {n_layers}; cut it again.")
-            before = psutil.Process().memory_info().rss
             self._contexts[0] = self._new_context()
-            _check_room((size.contexts - 1) * (psutil.Process().memory_info().rss - before), size.contexts)
         except BaseException:
             self.close()
             raise
@@ -160,7 +158,10 @@ class LlamaStage:
         return StageContext(self._model, held, first=self._first, last=self._last)
 
     def _warm_up(self) -> None:
-        """Touch all weights, and find out whether the layer output can be read, before any request waits for it."""
+        """Touch all weights, and find out before any request waits for it whether all that it needs is there.
+
+        That is the output of the layers, and the memory of contexts that are not made yet.
+        """
         run = Run(0, (Row(0, 0, -1, 0, 0, 0, True),))  # type: ignore[arg-type]
         activations = None if self._first else np.zeros((1, self.width), np.float32)
         try:
@@ -168,16 +169,14 @@ class LlamaStage:
         except ComputeError as error:
             self.close()
             raise ModelError(f"{self._model.path} cannot be run as a stage: {error}") from None
+        missing = (self._size.contexts - 1) * self._contexts[0].num_bytes(SeqId(0))
         self._contexts[0].clear()
-
-
-def _check_room(missing: int, contexts: int) -> None:
-    """Raise ModelError unless there is room for the contexts that are not made yet, `missing` bytes in all."""
-    if missing > psutil.virtual_memory().available:
-        raise ModelError(
-            f"There is no memory for the cells of {contexts} requests at once, {missing >> 20} MiB more; "
-            "use a smaller --ctx or --parallel, or --exactness throughput."
-        )
+        if missing > psutil.virtual_memory().available and not self._size.gpu_layers:
+            self.close()
+            raise ModelError(
+                f"There is no memory for the cells of {self._size.contexts} requests at once, {missing >> 20} MiB more "
+                "than for one; use a smaller --ctx or --parallel, or --exactness throughput."
+            )
 
 
 def _in_row_order(found: Sequence[tuple[Batch, StageOutput]]) -> StageOutput:

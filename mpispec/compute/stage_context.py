@@ -66,6 +66,10 @@ class StageContext:
             return StageOutput(output, self._context.logits(len(deciding), self._vocabulary))
         return StageOutput(output, self._context.logits(len(batch.rows), self._vocabulary)[deciding])
 
+    def num_bytes(self, seq: SeqId) -> int:
+        """Return about how many bytes all cells take, from a sequence that has one of them."""
+        return self._context.size.cells * self._context.state_size(seq)
+
     def clear(self) -> None:
         """Free all cells."""
         self._context.clear()

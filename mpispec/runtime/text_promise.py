@@ -28,7 +28,9 @@ class TextPromise:
     is_mixed: bool = False
     """Whether stages are of two forms of the model."""
     exactness: Exactness = "exact"
-    """What was to be kept to where requests run at once."""
+    """What is kept to where requests run at once."""
+    parallel: int = 1
+    """Requests that may run at once."""
 
     @property
     def is_exact(self) -> bool:
@@ -41,7 +43,7 @@ class TextPromise:
             return f"may part from {alone}, because {'; and because '.join(self.reasons)}"
         if self.is_mixed:
             return "that of these stages with --strategy plain; either form alone rounds otherwise and may part from it"
-        return "that of the model alone"
+        return "that of the model alone" + (", whatever the other requests" if self.parallel > 1 else "")
 
     def fields(self) -> dict[str, Any]:
         """Return what `/health` and `/v1/models` say."""
@@ -58,7 +60,7 @@ def text_promise(
     mine = {actor: (each.kernels, each.is_thread_exact) for actor, each in arithmetic.items()}
     everyone = merged(group, mine)
     reasons = tuple(_reasons(options, setup, everyone, are_rows_exact))
-    return TextPromise(reasons, len(setup.forms) > 1, setup.exactness)
+    return TextPromise(reasons, len(setup.forms) > 1, setup.exactness, options.parallel)
 
 
 def _reasons(
