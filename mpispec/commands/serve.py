@@ -22,6 +22,7 @@ from mpispec.runtime.job import FrontEnd, run_job
 from mpispec.runtime.process import AskedToEnd, Interrupts, leave_ending_to_rank_0
 from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.serve.address import ServeError, bind, find_key
+from mpispec.serve.prompt import Prompts
 from mpispec.serve.repl import DescriptorLines, Repl
 from mpispec.serve.server import Closing, Server
 from mpispec.serve.service import Manner, Service
@@ -79,7 +80,8 @@ class Serve(FrontEnd[None]):
         """See `FrontEnd`."""
         assert self._door is not None and self._interrupts is not None and self._asked is not None
         greeting = "" if self._flags["model"] else ABOUT
-        service = Service(engine, self._vocabulary, self._template.render, self._model, self._manner, greeting)
+        prompts = Prompts(self._vocabulary, self._template)
+        service = Service(engine, self._vocabulary, prompts, self._model, self._manner, greeting)
         ended = threading.Event()
         server = Server(service, *self._door)
         repl = Repl(service, DescriptorLines(_STANDARD_INPUT), sys.stdout) if self._flags["repl"] else None

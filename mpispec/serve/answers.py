@@ -1,52 +1,37 @@
-"""Answers in OpenAI's form, errors among them, as plain dictionaries. Pure."""
+"""Answers in OpenAI's form, as plain dictionaries. Pure."""
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import mpispec
 from mpispec.serve.completion import Completed
+from mpispec.serve.errors import ApiError
 
 _REPORTED = ("strategy", "drafter", "timing", "speculation")
 """The parts of the engine's report that an answer repeats."""
 
 
-@dataclass(eq=False, slots=True)
-class ApiError(Exception):
-    """A request that is answered with an error in OpenAI's form."""
-
-    status: int
-    """HTTP status, 4xx or 5xx."""
-    message: str
-    """One sentence with the remedy."""
-    param: str | None = None
-    """The field at fault."""
-    code: str | None = None
-    """A word for programs."""
-    retry_after: int | None = None
-    """Seconds after which trying again makes sense."""
-
-    def body(self) -> dict[str, object]:
-        """Return the JSON body of the answer."""
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers that belong to the status."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+def encode(value: Any) -> str:
+    """Return JSON, as short as it may be."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def count_usage(done: Completed) -> dict[str, int]:
-    """Return the token counts."""
-    answer = len(done.tokens)
-    return {
-        "prompt_tokens": done.prompt_tokens,
-        "completion_tokens": answer,
-        "total_tokens": done.prompt_tokens + answer,
-    }
+def event(value: dict[str, Any], name: str | None = None) -> str:
+    """Return a server-sent event."""
+    return (f"event: {name}\n" if name else "") + f"data: {encode(value)}\n\n"
+
+
+def count_usage(answers: Sequence[Completed], num_choices: int) -> dict[str, int]:
+    """Return the token counts of a request with `num_choices` answers to each prompt, which count it once."""
+    prompt = sum(done.prompt_tokens for done in answers[::num_choices])
+    answer = sum(len(done.tokens) for done in answers)
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 
 def _report_of(done: Completed) -> dict[str, Any]:
@@ -60,6 +45,13 @@ class TextAnswer:
 
     model: str
     seed: int
+    """Of the first choice; the i-th for a prompt has `seed` + i."""
+    num_choices: int = 1
+    """For each prompt."""
+    includes_usage: bool = False
+    """Whether a stream ends with the token counts."""
+    echoes: tuple[str, ...] = ()
+    """The prompts, where the answers are to repeat them."""
     ident: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -67,33 +59,51 @@ class TextAnswer:
     WHOLE: ClassVar[str] = "text_completion"
     CHUNK: ClassVar[str] = "text_completion"
 
-    def whole(self, done: Completed) -> dict[str, Any]:
-        """Return the answer in one piece."""
-        choice = self._whole_choice(done.text) | {"finish_reason": done.finish_reason}
-        return self._frame(self.WHOLE, [choice]) | {"usage": count_usage(done), "mpispec": _report_of(done)}
+    def whole(self, answers: Sequence[Completed]) -> dict[str, Any]:
+        """Return all answers in one piece."""
+        choices = [
+            self._whole_choice(index, self._echo(index) + done.text) | {"finish_reason": done.finish_reason}
+            for index, done in enumerate(answers)
+        ]
+        reports = [_report_of(done) for done in answers]
+        report = reports[0] if len(reports) == 1 else {"choices": reports}
+        return self._frame(self.WHOLE, choices) | {
+            "usage": count_usage(answers, self.num_choices),
+            "mpispec": report,
+        }
 
-    def opening(self) -> dict[str, Any] | None:
-        """Return the chunk before the first text, if the form has one."""
-        return None
+    def opening(self, index: int) -> Iterator[str]:
+        """Yield the events before the first text of a choice."""
+        if self.echoes:
+            yield from self.chunk(index, self._echo(index))
 
-    def chunk(self, text: str) -> dict[str, Any]:
-        """Return a chunk of a streamed answer."""
-        return self._frame(self.CHUNK, [self._chunk_choice(text) | {"finish_reason": None}])
+    def chunk(self, index: int, text: str) -> Iterator[str]:
+        """Yield the events of some text of a streamed answer."""
+        yield event(self._frame(self.CHUNK, [self._chunk_choice(index, text) | {"finish_reason": None}]))
 
-    def ending(self, done: Completed) -> dict[str, Any]:
-        """Return the chunk that says why the answer ends."""
-        choice = self._chunk_choice("") | {"finish_reason": done.finish_reason}
-        return self._frame(self.CHUNK, [choice]) | {"mpispec": _report_of(done)}
+    def ending(self, index: int, done: Completed) -> Iterator[str]:
+        """Yield the events that say why a choice ends."""
+        choice = self._chunk_choice(index, "") | {"finish_reason": done.finish_reason}
+        yield event(self._frame(self.CHUNK, [choice]) | {"mpispec": _report_of(done)})
 
-    def usage(self, done: Completed) -> dict[str, Any]:
-        """Return the chunk of token counts, which has no choices."""
-        return self._frame(self.CHUNK, []) | {"usage": count_usage(done)}
+    def closing(self, answers: Sequence[Completed]) -> Iterator[str]:
+        """Yield the events after the last choice."""
+        if self.includes_usage:
+            yield event(self._frame(self.CHUNK, []) | {"usage": count_usage(answers, self.num_choices)})
+        yield "data: [DONE]\n\n"
 
-    def _whole_choice(self, text: str) -> dict[str, Any]:
-        return {"index": 0, "text": text, "logprobs": None}
+    def failure(self, error: ApiError) -> Iterator[str]:
+        """Yield the events that end a stream which cannot go on."""
+        yield event(error.body())
 
-    def _chunk_choice(self, text: str) -> dict[str, Any]:
-        return self._whole_choice(text)
+    def _echo(self, index: int) -> str:
+        return self.echoes[index // self.num_choices] if self.echoes else ""
+
+    def _whole_choice(self, index: int, text: str) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": None}
+
+    def _chunk_choice(self, index: int, text: str) -> dict[str, Any]:
+        return self._whole_choice(index, text)
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -115,14 +125,16 @@ class ChatAnswer(TextAnswer):
     WHOLE: ClassVar[str] = "chat.completion"
     CHUNK: ClassVar[str] = "chat.completion.chunk"
 
-    def opening(self) -> dict[str, Any]:
-        """Return the chunk that names the role."""
-        choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-        return self._frame(self.CHUNK, [choice])
+    def opening(self, index: int) -> Iterator[str]:
+        """Yield the chunk that names the role."""
+        delta = {"role": "assistant", "content": ""}
+        yield event(
+            self._frame(self.CHUNK, [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
+        )
 
-    def _whole_choice(self, text: str) -> dict[str, Any]:
+    def _whole_choice(self, index: int, text: str) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": 0, "message": message, "logprobs": None}
+        return {"index": index, "message": message, "logprobs": None}
 
-    def _chunk_choice(self, text: str) -> dict[str, Any]:
-        return {"index": 0, "delta": {"content": text} if text else {}, "logprobs": None}
+    def _chunk_choice(self, index: int, text: str) -> dict[str, Any]:
+        return {"index": index, "delta": {"content": text} if text else {}, "logprobs": None}

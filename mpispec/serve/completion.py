@@ -15,7 +15,7 @@ from typing import Any
 
 from mpispec.core.effects import FinishReason
 from mpispec.runtime.engine import Engine, Generation, Progress
-from mpispec.serve.service import Vocabulary
+from mpispec.serve.prompt import Vocabulary
 from mpispec.serve.text import LoopWatch, TextStream
 
 

@@ -14,8 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mpispec.serve.address import is_loopback
-from mpispec.serve.answers import ApiError
+from mpispec.serve.errors import ApiError
 
+_BAD_HOST = (
+    "The Host header must name this machine, such as localhost; for proxies and other names start mpispec serve with "
+    "--api-key, which lifts this check."
+)
 _OPEN_PATHS = frozenset({"/health"})
 """Answered without a key: load balancers ask, and the answer is one word."""
 
@@ -57,7 +61,7 @@ class Guard:
 
 def _refuse_stranger(headers: Headers) -> ApiError | None:
     if not is_loopback(read_hostname(headers.get("host", ""))):
-        return ApiError(403, "The Host header must name this machine, such as localhost.", code="bad_host")
+        return ApiError(403, _BAD_HOST, code="bad_host")
     origin = headers.get("origin")
     if origin is not None and not is_loopback(read_hostname(origin.partition("://")[2])):
         return ApiError(403, "Web pages of other sites may not use this server.", code="bad_origin")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from mpispec.serve.service import Vocabulary
+from mpispec.serve.prompt import Vocabulary
 
 
 def find_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:

@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from mpispec.models.errors import ModelError
+from mpispec.models.template import ChatTemplate
 from mpispec.runtime.engine import EngineStopped, Generation, Progress
 from mpispec.runtime.text_promise import TextPromise
 from mpispec.serve.address import bind
+from mpispec.serve.prompt import Prompts
 from mpispec.serve.server import Server
-from mpispec.serve.service import ChatMessage, Manner, Service
+from mpispec.serve.service import Manner, Service
 
 START, END = 256, 257
 SPECIAL = {"<|start|>": START, "<|end|>": END}
@@ -27,7 +28,7 @@ class ByteVocabulary:
     size = 258
     eog = frozenset({END})
 
-    def tokenize(self, text: str, special: bool) -> list[int]:
+    def tokenize(self, text: str, special: bool, begin: bool = True) -> list[int]:
         tokens: list[int] = []
         while text:
             name = next((name for name in SPECIAL if special and text.startswith(name)), None)
@@ -39,16 +40,17 @@ class ByteVocabulary:
                 text = text[len(name) :]
         return tokens
 
-    def piece(self, token: int) -> bytes:
-        return bytes([token]) if token < START else b""
+    def piece(self, token: int, special: bool = False) -> bytes:
+        names = {number: name.encode() for name, number in SPECIAL.items()} if special else {}
+        return bytes([token]) if token < START else names.get(token, b"")
 
 
-def render(messages: Sequence[ChatMessage]) -> str:
-    """Frame the turns; refuses a conversation that begins with the assistant, as real templates do."""
-    if messages[0]["role"] == "assistant":
-        raise ModelError("The conversation must begin with the user.")
-    turns = [f"<|start|>{message['role']}\n{message['content']}<|end|>" for message in messages]
-    return "".join(turns) + "<|start|>assistant\n"
+TURNS = (
+    "{% if messages[0].role == 'assistant' %}{{ raise_exception('The user begins') }}{% endif %}"
+    "{% for m in messages %}{{ '<|start|>' + m.role + '\n' + m.content + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)
+"""Frames the turns; refuses a conversation that begins with the assistant, as real templates do."""
 
 
 def last_words(prompt: Sequence[int]) -> bytes:
@@ -182,11 +184,18 @@ class FakeEngine:
             self._changed.notify_all()
 
 
-def make_service(engine: FakeEngine, manner: Manner | None = None, greeting: str = "") -> Service:
+def make_service(
+    engine: FakeEngine,
+    manner: Manner | None = None,
+    greeting: str = "",
+    template: str = TURNS,
+    vocabulary: ByteVocabulary | None = None,
+) -> Service:
+    vocabulary = vocabulary or ByteVocabulary()
     return Service(
         engine=engine,
-        vocabulary=ByteVocabulary(),
-        render=render,
+        vocabulary=vocabulary,
+        prompts=Prompts(vocabulary, ChatTemplate(template)),
         model="toy",
         manner=manner or Manner(),
         greeting=greeting,

@@ -17,9 +17,12 @@ from serve_fake import DEADLINE, ByteVocabulary, FakeEngine, make_service, servi
 
 from mpispec.core.messages import Sampling
 from mpispec.models.template import ChatTemplate
-from mpispec.serve.http import MAX_BODY, MAX_QUEUE
-from mpispec.serve.schema import ChatRequest
-from mpispec.serve.service import Manner, Service
+from mpispec.models.template_traits import TemplateTraits
+from mpispec.serve.body import MAX_BODY
+from mpispec.serve.chat import ChatRequest
+from mpispec.serve.exchange import MAX_QUEUE
+from mpispec.serve.prompt import Prompts
+from mpispec.serve.service import Manner
 from mpispec.serve.text import LEAST_TOKENS
 
 pytestmark = pytest.mark.unit
@@ -92,7 +95,7 @@ def test_content_may_have_parts_and_all_roles(client: httpx.Client, engine: Fake
     roles = [("developer", "Be kind."), ("user", "x"), ("assistant", "y"), ("user", parts)]
     messages = [{"role": role, "content": content, "name": "z"} for role, content in roles]
     answer = client.post(CHAT, json={"messages": messages}).json()
-    assert answer["choices"][0]["message"]["content"] == "You said: ab"
+    assert answer["choices"][0]["message"]["content"] == "You said: a\nb"
     assert b"system\nBe kind." in bytes(token % 256 for token in engine.generations[0].prompt)
 
 
@@ -240,36 +243,44 @@ BAD_FIELDS = [
     ("temperature", "1"),
     ("temperature", -0.1),
     ("temperature", 2.1),
-    ("top_p", 0),
     ("top_p", True),
     ("top_k", 1.5),
-    ("top_k", -1),
     ("top_k", 2**31),
     ("min_p", 2),
     ("repeat_penalty", 0),
     ("repeat_penalty", 1e-40),
     ("repeat_last_n", -1),
-    ("seed", -1),
     ("seed", 2**64),
+    ("seed", -2),
+    ("n", 0),
+    ("n", 65),
     ("max_tokens", 0),
+    ("max_tokens", 150.5),
+    ("max_tokens", -2),
+    ("n_predict", 0),
     ("max_tokens", "many"),
-    ("stop", ""),
     ("stop", [1]),
     ("stop", {"a": 1}),
-    ("stop", ["x"] * 17),
+    ("stop", ["x"] * 65),
+    ("stop", ["x" * 257]),
     ("stream", "yes"),
     ("stream_options", 1),
     ("strategy", "magic"),
     ("drafter", "oracle:1"),
-    ("n", 2),
     ("n", True),
-    ("best_of", 3),
     ("logit_bias", {"5": 1}),
     ("frequency_penalty", 0.5),
     ("presence_penalty", -1),
     ("logprobs", True),
     ("tools", [{"type": "function"}]),
     ("response_format", {"type": "json_object"}),
+    ("guided_json", {}),
+    ("stop_token_ids", [3]),
+    ("min_tokens", 3),
+    ("ignore_eos", True),
+    ("chat_template", "x"),
+    ("chat_template_kwargs", {"messages": []}),
+    ("chat_template_kwargs", ["enable_thinking"]),
 ]
 
 
@@ -296,13 +307,17 @@ BAD_BODIES = [
     (CHAT, b'{"messages": [{"role": "user"}]}', "messages[0].content"),
     (CHAT, b'{"messages": [{"role": "user", "content": null}]}', "messages[0].content"),
     (CHAT, b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "messages[0].content"),
-    (CHAT, b'{"messages": [{"role": "tool", "content": "x"}]}', "messages[0].role"),
+    (CHAT, b'{"messages": [{"role": "user", "content": [{"type": {}}]}]}', "messages[0].content"),
+    (CHAT, b'{"messages": [{"role": "critic", "content": "x"}]}', "messages[0].role"),
+    (CHAT, b'{"messages": [{"role": "user", "content": "x"}], "continue_final_message": true}', None),
     (CHAT, b'{"messages": [{"role": "assistant", "content": "x"}]}', "messages"),
     (TEXT, b"{}", "prompt"),
     (TEXT, b'{"prompt": ""}', "prompt"),
     (TEXT, b'{"prompt": []}', "prompt"),
     (TEXT, b'{"prompt": [""]}', "prompt"),
-    (TEXT, b'{"prompt": ["a", "b"]}', "prompt"),
+    (TEXT, b'{"prompt": ["a", ""]}', "prompt"),
+    (TEXT, b'{"prompt": ["a", "b"], "n": 33}', None),
+    (TEXT, b'{"prompt": "a", "best_of": 3}', "best_of"),
     (TEXT, b'{"prompt": [1, "b"]}', "prompt"),
     (TEXT, b'{"prompt": [true]}', "prompt"),
     (TEXT, b'{"prompt": [258]}', "prompt"),
@@ -362,7 +377,7 @@ def open_request(client: httpx.Client, headers: bytes = b"") -> socket.socket:
 
 
 def test_a_body_that_does_not_come_times_out(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpispec.serve.http.BODY_SECONDS", 0.01)
+    monkeypatch.setattr("mpispec.serve.body.BODY_SECONDS", 0.01)
     with open_request(shared, b"Content-Length: 10\r\n") as connection:
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
 
@@ -394,11 +409,14 @@ def test_a_client_that_leaves_in_mid_body_harms_nobody(shared: httpx.Client, cap
 
 
 def test_a_bug_is_a_500_and_the_server_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    def fail(messages: object) -> str:
-        raise ZeroDivisionError("a bug")
+    class Bug(ChatTemplate):
+        def render(self, *messages: object, **names: object) -> str:
+            raise ZeroDivisionError("a bug")
 
     engine = FakeEngine()
-    service = dataclasses.replace(make_service(engine), render=fail)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mpispec.models.template.probe", lambda render: TemplateTraits())
+        service = dataclasses.replace(make_service(engine), prompts=Prompts(ByteVocabulary(), Bug("hi")))
     with serving(engine, service=service) as url:
         check_error(httpx.post(url + CHAT, json=say("hi"), trust_env=False), 500, code="internal")
         assert httpx.post(url + TEXT, json={"prompt": "hi"}, trust_env=False).status_code == 200
@@ -407,9 +425,9 @@ def test_a_bug_is_a_500_and_the_server_goes_on(caplog: pytest.LogCaptureFixture)
 
 def test_a_chat_that_the_template_refuses_is_a_400(caplog: pytest.LogCaptureFixture) -> None:
     """With the service as `mpispec serve` makes it."""
-    template = ChatTemplate("{% if messages[1] is defined %}{{ raise_exception('Roles must alternate') }}{% endif %}hi")
+    template = "{% if messages[1] is defined %}{{ raise_exception('Roles must alternate') }}{% endif %}hi"
     engine = FakeEngine()
-    service = Service(engine, ByteVocabulary(), template.render, "toy", Manner())
+    service = make_service(engine, template=template)
     twice = {"messages": say("one")["messages"] * 2}
     with serving(engine, service=service) as url:
         assert "Roles must alternate" in check_error(
