@@ -38,8 +38,9 @@ class ChatTemplate:
         self.note = "" if source else "The model has no chat template; ChatML is used, which it may not understand."
         """A sentence for the user, or empty."""
         self._names = {"bos_token": bos, "eos_token": eos}
-        self._source = source or CHATML
-        kind, said = _process.ask(self._source, None)
+        self.source = source or CHATML
+        """Its program."""
+        kind, said = _process.ask(self.source, None)
         if kind != "text":
             raise ModelError(f"The model's chat template is unusable ({said}); prompt without it.")
         self.traits = probe(self.render)
@@ -50,7 +51,7 @@ class ChatTemplate:
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **names: Any) -> str:
         """Return the prompt for `messages`, each with `role` and `content`. Raises ModelError."""
         everything = {**self._names, **names, "messages": messages, "add_generation_prompt": add_generation_prompt}
-        kind, said = _process.ask(self._source, everything)
+        kind, said = _process.ask(self.source, everything)
         if kind == "refuses":
             raise ModelError(f"The model's chat template refuses these messages: {said}.")
         if kind == "fails":

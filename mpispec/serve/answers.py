@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import mpispec
 from mpispec.serve.completion import Completed
 from mpispec.serve.errors import ApiError
+from mpispec.serve.turn import Argued, Call, Called, Piece, Said, Thought, Turn
 
 _REPORTED = ("strategy", "drafter", "timing", "speculation")
 """The parts of the engine's report that an answer repeats."""
@@ -27,11 +28,27 @@ def event(value: dict[str, Any], name: str | None = None) -> str:
     return (f"event: {name}\n" if name else "") + f"data: {encode(value)}\n\n"
 
 
-def count_usage(answers: Sequence[Completed], num_choices: int) -> dict[str, int]:
+Answered = tuple[Turn, Completed]
+"""What was read of an answer, and how it ended."""
+
+
+def count_usage(answers: Sequence[Answered], num_choices: int) -> dict[str, Any]:
     """Return the token counts of a request with `num_choices` answers to each prompt, which count it once."""
-    prompt = sum(done.prompt_tokens for done in answers[::num_choices])
-    answer = sum(len(done.tokens) for done in answers)
-    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+    prompt = sum(done.prompt_tokens for _, done in answers[::num_choices])
+    answer = sum(len(done.tokens) for _, done in answers)
+    counts: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+    }
+    if thought := sum(done.thought_tokens for _, done in answers):
+        counts["completion_tokens_details"] = {"reasoning_tokens": thought}
+    return counts
+
+
+def finish_reason(turn: Turn, done: Completed) -> str:
+    """Return why an answer ended, in OpenAI's words."""
+    return "tool_calls" if turn.calls and done.finish_reason == "stop" else done.finish_reason
 
 
 def _report_of(done: Completed) -> dict[str, Any]:
@@ -59,13 +76,13 @@ class TextAnswer:
     WHOLE: ClassVar[str] = "text_completion"
     CHUNK: ClassVar[str] = "text_completion"
 
-    def whole(self, answers: Sequence[Completed]) -> dict[str, Any]:
+    def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
         """Return all answers in one piece."""
         choices = [
-            self._whole_choice(index, self._echo(index) + done.text) | {"finish_reason": done.finish_reason}
-            for index, done in enumerate(answers)
+            {**self._whole_choice(index, turn), "finish_reason": finish_reason(turn, done)}
+            for index, (turn, done) in enumerate(answers)
         ]
-        reports = [_report_of(done) for done in answers]
+        reports = [_report_of(done) for _, done in answers]
         report = reports[0] if len(reports) == 1 else {"choices": reports}
         return self._frame(self.WHOLE, choices) | {
             "usage": count_usage(answers, self.num_choices),
@@ -75,18 +92,18 @@ class TextAnswer:
     def opening(self, index: int) -> Iterator[str]:
         """Yield the events before the first text of a choice."""
         if self.echoes:
-            yield from self.chunk(index, self._echo(index))
+            yield from self.chunk(index, Said(self._echo(index)))
 
-    def chunk(self, index: int, text: str) -> Iterator[str]:
-        """Yield the events of some text of a streamed answer."""
-        yield event(self._frame(self.CHUNK, [self._chunk_choice(index, text) | {"finish_reason": None}]))
+    def chunk(self, index: int, piece: Piece) -> Iterator[str]:
+        """Yield the events of a piece of a streamed answer."""
+        yield self._chunk(self._chunk_choice(index, piece) | {"finish_reason": None})
 
-    def ending(self, index: int, done: Completed) -> Iterator[str]:
+    def ending(self, index: int, turn: Turn, done: Completed) -> Iterator[str]:
         """Yield the events that say why a choice ends."""
-        choice = self._chunk_choice(index, "") | {"finish_reason": done.finish_reason}
-        yield event(self._frame(self.CHUNK, [choice]) | {"mpispec": _report_of(done)})
+        choice = self._chunk_choice(index, None) | {"finish_reason": finish_reason(turn, done)}
+        yield self._chunk(choice, mpispec=_report_of(done))
 
-    def closing(self, answers: Sequence[Completed]) -> Iterator[str]:
+    def closing(self, answers: Sequence[Answered]) -> Iterator[str]:
         """Yield the events after the last choice."""
         if self.includes_usage:
             yield event(self._frame(self.CHUNK, []) | {"usage": count_usage(answers, self.num_choices)})
@@ -99,11 +116,14 @@ class TextAnswer:
     def _echo(self, index: int) -> str:
         return self.echoes[index // self.num_choices] if self.echoes else ""
 
-    def _whole_choice(self, index: int, text: str) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": None}
+    def _whole_choice(self, index: int, turn: Turn) -> dict[str, Any]:
+        return {"index": index, "text": self._echo(index) + turn.text, "logprobs": None}
 
-    def _chunk_choice(self, index: int, text: str) -> dict[str, Any]:
-        return self._whole_choice(index, text)
+    def _chunk_choice(self, index: int, piece: Piece | None) -> dict[str, Any]:
+        return {"index": index, "text": piece.text if isinstance(piece, Said) else "", "logprobs": None}
+
+    def _chunk(self, choice: dict[str, Any], **further: Any) -> str:
+        return event(self._frame(self.CHUNK, [choice]) | further)
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -127,14 +147,34 @@ class ChatAnswer(TextAnswer):
 
     def opening(self, index: int) -> Iterator[str]:
         """Yield the chunk that names the role."""
-        delta = {"role": "assistant", "content": ""}
-        yield event(
-            self._frame(self.CHUNK, [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
-        )
+        choice = {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None}
+        yield self._chunk(choice | {"finish_reason": None})
 
-    def _whole_choice(self, index: int, text: str) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
+    def _whole_choice(self, index: int, turn: Turn) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": turn.text, "refusal": None}
+        if turn.thought:
+            message["reasoning_content"] = turn.thought
+        if turn.calls:
+            message["content"] = turn.text or None
+            message["tool_calls"] = [self._call(index, number, call) for number, call in enumerate(turn.calls)]
         return {"index": index, "message": message, "logprobs": None}
 
-    def _chunk_choice(self, index: int, text: str) -> dict[str, Any]:
-        return {"index": index, "delta": {"content": text} if text else {}, "logprobs": None}
+    def _chunk_choice(self, index: int, piece: Piece | None) -> dict[str, Any]:
+        return {"index": index, "delta": self._delta(index, piece), "logprobs": None}
+
+    def _delta(self, index: int, piece: Piece | None) -> dict[str, Any]:
+        match piece:
+            case Said(text):
+                return {"content": text}
+            case Thought(text):
+                return {"reasoning_content": text}
+            case Called(number, name):
+                return {"tool_calls": [{"index": number, **self._call(index, number, Call(name))}]}
+            case Argued(number, text):
+                return {"tool_calls": [{"index": number, "function": {"arguments": text}}]}
+            case None:
+                return {}
+
+    def _call(self, index: int, number: int, call: Call) -> dict[str, Any]:
+        ident = f"call_{self.ident}_{index}_{number}"
+        return {"id": ident, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

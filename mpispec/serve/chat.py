@@ -10,6 +10,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo,
 from mpispec.serve.dialogue import ChatMessage, Dialogue
 from mpispec.serve.fields import Content, Given, Whole
 from mpispec.serve.request import MAX_CHOICES, GenerationRequest
+from mpispec.serve.tools import MAX_TOOLS, Tool, offered
 
 MAX_MESSAGES = 16384
 """Each takes tokens of the context, and time of the event loop before that is found out."""
@@ -17,7 +18,7 @@ _SET_BY_FIELDS = frozenset({"messages", "tools", "add_generation_prompt", "bos_t
 """Names of a template that have fields of their own, or none."""
 
 
-class Function(BaseModel):
+class CalledFunction(BaseModel):
     """The function that a call names."""
 
     model_config = ConfigDict(strict=True)
@@ -33,7 +34,7 @@ class ToolCall(BaseModel):
 
     id: str | None = None
     type: Literal["function"] | None = None
-    function: Function
+    function: CalledFunction
 
     def plain(self) -> dict[str, Any]:
         """Return the call with its arguments as JSON text."""
@@ -85,6 +86,12 @@ class ChatRequest(GenerationRequest):
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: Given = Field(None, ge=1)
     n: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    """Whether a turn may hold more than one call; if not, it ends with the first."""
+    reasoning_format: Literal["auto", "deepseek", "none"] | None = None
+    """With `none`, llama.cpp's name, what a model thinks stays in the content."""
     reasoning_effort: str | None = None
     """Handed to the template; `none` also turns thinking off in templates that know `enable_thinking`."""
     chat_template_kwargs: dict[str, Any] | None = None
@@ -123,14 +130,17 @@ class ChatRequest(GenerationRequest):
         return bool(self.continue_final_message or self.messages[-1].prefix)
 
     def dialogue(self) -> Dialogue:
-        """Return what is to be rendered."""
+        """Return what is to be rendered. Raises ApiError for a choice of tools that cannot be made."""
         names: dict[str, Any] = {}
         if self.reasoning_effort is not None:
             names["reasoning_effort"] = self.reasoning_effort
             names |= {"enable_thinking": False} if self.reasoning_effort == "none" else {}
         return Dialogue(
             [message.plain() for message in self.messages],
-            names | (self.chat_template_kwargs or {}),
+            tools=offered([tool.function.plain() for tool in self.tools or ()], self.tool_choice),
+            calls_at_once=self.parallel_tool_calls is not False,
+            splits_thought=self.reasoning_format != "none",
+            names=names | (self.chat_template_kwargs or {}),
             begins_turn=self.add_generation_prompt is not False,
             continues=self.continues,
         )

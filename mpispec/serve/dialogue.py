@@ -27,6 +27,12 @@ class Dialogue:
     """A conversation and how it is to go on."""
 
     messages: Sequence[ChatMessage]
+    tools: Sequence[dict[str, Any]] = ()
+    """What the assistant may call, in OpenAI's form."""
+    calls_at_once: bool = True
+    """Whether a turn may hold more than one call."""
+    splits_thought: bool = True
+    """Whether what a reasoning model thinks is told from what it says."""
     names: Mapping[str, Any] = field(default_factory=dict)
     """Further names that the chat template may use."""
     begins_turn: bool = True

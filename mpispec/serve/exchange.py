@@ -10,13 +10,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mpispec.runtime.engine import EngineStopped, Generation
-from mpispec.serve.answers import TextAnswer
+from mpispec.serve.answers import Answered, TextAnswer
 from mpispec.serve.chat import ChatRequest
-from mpispec.serve.completion import AsyncCompletion, Completed
+from mpispec.serve.completion import AsyncCompletion
 from mpispec.serve.errors import ApiError, engine_stopped
 from mpispec.serve.events import EventStream, unless_gone
+from mpispec.serve.prompt import Prompt
 from mpispec.serve.request import GenerationRequest
 from mpispec.serve.service import Service
+from mpispec.serve.turn import Piece, Turn
 from mpispec.wire.fields import MAX_SEED
 
 MAX_QUEUE = 64
@@ -38,7 +40,7 @@ class Exchange:
         self,
         http: Request,
         wanted: GenerationRequest,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Prompt],
         shape: Callable[[int], TextAnswer],
     ) -> Response:
         """Return the response to a request; `shape` makes the form of its answers for the seed of the first.
@@ -48,7 +50,7 @@ class Exchange:
         seed = self._service.manner.pick_seed() if wanted.seed is None else wanted.seed
         answer = shape(seed)
         generations = [
-            self._generation(wanted, prompt, (seed + choice) & MAX_SEED)
+            (prompt, self._generation(wanted, prompt.tokens, (seed + choice) & MAX_SEED))
             for prompt in prompts
             for choice in range(wanted.num_choices)
         ]
@@ -84,17 +86,20 @@ class Exchange:
             return self._service.manner.cuts_repeats and isinstance(wanted, ChatRequest)
         return wanted.cut_repeats
 
-    def _submit(self, generations: Sequence[Generation], wanted: GenerationRequest) -> list[AsyncCompletion]:
+    def _submit(
+        self, generations: Sequence[tuple[Prompt, Generation]], wanted: GenerationRequest
+    ) -> list[AsyncCompletion]:
         """Submit all or none."""
         if self._admitted + len(generations) > self._max_admitted:
             sentence = f"{self._admitted} answers are under way already, too many for this one; try again in a while."
             raise ApiError(503, sentence, code="queue_full", retry_after=_RETRY_SECONDS)
-        service = self._service
+        engine, vocabulary = self._service.engine, self._service.vocabulary
         cuts = self._cuts_repeats(wanted)
         completions: list[AsyncCompletion] = []
         try:
-            for generation in generations:
-                completions.append(AsyncCompletion(service.engine, service.vocabulary, generation, wanted.stop, cuts))
+            for prompt, generation in generations:
+                reading = (prompt.new_reader(), prompt.shown)
+                completions.append(AsyncCompletion(engine, vocabulary, generation, wanted.stop, cuts, *reading))
                 self._admitted += 1
         except (ValueError, EngineStopped) as error:
             self._release(completions)
@@ -108,55 +113,63 @@ class Exchange:
             completion.withdraw()
 
 
-async def _finish(completions: Sequence[AsyncCompletion]) -> list[Completed]:
-    async with aclosing(_merged(completions)) as texts:
-        async for _ in texts:
-            pass
+async def _finish(completions: Sequence[AsyncCompletion]) -> list[Answered]:
+    turns = [Turn() for _ in completions]
+    async with aclosing(_merged(completions)) as found:
+        async for index, pieces in found:
+            for piece in pieces or ():
+                turns[index].add(piece)
     answers = [completion.result() for completion in completions]
     if any(done.finish_reason == "cancelled" for done in answers):
         raise engine_stopped()
-    return answers
+    return list(zip(turns, answers, strict=True))
 
 
 async def _stream(completions: Sequence[AsyncCompletion], answer: TextAnswer) -> AsyncGenerator[str, None]:
+    turns = [Turn() for _ in completions]
     for index in range(len(completions)):
         for event in answer.opening(index):
             yield event
-    async with aclosing(_merged(completions)) as texts:
-        async for index, text in texts:
-            done = completions[index].result() if text is None else None
+    async with aclosing(_merged(completions)) as found:
+        async for index, pieces in found:
+            done = completions[index].result() if pieces is None else None
             if done is not None and done.finish_reason == "cancelled":
                 for event in answer.failure(engine_stopped()):
                     yield event
                 return
-            for event in answer.chunk(index, text or "") if done is None else answer.ending(index, done):
-                yield event
-    for event in answer.closing([completion.result() for completion in completions]):
+            for piece in pieces or ():
+                turns[index].add(piece)
+                for event in answer.chunk(index, piece):
+                    yield event
+            if done is not None:
+                for event in answer.ending(index, turns[index], done):
+                    yield event
+    for event in answer.closing([(turn, completions[index].result()) for index, turn in enumerate(turns)]):
         yield event
 
 
-async def _merged(completions: Sequence[AsyncCompletion]) -> AsyncGenerator[tuple[int, str | None], None]:
-    """Yield the texts of several completions as they come, each with its index; None at the end of each."""
-    inbox: asyncio.Queue[tuple[int, str | Exception | None]] = asyncio.Queue(_AHEAD)
+async def _merged(completions: Sequence[AsyncCompletion]) -> AsyncGenerator[tuple[int, list[Piece] | None], None]:
+    """Yield the pieces of several completions as they come, each with its index; None at the end of each."""
+    inbox: asyncio.Queue[tuple[int, list[Piece] | Exception | None]] = asyncio.Queue(_AHEAD)
 
     async def read(index: int, completion: AsyncCompletion) -> None:
         last = None
         try:
-            async for text in completion:
-                await inbox.put((index, text))
+            async for pieces in completion:
+                await inbox.put((index, pieces))
         except Exception as error:
-            last = error  # raised where the texts are read
+            last = error  # raised where the pieces are read
         await inbox.put((index, last))
 
     tasks = [asyncio.ensure_future(read(*numbered)) for numbered in enumerate(completions)]
     try:
         num_open = len(tasks)
         while num_open:
-            index, text = await inbox.get()
-            if isinstance(text, Exception):
-                raise text
-            num_open -= text is None
-            yield index, text
+            index, pieces = await inbox.get()
+            if isinstance(pieces, Exception):
+                raise pieces
+            num_open -= pieces is None
+            yield index, pieces
     finally:
         for task in tasks:
             task.cancel()

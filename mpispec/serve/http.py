@@ -22,6 +22,7 @@ from mpispec.serve.chat import ChatRequest
 from mpispec.serve.errors import ApiError
 from mpispec.serve.exchange import MAX_QUEUE, Exchange
 from mpispec.serve.guard import Guard
+from mpispec.serve.prompt import Prompt
 from mpispec.serve.request import Wanted, parse_request
 from mpispec.serve.service import Service
 from mpispec.serve.texts import TextRequest
@@ -39,7 +40,7 @@ class Api:
         """POST /v1/chat/completions."""
         wanted = await self._parse(http, ChatRequest)
         try:
-            prompt = await run_in_threadpool(self._service.prompts.tokens, wanted.dialogue())
+            prompt = await run_in_threadpool(self._service.prompts.prompt, wanted.dialogue())
         except ModelError as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from None
         shape = self._shape(ChatAnswer, wanted)
@@ -48,7 +49,7 @@ class Api:
     async def complete(self, http: Request) -> Response:
         """POST /v1/completions."""
         wanted = await self._parse(http, TextRequest)
-        prompts = await run_in_threadpool(lambda: [self._tokens(prompt) for prompt in wanted.prompt])
+        prompts = await run_in_threadpool(lambda: [Prompt(self._tokens(prompt)) for prompt in wanted.prompt])
         echoes = tuple(self._text(prompt) for prompt in wanted.prompt) if wanted.echo else ()
         shape = self._shape(TextAnswer, wanted, echoes=echoes)
         return await self._exchange.answer(http, wanted, prompts, shape)

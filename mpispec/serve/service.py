@@ -10,7 +10,8 @@ from typing import Any
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import Engine
 from mpispec.sampling import describe
-from mpispec.serve.prompt import Prompts, Vocabulary
+from mpispec.serve.prompt import Prompts
+from mpispec.serve.vocabulary import Vocabulary
 
 MAX_TEMPERATURE = 2.0
 """Above it a softmax is so flat that the text is noise; OpenAI's bound too."""

@@ -60,8 +60,14 @@ def last_words(prompt: Sequence[int]) -> bytes:
 
 
 def answer_to(generation: Generation) -> Iterator[int | None]:
-    """Repeat the last words. None: think until withdrawn (after `wait`). `forever` is repeated without an end."""
+    """Repeat the last words. None: think until withdrawn (after `wait`). `forever` is repeated without an end.
+
+    What comes after `write:` is the answer as it stands.
+    """
     words = last_words(generation.prompt)
+    if words.startswith(b"write:"):
+        yield from words.removeprefix(b"write:")
+        yield END
     if words.startswith(b"forever"):
         yield from itertools.cycle(words)
     yield from b"You said: " + words
