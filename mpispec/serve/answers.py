@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import mpispec
 from mpispec.serve.completion import Completed
@@ -32,6 +32,28 @@ Answered = tuple[Turn, Completed]
 """What was read of an answer, and how it ended."""
 
 
+class Answer(Protocol):
+    """The form of the answers to a request. Events are text as it is sent."""
+
+    def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
+        """Return all answers in one piece."""
+
+    def opening(self, index: int) -> Iterator[str]:
+        """Yield the events before the first piece of an answer."""
+
+    def chunk(self, index: int, piece: Piece) -> Iterator[str]:
+        """Yield the events of a piece of a streamed answer."""
+
+    def ending(self, index: int, turn: Turn, done: Completed) -> Iterator[str]:
+        """Yield the events that say why an answer ends."""
+
+    def closing(self, answers: Sequence[Answered]) -> Iterator[str]:
+        """Yield the events after the last answer."""
+
+    def failure(self, error: ApiError) -> Iterator[str]:
+        """Yield the events that end a stream which cannot go on."""
+
+
 def count_usage(answers: Sequence[Answered], num_choices: int) -> dict[str, Any]:
     """Return the token counts of a request with `num_choices` answers to each prompt, which count it once."""
     prompt = sum(done.prompt_tokens for _, done in answers[::num_choices])
@@ -51,7 +73,8 @@ def finish_reason(turn: Turn, done: Completed) -> str:
     return "tool_calls" if turn.calls and done.finish_reason == "stop" else done.finish_reason
 
 
-def _report_of(done: Completed) -> dict[str, Any]:
+def report_of(done: Completed) -> dict[str, Any]:
+    """Return what the engine has to say of an answer."""
     report = {name: done.report[name] for name in _REPORTED if name in done.report}
     return report | ({"cut": "repeats"} if done.is_cut else {})
 
@@ -82,7 +105,7 @@ class TextAnswer:
             {**self._whole_choice(index, turn), "finish_reason": finish_reason(turn, done)}
             for index, (turn, done) in enumerate(answers)
         ]
-        reports = [_report_of(done) for _, done in answers]
+        reports = [report_of(done) for _, done in answers]
         report = reports[0] if len(reports) == 1 else {"choices": reports}
         return self._frame(self.WHOLE, choices) | {
             "usage": count_usage(answers, self.num_choices),
@@ -101,7 +124,7 @@ class TextAnswer:
     def ending(self, index: int, turn: Turn, done: Completed) -> Iterator[str]:
         """Yield the events that say why a choice ends."""
         choice = self._chunk_choice(index, None) | {"finish_reason": finish_reason(turn, done)}
-        yield self._chunk(choice, mpispec=_report_of(done))
+        yield self._chunk(choice, mpispec=report_of(done))
 
     def closing(self, answers: Sequence[Answered]) -> Iterator[str]:
         """Yield the events after the last choice."""

@@ -9,9 +9,9 @@ from contextlib import aclosing
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import EngineStopped, Generation
-from mpispec.serve.answers import Answered, TextAnswer
-from mpispec.serve.chat import ChatRequest
+from mpispec.serve.answers import Answer, Answered
 from mpispec.serve.completion import AsyncCompletion
 from mpispec.serve.errors import ApiError, engine_stopped
 from mpispec.serve.events import EventStream, unless_gone
@@ -41,20 +41,20 @@ class Exchange:
         http: Request,
         wanted: GenerationRequest,
         prompts: Sequence[Prompt],
-        shape: Callable[[int], TextAnswer],
+        shape: Callable[[Sampling], Answer],
     ) -> Response:
-        """Return the response to a request; `shape` makes the form of its answers for the seed of the first.
+        """Return the response to a request; `shape` makes the form of its answers, the first of them drawn so.
 
         Raises ApiError.
         """
         seed = self._service.manner.pick_seed() if wanted.seed is None else wanted.seed
-        answer = shape(seed)
         generations = [
             (prompt, self._generation(wanted, prompt.tokens, (seed + choice) & MAX_SEED))
             for prompt in prompts
             for choice in range(wanted.num_choices)
         ]
         completions = self._submit(generations, wanted)
+        answer = shape(generations[0][1].sampling)
         if wanted.stream:
             return EventStream(_stream(completions, answer), on_end=lambda: self._release(completions))
         try:
@@ -68,7 +68,9 @@ class Exchange:
         if room < 1:
             raise ApiError(
                 400,
-                f"The prompt has {len(prompt)} tokens and the context {self._service.engine.context}; shorten it.",
+                # Agents look for these words, and shorten their conversation.
+                f"The prompt is too long: {len(prompt)} tokens > {self._service.engine.context - 1} maximum; shorten "
+                "it, or start mpispec serve with a larger --ctx.",
                 param=wanted.prompt_field,
                 code="context_length_exceeded",
             )
@@ -83,7 +85,7 @@ class Exchange:
     def _cuts_repeats(self, wanted: GenerationRequest) -> bool:
         """Return whether an answer may be cut: by the request, else in a chat as the server says."""
         if wanted.cut_repeats is None:
-            return self._service.manner.cuts_repeats and isinstance(wanted, ChatRequest)
+            return self._service.manner.cuts_repeats and wanted.is_chat
         return wanted.cut_repeats
 
     def _submit(
@@ -125,7 +127,7 @@ async def _finish(completions: Sequence[AsyncCompletion]) -> list[Answered]:
     return list(zip(turns, answers, strict=True))
 
 
-async def _stream(completions: Sequence[AsyncCompletion], answer: TextAnswer) -> AsyncGenerator[str, None]:
+async def _stream(completions: Sequence[AsyncCompletion], answer: Answer) -> AsyncGenerator[str, None]:
     turns = [Turn() for _ in completions]
     for index in range(len(completions)):
         for event in answer.opening(index):

@@ -44,8 +44,11 @@ _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "ref
 """Parts of a message that are text, and the field that holds it."""
 
 
-def _read_content(value: Any) -> Any:
-    """Join the parts of a message with newlines, as llama.cpp and vLLM do."""
+def read_content(value: Any) -> Any:
+    """Return the text of parts, joined by newlines as llama.cpp and vLLM do; what is no list as it is.
+
+    Raises ValueError with a sentence.
+    """
     if not isinstance(value, list):
         return value
     texts = []
@@ -57,5 +60,5 @@ def _read_content(value: Any) -> Any:
     return "\n".join(texts)
 
 
-Content = Annotated[str | None, BeforeValidator(_read_content)]
+Content = Annotated[str | None, BeforeValidator(read_content)]
 """The text of a message: a string, or a list of parts."""

@@ -47,7 +47,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refusal := self._refuse(Headers(scope=scope), scope["path"])) is not None:
             headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
-            await JSONResponse(refusal.body(), refusal.status, headers)(scope, receive, send)
+            await JSONResponse(refusal.body_for(scope["path"]), refusal.status, headers)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -56,7 +56,9 @@ class Guard:
             return _refuse_stranger(headers)
         if path in _OPEN_PATHS or _knows_key(headers, self._key):
             return None
-        return ApiError(401, "Send the server's key as `Authorization: Bearer KEY`.", code="invalid_api_key")
+        return ApiError(
+            401, "Send the server's key as `Authorization: Bearer KEY` or `x-api-key: KEY`.", code="invalid_api_key"
+        )
 
 
 def _refuse_stranger(headers: Headers) -> ApiError | None:
@@ -70,9 +72,10 @@ def _refuse_stranger(headers: Headers) -> ApiError | None:
 
 def _knows_key(headers: Headers, key: bytes) -> bool:
     scheme, _, given = headers.get("authorization", "").partition(" ")
+    found = [given] if scheme.lower() == "bearer" else []
+    found += headers.getlist("x-api-key")  # Anthropic's clients
     # Headers are latin-1 on the wire; a key beyond ASCII arrives as its UTF-8 bytes.
-    same = hmac.compare_digest(given.strip().encode("latin-1"), key)
-    return same and scheme.lower() == "bearer"
+    return any(hmac.compare_digest(each.strip().encode("latin-1"), key) for each in found)
 
 
 HEAD_SECONDS = 20.0

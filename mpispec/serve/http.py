@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from mpispec.core.messages import Sampling
 from mpispec.models.errors import ModelError
 from mpispec.serve.answers import ChatAnswer, TextAnswer
 from mpispec.serve.body import read_body
@@ -22,8 +22,12 @@ from mpispec.serve.chat import ChatRequest
 from mpispec.serve.errors import ApiError
 from mpispec.serve.exchange import MAX_QUEUE, Exchange
 from mpispec.serve.guard import Guard
+from mpispec.serve.messages import MessagesRequest
+from mpispec.serve.messages_answer import MessagesAnswer
 from mpispec.serve.prompt import Prompt
 from mpispec.serve.request import Wanted, parse_request
+from mpispec.serve.responses import ResponsesRequest
+from mpispec.serve.responses_answer import ResponsesAnswer
 from mpispec.serve.service import Service
 from mpispec.serve.texts import TextRequest
 
@@ -39,20 +43,37 @@ class Api:
     async def chat(self, http: Request) -> Response:
         """POST /v1/chat/completions."""
         wanted = await self._parse(http, ChatRequest)
-        try:
-            prompt = await run_in_threadpool(self._service.prompts.prompt, wanted.dialogue())
-        except ModelError as error:
-            raise ApiError(400, str(error), param="messages", code="invalid_value") from None
-        shape = self._shape(ChatAnswer, wanted)
-        return await self._exchange.answer(http, wanted, [prompt], shape)
+        prompt = await self._prompt(wanted)
+        return await self._exchange.answer(http, wanted, [prompt], self._shape(ChatAnswer, wanted))
 
     async def complete(self, http: Request) -> Response:
         """POST /v1/completions."""
         wanted = await self._parse(http, TextRequest)
         prompts = await run_in_threadpool(lambda: [Prompt(self._tokens(prompt)) for prompt in wanted.prompt])
         echoes = tuple(self._text(prompt) for prompt in wanted.prompt) if wanted.echo else ()
-        shape = self._shape(TextAnswer, wanted, echoes=echoes)
-        return await self._exchange.answer(http, wanted, prompts, shape)
+        return await self._exchange.answer(http, wanted, prompts, self._shape(TextAnswer, wanted, echoes))
+
+    async def respond(self, http: Request) -> Response:
+        """POST /v1/responses."""
+        wanted = await self._parse(http, ResponsesRequest)
+        prompt = await self._prompt(wanted)
+        return await self._exchange.answer(
+            http, wanted, [prompt], lambda sampling: ResponsesAnswer(self._service.model, wanted, sampling)
+        )
+
+    async def message(self, http: Request) -> Response:
+        """POST /v1/messages."""
+        wanted = await self._parse(http, MessagesRequest)
+        prompt = await self._prompt(wanted)
+        count = len(prompt.tokens)
+        return await self._exchange.answer(
+            http, wanted, [prompt], lambda sampling: MessagesAnswer(self._service.model, sampling.seed, count)
+        )
+
+    async def count_tokens(self, http: Request) -> Response:
+        """POST /v1/messages/count_tokens."""
+        prompt = await self._prompt(await self._parse(http, MessagesRequest))
+        return JSONResponse({"input_tokens": len(prompt.tokens)})
 
     async def models(self, http: Request) -> Response:
         """GET /v1/models."""
@@ -98,10 +119,20 @@ class Api:
         _check_choice("drafter", wanted.drafter, engine.drafters)
         return wanted
 
-    def _shape(self, form: type[TextAnswer], wanted: ChatRequest | TextRequest, **fields: Any) -> partial[TextAnswer]:
-        """Return what makes the form of an answer once its seed is known."""
-        fields |= {"num_choices": wanted.num_choices, "includes_usage": wanted.includes_usage}
-        return partial(form, self._service.model, **fields)
+    async def _prompt(self, wanted: ChatRequest | ResponsesRequest | MessagesRequest) -> Prompt:
+        dialogue = wanted.dialogue()
+        try:
+            return await run_in_threadpool(self._service.prompts.prompt, dialogue)
+        except ModelError as error:
+            raise ApiError(400, str(error), param=wanted.prompt_field, code="invalid_value") from None
+
+    def _shape(
+        self, form: type[TextAnswer], wanted: ChatRequest | TextRequest, echoes: tuple[str, ...] = ()
+    ) -> Callable[[Sampling], TextAnswer]:
+        def shape(sampling: Sampling) -> TextAnswer:
+            return form(self._service.model, sampling.seed, wanted.num_choices, wanted.includes_usage, echoes)
+
+        return shape
 
     def _tokens(self, prompt: str | list[int]) -> list[int]:
         vocabulary = self._service.vocabulary
@@ -127,7 +158,7 @@ def _check_choice(param: str, name: str | None, known: tuple[str, ...]) -> None:
 
 async def _answer_api_error(http: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return JSONResponse(error.body(), error.status, error.headers())
+    return JSONResponse(error.body_for(http.scope["path"]), error.status, error.headers())
 
 
 async def _answer_http_error(http: Request, error: Exception) -> Response:
@@ -136,7 +167,7 @@ async def _answer_http_error(http: Request, error: Exception) -> Response:
     answer = ApiError(error.status_code, sentence.get(error.status_code, error.detail), code="not_found")
     if error.status_code == 405:
         answer.code = "method_not_allowed"
-    return JSONResponse(answer.body(), error.status_code, error.headers)
+    return JSONResponse(answer.body_for(http.scope["path"]), error.status_code, error.headers)
 
 
 async def _answer_disconnect(http: Request, error: Exception) -> Response:
@@ -146,7 +177,8 @@ async def _answer_disconnect(http: Request, error: Exception) -> Response:
 
 async def _answer_bug(http: Request, error: Exception) -> Response:
     """Answer for an exception nobody expected; starlette raises it again, so that it is logged with its traceback."""
-    return JSONResponse(ApiError(500, "The server failed; its log has the cause.", code="internal").body(), 500)
+    answer = ApiError(500, "The server failed; its log has the cause.", code="internal")
+    return JSONResponse(answer.body_for(http.scope["path"]), 500)
 
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
@@ -165,6 +197,9 @@ def make_app(service: Service, key: str | None, max_queue: int = MAX_QUEUE) -> S
         routes=[
             Route("/v1/chat/completions", api.chat, methods=["POST"]),
             Route("/v1/completions", api.complete, methods=["POST"]),
+            Route("/v1/responses", api.respond, methods=["POST"]),
+            Route("/v1/messages", api.message, methods=["POST"]),
+            Route("/v1/messages/count_tokens", api.count_tokens, methods=["POST"]),
             Route("/v1/models", api.models, methods=["GET"]),
             Route("/v1/models/{name:path}", api.model, methods=["GET"]),
             Route("/health", api.health, methods=["GET"]),

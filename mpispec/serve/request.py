@@ -107,6 +107,11 @@ class GenerationRequest(BaseModel):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     @property
+    def is_chat(self) -> bool:
+        """Whether the answer is a turn of a chat, which may be cut where it only repeats itself."""
+        return True
+
+    @property
     def prompt_field(self) -> str:
         """The name of the field that holds what is too long if the prompt is."""
         return "messages"

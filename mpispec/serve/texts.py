@@ -50,6 +50,11 @@ class TextRequest(GenerationRequest):
         return value
 
     @property
+    def is_chat(self) -> bool:
+        """See `GenerationRequest`."""
+        return False
+
+    @property
     def prompt_field(self) -> str:
         """See `GenerationRequest`."""
         return "prompt"

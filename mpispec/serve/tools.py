@@ -22,6 +22,7 @@ class Function(BaseModel):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     """A JSON schema."""
+    strict: bool | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return what a chat template takes; many loop over the parameters, so there always are some."""

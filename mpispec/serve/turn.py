@@ -53,21 +53,34 @@ class Call:
 class Turn:
     """A turn as far as it has been read."""
 
-    text: str = ""
-    thought: str = ""
-    calls: list[Call] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+    """In order; neighbours that belong together are one."""
 
     def add(self, piece: Piece) -> None:
         """Take the next piece."""
-        match piece:
-            case Said(text):
-                self.text += text
-            case Thought(text):
-                self.thought += text
-            case Called(_, name):
-                self.calls.append(Call(name))
-            case Argued(index, text):
-                self.calls[index].arguments += text
+        self.pieces[-1:] = joined([*self.pieces[-1:], piece])
+
+    @property
+    def text(self) -> str:
+        """All that was said."""
+        return "".join(piece.text for piece in self.pieces if isinstance(piece, Said))
+
+    @property
+    def thought(self) -> str:
+        """All that was thought."""
+        return "".join(piece.text for piece in self.pieces if isinstance(piece, Thought))
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls in order."""
+        calls: list[Call] = []
+        for piece in self.pieces:
+            match piece:
+                case Called(_, name):
+                    calls.append(Call(name))
+                case Argued(index, text):
+                    calls[index].arguments += text
+        return calls
 
 
 class Reader(Protocol):

@@ -106,8 +106,8 @@ def test_only_the_right_key_is_let_in() -> None:
             assert refused.status_code == 401
             assert refused.json()["error"]["code"] == "invalid_api_key"
             assert refused.headers["www-authenticate"] == "Bearer"
-        right = {"Authorization": "Bearer schlüssel".encode()}
-        assert httpx.get(models, headers=right, trust_env=False).status_code == 200
+        for right in ({"Authorization": "Bearer schlüssel".encode()}, {"x-api-key": "schlüssel".encode()}):
+            assert httpx.get(models, headers=right, trust_env=False).status_code == 200
         assert get(f"{url}/health").status_code == 200
         assert get(f"{url}/health", Host="proxy.example.com").status_code == 200
 

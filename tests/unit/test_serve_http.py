@@ -356,7 +356,7 @@ def test_an_unknown_model_is_refused(shared: httpx.Client) -> None:
 @pytest.mark.parametrize("length", [512, 600])
 def test_a_prompt_longer_than_the_context_is_refused(shared: httpx.Client, length: int) -> None:
     response = shared.post(TEXT, json={"prompt": "x" * length})
-    assert "512" in check_error(response, 400, "prompt", "context_length_exceeded")
+    assert "511" in check_error(response, 400, "prompt", "context_length_exceeded")
     check_error(shared.post(CHAT, json=say("x" * length)), 400, "messages", "context_length_exceeded")
 
 
