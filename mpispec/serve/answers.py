@@ -14,6 +14,8 @@ from mpispec.serve.completion import Completed
 from mpispec.serve.errors import ApiError
 from mpispec.serve.turn import Argued, Call, Called, Piece, Said, Thought, Turn
 
+PING = ": ping\n\n"
+"""A comment, which every reader of events skips; without a word after the colon some do not."""
 _REPORTED = ("strategy", "drafter", "timing", "speculation")
 """The parts of the engine's report that an answer repeats."""
 
@@ -34,6 +36,10 @@ Answered = tuple[Turn, Completed]
 
 class Answer(Protocol):
     """The form of the answers to a request. Events are text as it is sent."""
+
+    @property
+    def ping(self) -> str:
+        """What says that the server is still there."""
 
     def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
         """Return all answers in one piece."""
@@ -95,6 +101,7 @@ class TextAnswer:
     ident: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
+    ping: ClassVar[str] = PING
     PREFIX: ClassVar[str] = "cmpl-"
     WHOLE: ClassVar[str] = "text_completion"
     CHUNK: ClassVar[str] = "text_completion"

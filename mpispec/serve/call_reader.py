@@ -70,6 +70,8 @@ class CallReader:
         self._seen = 0
         """How much of the held text `_end` has seen."""
         self._num_calls = 0
+        self._num_before = 0
+        """Calls before the list that is being read."""
         self._in_list = self._is_named = self._is_marked = False
         self._pieces: list[Piece] = []
 
@@ -113,10 +115,10 @@ class CallReader:
         places = [(at, mark) for mark in self._form.begins if (at := self._held.find(mark)) >= 0]
         if places:
             at, mark = min(places)
-            self._say(self._held[:at].rstrip())
-            self._held = self._held[at:]
-            self._lead = ""
-            self._use(len(mark))
+            said = self._held[:at].rstrip()
+            self._say(said)
+            self._held = self._held[len(said) :]
+            self._use(at - len(said) + len(mark))
             self._is_marked = True
             return self._go_to(self._read_payload)
         certain = self._held[: len(self._held) - count_undecided(self._held, self._form.begins)].rstrip()
@@ -140,7 +142,7 @@ class CallReader:
         if self._held[0] == "{":
             return self._go_to_object()
         if self._held[0] == "[":
-            self._in_list = True
+            self._in_list, self._num_before = True, self._num_calls
             self._use(1)
             return self._go_to(self._read_item)
         return self._go_to(self._read_name) if self._form.separators else self._give_up()
@@ -152,7 +154,7 @@ class CallReader:
             return False
         if self._held[0] == "{":
             return self._go_to_object()
-        if self._held[0] != "]":
+        if self._held[0] != "]" or self._num_calls == self._num_before:
             return self._give_up()
         self._in_list = False
         self._use(1)

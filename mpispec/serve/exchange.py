@@ -31,8 +31,9 @@ _AHEAD = 16
 class Exchange:
     """Has requests answered, so many at once; lives on one event loop."""
 
-    def __init__(self, service: Service, max_queue: int = MAX_QUEUE) -> None:
+    def __init__(self, service: Service, ping_s: float, max_queue: int = MAX_QUEUE) -> None:
         self._service = service
+        self._ping_s = ping_s or None
         self._max_admitted = max_queue + 1
         self._admitted = 0
 
@@ -56,7 +57,8 @@ class Exchange:
         completions = self._submit(generations, wanted)
         answer = shape(generations[0][1].sampling)
         if wanted.stream:
-            return EventStream(_stream(completions, answer), on_end=lambda: self._release(completions))
+            events = _stream(completions, answer)
+            return EventStream(events, lambda: self._release(completions), answer.ping, self._ping_s)
         try:
             answers = await unless_gone(http.receive, _finish(completions))
         finally:

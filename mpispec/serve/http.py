@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,17 +9,20 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mpispec.core.messages import Sampling
 from mpispec.models.errors import ModelError
+from mpispec.serve.about import About
+from mpispec.serve.address import Access
 from mpispec.serve.answers import ChatAnswer, TextAnswer
 from mpispec.serve.body import read_body
 from mpispec.serve.chat import ChatRequest
 from mpispec.serve.errors import ApiError
-from mpispec.serve.exchange import MAX_QUEUE, Exchange
+from mpispec.serve.exchange import Exchange
 from mpispec.serve.guard import Guard
 from mpispec.serve.messages import MessagesRequest
 from mpispec.serve.messages_answer import MessagesAnswer
@@ -33,12 +35,12 @@ from mpispec.serve.texts import TextRequest
 
 
 class Api:
-    """The endpoints; lives on one event loop."""
+    """The endpoints that generate; lives on one event loop."""
 
-    def __init__(self, service: Service, max_queue: int = MAX_QUEUE) -> None:
+    def __init__(self, service: Service, about: About, exchange: Exchange) -> None:
         self._service = service
-        self._exchange = Exchange(service, max_queue)
-        self._created = int(time.time())
+        self._about = about
+        self._exchange = exchange
 
     async def chat(self, http: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -50,7 +52,8 @@ class Api:
         """POST /v1/completions."""
         wanted = await self._parse(http, TextRequest)
         prompts = await run_in_threadpool(lambda: [Prompt(self._tokens(prompt)) for prompt in wanted.prompt])
-        echoes = tuple(self._text(prompt) for prompt in wanted.prompt) if wanted.echo else ()
+        texts = (prompt if isinstance(prompt, str) else self._about.text_of(prompt) for prompt in wanted.prompt)
+        echoes = tuple(texts) if wanted.echo else ()
         return await self._exchange.answer(http, wanted, prompts, self._shape(TextAnswer, wanted, echoes))
 
     async def respond(self, http: Request) -> Response:
@@ -75,45 +78,10 @@ class Api:
         prompt = await self._prompt(await self._parse(http, MessagesRequest))
         return JSONResponse({"input_tokens": len(prompt.tokens)})
 
-    async def models(self, http: Request) -> Response:
-        """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [self._model()]})
-
-    async def model(self, http: Request) -> Response:
-        """GET /v1/models/{name}."""
-        self._check_model(http.path_params["name"])
-        return JSONResponse(self._model())
-
-    async def health(self, http: Request) -> Response:
-        """GET /health."""
-        if self._service.engine.is_running:
-            return JSONResponse({"status": "ok", **self._exactness()})
-        return JSONResponse({"status": "stopped"}, 503)
-
-    def _model(self) -> dict[str, Any]:
-        return {
-            "id": self._service.model,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "mpispec",
-            "mpispec": self._service.manner.fields(),
-            **self._exactness(),
-        }
-
-    def _exactness(self) -> dict[str, Any]:
-        promise = self._service.engine.promise
-        return {"is_exact": promise.is_exact, "exactness": str(promise)}
-
-    def _check_model(self, name: str) -> None:
-        known = self._service.model
-        if name != known:
-            sentence = f"This server has no model {name!r}; it has {known!r}."
-            raise ApiError(404, sentence, param="model", code="model_not_found")
-
     async def _parse(self, http: Request, kind: type[Wanted]) -> Wanted:
         wanted = parse_request(kind, await read_body(http))
         if wanted.model:
-            self._check_model(wanted.model)
+            self._about.check_model(wanted.model)
         engine = self._service.engine
         _check_choice("strategy", wanted.strategy, engine.strategies)
         _check_choice("drafter", wanted.drafter, engine.drafters)
@@ -135,19 +103,10 @@ class Api:
         return shape
 
     def _tokens(self, prompt: str | list[int]) -> list[int]:
-        vocabulary = self._service.vocabulary
         if isinstance(prompt, str):
-            return vocabulary.tokenize(prompt, special=True)
-        if min(prompt) < 0 or max(prompt) >= vocabulary.size:
-            sentence = f"prompt: token ids must be from 0 to {vocabulary.size - 1}."
-            raise ApiError(400, sentence, param="prompt", code="invalid_value")
+            return self._service.vocabulary.tokenize(prompt, special=True)
+        self._about.check_tokens(prompt, "prompt")
         return prompt
-
-    def _text(self, prompt: str | list[int]) -> str:
-        if isinstance(prompt, str):
-            return prompt
-        pieces = (self._service.vocabulary.piece(token, special=True) for token in prompt)
-        return b"".join(pieces).decode("utf-8", "replace")
 
 
 def _check_choice(param: str, name: str | None, known: tuple[str, ...]) -> None:
@@ -163,7 +122,8 @@ async def _answer_api_error(http: Request, error: Exception) -> Response:
 
 async def _answer_http_error(http: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    sentence = {404: f"There is no {http.scope['path']} here.", 405: f"{http.method} is not allowed here."}
+    nothing = f"There is no {http.scope['path']} here; chats are at /v1/chat/completions, the model at /v1/models."
+    sentence = {404: nothing, 405: f"{http.method} is not allowed here."}
     answer = ApiError(error.status_code, sentence.get(error.status_code, error.detail), code="not_found")
     if error.status_code == 405:
         answer.code = "method_not_allowed"
@@ -184,28 +144,49 @@ async def _answer_bug(http: Request, error: Exception) -> Response:
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-def make_app(service: Service, key: str | None, max_queue: int = MAX_QUEUE) -> Starlette:
-    """Return the ASGI application; `key` is asked for if set, else only loopback may be served."""
-    api = Api(service, max_queue)
+def make_app(service: Service, access: Access, ping_s: float) -> Starlette:
+    """Return the ASGI application; without keys in `access` only loopback may be served."""
+    about = About(service)
+    api = Api(service, about, Exchange(service, ping_s))
     handlers: dict[Any, Handler] = {
         ApiError: _answer_api_error,
         HTTPException: _answer_http_error,
         ClientDisconnect: _answer_disconnect,
         Exception: _answer_bug,
     }
-    app = Starlette(
-        routes=[
-            Route("/v1/chat/completions", api.chat, methods=["POST"]),
-            Route("/v1/completions", api.complete, methods=["POST"]),
-            Route("/v1/responses", api.respond, methods=["POST"]),
-            Route("/v1/messages", api.message, methods=["POST"]),
-            Route("/v1/messages/count_tokens", api.count_tokens, methods=["POST"]),
-            Route("/v1/models", api.models, methods=["GET"]),
-            Route("/v1/models/{name:path}", api.model, methods=["GET"]),
-            Route("/health", api.health, methods=["GET"]),
-        ],
-        middleware=[Middleware(Guard, key=key)],
-        exception_handlers=handlers,
-    )
+    posts = {
+        "/chat/completions": api.chat,
+        "/completions": api.complete,
+        "/responses": api.respond,
+        "/messages": api.message,
+        "/messages/count_tokens": api.count_tokens,
+        "/tokenize": about.tokenize,
+        "/detokenize": about.detokenize,
+    }
+    gets = {"/models": about.models, "/models/{name:path}": about.model, "/health": about.health}
+    # Some clients take the address with /v1 and some without.
+    routes = [
+        Route(prefix + path, endpoint, methods=[method])
+        for method, endpoints in (("POST", posts), ("GET", gets))
+        for path, endpoint in endpoints.items()
+        for prefix in ("/v1", "")
+    ]
+    app = Starlette(routes=routes, middleware=_middleware(access), exception_handlers=handlers)
     app.router.redirect_slashes = False
     return app
+
+
+def _middleware(access: Access) -> list[Middleware]:
+    guard = Middleware(Guard, access=access)
+    if not access.origins:
+        return [guard]
+    # Before the guard: a browser asks first whether it may send the key, without the key.
+    pages = Middleware(
+        CORSMiddleware,
+        allow_origins=access.origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        allow_private_network=True,
+        expose_headers=("Retry-After",),
+    )
+    return [pages, guard]

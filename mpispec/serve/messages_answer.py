@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from mpispec.serve.answers import Answered, event, report_of
 from mpispec.serve.completion import Completed
@@ -22,6 +22,8 @@ class MessagesAnswer:
     seed: int
     prompt_tokens: int
     ident: str = field(default_factory=lambda: secrets.token_hex(12))
+
+    ping: ClassVar[str] = event({"type": "ping"}, "ping")
 
     def __post_init__(self) -> None:
         self._num_blocks = 0

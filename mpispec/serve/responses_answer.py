@@ -6,10 +6,10 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from mpispec.core.messages import Sampling
-from mpispec.serve.answers import Answered, event, report_of
+from mpispec.serve.answers import PING, Answered, event, report_of
 from mpispec.serve.completion import Completed
 from mpispec.serve.errors import ApiError
 from mpispec.serve.responses import ResponsesRequest
@@ -94,6 +94,8 @@ class ResponsesAnswer:
     sampling: Sampling
     ident: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
+
+    ping: ClassVar[str] = PING
 
     def __post_init__(self) -> None:
         self._output = _Output(self.ident)

@@ -62,6 +62,8 @@ class Service:
     manner: Manner = field(default_factory=Manner)
     greeting: str = ""
     """What a person at the prompt should know of the model."""
+    aliases: tuple[str, ...] = ()
+    """Other names that requests may ask for; `*` in them stands for anything."""
 
     def room(self, prompt: Sequence[int]) -> int:
         """Return how many tokens of answer the context has room for after `prompt`; below 1 it does not fit."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from mpispec.models.template import ChatTemplate
 from mpispec.runtime.engine import EngineStopped, Generation, Progress
 from mpispec.runtime.text_promise import TextPromise
-from mpispec.serve.address import bind
+from mpispec.serve.address import Access, bind
 from mpispec.serve.prompt import Prompts
 from mpispec.serve.server import Server
 from mpispec.serve.service import Manner, Service
@@ -62,9 +62,11 @@ def last_words(prompt: Sequence[int]) -> bytes:
 def answer_to(generation: Generation) -> Iterator[int | None]:
     """Repeat the last words. None: think until withdrawn (after `wait`). `forever` is repeated without an end.
 
-    What comes after `write:` is the answer as it stands.
+    What comes after `write:` is the answer as it stands. `stall` is thought about before the first token.
     """
     words = last_words(generation.prompt)
+    if words.startswith(b"stall"):
+        yield None
     if words.startswith(b"write:"):
         yield from words.removeprefix(b"write:")
         yield END
@@ -88,6 +90,7 @@ class FakeEngine:
         self.generations: list[Generation] = []
         self.promise = TextPromise()
         self.stopped = False
+        self.num_tokens = 0
         self._changed = threading.Condition()
         self._queue: deque[tuple[int, Generation, Callable[[Progress], None]]] = deque()
         self._withdrawn: set[int] = set()
@@ -125,7 +128,11 @@ class FakeEngine:
         }
 
     def stats(self) -> dict[str, object]:
-        return {"requests": len(self.generations), "speculation": {"acceptance_rate": 0.75}}
+        return {
+            "requests": len(self.generations),
+            "tokens": self.num_tokens,
+            "speculation": {"acceptance_rate": 0.75},
+        }
 
     def stop(self) -> None:
         with self._changed:
@@ -175,6 +182,7 @@ class FakeEngine:
                 listener(Progress((), "cancelled", 0.0))
                 return
             assert token is not None
+            self.num_tokens += 1
             portion.append(token)
             if token == END or count == generation.max_tokens:
                 self._end(request)
@@ -209,9 +217,16 @@ def make_service(
 
 
 @contextmanager
-def serving(engine: FakeEngine, key: str | None = None, service: Service | None = None) -> Iterator[str]:
+def serving(
+    engine: FakeEngine,
+    key: str | None = None,
+    service: Service | None = None,
+    origins: tuple[str, ...] = (),
+    ping_s: float = 0.0,
+) -> Iterator[str]:
     """Serve an engine on a free port; yields the address."""
-    server = Server(service or make_service(engine), bind("127.0.0.1", 0), key)
+    access = Access(frozenset([key] if key else []), origins)
+    server = Server(service or make_service(engine), bind("127.0.0.1", 0), access, ping_s)
     server.start()
     try:
         yield server.url

@@ -6,7 +6,7 @@ import json
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from mpispec.serve.call_formats import FORMATS, HERMES, CallFormat, format_of, thoughts_of
@@ -177,6 +177,10 @@ ALPHABET = some.sampled_from(
 )  # fmt: skip
 
 
+repeatable = settings(max_examples=300, derandomize=True, deadline=None)
+
+
+@repeatable
 @given(some.lists(ALPHABET, max_size=12), some.sampled_from(FORMATS), some.integers(0, 1000))
 def test_portions_change_nothing(words: list[str], form: CallFormat, seed: int) -> None:
     text = "".join(words)
@@ -191,6 +195,7 @@ def test_portions_change_nothing(words: list[str], form: CallFormat, seed: int) 
     assert one == other
 
 
+@repeatable
 @given(some.lists(ALPHABET, max_size=12), some.sampled_from(FORMATS))
 def test_without_a_call_nothing_is_lost(words: list[str], form: CallFormat) -> None:
     text = "".join(words)

@@ -229,11 +229,74 @@ def test_the_model_is_listed(shared: httpx.Client) -> None:
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == ["toy"]
     assert shared.get("/v1/models/toy").json() == listed["data"][0]
+    assert shared.get("/v1/models/").json() == listed
+    assert (listed["first_id"], listed["last_id"], listed["has_more"]) == ("toy", "toy", False)
+    [model] = listed["data"]
+    assert {model["max_model_len"], model["context_length"], model["meta"]["n_ctx"]} == {512}
     check_error(shared.get("/v1/models/a/b"), 404, "model", "model_not_found")
+
+
+def test_a_model_may_have_other_names() -> None:
+    engine = FakeEngine()
+    service = dataclasses.replace(make_service(engine), aliases=("gpt-4o", "claude-*"))
+    with serving(engine, service=service) as url, httpx.Client(base_url=url, timeout=DEADLINE) as client:
+        for name in ("toy", "toy.gguf", "gpt-4o", "claude-haiku-5"):
+            assert client.post(CHAT, json=say("hi", model=name)).json()["model"] == "toy"
+        check_error(client.post(CHAT, json=say("hi", model="gpt-4")), 404, "model", "model_not_found")
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["toy", "gpt-4o"]
+        assert client.get("/v1/models/claude-x").json()["root"] == "toy"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat/completions", say("hi")),
+        ("/completions", {"prompt": "hi"}),
+        ("/responses", {"input": "hi"}),
+        ("/messages", say("hi")),
+    ],
+)
+def test_paths_are_answered_without_v1_too(shared: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    assert shared.post(path, json=body).status_code == shared.post(f"/v1{path}", json=body).status_code == 200
+    assert shared.get("/models").status_code == 200
+
+
+def test_text_becomes_tokens_and_back(shared: httpx.Client) -> None:
+    both = {"content": "hé<|end|>"}
+    tokens = [*"hé".encode(), 257]
+    assert shared.post("/tokenize", json=both).json() == {"tokens": tokens, "count": 4, "max_model_len": 512}
+    plain = shared.post("/tokenize", json={"prompt": "<|end|>", "parse_special": False, "add_special": True}).json()
+    assert bytes(plain["tokens"]) == b"<|end|>"
+    found = shared.post("/detokenize", json={"tokens": tokens}).json()
+    assert found == {"content": "hé<|end|>", "prompt": "hé<|end|>"}
+    check_error(shared.post("/tokenize", json={}), 400, "content")
+    check_error(shared.post("/detokenize", json={"tokens": [999]}), 400, "tokens")
+
+
+def test_a_silent_stream_says_that_it_is_there() -> None:
+    engine = FakeEngine()
+    with serving(engine, ping_s=0.01) as url, httpx.Client(base_url=url, timeout=DEADLINE) as client:
+        for path, ping in ((CHAT, ": ping"), ("/v1/messages", "event: ping")):
+            with client.stream("POST", path, json=say("wait", stream=True)) as response:
+                assert ping in response.iter_lines()
+            engine.await_withdrawn(len(engine.generations))
+        assert client.post(CHAT, json=say("hi", stream=True)).text.endswith("data: [DONE]\n\n")
+
+
+def test_a_server_that_has_computed_nothing_is_not_ready(
+    client: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpispec.serve.about.PROBE_SECONDS", 0.0)
+    with client.stream("POST", CHAT, json=say("stall", stream=True)):
+        assert client.get("/health").status_code == 503
+        assert engine.num_tokens == 0
 
 
 def test_health_follows_the_engine(client: httpx.Client, engine: FakeEngine) -> None:
     assert client.get("/health").status_code == 200
+    assert len(engine.generations) == 1, "ready means that a token can be computed"
+    assert client.get("/v1/health").status_code == 200
+    assert len(engine.generations) == 1
     engine.stop()
     assert client.get("/health").status_code == 503
     check_error(client.post(CHAT, json=say("hi")), 503, code="engine_stopped")
