@@ -112,6 +112,9 @@ class DeadlineProtocol(H11Protocol):
         self._stop_waiting()
         super().connection_lost(exc)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: Java's clients offer HTTP/2 with each request, and the lines would end up in the chat."""
+
     def _await_head(self) -> None:
         """Close the connection in a while unless a request has begun; uvicorn looks after the time between them."""
         if self.conn.their_state is not h11.IDLE:

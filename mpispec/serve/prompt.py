@@ -11,14 +11,11 @@ from mpispec.models.template_traits import TemplateTraits
 from mpispec.serve.call_formats import HERMES, format_of, thoughts_of
 from mpispec.serve.call_reader import CallReader
 from mpispec.serve.dialogue import ChatMessage, Dialogue
+from mpispec.serve.quoting import END, Quoting
 from mpispec.serve.template_form import in_parts, in_words, with_calls, without_system
 from mpispec.serve.thought_reader import ThoughtReader
 from mpispec.serve.turn import PlainReader, Reader
 from mpispec.serve.vocabulary import Vocabulary
-
-_END = "\ufdd1"
-"""Marks the end of a message that is to be continued. A noncharacter: Unicode keeps it from interchanged text."""
-_NO_TEXT = str.maketrans(dict.fromkeys((_END,), "\ufffd"))
 
 
 class Template(Protocol):
@@ -51,7 +48,7 @@ class Prompts:
 
     def __init__(self, vocabulary: Vocabulary, template: Template, names: Mapping[str, Any] | None = None) -> None:
         """`names` are what the template may use in every prompt, unless a dialogue has others of the same name."""
-        self._vocabulary = vocabulary
+        self._quoting = Quoting(vocabulary)
         self._template = template
         self._names = dict(names or {})
         self._form = format_of(template.source) if template.traits.takes_tools else None
@@ -72,24 +69,30 @@ class Prompts:
 
     def text(self, dialogue: Dialogue) -> str:
         """Return the text of the prompt; raises ModelError as the template does."""
-        messages = list(dialogue.messages)
+        messages: list[ChatMessage] = self._quoting.quote(list(dialogue.messages))
+        tools: list[dict[str, Any]] = self._quoting.quote(list(dialogue.tools))
         if dialogue.continues:
-            messages[-1] = {**messages[-1], "content": messages[-1]["content"].translate(_NO_TEXT) + _END}
-        names = {**self._names, **dialogue.names}
-        if dialogue.tools and self._form is not None:
-            names["tools"] = dialogue.tools
+            messages[-1]["content"] += END
+        names = {**self._names, **self._quoting.quote({**dialogue.names})}
+        if tools and self._form is not None:
+            names["tools"] = tools
         begins_turn = dialogue.begins_turn and not dialogue.continues
-        text = self._template.render(self._fitted(messages, dialogue.tools), begins_turn, **names)
+        text = self._template.render(self._fitted(messages, tools), begins_turn, **names)
         if not dialogue.continues:
             return text
-        text, end, _ = text.rpartition(_END)
+        text, end, _ = text.rpartition(END)
         if not end:
             raise ModelError("The model's chat template does not show the last message, so it cannot be continued.")
         return text
 
+    def quote(self, words: str) -> str:
+        """Return somebody's words as they are in a text that `text` returned."""
+        quoted: str = self._quoting.quote(words)
+        return quoted
+
     def tokenize(self, text: str, begin: bool = True) -> list[int]:
         """Return the tokens of a text that `text` returned, or with `begin` off of a later part of it."""
-        return self._vocabulary.tokenize(text, special=True, begin=begin)
+        return self._quoting.tokenize(text, begin)
 
     def _fitted(self, messages: Sequence[ChatMessage], tools: Sequence[dict[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """Return messages in the form that the template takes."""

@@ -71,7 +71,7 @@ class Conversation:
     def add(self, text: str, prompt: Sequence[int], answer: str, tokens: Sequence[int]) -> None:
         """Add a turn: the user's text, the prompt `ask` made of it, the answer as text and as tokens."""
         self._messages.append({"role": "user", "content": text})
-        self._seen_text = self._render(self._messages) + answer
+        self._seen_text = self._render(self._messages) + self._service.prompts.quote(answer)
         self._seen_tokens = [*prompt, *(token for token in tokens if token not in self._service.vocabulary.eog)]
         self._messages.append({"role": "assistant", "content": answer})
 

@@ -16,6 +16,10 @@ class Vocabulary(Protocol):
     def eog(self) -> frozenset[int]:
         """Tokens that end a generation."""
 
+    @property
+    def controls(self) -> frozenset[str]:
+        """The texts that `tokenize` takes for control tokens if `special`, and for text if not."""
+
     def tokenize(self, text: str, special: bool, begin: bool = True) -> list[int]:
         """Return the token ids of `text`; with `special`, control tokens spelled in it become those tokens.
 

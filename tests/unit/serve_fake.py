@@ -27,6 +27,7 @@ class ByteVocabulary:
 
     size = 258
     eog = frozenset({END})
+    controls = frozenset(SPECIAL)
 
     def tokenize(self, text: str, special: bool, begin: bool = True) -> list[int]:
         tokens: list[int] = []

@@ -188,6 +188,14 @@ def test_a_connection_that_is_kept_idle_makes_room(monkeypatch: pytest.MonkeyPat
         assert connections[-1].recv(4096).startswith(b"HTTP/1.1 200")
 
 
+def test_an_offer_of_http_2_leaves_the_chat_alone(caplog: pytest.LogCaptureFixture) -> None:
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQBAAAAAAIAAAAA"}
+    with serving(FakeEngine()) as url:
+        said = httpx.post(f"{url}/v1/completions", headers=offer, json={"prompt": "hi"}, trust_env=False)
+    assert said.json()["choices"][0]["text"] == "You said: hi"
+    assert caplog.records == []
+
+
 def test_connections_are_kept_longer_than_clients_keep_them() -> None:
     assert KEEP_SECONDS >= 75
 
