@@ -135,6 +135,10 @@ class Tokenizer(Protocol):
     def eog(self) -> frozenset[int]:
         """All tokens that end a generation."""
 
+    @property
+    def controls(self) -> frozenset[str]:
+        """The texts that `tokenize` takes for control tokens if `special`, and for text if not."""
+
     def tokenize(self, text: str, special: bool, begin: bool = True) -> list[int]:
         """Return the token ids of `text`; `special` ones as such, after the token that begins a text with `begin`."""
 
