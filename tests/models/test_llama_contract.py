@@ -38,7 +38,7 @@ def subject_of(
         stage = backend.open_stage(model, layers, size, has_exit=has_exit)
         return Leaving(cast(ExitModel, stage)) if has_exit else stage
 
-    traits = replace(backend.traits(model, True, True), has_own_cells=has_own_cells)
+    traits = replace(backend.traits(model, keeps_order=True, is_row_exact=True), has_own_cells=has_own_cells)
     return Subject(open_stage, model.layers, model.vocabulary, traits=traits, hole_tolerance=holes, num_seeds=num_seeds)
 
 
