@@ -57,7 +57,9 @@ def small(
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "own cells"])
 def real(request: pytest.FixtureRequest, default_model: Path, part_cache: Path) -> Iterator[Subject]:
     """Return SmolLM2-135M."""
-    subject = subject_of(default_model, has_own_cells=request.param, holes=HOLES_REAL, num_seeds=2)
+    subject = subject_of(
+        default_model, has_own_cells=request.param, holes=HOLES_REAL, num_seeds=1 if request.param else 2
+    )
     yield subject
     subject.close()
 
