@@ -207,7 +207,7 @@ class Backend(Protocol):
     def num_shared_tokens(self, first: ModelSummary, second: ModelSummary) -> int:
         """Return how many tokens two models share from the first on, 0 where they are of different families."""
 
-    def traits(self, model: ModelSummary, keeps_order: bool, is_row_exact: bool) -> BackendTraits:
+    def traits(self, model: ModelSummary, *, keeps_order: bool, is_row_exact: bool) -> BackendTraits:
         """Return what the core has to know; `is_row_exact` is measured.
 
         `keeps_order` where requests do not leave holes among each other's cells.

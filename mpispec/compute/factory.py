@@ -31,7 +31,7 @@ def is_order_exact(forms: Sequence[ModelSummary]) -> bool:
 
 
 def traits_of(
-    forms: Sequence[ModelSummary], keeps_order: bool, is_row_exact: bool, has_own_cells: bool = False
+    forms: Sequence[ModelSummary], *, keeps_order: bool, is_row_exact: bool, has_own_cells: bool = False
 ) -> BackendTraits:
     """Return the traits of a pipeline whose stages hold these forms of a model (ADR 0034).
 
@@ -39,7 +39,7 @@ def traits_of(
     that the prompt alone decides which rows go in a tile. Cells freed late are freed for all stages late; a backend
     that attends in the order of positions does not mind.
     """
-    each = [backend_of(form.path).traits(form, keeps_order, is_row_exact) for form in forms]
+    each = [backend_of(form.path).traits(form, keeps_order=keeps_order, is_row_exact=is_row_exact) for form in forms]
     return BackendTraits(
         is_row_exact=is_row_exact,
         may_gather=all(traits.may_gather for traits in each),

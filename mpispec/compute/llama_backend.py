@@ -43,7 +43,7 @@ class LlamaBackend:
         """See `Backend`."""
         return token_lists.num_shared_tokens(first, second)
 
-    def traits(self, model: ModelSummary, keeps_order: bool, is_row_exact: bool) -> BackendTraits:
+    def traits(self, model: ModelSummary, *, keeps_order: bool, is_row_exact: bool) -> BackendTraits:
         """See `Backend`."""
         return llama_traits.traits(keeps_order, model.quantised, is_row_exact)
 

@@ -71,7 +71,7 @@ class TorchBackend:
         """See `Backend`."""
         return token_lists.num_shared_tokens(first, second)
 
-    def traits(self, model: ModelSummary, keeps_order: bool, is_row_exact: bool) -> BackendTraits:
+    def traits(self, model: ModelSummary, *, keeps_order: bool, is_row_exact: bool) -> BackendTraits:
         """See `Backend`. Rows attend in the order of positions, so the order of cells has no part in their bits.
 
         Where rows are not exact nothing is promised of the text, and several rows a run are what GPUs are for.

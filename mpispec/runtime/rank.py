@@ -170,7 +170,6 @@ class Rank:
         options, setup, model = self._options, self._setup, self._setup.model
         # What drafts may be wrong, so levels share cells.
         has_own_cells = setup.contexts > 1 and pipeline.head == HEAD
-        keeps_order = options.parallel == 1 or has_own_cells
         config = HeadConfig(
             num_stages=len(pipeline.stages),
             draft=pipeline.below,
@@ -183,7 +182,12 @@ class Rank:
             draft_pair=costs.draft_pair,
             crowd=costs.crowd,
             draft_toll=costs.draft_toll,
-            traits=traits_of(setup.forms, keeps_order, costs.is_row_exact, has_own_cells),
+            traits=traits_of(
+                setup.forms,
+                keeps_order=options.parallel == 1 or has_own_cells,
+                is_row_exact=costs.is_row_exact,
+                has_own_cells=has_own_cells,
+            ),
             max_active=options.parallel,
             name="the target" if pipeline.head == HEAD else f"level {pipeline.number} of the cascade",
             actor=pipeline.head,

@@ -124,9 +124,9 @@ def test_a_folder_that_lost_a_shard_is_refused(tiny: Path, tmp_path: Path) -> No
 def test_runs_of_several_rows_are_used_even_where_bits_depend_on_them() -> None:
     model = registry.inspect(resolve(None))
     for is_row_exact in (True, False):
-        traits = TorchBackend().traits(model, 1, is_row_exact)
+        traits = TorchBackend().traits(model, keeps_order=True, is_row_exact=is_row_exact)
         assert (traits.is_row_exact, traits.may_gather, traits.may_branch) == (is_row_exact, True, True)
-    llama = LlamaBackend().traits(model, 1, is_row_exact=False)
+    llama = LlamaBackend().traits(model, keeps_order=True, is_row_exact=False)
     assert not llama.may_gather
 
 
