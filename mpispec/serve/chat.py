@@ -85,7 +85,7 @@ class ChatRequest(GenerationRequest):
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: Given = Field(None, ge=1)
-    n: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
+    n: Whole = Field(None, ge=1, le=MAX_CHOICES)
     tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None

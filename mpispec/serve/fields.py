@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainValidator
+from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 256
@@ -21,7 +21,7 @@ def _read_given(value: Any) -> Any:
     return None if value == -1 else value
 
 
-Whole = Annotated[int, BeforeValidator(_read_whole)]
+Whole = Annotated[int | None, BeforeValidator(_read_whole)]
 Given = Annotated[int | None, BeforeValidator(_read_given)]
 """A whole number, where -1 stands for the default: the way of clients that cannot leave a field out."""
 
@@ -38,7 +38,11 @@ def _read_stops(value: Any) -> list[str]:
     return stops
 
 
-Stops = Annotated[list[str], PlainValidator(_read_stops)]
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": _TEXT}
+Stops = Annotated[
+    list[str], PlainValidator(_read_stops), WithJsonSchema({"anyOf": [_TEXT, {**_TEXTS, "maxItems": MAX_STOPS}]})
+]
 
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Parts of a message that are text, and the field that holds it."""
@@ -60,5 +64,8 @@ def read_content(value: Any) -> Any:
     return "\n".join(texts)
 
 
-Content = Annotated[str | None, BeforeValidator(read_content)]
+_PARTS = {"type": "array", "items": {"type": "object", "properties": {"type": _TEXT, "text": _TEXT}}}
+Content = Annotated[
+    str | None, BeforeValidator(read_content), WithJsonSchema({"anyOf": [_TEXT, _PARTS, {"type": "null"}]})
+]
 """The text of a message: a string, or a list of parts."""

@@ -26,6 +26,7 @@ from mpispec.serve.exchange import Exchange
 from mpispec.serve.guard import Guard
 from mpispec.serve.messages import MessagesRequest
 from mpispec.serve.messages_answer import MessagesAnswer
+from mpispec.serve.openapi import document
 from mpispec.serve.prompt import Prompt
 from mpispec.serve.request import Wanted, parse_request
 from mpispec.serve.responses import ResponsesRequest
@@ -163,7 +164,18 @@ def make_app(service: Service, access: Access, ping_s: float) -> Starlette:
         "/tokenize": about.tokenize,
         "/detokenize": about.detokenize,
     }
-    gets = {"/models": about.models, "/models/{name:path}": about.model, "/health": about.health, "/stats": about.stats}
+    described = document()
+
+    async def describe(http: Request) -> Response:
+        return JSONResponse(described)
+
+    gets = {
+        "/openapi.json": describe,
+        "/models": about.models,
+        "/models/{name:path}": about.model,
+        "/health": about.health,
+        "/stats": about.stats,
+    }
     # Some clients take the address with /v1 and some without.
     routes = [
         Route(prefix + path, endpoint, methods=[method])

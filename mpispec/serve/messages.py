@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from mpispec.serve.chat import MAX_MESSAGES
 from mpispec.serve.dialogue import ChatMessage, Dialogue
@@ -31,7 +31,7 @@ def _read_text(value: Any) -> Any:
     return "\n".join(texts)
 
 
-Text = Annotated[str | None, BeforeValidator(_read_text)]
+Text = Annotated[str | None, BeforeValidator(_read_text), WithJsonSchema({})]
 
 
 class _Blocks:
@@ -116,10 +116,19 @@ def _kind_of(tool: Any) -> Any:
     return tool.get("type") if isinstance(tool, dict) else None
 
 
+_TEXT = {"type": "string"}
+_BLOCKS = {"type": "array", "items": {"type": "object", "properties": {"type": _TEXT, "text": _TEXT}}}
+_MESSAGE = {
+    "type": "object",
+    "properties": {"role": {"enum": ["user", "assistant"]}, "content": {"anyOf": [_TEXT, _BLOCKS]}},
+    "required": ["role", "content"],
+}
+
+
 class MessagesRequest(GenerationRequest):
     """Body of POST /v1/messages."""
 
-    messages: list[Annotated[Any, PlainValidator(_read_message)]] = Field(
+    messages: list[Annotated[Any, PlainValidator(_read_message), WithJsonSchema(_MESSAGE)]] = Field(
         min_length=1, max_length=MAX_MESSAGES, fail_fast=True
     )
     """Each becomes a list of `ChatMessage`."""

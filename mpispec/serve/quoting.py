@@ -14,7 +14,7 @@ from mpispec.serve.vocabulary import Vocabulary
 
 _MARK = "\ufdd0"
 END = "\ufdd1"
-"""For whoever has to find the end of some words again. Both are noncharacters, which Unicode keeps from interchange."""
+"""For whoever has to find the end of some words again. Both are noncharacters: no text that is exchanged holds them."""
 _NO_TEXT = str.maketrans(dict.fromkeys((_MARK, END), "\N{REPLACEMENT CHARACTER}"))
 
 

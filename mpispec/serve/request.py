@@ -86,7 +86,7 @@ class GenerationRequest(BaseModel):
     top_k: Given = Field(None, ge=0, le=int(SAMPLING_RANGES["top_k"][1]))
     min_p: float | None = Field(None, ge=0, le=1)
     repeat_penalty: float | None = Field(None, ge=SAMPLING_RANGES["repeat_penalty"][0], le=10)
-    repeat_last_n: Whole | None = Field(None, ge=0, le=4096)
+    repeat_last_n: Whole = Field(None, ge=0, le=4096)
     seed: Given = Field(None, ge=0, le=MAX_SEED)
     stop: Stops = []
     stream: bool | None = None

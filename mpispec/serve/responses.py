@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, field_validator
 
 from mpispec.serve.chat import MAX_MESSAGES
 from mpispec.serve.dialogue import ChatMessage, Dialogue
@@ -108,10 +108,14 @@ class Reasoning(BaseModel):
     summary: Any = None
 
 
+_ITEM = {"type": "object", "properties": {"type": {"type": "string"}, "role": {"enum": sorted(_ROLES)}}}
+_INPUT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _ITEM, "minItems": 1, "maxItems": MAX_MESSAGES}]}
+
+
 class ResponsesRequest(GenerationRequest):
     """Body of POST /v1/responses."""
 
-    input: Annotated[list[Any], PlainValidator(_read_input)]
+    input: Annotated[list[Any], PlainValidator(_read_input), WithJsonSchema(_INPUT)]
     """Becomes a list of `ChatMessage`."""
     instructions: str | None = None
     max_output_tokens: Given = Field(None, ge=1)

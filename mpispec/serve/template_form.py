@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import string
 from collections.abc import Sequence
@@ -17,11 +18,10 @@ You may call functions to help the user. These are their signatures, one a line,
 <tools>
 {tools}
 </tools>
-To call one, write a JSON object with its name and arguments within <tool_call></tool_call>, and nothing after it:
+To call a function, answer with a JSON object of its name and arguments within <tool_call></tool_call>:
 <tool_call>
-{{"name": "FUNCTION", "arguments": {{"ARGUMENT": "VALUE"}}}}
-</tool_call>
-Each result comes within <tool_response></tool_response>. Answer without a call where no function helps."""
+{{"name": <function name>, "arguments": <object of arguments>}}
+</tool_call>"""
 """The format of Hermes and Qwen, in which many models have been trained whose template does not show tools."""
 _LETTERS = string.ascii_letters + string.digits
 
@@ -29,11 +29,13 @@ _LETTERS = string.ascii_letters + string.digits
 def in_words(messages: Sequence[ChatMessage], tools: Sequence[dict[str, Any]]) -> list[ChatMessage]:
     """Return messages for a template that shows no tools: signatures, calls and results become text."""
     found: list[ChatMessage] = []
-    for message in messages:
-        if message["role"] == "tool":
-            _add_result(found, message["content"])
+    # Results in a row share a message, since in many templates roles must take turns.
+    for is_result, group in itertools.groupby(messages, key=lambda message: message["role"] == "tool"):
+        if is_result:
+            results = [f"<tool_response>\n{message['content']}\n</tool_response>" for message in group]
+            found.append({"role": "user", "content": "\n".join(results)})
         else:
-            found.append(_spelled(message))
+            found += map(_spelled, group)
     if tools:
         asking = _ASKING.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
         has_system = bool(found) and found[0]["role"] == "system"
@@ -54,14 +56,6 @@ def _spelled(message: ChatMessage) -> ChatMessage:
     spelled: ChatMessage = {**message, "content": "\n".join(lines)}
     del spelled["tool_calls"]
     return spelled
-
-
-def _add_result(messages: list[ChatMessage], content: str) -> None:
-    """Add a tool's result; several in a row share a message, since roles must take turns in many templates."""
-    text = f"<tool_response>\n{content}\n</tool_response>"
-    if messages and messages[-1]["role"] == "user" and messages[-1]["content"].startswith("<tool_response>"):
-        text = messages.pop()["content"] + "\n" + text
-    messages.append({"role": "user", "content": text})
 
 
 def without_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, field_validator, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, field_validator, model_validator
 
 from mpispec.serve.fields import Given, Whole
 from mpispec.serve.request import MAX_CHOICES, GenerationRequest
@@ -24,15 +24,19 @@ def _read_prompts(value: Any) -> list[str | list[int]]:
     return prompts
 
 
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+_PROMPT = {"anyOf": [{"type": "string"}, _IDS, {"type": "array", "items": {"anyOf": [{"type": "string"}, _IDS]}}]}
+
+
 class TextRequest(GenerationRequest):
     """Body of POST /v1/completions."""
 
-    prompt: Annotated[list[str | list[int]], PlainValidator(_read_prompts)]
+    prompt: Annotated[list[str | list[int]], PlainValidator(_read_prompts), WithJsonSchema(_PROMPT)]
     """Each is answered by itself."""
     max_tokens: Given = Field(16, ge=1)
     """OpenAI's default, which clients rely on; null means as many as fit."""
-    n: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
-    best_of: Whole | None = None
+    n: Whole = Field(None, ge=1, le=MAX_CHOICES)
+    best_of: Whole = None
     echo: bool | None = None
     """Whether the answer repeats the prompt."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -31,14 +32,8 @@ class ByteVocabulary:
 
     def tokenize(self, text: str, special: bool, begin: bool = True) -> list[int]:
         tokens: list[int] = []
-        while text:
-            name = next((name for name in SPECIAL if special and text.startswith(name)), None)
-            if name is None:
-                tokens += text[0].encode()
-                text = text[1:]
-            else:
-                tokens.append(SPECIAL[name])
-                text = text[len(name) :]
+        for part in re.split(f"({'|'.join(map(re.escape, SPECIAL))})", text):
+            tokens += [SPECIAL[part]] if special and part in SPECIAL else part.encode()
         return tokens
 
     def piece(self, token: int, special: bool = False) -> bytes:

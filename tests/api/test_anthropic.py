@@ -1,0 +1,82 @@
+"""Anthropic's own client on a real model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anthropic
+import pytest
+
+from tests.api.conftest import ASK_FOR_CALL, DESCRIPTION, KEY, PARAMETERS, WEATHER
+
+pytestmark = pytest.mark.api
+
+MODEL = "claude-of-some-kind"
+QUESTION = "What is the capital of France? Answer with one word."
+TOOLS: Any = [{"name": "get_weather", "description": DESCRIPTION, "input_schema": PARAMETERS}]
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=url, api_key=KEY, max_retries=0, timeout=60)
+
+
+def say(text: str) -> Any:
+    return [{"role": "user", "content": text}]
+
+
+def test_a_message_is_answered_the_same_streamed_or_not(client: anthropic.Anthropic) -> None:
+    wanted: dict[str, Any] = {"model": MODEL, "max_tokens": 24, "system": "Be brief.", "messages": say(QUESTION)}
+    whole = client.messages.create(**wanted)
+    [block] = whole.content
+    assert block.type == "text"
+    assert "Paris" in block.text
+    assert whole.stop_reason == "end_turn"
+    with client.messages.stream(**wanted) as stream:
+        text = "".join(stream.text_stream)
+        done = stream.get_final_message()
+    assert text == block.text
+    assert (done.stop_reason, done.usage.output_tokens) == (whole.stop_reason, whole.usage.output_tokens)
+
+
+def test_a_tool_is_called_and_its_result_is_read(client: anthropic.Anthropic) -> None:
+    messages = say(ASK_FOR_CALL)
+    with client.messages.stream(model=MODEL, max_tokens=64, tools=TOOLS, messages=messages) as stream:
+        asked = stream.get_final_message()
+    [use] = asked.content
+    assert use.type == "tool_use"
+    assert (use.name, use.input, asked.stop_reason) == ("get_weather", {"city": "Paris"}, "tool_use")
+    result = {"type": "tool_result", "tool_use_id": use.id, "content": [{"type": "text", "text": WEATHER}]}
+    messages += [{"role": "assistant", "content": asked.content}, {"role": "user", "content": [result]}]
+    answer = client.messages.create(model=MODEL, max_tokens=64, tools=TOOLS, messages=messages)
+    [block] = answer.content
+    assert block.type == "text"
+    assert "21 C" in block.text
+
+
+def test_an_answer_may_be_begun_and_stopped(client: anthropic.Anthropic) -> None:
+    messages = [*say(QUESTION), {"role": "assistant", "content": "The capital of France is"}]
+    answer = client.messages.create(model=MODEL, max_tokens=16, messages=messages, stop_sequences=["Paris"])
+    assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "Paris")
+
+
+def test_tokens_are_counted(client: anthropic.Anthropic) -> None:
+    counted = client.messages.count_tokens(model=MODEL, system="Be brief.", messages=say(QUESTION), tools=TOOLS)
+    answer = client.messages.create(model=MODEL, max_tokens=1, system="Be brief.", messages=say(QUESTION), tools=TOOLS)
+    assert counted.input_tokens == answer.usage.input_tokens
+    assert answer.stop_reason == "max_tokens"
+
+
+def test_models_are_listed(client: anthropic.Anthropic) -> None:
+    assert all(model.type == "model" and model.display_name for model in client.models.list())
+
+
+def test_errors_have_the_types_the_client_knows(client: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError):
+        client.messages.create(model="gpt", max_tokens=1, messages=say("hi"))
+    with pytest.raises(anthropic.BadRequestError, match="structured output"):
+        client.messages.create(model=MODEL, max_tokens=1, messages=say("hi"), tools=TOOLS, tool_choice={"type": "any"})
+    with pytest.raises(anthropic.BadRequestError, match="prompt is too long"):
+        client.messages.create(model=MODEL, max_tokens=1, messages=say("a " * 3000))
+    with pytest.raises(anthropic.AuthenticationError):
+        client.with_options(api_key="wrong").models.list()
