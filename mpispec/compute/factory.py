@@ -39,4 +39,5 @@ def traits_of(forms: Sequence[ModelSummary], parallel: int, is_row_exact: bool) 
         may_branch=all(traits.may_branch for traits in each),
         prefill=next((traits.prefill for traits in each if traits.prefill.chunk), each[0].prefill),
         freeing=next((traits.freeing for traits in each if traits.freeing is not FreeAtOnce), FreeAtOnce),
+        shares_cells=all(traits.shares_cells for traits in each),
     )

@@ -52,7 +52,16 @@ class HeadCore:
         self._first = config.stages[0]
         self._relays = relays(config.actor, config.actor, config.num_stages)
         """Stages to which we send a cancel; they pass it on to the others."""
-        self._cache = CacheOperations(config.sequences, config.max_active, config.prefill, config.traits.freeing)
+        if config.cells is not None and config.cells < config.context:
+            raise ValueError(f"a context of {config.context} positions needs more than {config.cells} cells")
+        self._cache = CacheOperations(
+            config.sequences,
+            config.max_active,
+            config.prefill,
+            config.traits.freeing,
+            config.traits.shares_cells,
+            config.cells,
+        )
         self._last_sign = 0.0
         """When a stage last sent a message, or no run was in flight."""
         self._stopping = False
@@ -109,8 +118,12 @@ class HeadCore:
 
     def _admit(self, now: float) -> None:
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
-            submitted = self._waiting.popleft()
-            slot, common = self._cache.adopt(submitted.prompt)
+            submitted = self._waiting[0]
+            adopted = self._cache.adopt(submitted.prompt)
+            if adopted is None:
+                return
+            slot, common = adopted
+            self._waiting.popleft()
             drafter = self._drafters.get(submitted.drafter)
             request = Request(
                 submitted,
@@ -160,9 +173,9 @@ class HeadCore:
         dead = request.tree.prune_children()
         self._send_cancel(self._runs.withdraw_all(request.id, dead))
         self._cache.free(dead, request.tree.root)
-        self._cache.keep(request.slot, request.seq, request.cached_tokens())
+        self._cache.keep(request.slot, request.cached_tokens())
         self._cache.collect(request.seq)
-        if request.statistics.runs:
+        if request.has_begun:
             self._out.append(Send(self._first, Plane.DATA, Close(request.id)))
         self._out += request.end()
         del self._active[request.id]
@@ -237,7 +250,7 @@ class HeadCore:
         dead: list[Node] = []
         if event.pos < len(request.tokens):
             dead = request.roll_back(event.pos)
-            self._cache.truncate(request.seq, event.pos)
+            self._cache.roll_back(request.slot, event.pos)
             self._runs.rolled_back(request.id, event.pos)
         for token in event.tokens:
             dead += request.accept(token)
@@ -266,6 +279,8 @@ class HeadCore:
 
     def _dispatch_one(self, request: Request) -> bool:
         if request.is_behind:
+            if self._waits_for_prefix(request):
+                return False
             chunk = request.next_chunk()
             self._send_run(request, chunk, [], [])
             if request.filled <= chunk[-1].pos:
@@ -286,10 +301,17 @@ class HeadCore:
         self._send_run(request, [request.row(node) for node in nodes], nodes, branches)
         return True
 
+    def _waits_for_prefix(self, request: Request) -> bool:
+        """Share what others have computed of a new prompt; tell whether so much of it is coming that waiting pays."""
+        if request.has_begun:
+            return False
+        request.catch_up(self._cache.catch_up(request.slot))
+        return self._cache.is_coming(request.slot, self.config.chunk)
+
     def _send_run(self, request: Request, rows: list[Row], nodes: list[Node], branches: Sequence[Branch]) -> None:
         """Dispatch rows: those of `nodes`, or of given tokens where there are none."""
         # Not before, or requests that come and go while nothing can be dispatched would pile up in front of the stages.
-        if not request.statistics.runs:
+        if not request.has_begun:
             opened = opening(request.id, request.sampling, request.prompt, rows[0].pos)
             self._out.append(Send(self._first, Plane.DATA, opened))
         deciding = nodes or ([request.tree.root] if rows[-1].decide else [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mpispec.core.cells import Slot
 from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason
@@ -11,7 +12,6 @@ from mpispec.core.events import Submitted
 from mpispec.core.ids import Actor, NodeId, Pos, SeqId, Token
 from mpispec.core.in_flight import RunInFlight, RunsInFlight
 from mpispec.core.messages import Draft, EarlyDraft, Row, given_rows
-from mpispec.core.sessions import Slot
 from mpispec.core.statistics import Statistics
 from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import BY_EXIT, Node, NodeState, TokenTree
@@ -37,6 +37,7 @@ class Request:
         self.prompt = submitted.prompt
         self.sampling = submitted.sampling
         self.slot = slot
+        slot.holder = self
         self.strategy = strategy
         self.tokens: list[Token] = list(submitted.prompt)
         """Prompt and accepted tokens."""
@@ -46,7 +47,9 @@ class Request:
         """How many of them are cached or dispatched."""
         self.answered_to = common
         """Positions below this have cells on every stage."""
-        self.statistics = Statistics()
+        self.statistics = Statistics(cached=common)
+        self.has_begun = False
+        """Whether a run has carried rows of it."""
         self._stops = submitted.stops
         self.config = config
         self._chunk = config.chunk_for(len(submitted.prompt) - common)
@@ -74,6 +77,11 @@ class Request:
         seq = self.tree.root.seq
         assert seq is not None
         return seq
+
+    @property
+    def num_speculative(self) -> int:
+        """Living draft tokens that are dispatched."""
+        return self.tree.num_speculative
 
     def cost(self, num_rows: int) -> float:
         """See `View`."""
@@ -146,6 +154,11 @@ class Request:
         self.filled = min(start + num_final, most)
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
 
+    def catch_up(self, filled: int) -> None:
+        """Note that more tokens have cells than were cached at first: `filled`."""
+        self.statistics.cached += filled - self.filled
+        self.filled = self.answered_to = filled
+
     def draft(self) -> None:
         """Let the head's own drafter grow the tree up to the strategy's lead."""
         if self._drafter is not None:
@@ -159,6 +172,7 @@ class Request:
 
     def dispatched(self, run: RunInFlight) -> None:
         """Note that a run carries its nodes."""
+        self.has_begun = True
         self.statistics.runs += 1
         for node in run.nodes:
             self.tree.dispatch(node, run.run_id)

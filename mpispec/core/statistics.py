@@ -11,6 +11,8 @@ class Statistics:
 
     began: float | None = None
     """Clock when the request left the queue."""
+    cached: int = 0
+    """Tokens of the prompt whose cells were there already."""
     drafted: int = 0
     """Draft tokens dispatched."""
     accepted: int = 0
@@ -24,6 +26,7 @@ class Statistics:
 
     def add(self, other: Statistics) -> None:
         """Add the counters of another request."""
+        self.cached += other.cached
         self.drafted += other.drafted
         self.accepted += other.accepted
         self.verified += other.verified

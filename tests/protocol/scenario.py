@@ -116,7 +116,7 @@ def draw(
 
 def in_cell_order(most_cells: int) -> BackendTraits:
     """Return the traits of a toy in which the order of cells matters."""
-    return BackendTraits(freeing=partial(DeferredFree, most_cells=most_cells))
+    return BackendTraits(freeing=partial(DeferredFree, most_cells=most_cells), shares_cells=False)
 
 
 def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:

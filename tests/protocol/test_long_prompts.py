@@ -32,7 +32,7 @@ VOCABULARY = 5
 STAGES = 3
 TILING = Tiling(tile=34, long=70)
 """No strategy dispatches 34 rows a run."""
-TRAITS = BackendTraits(prefill=TILING, freeing=partial(DeferredFree, most_cells=64))
+TRAITS = BackendTraits(prefill=TILING, freeing=partial(DeferredFree, most_cells=64), shares_cells=False)
 
 
 class TiledTarget(ToyTarget):
