@@ -94,13 +94,16 @@ class CacheOperations:
         self._pending.clear()
         return taken
 
-    def adopt(self, tokens: tuple[Token, ...], num_prompt: int | None = None) -> tuple[Slot, int] | None:
+    def adopt(
+        self, tokens: tuple[Token, ...], num_prompt: int | None = None, at_once: bool = False
+    ) -> tuple[Slot, int] | None:
         """Begin a request; return its slot and how many positions of the tokens given have cells already.
 
-        The first `num_prompt` tokens are its prompt, by default all. None where cells are short: it has to wait.
+        The first `num_prompt` tokens are its prompt, by default all. None where cells are short, unless it is to begin
+        `at_once` in any case: it has to wait.
         """
         most = None
-        if self._most_cells is not None and self._active:
+        if self._most_cells is not None and self._active and not at_once:
             busy = sum(slot.num_own + slot.num_due for slot in self._active)
             most = self._most_cells - self._most_cells // _WATERMARK - busy - self._freeing.num_cells
         adopted = self._texts.adopt(tokens, len(tokens) if num_prompt is None else num_prompt, most)
@@ -119,18 +122,21 @@ class CacheOperations:
         """
         return self._texts.is_coming(slot, at_least)
 
-    def make_room(self, num_rows: int) -> bool:
-        """Tell whether there are cells for the rows of the next run, after dropping cached texts for them if need be.
+    def room(self, num_rows: int) -> int:
+        """Return how many of the next run's rows can have cells, those of cached texts that nobody uses included.
 
-        Where it is false only the end of a request helps, or the death of its draft tokens.
+        Where these are too few only the end of a request helps, or the death of its draft tokens.
         """
         if self._most_cells is None:
-            return True
-        short = self.num_cells + num_rows - self._most_cells
-        if short > self._texts.num_idle:
-            return False
-        self._texts.evict(short)
-        return True
+            return num_rows
+        return min(num_rows, self._most_cells - self.num_cells + self._texts.num_idle)
+
+    def make_room(self, num_rows: int) -> int:
+        """Return the same, after dropping as many cached texts as it takes."""
+        room = self.room(num_rows)
+        if self._most_cells is not None:
+            self._texts.evict(self.num_cells + room - self._most_cells)
+        return room
 
     def place(self, nodes: Sequence[Node]) -> Placed:
         """Assign sequence ids to the nodes of the next run, parents first; stop where no id is free."""
@@ -154,6 +160,11 @@ class CacheOperations:
         """Drop a request's text from a position on."""
         self._texts.roll_back(slot, pos)
         self.truncate(slot.label, pos)
+
+    def empty(self, slot: Slot, tokens: tuple[Token, ...]) -> None:
+        """Drop all cells of a request that has no draft tokens; it begins anew with `tokens`, its text."""
+        self.roll_back(slot, 0)
+        slot.tokens, slot.num_prompt = tokens, len(tokens)
 
     def keep(self, slot: Slot, tokens: tuple[Token, ...]) -> None:
         """End a request, with the cells of `tokens` for a successor."""

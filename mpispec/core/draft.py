@@ -30,13 +30,15 @@ class _Stream:
         self.prime = prime
         self.request = prime.request
         self.has_begun = False
-        """Whether anything has been computed for it."""
+        """Whether anything has been computed for it since it had no cells."""
+        self.is_open = False
+        """Whether it has a sampler."""
         self.slot = slot
         slot.holder = self
         self.width = prime.width
         self.floor = prime.floor
         self.limit = prime.limit
-        self.epoch = 0
+        self.epoch = prime.epoch
         self.tokens = list(prime.tokens)
         """The accepted tokens; the last of them is the root."""
         self.filled = cached
@@ -93,6 +95,16 @@ class _Stream:
         del self.tokens[pos:], self.ids[pos:]
         self.filled = min(self.filled, pos, computed)
         self.answered_to = min(self.answered_to, self.filled)
+        self.spares = []
+        return dead
+
+    def empty(self) -> list[Node]:
+        """Give up all draft tokens and cells; return the nodes that died."""
+        dead = self.tree.prune_children()
+        root = self.root
+        self.tree.roll_back(root.id, root.token, root.pos)
+        self.filled = self.answered_to = 0
+        self.has_begun = False
         self.spares = []
         return dead
 
@@ -156,10 +168,21 @@ class _Stream:
 class DraftCore:
     """The protocol of the draft rank. Requests take turns; one run computes at a time."""
 
-    def __init__(self, chunk: int, max_active: int = 1, sequences: int = 64, above: Actor = HEAD) -> None:
+    def __init__(
+        self,
+        chunk: int,
+        max_active: int = 1,
+        sequences: int = 64,
+        above: Actor = HEAD,
+        cells: int | None = None,
+    ) -> None:
+        """Draft for `max_active` requests at once in a cache with so many `cells`.
+
+        They must hold any one request with all that is drafted for it, or a strategy may wait for the rest in vain.
+        """
         self._chunk = chunk
         self._above = above
-        self._cache = CacheOperations(sequences, max_active, shares=True)
+        self._cache = CacheOperations(sequences, max_active, shares=True, most_cells=cells)
         self._streams: dict[RequestId, _Stream] = {}
         self._turns: deque[RequestId] = deque()
         self._next_run = RunId(0)
@@ -199,7 +222,7 @@ class DraftCore:
         return not self._streams and self._busy is None
 
     def _prime(self, prime: Prime) -> list[Effect]:
-        adopted = self._cache.adopt(prime.tokens)
+        adopted = self._cache.adopt(prime.tokens, at_once=True)
         assert adopted is not None, "the head begins no more requests than it said"
         slot, cached = adopted
         self._streams[prime.request] = _Stream(prime, slot, cached)
@@ -232,7 +255,7 @@ class DraftCore:
             computed = min(computed, self._busy_from)
         self._cache.keep(stream.slot, tuple(stream.tokens[:computed]))
         stream.root.state = NodeState.DEAD
-        closed: list[Effect] = [CloseSampler(request)] if stream.has_begun else []
+        closed: list[Effect] = [CloseSampler(request)] if stream.is_open else []
         return closed + self._abort_if_dead()
 
     def _drafted(self, event: Drafted) -> list[Effect]:
@@ -264,7 +287,7 @@ class DraftCore:
         """Share what others have computed of a new text, and open its sampler."""
         if stream.has_begun:
             return []
-        stream.has_begun = True
+        stream.has_begun = stream.is_open = True
         stream.filled = stream.answered_to = self._cache.catch_up(stream.slot)
         return [OpenSampler(opening(stream.request, stream.prime.sampling, stream.tokens, stream.filled))]
 
@@ -273,7 +296,25 @@ class DraftCore:
 
         A draft with lead 0 may share its core with a stage (ADR 0028).
         """
-        return bool(stream.frontier(self._cache.num_free))
+        has_room = self._cache.room(1) > 0 or any(other.filled for other in self._others(stream))
+        return has_room and bool(stream.frontier(self._cache.num_free))
+
+    def _others(self, stream: _Stream) -> list[_Stream]:
+        return [self._streams[request] for request in reversed(self._turns) if request != stream.request]
+
+    def _make_room(self, stream: _Stream, num_rows: int) -> int:
+        """Return for how many rows of a stream there are cells; others give theirs and compute their text again later.
+
+        Then it is this one's turn until it has no work, or streams could take cells from each other for ever.
+        """
+        for other in self._others(stream):
+            if self._cache.room(num_rows) == num_rows:
+                break
+            self._cache.free(other.empty(), other.root)
+            self._cache.empty(other.slot, tuple(other.tokens))
+            self._turns.remove(stream.request)
+            self._turns.appendleft(stream.request)
+        return self._cache.make_room(num_rows)
 
     def _compute(self, stream: _Stream) -> Effect:
         """Compute what is missing of the accepted text, the root with its last chunk, else the next layer."""
@@ -282,13 +323,16 @@ class DraftCore:
         if stream.root.state is NodeState.PENDING:
             self._busy_from = stream.filled
             start, stop = stream.filled, min(stream.filled + self._chunk, len(stream.tokens))
+            stop = start + self._make_room(stream, stop - start)
             rows = given_rows(stream.request, stream.ids, stream.tokens, range(start, stop), stream.seq)
             stream.filled = stop
             if stop == len(stream.tokens):
                 nodes = [stream.root]
         else:
             self._busy_from = len(stream.tokens)
-            nodes = self._cache.place(stream.frontier(self._cache.num_free)).nodes  # a layer: no branches within a run
+            frontier = stream.frontier(self._cache.num_free)
+            frontier = frontier[: self._make_room(stream, len(frontier))]
+            nodes = self._cache.place(frontier).nodes  # a layer: no branches within a run
             rows = [self._row(stream, node) for node in nodes]
         for node in nodes:
             stream.tree.dispatch(node, self._next_run)

@@ -5,6 +5,7 @@ What is in flight it leaves to `RunsInFlight`, what happens to cells to `CacheOp
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -31,6 +32,7 @@ from mpispec.core.messages import (
 from mpispec.core.request import Request
 from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import Node, NodeState
+from mpispec.core.waiting import Waiting
 
 
 class HeadCore:
@@ -45,7 +47,7 @@ class HeadCore:
         self.config = config
         self._strategies = strategies
         self._drafters = drafters
-        self._waiting: deque[Submitted] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._active: dict[RequestId, Request] = {}
         self._runs = RunsInFlight(config)
         self._stages = frozenset(config.stages)
@@ -62,6 +64,8 @@ class HeadCore:
             config.traits.shares_cells,
             config.cells,
         )
+        self._epochs = itertools.count()
+        """Numbers of texts that are drafted for."""
         self._last_sign = 0.0
         """When a stage last sent a message, or no run was in flight."""
         self._stopping = False
@@ -118,30 +122,30 @@ class HeadCore:
 
     def _admit(self, now: float) -> None:
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
-            submitted = self._waiting[0]
-            adopted = self._cache.adopt(submitted.prompt)
+            waiting = self._waiting[0]
+            adopted = self._cache.adopt(waiting.tokens, waiting.num_prompt)
             if adopted is None:
                 return
             slot, common = adopted
             self._waiting.popleft()
-            drafter = self._drafters.get(submitted.drafter)
+            drafter = self._drafters.get(waiting.submitted.drafter)
             request = Request(
-                submitted,
+                waiting,
                 slot,
                 common,
-                self._strategies[submitted.strategy](),
+                self._strategies[waiting.submitted.strategy](),
                 drafter() if drafter else None,
                 self.config,
                 self._runs,
             )
-            self._active[submitted.request] = request
-            self._out += request.begin(now)
+            self._active[request.id] = request
+            self._out += request.begin(now, self._epochs)
 
     def _submit(self, submitted: Submitted) -> None:
         if self._stopping:
             self._out.append(Emit(submitted.request, (), "cancelled", None))
         else:
-            self._waiting.append(submitted)
+            self._waiting.append(Waiting(submitted))
 
     def _check_deadline(self, now: float) -> None:
         if self._runs and now - self._last_sign > self.config.deadline_s:
@@ -153,10 +157,10 @@ class HeadCore:
             request.look(now)
 
     def _withdraw(self, request_id: RequestId) -> None:
-        for submitted in self._waiting:
-            if submitted.request == request_id:
-                self._waiting.remove(submitted)
-                self._out.append(Emit(request_id, (), "cancelled", None))
+        for waiting in self._waiting:
+            if waiting.request == request_id:
+                self._waiting.remove(waiting)
+                self._out.append(Emit(request_id, (), "cancelled", waiting.known_statistics))
                 return
         request = self._active.get(request_id)
         if request is not None:
@@ -167,6 +171,11 @@ class HeadCore:
         self._stopping = True
         for request_id in [*self._active, *(waiting.request for waiting in self._waiting)]:
             self._withdraw(request_id)
+
+    def _preempt(self, request: Request) -> None:
+        """Take an active request's cells; it goes on from where it is, first of all that wait."""
+        self._end(request)
+        self._waiting.appendleft(request.preempted())
 
     def _end(self, request: Request) -> None:
         """Cancel what is in flight, keep the cache of the accepted text for a successor."""
@@ -243,7 +252,8 @@ class HeadCore:
         """Replace the end of a level's text by what the level above says it is; all built on the old one is dead."""
         request = self._active.get(event.request)
         if request is None:
-            return  # the program is ending
+            self._correct_waiting(event)
+            return
         request.decide_before(event.limit)
         if not event.tokens:
             return
@@ -257,6 +267,12 @@ class HeadCore:
         self._cache.free(dead, request.tree.root)
         self._send_cancel(self._runs.withdraw(dead))
         self._out += request.accepted(event.tokens)
+
+    def _correct_waiting(self, event: Corrected) -> None:
+        for waiting in self._waiting:  # none has it where the program is ending
+            if waiting.request == event.request:
+                waiting.tokens = (*waiting.tokens[: event.pos], *event.tokens)
+                waiting.limit = event.limit
 
     def _send_cancel(self, cancel: Cancel | None) -> None:
         """Send the stages a cancel, if there is one.
@@ -273,13 +289,13 @@ class HeadCore:
         hungry = deque(self._active.values())
         while hungry and self._runs.has_room:
             request = hungry.popleft()
-            if self._dispatch_one(request):
+            if self._active.get(request.id) is request and self._dispatch_one(request):
                 self._active[request.id] = self._active.pop(request.id)  # the longest waiting is first next time
                 hungry.append(request)
 
     def _dispatch_one(self, request: Request) -> bool:
         if request.is_behind:
-            if self._waits_for_prefix(request):
+            if self._waits_for_prefix(request) or not self._room(request, request.num_next, request.num_next):
                 return False
             chunk = request.next_chunk()
             self._send_run(request, chunk, [], [])
@@ -295,11 +311,24 @@ class HeadCore:
         chosen = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]
         if not chosen:
             return False
-        nodes, _, branches = self._cache.place(chosen)
+        room = self._room(request, len(chosen), least=request.tree.root.state is NodeState.PENDING)
+        nodes, _, branches = self._cache.place(chosen[:room])
         if not nodes:
             return False
         self._send_run(request, [request.row(node) for node in nodes], nodes, branches)
         return True
+
+    def _room(self, request: Request, num_rows: int, least: int) -> int:
+        """Return for how many of a request's rows there are cells; it cannot do without `least` of them.
+
+        For these the youngest request gives its own, at last this one. So the oldest one ends at some time.
+        """
+        while (room := self._cache.make_room(num_rows)) < least and len(self._active) > 1:
+            youngest = max(self._active)
+            self._preempt(self._active[youngest])
+            if youngest == request.id:
+                return 0
+        return room
 
     def _waits_for_prefix(self, request: Request) -> bool:
         """Share what others have computed of a new prompt; tell whether so much of it is coming that waiting pays."""
@@ -312,7 +341,7 @@ class HeadCore:
         """Dispatch rows: those of `nodes`, or of given tokens where there are none."""
         # Not before, or requests that come and go while nothing can be dispatched would pile up in front of the stages.
         if not request.has_begun:
-            opened = opening(request.id, request.sampling, request.prompt, rows[0].pos)
+            opened = opening(request.id, request.sampling, request.tokens, rows[0].pos)
             self._out.append(Send(self._first, Plane.DATA, opened))
         deciding = nodes or ([request.tree.root] if rows[-1].decide else [])
         last_pos = rows[-1].pos if nodes else Pos(request.filled - 1)

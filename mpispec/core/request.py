@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mpispec.core.cells import Slot
 from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason
-from mpispec.core.events import Submitted
 from mpispec.core.ids import Actor, NodeId, Pos, SeqId, Token
 from mpispec.core.in_flight import RunInFlight, RunsInFlight
 from mpispec.core.messages import Draft, EarlyDraft, Row, given_rows
-from mpispec.core.statistics import Statistics
 from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import BY_EXIT, Node, NodeState, TokenTree
+from mpispec.core.waiting import Waiting
 
 EXIT = "exit"
 """Name of the drafter that is the target's own stages with an early exit."""
@@ -25,7 +24,7 @@ class Request:
 
     def __init__(
         self,
-        submitted: Submitted,
+        waiting: Waiting,
         slot: Slot,
         common: int,
         strategy: Strategy,
@@ -33,33 +32,34 @@ class Request:
         config: HeadConfig,
         runs: RunsInFlight,
     ) -> None:
+        submitted = self._submitted = waiting.submitted
         self.id = submitted.request
         self.prompt = submitted.prompt
         self.sampling = submitted.sampling
         self.slot = slot
         slot.holder = self
         self.strategy = strategy
-        self.tokens: list[Token] = list(submitted.prompt)
+        self.tokens = list(waiting.tokens)
         """Prompt and accepted tokens."""
-        self.ids = [NodeId(pos) for pos in range(len(submitted.prompt))]
+        self.ids = [NodeId(pos) for pos in range(len(self.tokens))]
         """Their nodes."""
         self.filled = common
         """How many of them are cached or dispatched."""
         self.answered_to = common
         """Positions below this have cells on every stage."""
-        self.statistics = Statistics(cached=common)
+        self.statistics = waiting.statistics
         self.has_begun = False
         """Whether a run has carried rows of it."""
         self._stops = submitted.stops
         self.config = config
-        self._chunk = config.chunk_for(len(submitted.prompt) - common)
+        self._chunk = config.chunk_for(len(self.tokens) - common)
         self._runs = runs
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
-        self.limit = self._end
+        self.limit = self._end if waiting.limit is None else waiting.limit
         """First position that must not be decided yet."""
-        last = len(submitted.prompt) - 1
-        self.tree = TokenTree(NodeId(last), submitted.prompt[-1], Pos(last))
+        last = len(self.tokens) - 1
+        self.tree = TokenTree(NodeId(last), self.tokens[-1], Pos(last))
         self.tree.root.seq = slot.seq
         self._drafter = drafter
         mixed = submitted.drafter.split("+")
@@ -67,9 +67,6 @@ class Request:
         self.is_drafted = "draft" in mixed and config.draft is not None
         strategy.begin(self)
         self._link: DraftLink | None = None
-        if self.is_drafted and config.draft is not None:
-            lead, useless = strategy.draft_lead, Pos(self._end - 1)
-            self._link = DraftLink(config.draft, self.id, lead, strategy.width, strategy.floor, useless)
 
     @property
     def seq(self) -> SeqId:
@@ -111,18 +108,27 @@ class Request:
         if self._link is not None:
             self._link.look(self.tree, now, self.config.deadline_s)
 
-    def begin(self, now: float) -> list[Effect]:
-        """Start the drafters."""
-        self.statistics.began = now
+    def begin(self, now: float, epochs: Iterator[int]) -> list[Effect]:
+        """Start the drafters; a draft's stream takes numbers of its texts from `epochs`."""
+        if self.statistics.began is None:
+            self.statistics.began, self.statistics.cached = now, self.filled
         if self._drafter is not None:
             self._drafter.begin(self.tokens)
-        if self._link is None:
+        draft, strategy = self.config.draft, self.strategy
+        if not self.is_drafted or draft is None:
             return []
-        return self._link.prime(self.prompt, self.sampling, self.tree.root)
+        lead, useless = strategy.draft_lead, Pos(self._end - 1)
+        self._link = DraftLink(draft, self.id, lead, strategy.width, strategy.floor, useless, epochs)
+        return self._link.prime(tuple(self.tokens), self.sampling, self.tree.root)
 
     def end(self) -> list[Effect]:
         """Stop the drafters."""
         return self._link.retire() if self._link is not None else []
+
+    def preempted(self) -> Waiting:
+        """Return what the request goes on from when it has cells again."""
+        self.statistics.preemptions += 1
+        return Waiting(self._submitted, tuple(self.tokens), self.statistics, self.limit)
 
     def cached_tokens(self) -> tuple[Token, ...]:
         """Return the tokens whose cells are sure to exist on every stage."""
@@ -143,6 +149,12 @@ class Request:
         """Whether given tokens lack cells: of the prompt, or those that a level received before it decided them."""
         return self.filled < max(len(self.prompt), self.tree.root.pos)
 
+    @property
+    def num_next(self) -> int:
+        """Rows of the next run of given tokens."""
+        num_rows, _ = self.config.traits.prefill.next_run(len(self.prompt), self.filled, self._chunk)
+        return min(num_rows, len(self.tokens) - self.filled)
+
     def next_chunk(self) -> list[Row]:
         """Return the next rows of the given tokens; the last of all decides the token after.
 
@@ -156,7 +168,8 @@ class Request:
 
     def catch_up(self, filled: int) -> None:
         """Note that more tokens have cells than were cached at first: `filled`."""
-        self.statistics.cached += filled - self.filled
+        if not self.statistics.runs:
+            self.statistics.cached = filled
         self.filled = self.answered_to = filled
 
     def draft(self) -> None:

@@ -19,6 +19,8 @@ class Statistics:
     """Of those, accepted."""
     verified: int = 0
     """Decisions at the root while a draft token for it was in flight."""
+    preemptions: int = 0
+    """How often it had to give its cells up and compute them again later."""
     runs: int = 0
     cancelled_runs: int = 0
     void_runs: int = 0
@@ -30,6 +32,7 @@ class Statistics:
         self.drafted += other.drafted
         self.accepted += other.accepted
         self.verified += other.verified
+        self.preemptions += other.preemptions
         self.runs += other.runs
         self.cancelled_runs += other.cancelled_runs
         self.void_runs += other.void_runs

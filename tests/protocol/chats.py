@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpispec.compute.toy import ToyLayer, reference
+from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Effect, Emit
@@ -53,6 +54,11 @@ class Chats:
     context: int
     turns: tuple[Turn, ...]
 
+    @property
+    def draft_cells(self) -> int | None:
+        """Cells of the draft, which needs some for the draft tokens of a request at least."""
+        return None if self.cells is None else self.context + 24
+
 
 def draw(seed: int, has_budget: bool = True) -> Chats:
     """Make chats from a seed: they begin with a few system prompts, and grow turn by turn."""
@@ -97,19 +103,46 @@ class BoundedTarget(ToyTarget):
         return self._layers
 
 
+class BoundedDraft(ScriptedDraft):
+    """The same of a draft."""
+
+    def __init__(self, chats: Chats) -> None:
+        super().__init__([[*turn.prompt, *turn.answer] for turn in chats.turns], 0.7, VOCABULARY, chats.seed)
+        if chats.draft_cells is not None:
+            self._layer = ToyLayer(-1, chats.draft_cells)
+
+    @property
+    def layers(self) -> Sequence[ToyLayer]:
+        return [self._layer]
+
+
+def assert_counted(cache: CacheOperations, layers: Sequence[ToyLayer]) -> None:
+    """Assert that cells are counted as the toy has them, now that nothing is in flight."""
+    for layer in layers:
+        settled = copy.deepcopy(layer)
+        settled.apply(cache._pending)
+        assert settled.num_cells == cache.num_cells, "other cells are counted than there are"
+
+
 class AccountedHead(HeadCore):
     """Compares its account of cells with the toy's whenever nothing is in flight."""
 
     target: BoundedTarget
-    num_compared = 0
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        if not len(self._runs):
-            for layer in self.target.layers:
-                settled = copy.deepcopy(layer)
-                settled.apply(self._cache._pending)
-                assert settled.num_cells == self._cache.num_cells, "the head counts other cells than there are"
-            self.num_compared += 1
+        if not self._runs:
+            assert_counted(self._cache, self.target.layers)
+        return super().handle(event, now)
+
+
+class AccountedDraft(DraftCore):
+    """The same of a draft."""
+
+    model: BoundedDraft
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        if self._busy is None:
+            assert_counted(self._cache, self.model.layers)
         return super().handle(event, now)
 
 
@@ -160,9 +193,9 @@ def build(chats: Chats) -> ChatCluster:
     head.target = BoundedTarget(num_stages, chats.cells)
     draft = None
     if has_draft:
-        texts = [[*turn.prompt, *turn.answer] for turn in chats.turns]
-        core = DraftCore(chats.chunk, parallel, parallel + chats.spare_ids)
-        draft = (core, ScriptedDraft(texts, 0.7, VOCABULARY, chats.seed))
+        core = AccountedDraft(chats.chunk, parallel, parallel + chats.spare_ids, cells=chats.draft_cells)
+        core.model = BoundedDraft(chats)
+        draft = (core, core.model)
     stages = [StageCore(stage, num_stages, 1000) for stage in config.stages]
     cluster = ChatCluster(head, stages, draft, Chaos(chats.seed), head.target)
     cluster.chats = chats
