@@ -123,7 +123,7 @@ class HeadCore:
     def _admit(self, now: float) -> None:
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
             waiting = self._waiting[0]
-            adopted = self._cache.adopt(waiting.tokens, waiting.num_prompt)
+            adopted = self._cache.adopt(waiting.tokens, len(waiting.prompt))
             if adopted is None:
                 return
             slot, common = adopted

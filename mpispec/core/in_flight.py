@@ -174,7 +174,7 @@ class RunsInFlight:
             run = self._runs[run_id]
             if run.is_dead:
                 runs.append(run)
-            else:
+            elif not run.is_chunk:  # its last row may be its only one, and later rows rely on the others
                 rows += [(run_id, node) for node in nodes]
         return self._cancel(runs, rows)
 

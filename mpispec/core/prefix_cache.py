@@ -134,7 +134,7 @@ class PrefixCache:
 
     def roll_back(self, slot: Slot, pos: int) -> None:
         """See `Texts`."""
-        slot.tokens = slot.tokens[:pos]
+        slot.tokens, slot.num_prompt = slot.tokens[:pos], min(slot.num_prompt, pos)
         if pos < slot.start:
             self._move(slot, self._place_at(self._places[slot], pos))
 

@@ -34,7 +34,7 @@ class Request:
     ) -> None:
         submitted = self._submitted = waiting.submitted
         self.id = submitted.request
-        self.prompt = submitted.prompt
+        self.prompt = waiting.prompt
         self.sampling = submitted.sampling
         self.slot = slot
         slot.holder = self
@@ -267,6 +267,7 @@ class Request:
         """Take back the accepted tokens from `pos` on; return the nodes that died. Other tokens must follow."""
         dead = self.tree.roll_back(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
         del self.tokens[pos:], self.ids[pos:]
+        self.prompt = self.prompt[:pos]  # what a level is primed with need not be final
         self.filled = min(self.filled, pos)
         self.answered_to = min(self.answered_to, pos)
         if self._link is not None:

@@ -30,9 +30,9 @@ class Waiting:
         return self.submitted.request
 
     @property
-    def num_prompt(self) -> int:
-        """How many of the tokens are its prompt."""
-        return len(self.submitted.prompt)
+    def prompt(self) -> tuple[Token, ...]:
+        """Its prompt; in a level a text may have been taken back to less than what it was primed with."""
+        return self.tokens[: len(self.submitted.prompt)]
 
     @property
     def known_statistics(self) -> Statistics | None:
