@@ -11,6 +11,7 @@ import itertools
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -19,13 +20,18 @@ import pytest
 from mpispec.compute.base import Cancelled, ComputeError, ExitModel, Floats, StageModel, StageSize
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
-from mpispec.core.messages import Branch, Run
+from mpispec.core.messages import Branch, Row, Run
+from mpispec.core.own_caches import OwnCaches
 from mpispec.core.traits import BackendTraits, FreeAtOnce
 from mpispec.core.tree import Node, NodeState, TokenTree
 from tests.stages import SEQUENCES, Pipeline, drop, row, rows, share
 
 SIZE = StageSize(context=64, sequences=SEQUENCES, threads=1, most_rows=64)
 """What the stages of a subject are opened for."""
+REQUESTS = 3
+"""Most that run at once."""
+OWN_CELLS = replace(SIZE, contexts=REQUESTS)
+"""The same where each has cells of its own."""
 TEXT = [(17 * pos + 5) % 96 for pos in range(48)]
 OTHER = [(29 * pos + 7) % 96 for pos in range(48)]
 _STEPS = 40
@@ -60,6 +66,11 @@ class Subject:
         self._text: list[int] = []
         self._logits: list[Floats] = []
 
+    @property
+    def num_sequences(self) -> int:
+        """Sequence ids that there are."""
+        return SEQUENCES * (REQUESTS if self.traits.has_own_cells else 1)
+
     def opened(self, *cuts: int) -> Pipeline:
         """Return the stages of the model, cut at these layers."""
         ends = itertools.pairwise((0, *cuts, self.num_layers))
@@ -75,7 +86,7 @@ class Subject:
 
     def empty(self) -> Pipeline:
         """Return two stages without cells; one where there is but one layer."""
-        self._halves.clear()
+        self._halves.clear(self.num_sequences)
         return self._halves
 
     def chain(self, tokens: Sequence[int]) -> Floats:
@@ -220,8 +231,11 @@ class Leaving:
 class _Request:
     """A request whose tree grows and dies back at random; cache operations are those that the head would send."""
 
-    def __init__(self, subject: Subject, cache: CacheOperations, rng: random.Random, pipeline: Pipeline) -> None:
-        self._subject, self._cache, self._rng, self._pipeline = subject, cache, rng, pipeline
+    def __init__(
+        self, subject: Subject, cache: CacheOperations | OwnCaches, rng: random.Random, pipeline: Pipeline
+    ) -> None:
+        self._subject, self._cache, self._rng = subject, cache, rng
+        self.pipeline = pipeline
         self._text = [self._token() for _ in range(rng.randint(1, 6))]
         slot, _ = cache.adopt(tuple(self._text))
         last = len(self._text) - 1
@@ -233,23 +247,41 @@ class _Request:
     def step(self) -> None:
         """Draft, dispatch a run, verify; sometimes the run is given up, and all that was drafted with it."""
         root = self._tree.root
-        for _ in range(self._rng.randrange(5)):
-            parent = self._rng.choice(list(root.subtree()))
-            if parent.pos < _END:
-                self._tree.add(parent, self._token(), 0.5)
-        nodes, _, branches = self._cache.place(self._chosen())
+        nodes, batch, branches = self.dispatched()
         if nodes:
-            batch = [row(node.token, node.pos, node.seq) for node in nodes if node.seq is not None]
             run = Run(RunId(0), tuple(batch), self._cache.take(), branches=tuple(branches))
-            for node in nodes:
-                self._tree.dispatch(node, RunId(0))
             if root not in nodes and self._rng.random() < 0.2:
                 self._give_up(run)
                 self._cache.free(self._tree.prune_children(), root)
             else:
-                self._compute(run, nodes)
+                self.check(nodes, self.pipeline.run(run.rows, run.cache_ops, run.branches))
+        self.verify()
+
+    def dispatched(self) -> tuple[list[Node], list[Row], list[Branch]]:
+        """Draft; return the nodes of the next run with their rows and branches, of which there may be none."""
+        for _ in range(self._rng.randrange(5)):
+            parent = self._rng.choice(list(self._tree.root.subtree()))
+            if parent.pos < _END:
+                self._tree.add(parent, self._token(), 0.5)
+        chosen = self._chosen()
+        if not chosen:
+            return [], [], []
+        nodes, _, branches = self._cache.place(chosen)
+        batch = [row(node.token, node.pos, node.seq) for node in nodes if node.seq is not None]
+        for node in nodes:
+            self._tree.dispatch(node, RunId(0))
+        return nodes, batch, branches
+
+    def check(self, nodes: Sequence[Node], logits: Floats) -> None:
+        """Assert that nodes have the logits of their paths as chains."""
+        for line, node in zip(logits, nodes, strict=True):
+            self._subject.assert_same(line, self._subject.chain([*self._text, *self._tree.path(node)])[-1])
+
+    def verify(self) -> None:
+        """Accept a token now and then."""
+        root = self._tree.root
         if root.state is NodeState.DISPATCHED and root.pos < _END and self._rng.random() < 0.6:
-            self._verify()
+            self._accept()
 
     def _token(self) -> Token:
         return Token(self._rng.randrange(min(self._subject.vocabulary, 96)))
@@ -262,21 +294,16 @@ class _Request:
                 chosen.append(node)
         return chosen
 
-    def _compute(self, run: Run, nodes: Sequence[Node]) -> None:
-        found = self._pipeline.run(run.rows, run.cache_ops, run.branches)
-        for line, node in zip(found, nodes, strict=True):
-            self._subject.assert_same(line, self._subject.chain([*self._text, *self._tree.path(node)])[-1])
-
     def _give_up(self, run: Run) -> None:
         """Have one stage give up a run, which those behind it get without rows."""
         allowed, looks = self._rng.randrange(4), itertools.count()
-        stages = list(self._pipeline.stages)
+        stages = list(self.pipeline.stages)
         number = self._rng.randrange(len(stages))
-        self._pipeline.apply(run.cache_ops)
+        self.pipeline.apply(run.cache_ops)
         passed = Pipeline(stages[:number]).forward(run, None, bool)
         stages[number].forward(run, passed, lambda: next(looks) >= allowed)
 
-    def _verify(self) -> None:
+    def _accept(self) -> None:
         """Accept a token that was drafted, or another."""
         root = self._tree.root
         token = self._rng.choice([*(child.token for child in root.children), self._token()])
@@ -290,16 +317,40 @@ class _Request:
             self._cache.collect(seq)
 
 
+def _open(subject: Subject, most: int, rng: random.Random) -> tuple[CacheOperations | OwnCaches, list[_Request]]:
+    """Return requests that run at once, as many as leave no holes for each other where that matters."""
+    traits = subject.traits
+    num_requests = most if traits.has_own_cells or traits.freeing is FreeAtOnce else 1
+    caches = OwnCaches if traits.has_own_cells else CacheOperations
+    cache = caches(SEQUENCES, num_requests, freeing=traits.freeing)
+    pipeline = subject.empty()
+    return cache, [_Request(subject, cache, rng, pipeline) for _ in range(num_requests)]
+
+
 def check_random_trees_compute_what_their_paths_do_as_chains(subject: Subject) -> None:
     for seed in range(subject.num_seeds):
         rng = random.Random(seed)
-        # Two at once leave holes for each other.
-        num_requests = 1 + seed % 2 if subject.traits.freeing is FreeAtOnce else 1
-        cache = CacheOperations(SEQUENCES, num_requests, freeing=subject.traits.freeing)
-        pipeline = subject.empty()
-        requests = [_Request(subject, cache, rng, pipeline) for _ in range(num_requests)]
+        _, requests = _open(subject, 1 + seed % REQUESTS, rng)
         for _ in range(_STEPS):
             rng.choice(requests).step()
+
+
+def check_rows_of_several_requests_in_one_run_compute_what_they_do_alone(subject: Subject) -> None:
+    for seed in range(subject.num_seeds):
+        rng = random.Random(seed)
+        cache, requests = _open(subject, REQUESTS, rng)
+        for _ in range(_STEPS):
+            planned = [(each, *each.dispatched()) for each in rng.sample(requests, rng.randint(1, len(requests)))]
+            places = [index for index, (_, nodes, *_) in enumerate(planned) for _ in nodes]
+            rng.shuffle(places)  # the rows of each keep their order
+            if not places:
+                continue
+            left = [iter(batch) for _, _, batch, _ in planned]
+            branches = [branch for *_, each in planned for branch in each]
+            found = requests[0].pipeline.run([next(left[place]) for place in places], cache.take(), branches)
+            for index, (request, nodes, *_) in enumerate(planned):
+                request.check(nodes, found[[place == index for place in places]])
+                request.verify()
 
 
 def _refusal(compute: Callable[[], object]) -> str:
@@ -314,7 +365,8 @@ def _refusal(compute: Callable[[], object]) -> str:
 def refuse_rows_that_are_impossible(subject: Subject) -> None:
     pipeline = subject.empty()
     pipeline.run(rows(TEXT[:4]))
-    unknown = [[row(1, 0, SEQUENCES)], [row(1, 0, 7), row(1, 0, SEQUENCES)], [row(1, 0, -1)]]
+    beyond = subject.num_sequences
+    unknown = [[row(1, 0, beyond)], [row(1, 0, 7), row(1, 0, beyond)], [row(1, 0, -1)]]
     for batch in ([], *unknown, [row(-1, 4)], [row(subject.vocabulary, 4)], [row(1, -1)], [row(1, 6)], [row(1, 2)]):
         _refusal(partial(pipeline.stages[0].forward, Run(RunId(0), tuple(batch)), None, bool))
 
@@ -329,7 +381,8 @@ def refuse_activations_that_are_missing_or_of_another_shape(subject: Subject) ->
 
 
 def refuse_cache_operations_of_unknown_sequences(subject: Subject) -> None:
-    for cache_op in (share(0, SEQUENCES), share(SEQUENCES, 0), share(-1, 0), drop(SEQUENCES), drop(-1)):
+    beyond = subject.num_sequences
+    for cache_op in (share(0, beyond), share(beyond, 0), share(-1, 0), drop(beyond), drop(-1)):
         assert "sequence" in _refusal(partial(subject.empty().apply, [cache_op]))
 
 
@@ -337,7 +390,7 @@ def refuse_rows_for_which_no_cell_is_left(subject: Subject) -> None:
     (stage,) = subject.opened().stages
 
     def fill() -> None:
-        for seq, start in itertools.product(range(SEQUENCES), range(0, 256, 32)):
+        for seq, start in itertools.product(range(subject.num_sequences), range(0, 256, 32)):
             stage.forward(Run(RunId(0), tuple(rows([7] * 32, start, seq))), None, bool)
 
     assert "is full" in _refusal(fill)

@@ -66,9 +66,9 @@ class Pipeline:
         starts = range(0, len(tokens), size)
         return np.concatenate([self.run(rows(tokens[start : start + size], start)) for start in starts])
 
-    def clear(self) -> None:
+    def clear(self, num_sequences: int = SEQUENCES) -> None:
         """Forget everything."""
-        self.apply([drop(seq) for seq in range(SEQUENCES)])
+        self.apply([drop(seq) for seq in range(num_sequences)])
 
     def close(self) -> None:
         """Free the memory."""

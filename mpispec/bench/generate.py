@@ -25,7 +25,7 @@ from mpispec.runtime.loading import Models
 from mpispec.runtime.process import complain
 from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.serve.completion import written
-from mpispec.serve.service import Vocabulary
+from mpispec.serve.vocabulary import Vocabulary
 
 T = TypeVar("T")
 

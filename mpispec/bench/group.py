@@ -11,7 +11,7 @@ from mpispec.bench.command import BAD_INPUT
 from mpispec.commands.groups import OnDemand
 from mpispec.runtime.process import USAGE, complain
 
-_COMMANDS = ("compare", "generate", "hop", "link", "stage")
+_COMMANDS = ("compare", "generate", "hop", "link", "serve", "stage")
 """Each is a module of this package that holds a command of the same name."""
 
 
@@ -29,7 +29,7 @@ class _Bench(OnDemand):
 
 @click.group(cls=_Bench, modules={name: f"mpispec.bench.{name}" for name in _COMMANDS})
 def bench() -> None:
-    """Measure: a hop, a stage, the links, a whole generation, several systems side by side.
+    """Measure: a hop, a stage, the links, a whole generation, a server under load, several systems side by side.
 
     Figures are defined in docs/methodology.md. Every JSON object names the hosts it was measured on.
     """

@@ -15,7 +15,7 @@ from mpispec.runtime.group import JobError
 from mpispec.runtime.loading import Models
 from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.serve.completion import written
-from mpispec.serve.service import Vocabulary
+from mpispec.serve.vocabulary import Vocabulary
 
 PROMPT = "The capital of France is"
 """Continued where the command line names no prompt."""

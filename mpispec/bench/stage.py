@@ -16,12 +16,16 @@ from mpispec.bench.printing import json_flag, show
 from mpispec.commands.tables import table
 from mpispec.compute.base import DTYPES, Floats, StageModel, StageSize, TorchOptions
 from mpispec.compute.factory import backend_of
+from mpispec.core.ids import Pos, SeqId
+from mpispec.core.messages import CacheOp, CacheOpKind
 from mpispec.models import default, registry
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
-from mpispec.runtime.trial import trial
+from mpispec.runtime.trial import row_of, timed, trial
 
 MOST_ROWS = 512
+REQUESTS = ("one", "shared", "own")
+"""Whose the rows of a run are: of one request, or of one each, which share cells or have their own."""
 _WARM_UP = 2
 """Turns that are not counted."""
 _CHUNK = 32
@@ -43,6 +47,13 @@ class Load:
     device: str = "auto"
     runs_code: bool = False
     """See `TorchOptions`."""
+    requests: str = "one"
+    """One of `REQUESTS`."""
+
+    @property
+    def most(self) -> int:
+        """Rows of the largest run."""
+        return self.rows[-1]
 
 
 def read_rows(text: str) -> tuple[int, ...]:
@@ -69,11 +80,13 @@ def read_layers(text: str | None, model: ModelSummary) -> range:
 
 def measure(model: ModelSummary, layers: range, load: Load, insist: bool) -> dict[int, list[float]]:
     """Return the seconds of every run, by rows, the sizes measured in turns. Raises ModelError, ComputeError."""
+    each = load.past + (load.most if load.requests == "one" else 1)
     size = StageSize(
-        context=load.past + load.rows[-1],
-        sequences=1,
+        context=each * (load.most if load.requests == "shared" else 1),
+        sequences=load.most if load.requests == "shared" else 1,
+        contexts=load.most if load.requests == "own" else 1,
         threads=load.threads,
-        most_rows=max(load.rows[-1], _CHUNK),
+        most_rows=max(load.most, _CHUNK),
         torch=TorchOptions(load.dtype, load.device, load.runs_code),
     )
     stage = backend_of(model.path).open_stage(model, layers, size, insist=insist)
@@ -90,16 +103,26 @@ def _in_turns(stage: StageModel, width: int | None, load: Load) -> dict[int, lis
     def activations(size: int) -> Floats | None:
         return None if width is None else noise.standard_normal((size, width), np.float32)
 
-    for start in range(0, load.past, _CHUNK):
-        size = min(_CHUNK, load.past - start)
-        trial(stage, size, activations(size), start, is_kept=True)
+    for seq in range(1 if load.requests == "one" else load.most):
+        for start in range(0, load.past, _CHUNK):
+            rows = [row_of(seq, pos) for pos in range(start, min(start + _CHUNK, load.past))]
+            timed(stage, rows, activations(len(rows)))
     found: dict[int, list[float]] = {size: [] for size in load.rows}
     for turn in range(_WARM_UP + load.repeats):
         for size, seconds in found.items():
-            spent = trial(stage, size, activations(size), load.past).seconds
+            spent = _spent(stage, load, activations(size), size)
             if turn >= _WARM_UP:
                 seconds.append(spent)
     return found
+
+
+def _spent(stage: StageModel, load: Load, activations: Floats | None, size: int) -> float:
+    """Return the seconds of a run of `size` rows, which leaves no cells."""
+    if load.requests == "one":
+        return trial(stage, size, activations, load.past).seconds
+    seconds = timed(stage, [row_of(seq, load.past) for seq in range(size)], activations).seconds
+    stage.apply([CacheOp(CacheOpKind.DROP, SeqId(seq), SeqId(seq), Pos(load.past), -1) for seq in range(size)])
+    return seconds
 
 
 def report(seconds: Mapping[int, Sequence[float]]) -> list[dict[str, Any]]:
@@ -133,6 +156,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     """Return the figures for people."""
     first, last = found["layers"]
     title = f"{found['model']}: layers {first}-{last} after {found['past']} positions, {found['threads']} threads"
+    title += "" if found["requests"] == "one" else f", rows of a request each ({found['requests']} cells)"
     rows = [("rows", "median", "spread", "t(rows)/t(1)", "of the least")]
     for each in found["runs"]:
         ms, ratio = each["ms"], each["ratio"]
@@ -155,6 +179,13 @@ def lines(found: dict[str, Any]) -> list[str]:
 @click.option("--past", type=click.IntRange(0, 65536), default=0, show_default=True, help="Cached positions.")
 @click.option("--repeats", type=click.IntRange(min=3), default=15, show_default=True, help="Runs of each size.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--requests",
+    type=click.Choice(REQUESTS),
+    default="one",
+    show_default=True,
+    help="Whose the rows are: of one request, or of one each with shared or with own cells.",
+)
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="On torch.")
 @click.option("--device", metavar="cpu|cuda[:N]", default="auto", show_default=True, help="On torch.")
 @click.option("--trust-remote-code", "runs_code", is_flag=True, help="Run the code that a Hugging Face folder brings.")

@@ -14,6 +14,7 @@ from mpispec.compute.base import DTYPES, QUANTIZATIONS, TorchOptions
 from mpispec.compute.factory import BACKENDS
 from mpispec.core.messages import Sampling
 from mpispec.drafters import IN_HEAD
+from mpispec.runtime.exactness import EXACTNESS
 from mpispec.runtime.group import JobError
 from mpispec.runtime.setup import JobOptions
 from mpispec.strategies import PRESETS
@@ -95,6 +96,13 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--layout", help="Who holds what, like 0:0-9,1:draft,2:10-19,3:torch:20-29."),
         click.option(
             "--balance", "is_balanced", is_flag=True, help="Measure the hosts first; the faster one gets more layers."
+        ),
+        click.option(
+            "--exactness",
+            type=click.Choice(EXACTNESS),
+            default="auto",
+            show_default=True,
+            help="With several requests at once: exact keeps each text that of the model alone, throughput need not.",
         ),
         click.option("--wire", type=click.Choice(_WIRES), default="f32", show_default=True, help="Activation format."),
         *torch_flags(),
@@ -210,6 +218,7 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         threads=flags["threads"],
         layout=flags["layout"],
         is_balanced=flags["is_balanced"],
+        exactness=flags["exactness"],
         wire=flags["wire"],
         strategy=flags["strategy"] or ("pipespec" if flags["cascade"] else "auto"),
         drafter=drafter,

@@ -13,6 +13,8 @@ from mpispec.models.recommended import recommended as find_recommended
 from mpispec.runtime.group import JobError
 from mpispec.runtime.process import complain, knows_end_of_input
 from mpispec.runtime.setup import Setup
+from mpispec.serve.dialogue import Dialogue
+from mpispec.serve.prompt import Prompts
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
@@ -46,10 +48,12 @@ def tokenised(setup: Setup, text: str, chat: bool) -> tuple[Any, tuple[int, ...]
     vocabulary = open_vocabulary(setup)
     try:
         if chat:
-            text = chat_template(vocabulary).render([{"role": "user", "content": text}])
+            prompts = Prompts(vocabulary, chat_template(vocabulary))
+            tokens = tuple(prompts.prompt(Dialogue([{"role": "user", "content": text}])).tokens)
+        else:
+            tokens = tuple(vocabulary.tokenize(text, special=False))
     except ModelError as error:
         raise JobError(str(error)) from error
-    tokens = tuple(vocabulary.tokenize(text, special=chat))
     if len(tokens) >= setup.context:
         raise JobError(
             f"The prompt has {len(tokens)} tokens and the context {setup.context}: shorten the prompt or start "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from socket import socket
 from typing import Any
 
@@ -21,9 +23,10 @@ from mpispec.runtime.group import Group, JobError, on_rank_0
 from mpispec.runtime.job import FrontEnd, run_job
 from mpispec.runtime.process import AskedToEnd, Interrupts, leave_ending_to_rank_0
 from mpispec.runtime.setup import JobOptions, Setup
-from mpispec.serve.address import ServeError, bind, find_key
+from mpispec.serve.address import Access, ServeError, bind, find_access
+from mpispec.serve.prompt import Prompts
 from mpispec.serve.repl import DescriptorLines, Repl
-from mpispec.serve.server import Closing, Server
+from mpispec.serve.server import PING_SECONDS, Closing, Server
 from mpispec.serve.service import Manner, Service
 
 _STANDARD_INPUT = 0
@@ -37,8 +40,8 @@ class Serve(FrontEnd[None]):
 
     def __init__(self, flags: dict[str, Any]) -> None:
         self._flags = flags
-        self._door: tuple[socket, str | None] | None = None
-        """Where clients come in, and the key demanded of them; on rank 0, as all below."""
+        self._door: tuple[socket, Access] | None = None
+        """Where clients come in, and who may; on rank 0, as all below."""
         self._vocabulary: Any = None
         self._template: Any = None
         self._manner = Manner()
@@ -79,9 +82,11 @@ class Serve(FrontEnd[None]):
         """See `FrontEnd`."""
         assert self._door is not None and self._interrupts is not None and self._asked is not None
         greeting = "" if self._flags["model"] else ABOUT
-        service = Service(engine, self._vocabulary, self._template.render, self._model, self._manner, greeting)
+        prompts = Prompts(self._vocabulary, self._template, self._flags["chat_template_kwargs"])
+        aliases = self._flags["alias"]
+        service = Service(engine, self._vocabulary, prompts, self._model, self._manner, greeting, aliases)
         ended = threading.Event()
-        server = Server(service, *self._door)
+        server = Server(service, *self._door, ping_s=self._flags["sse_ping"])
         repl = Repl(service, DescriptorLines(_STANDARD_INPUT), sys.stdout) if self._flags["repl"] else None
         also = [ended.set] if repl is None else [ended.set, repl.end]
         closing = Closing(server, engine, self._flags["grace"], also)
@@ -101,10 +106,11 @@ class Serve(FrontEnd[None]):
             closing.wait()
             server.stop()
 
-    def _open_door(self) -> tuple[socket, str | None]:
-        host = self._flags["host"]
+    def _open_door(self) -> tuple[socket, Access]:
+        flags = self._flags
         try:
-            return bind(host, self._flags["port"]), find_key(host, self._flags["api_key"])
+            access = find_access(flags["host"], flags["api_key"], flags["api_key_file"], flags["cors_origin"])
+            return bind(flags["host"], flags["port"]), access
         except ServeError as error:
             raise JobError(str(error)) from error
 
@@ -117,6 +123,22 @@ def _manner(flags: dict[str, Any], advice: Recommended) -> Manner:
     return Manner(sampling, likeliest, flags["seed"], advice.source if is_advised else "", cuts)
 
 
+class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    """A JSON object."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """Return the object."""
+        try:
+            found = json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is no JSON ({error}).", param, ctx)
+        if not isinstance(found, dict):
+            self.fail(f"{value!r} is no JSON object.", param, ctx)
+        return found
+
+
 @click.command()
 @job_flags
 @sampling_flags
@@ -126,6 +148,32 @@ def _manner(flags: dict[str, Any], advice: Recommended) -> Manner:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the HTTP server.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--api-key", envvar="MPISPEC_API_KEY", help="Demanded from clients; required off 127.0.0.1.")
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Further such keys, one a line.",
+)
+@click.option(
+    "--cors-origin",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A web page that may use the server, such as http://localhost:3000; * for all, with a key.",
+)
+@click.option("--alias", multiple=True, metavar="NAME", help="Another name of the model; gpt-* stands for many.")
+@click.option(
+    "--chat-template-kwargs",
+    type=_Names(),
+    metavar="JSON",
+    help="Names for the chat template, such as '{\"enable_thinking\": false}'; requests may overrule them.",
+)
+@click.option(
+    "--sse-ping",
+    type=click.FloatRange(0, 3600),
+    default=PING_SECONDS,
+    show_default=True,
+    help="Seconds of silence after which a stream says that it is still there; 0 never does.",
+)
 @click.option(
     "--grace",
     type=click.FloatRange(0, 86_400),

@@ -15,9 +15,13 @@ from typing import Any, TypeVar
 import click
 
 from mpispec.commands.flags import with_flags
+from mpispec.commands.load_flags import LengthRange
+from mpispec.commands.simulate_load import draw_load, is_load, load_of, load_report, request_flags
 from mpispec.core.ids import Actor
+from mpispec.load import Load
 from mpispec.runtime.process import USAGE, complain
 from mpispec.sim.inputs import StudyError, read_acceptance, read_cascade, read_rows
+from mpispec.sim.load import LoadOutcome, serve
 from mpispec.sim.script import Acceptance
 from mpispec.sim.study import BASELINE, Outcome, Study, measure
 from mpispec.strategies import PRESETS
@@ -118,8 +122,15 @@ def _cluster_flags(command: Callable[..., None]) -> Callable[..., None]:
 def _work_flags(command: Callable[..., None]) -> Callable[..., None]:
     return with_flags(
         command,
-        click.option("--tokens", type=click.IntRange(min=2), default=400, show_default=True, help="Of each answer."),
-        click.option("--requests", type=click.IntRange(1, 64), default=1, show_default=True, help="Requests at once."),
+        click.option(
+            "--tokens",
+            type=LengthRange(2),
+            default="400",
+            show_default=True,
+            metavar="A[-B]",
+            help="Of each answer; a range, of which each length is as likely, where there are many requests.",
+        ),
+        request_flags,
         click.option(
             "--seed",
             type=click.IntRange(0, 2**32 - 1),
@@ -136,32 +147,65 @@ def _work_flags(command: Callable[..., None]) -> Callable[..., None]:
 @_work_flags
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of the table.")
 @click.option(
-    "--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw speed-ups over stages and acceptance rates."
+    "--png",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw speed-ups over stages and acceptance rates; of many requests, how long they waited.",
 )
 def simulate(is_json: bool, png: Path | None, **flags: Any) -> None:
     """Compare strategies in virtual time, without models and machines.
 
     The protocol is the real one; text, acceptance and all times are made up as you say. Next to each strategy stands
     the law: the bound of a pipeline that is always full, for runs of one position, at the strategy's acceptance rate.
+
+    With --requests it is a server's load instead: the requests come as you say, and each strategy is shown with what
+    clients get and what the server does.
     """
-    from mpispec.drawing.study_plot import check, draw  # noqa: PLC0415  matplotlib is slow to load
+    from mpispec.drawing.study_plot import check  # noqa: PLC0415  matplotlib is slow to load
 
     try:
         names = _names(flags["strategies"])
         study = study_of(flags)
         if png is not None:
             check(png)
-        outcomes = list(measured([(name, study) for name in names]))
-        if is_json:
-            click.echo(json.dumps({"results": [asdict(outcome) for outcome in outcomes], "synthetic": True}))
+        if is_load(flags):
+            _serve(names, *load_of(flags, study), is_json, png)
         else:
-            click.echo("\n".join([*conditions(study), "", *table(outcomes), "", *remarks(outcomes)]))
-        if png is not None:
-            draw(png, names, study, measured)
-            click.echo(f"{png}", err=is_json)
+            _compare(names, study, is_json, png)
     except StudyError as error:
         complain(str(error))
         sys.exit(USAGE)
+
+
+def _compare(names: Sequence[str], study: Study, is_json: bool, png: Path | None) -> None:
+    """Show how fast one answer is."""
+    outcomes = list(measured([(name, study) for name in names]))
+    if is_json:
+        click.echo(json.dumps({"results": [asdict(outcome) for outcome in outcomes], "synthetic": True}))
+    else:
+        click.echo("\n".join([*conditions(study), "", *table(outcomes), "", *remarks(outcomes)]))
+    if png is not None:
+        from mpispec.drawing.study_plot import draw  # noqa: PLC0415
+
+        draw(png, names, study, measured)
+        click.echo(f"{png}", err=is_json)
+
+
+def _serve(names: Sequence[str], study: Study, load: Load, is_json: bool, png: Path | None) -> None:
+    """Show what clients of a server under load get."""
+    size = study.num_stages * sum(load.answer) // 2 * load.num_requests
+    outcomes = list(spread(_served, [(name, study, load) for name in names], [size] * len(names)))
+    if is_json:
+        results = [{"strategy": outcome.strategy, **outcome.figures} for outcome in outcomes]
+        click.echo(json.dumps({"results": results, "load": asdict(load), "synthetic": True}))
+    else:
+        click.echo("\n".join(load_report(outcomes, conditions(study)[:1], load, SYNTHETIC)))
+    if png is not None:
+        draw_load(png, outcomes, conditions(study)[:1], load)
+        click.echo(f"{png}", err=is_json)
+
+
+def _served(point: tuple[str, Study, Load]) -> LoadOutcome:
+    return serve(*point)
 
 
 def study_of(flags: dict[str, Any]) -> Study:
@@ -184,11 +228,17 @@ def study_of(flags: dict[str, Any]) -> Study:
         width=flags["width"],
         lead=flags["lead"],
         chain=flags["chain"],
-        num_tokens=flags["tokens"],
-        num_requests=flags["requests"],
+        num_tokens=_one_length(flags),
         seed=flags["seed"],
         cascade=cascade,
     )
+
+
+def _one_length(flags: dict[str, Any]) -> int:
+    least, most = flags["tokens"]
+    if least != most and not is_load(flags):
+        raise StudyError(f"--tokens {least}-{most} is for many answers; give one length, or --requests.")
+    return int(most)
 
 
 def _names(strategies: str) -> list[str]:

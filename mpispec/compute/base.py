@@ -135,6 +135,10 @@ class Tokenizer(Protocol):
     def eog(self) -> frozenset[int]:
         """All tokens that end a generation."""
 
+    @property
+    def controls(self) -> frozenset[str]:
+        """The texts that `tokenize` takes for control tokens if `special`, and for text if not."""
+
     def tokenize(self, text: str, special: bool, begin: bool = True) -> list[int]:
         """Return the token ids of `text`; `special` ones as such, after the token that begins a text with `begin`."""
 
@@ -168,15 +172,17 @@ class StageSize:
     """What a stage must have room for, and how it is computed."""
 
     context: int
-    """Positions that all open requests together may have."""
+    """Positions that all open requests of a context together may have."""
     sequences: int
-    """Sequence ids."""
+    """Sequence ids of a context; those of context k follow from k times this number on."""
     threads: int
     most_rows: int
     """Rows of one run."""
     torch: TorchOptions = TorchOptions()
     gpu_layers: int = 0
     """Layers that llama.cpp keeps on a GPU, from the last one of the stage on; -1: all."""
+    contexts: int = 1
+    """Caches that share nothing but the weights."""
 
 
 class Backend(Protocol):
@@ -186,6 +192,8 @@ class Backend(Protocol):
     """What users call it."""
     most_rows: int
     """Rows of the largest run that a stage or a draft is given."""
+    is_order_exact: bool
+    """Whether a row has the same bits in whatever order the cells lie that it attends to."""
 
     def check_here(self) -> None:
         """Raise ModelError where this host lacks what the backend needs; loads nothing."""
@@ -199,8 +207,11 @@ class Backend(Protocol):
     def num_shared_tokens(self, first: ModelSummary, second: ModelSummary) -> int:
         """Return how many tokens two models share from the first on, 0 where they are of different families."""
 
-    def traits(self, model: ModelSummary, parallel: int, is_row_exact: bool) -> BackendTraits:
-        """Return what the core has to know for `parallel` requests at once; `is_row_exact` is measured."""
+    def traits(self, model: ModelSummary, keeps_order: bool, is_row_exact: bool) -> BackendTraits:
+        """Return what the core has to know; `is_row_exact` is measured.
+
+        `keeps_order` where requests do not leave holes among each other's cells.
+        """
 
     def arithmetic(self, size: StageSize) -> Arithmetic:
         """Return what bits depend on where a stage of such a size is computed here."""

@@ -40,6 +40,11 @@ class HfVocabulary:
         ends = listed if isinstance(listed, list) else [listed]
         return frozenset(token for token in (*ends, self.eos) if isinstance(token, int))
 
+    @functools.cached_property
+    def controls(self) -> frozenset[str]:
+        """See `Tokenizer`."""
+        return frozenset(str(self._reading.id_to_token(token)) for token in self._special)
+
     def tokenize(self, text: str, special: bool, begin: bool = True) -> list[int]:
         """See `Tokenizer`."""
         tokenizer = self._reading if special else self._quoting

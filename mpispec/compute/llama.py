@@ -357,9 +357,13 @@ class LlamaContext:
         else:
             self._gather(cache_op.src)
 
+    def state_size(self, sequence: int) -> int:
+        """Return how many bytes the cells of a sequence take when they are copied."""
+        return int(api.llama_state_seq_get_size(self.handle, sequence))
+
     def _gather(self, sequence: int) -> None:
         """Move the cells of a sequence to the first free ones, in their order. Raises ComputeError."""
-        size = api.llama_state_seq_get_size(self.handle, sequence)
+        size = self.state_size(sequence)
         state = (ctypes.c_uint8 * size)()
         saved = api.llama_state_seq_get_data(self.handle, state, size, sequence)
         self.drop(sequence, 0)

@@ -24,6 +24,7 @@ class LlamaBackend:
 
     name = "llama"
     most_rows = llama_traits.TILE
+    is_order_exact = False
 
     def check_here(self) -> None:
         """See `Backend`. llama.cpp comes with mpispec."""
@@ -42,9 +43,9 @@ class LlamaBackend:
         """See `Backend`."""
         return token_lists.num_shared_tokens(first, second)
 
-    def traits(self, model: ModelSummary, parallel: int, is_row_exact: bool) -> BackendTraits:
+    def traits(self, model: ModelSummary, keeps_order: bool, is_row_exact: bool) -> BackendTraits:
         """See `Backend`."""
-        return llama_traits.traits(parallel, model.quantised, is_row_exact)
+        return llama_traits.traits(keeps_order, model.quantised, is_row_exact)
 
     def arithmetic(self, size: StageSize) -> Arithmetic:
         """See `Backend`."""

@@ -26,13 +26,12 @@ _COLLECT_FROM = 2
 """Where collecting costs least, it begins at the most dead cells divided by this."""
 
 
-def traits(parallel: int = 1, is_quantised: bool = False, is_row_exact: bool = True) -> BackendTraits:
-    """Return the traits for a job of `parallel` requests at once.
+def traits(keeps_order: bool = True, is_quantised: bool = False, is_row_exact: bool = True) -> BackendTraits:
+    """Return the traits for a job.
 
-    Several share the cells of a stage and leave holes for each other, so their order is not kept. `is_row_exact` is
-    what was measured: it differs with the format of the weights, the processor and the build.
+    `keeps_order` unless several requests share the cells of a stage, where they leave holes for each other.
+    `is_row_exact` is what was measured: it differs with the format of the weights, the processor and the build.
     """
-    keeps_order = parallel == 1
     return BackendTraits(
         is_row_exact=is_row_exact,
         may_gather=is_row_exact,
@@ -73,6 +72,10 @@ class Tiling(Prefill):
             return PrefillRun(self.tile, self.num_final(num_prompt - start))
         return super().next_run(num_prompt, start, num_rows)
 
+    def is_fixed(self, num_prompt: int, start: int) -> bool:
+        """See `Prefill`."""
+        return super().is_fixed(num_prompt, start) or (start < num_prompt and self.is_long(num_prompt))
+
     def reusable(self, num_tokens: int, num_common: int, num_read: int, num_prompt: int) -> int:
         """See `Prefill`. What a long prompt lacks is whole tiles, or all of it."""
         is_tiled = self.is_long(num_prompt)
@@ -89,7 +92,7 @@ class DeferredFree:
     pruned sibling has left is summed before its own ancestors, and the last bits of its logits differ (measured, docs:
     Exactness). Where nothing alive was dispatched after the dead, as in every chain, their cells are the last ones and
     are freed at once. Others move to a sequence of their own until the accepted text is all that is alive; then that
-    is dropped and the text's cells are gathered in the order of positions. For one request at a time.
+    is dropped and the text's cells are gathered in the order of positions. For cells of one request at a time.
     """
 
     def __init__(self, pool: SequencePool, most_cells: int) -> None:

@@ -40,6 +40,14 @@ class Vocabulary:
         ends = api.llama_vocab_is_eog
         return frozenset(token for token in range(self.size) if ends(self._handle, token))
 
+    @functools.cached_property
+    def controls(self) -> frozenset[str]:
+        """See `Tokenizer`."""
+        attributes = api.llama_vocab_get_attr
+        wanted = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
+        found = (token for token in range(self.size) if attributes(self._handle, token) & wanted)
+        return frozenset(self.piece(token, special=True).decode("utf-8", "replace") for token in found)
+
     def tokenize(self, text: str, special: bool, begin: bool = True) -> list[int]:
         """Return the token ids of `text`.
 

@@ -37,6 +37,7 @@ class TorchBackend:
 
     name = "torch"
     most_rows = TILE
+    is_order_exact = True
 
     def check_here(self) -> None:
         """See `Backend`."""
@@ -70,12 +71,12 @@ class TorchBackend:
         """See `Backend`."""
         return token_lists.num_shared_tokens(first, second)
 
-    def traits(self, model: ModelSummary, parallel: int, is_row_exact: bool) -> BackendTraits:
+    def traits(self, model: ModelSummary, keeps_order: bool, is_row_exact: bool) -> BackendTraits:
         """See `Backend`. Rows attend in the order of positions, so the order of cells has no part in their bits.
 
         Where rows are not exact nothing is promised of the text, and several rows a run are what GPUs are for.
         """
-        del model, parallel
+        del model, keeps_order
         return BackendTraits(is_row_exact=is_row_exact, prefill=Tiles())
 
     def arithmetic(self, size: StageSize) -> Arithmetic:

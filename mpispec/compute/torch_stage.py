@@ -64,8 +64,8 @@ class TorchStage:
         self.weights = weights
         self._first, self._last, self._has_exit = first, last, has_exit
         self._cycles = cycles
-        self._sequences = size.sequences
-        self._cells = Cells(num_cells(size), size.sequences)
+        self._sequences = size.contexts * size.sequences
+        self._cells = Cells(num_cells(size), self._sequences)
 
     @property
     def num_weights(self) -> int:
@@ -165,7 +165,7 @@ def open_cycles(folder: Path, parts: Sequence[Part], block: int, num_layers: int
 
 def num_cells(size: StageSize) -> int:
     """Return how many cells a stage has."""
-    return size.context + SPARE_CELLS
+    return size.contexts * (size.context + SPARE_CELLS)
 
 
 def _loaded(folder: Path, kept: Kept, tensors: Mapping[str, StoredTensor], size: StageSize) -> Any:

@@ -95,8 +95,8 @@ class Weights:
     @torch.inference_mode()
     def compute(self, works: Sequence[Work]) -> list[StageOutput | None]:
         """Compute runs of several stages, those shorter than a tile together; None for each that was given up."""
-        small = [index for index, work in enumerate(works) if len(work.run.rows) != TILE]
-        tiles = [[index] for index, work in enumerate(works) if len(work.run.rows) == TILE]
+        small = [index for index, work in enumerate(works) if not _is_tile(work.run)]
+        tiles = [[index] for index, work in enumerate(works) if _is_tile(work.run)]
         found: list[StageOutput | None] = [None] * len(works)
         for together in ([small] if small else []) + tiles:
             outputs = self._together([works[index] for index in together])
@@ -105,7 +105,7 @@ class Weights:
         return found
 
     def _together(self, works: Sequence[Work]) -> Sequence[StageOutput | None]:
-        is_tile = len(works) == 1 and len(works[0].run.rows) == TILE
+        is_tile = len(works) == 1 and _is_tile(works[0].run)
         rows = _Rows(works, self._step, self._num_cells)
         hidden = torch.cat([self._inputs(work) for work in works])
         size = _ROWS if self._is_exact and not is_tile else len(hidden)
@@ -179,6 +179,11 @@ class Weights:
 
     def _tensor(self, array: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
+
+
+def _is_tile(run: Run) -> bool:
+    """Tell whether a run is a tile of a prompt; rows of several requests may come to as many by chance."""
+    return len(run.rows) == TILE and len({row.request for row in run.rows}) == 1
 
 
 @dataclass(frozen=True, slots=True)

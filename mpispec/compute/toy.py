@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mpispec.compute.base import Cancelled, ComputeError, Floats
+from mpispec.core.ids import SeqId
 from mpispec.core.messages import CacheOp, CacheOpKind, Run
 from mpispec.core.sequences import row_labels
 from mpispec.core.traits import BackendTraits
@@ -123,6 +124,26 @@ class ToyLayer:
         return [index for index, cell in cells if cache_op.src in cell.labels and cache_op.start <= cell.pos < end]
 
 
+class ToyContexts:
+    """One `ToyLayer` for each of several contexts, whose sequence ids follow one another, `sequences` a context."""
+
+    def __init__(self, layer: int, contexts: int, sequences: int, in_order: bool = False) -> None:
+        self._layers = [ToyLayer(layer, in_order=in_order) for _ in range(contexts)]
+        self._sequences = sequences
+
+    def apply(self, cache_ops: Sequence[CacheOp]) -> None:
+        """See `ToyLayer`."""
+        for cache_op in cache_ops:
+            context, src = divmod(cache_op.src, self._sequences)
+            local = cache_op._replace(src=SeqId(src), dst=SeqId(cache_op.dst % self._sequences))
+            self._layers[context].apply([local])
+
+    def compute(self, pos: int, labels: Sequence[int], value: int) -> int:
+        """See `ToyLayer`."""
+        context = labels[0] // self._sequences
+        return self._layers[context].compute(pos, [label - context * self._sequences for label in labels], value)
+
+
 def reference(prompt: Sequence[int], count: int, num_layers: int, vocabulary: int) -> list[int]:
     """Return the `count` tokens that a toy of `num_layers` stages writes after `prompt`, without any pipeline."""
     layers = [ToyLayer(layer) for layer in range(num_layers)]
@@ -137,10 +158,19 @@ def reference(prompt: Sequence[int], count: int, num_layers: int, vocabulary: in
 
 
 class ToyStage:
-    """A `StageModel` of one `ToyLayer`."""
+    """A `StageModel` of a toy layer."""
 
-    def __init__(self, layer: int, is_last: bool, vocabulary: int, in_order: bool = False) -> None:
-        self._layer = ToyLayer(layer, in_order=in_order)
+    def __init__(
+        self,
+        layer: int,
+        is_last: bool,
+        vocabulary: int,
+        in_order: bool = False,
+        contexts: int = 1,
+        sequences: int = 1 << 20,
+    ) -> None:
+        """Requests have cells of their own in `contexts` contexts, of `sequences` sequence ids each."""
+        self._layer = ToyContexts(layer, contexts, sequences, in_order)
         self._is_last = is_last
         self._vocabulary = vocabulary
 

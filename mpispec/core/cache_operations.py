@@ -48,14 +48,16 @@ class CacheOperations:
         freeing: Callable[[SequencePool], FreePolicy] = FreeAtOnce,
         shares: bool = False,
         most_cells: int | None = None,
+        first: int = 0,
     ) -> None:
         """Plan for caches with `sequences` ids and `max_active` requests at once, as the backend's traits ask for.
 
-        Where requests share cells, no more than `most_cells` are used. Else each has room for a text of its own.
+        Where requests share cells, no more than `most_cells` are used. Else each has room for a text of its own. The
+        ids are numbered from `first` on.
         """
         if sequences < max_active:
             raise ValueError(f"{max_active} requests at once need more than {sequences} sequence ids")
-        self._pool = SequencePool(sequences)
+        self._pool = SequencePool(sequences, first)
         self._pending: list[CacheOp] = []
         self._most_cells = most_cells if shares else None
         prefill = prefill or Prefill()
@@ -78,14 +80,14 @@ class CacheOperations:
         """Cells in use, once all planned operations have been applied and all dispatched rows computed."""
         return self._texts.num_cells + sum(slot.num_own for slot in self._active) + self._freeing.num_cells
 
-    @property
-    def must_collect(self) -> bool:
-        """Whether no more may be dispatched before `collect`."""
+    def must_collect(self, seq: SeqId) -> bool:
+        """Tell whether no more of the request whose text is `seq` may be dispatched before `collect`."""
+        del seq  # the cells are those of all requests
         return self._freeing.must_collect
 
-    @property
-    def should_collect(self) -> bool:
-        """Whether `collect` is worth its cost, once only the accepted text is alive."""
+    def should_collect(self, seq: SeqId) -> bool:
+        """Tell whether `collect` is worth its cost, once only the accepted text is alive."""
+        del seq
         return self._freeing.should_collect
 
     def take(self) -> tuple[CacheOp, ...]:
@@ -110,6 +112,11 @@ class CacheOperations:
         if adopted is not None:
             self._active[adopted[0]] = None
         return adopted
+
+    def suits(self, tokens: tuple[Token, ...], num_prompt: int) -> tuple[int, bool]:
+        """See `Sessions.suits`; for caches whose requests share no cells."""
+        assert isinstance(self._texts, Sessions)
+        return self._texts.suits(tokens, num_prompt)
 
     def catch_up(self, slot: Slot) -> int:
         """Share what others have computed of a request's text before its first run; return how many have cells now."""

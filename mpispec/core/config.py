@@ -18,7 +18,7 @@ class HeadConfig:
     context: int
     """Positions of one request, prompt and answer together."""
     sequences: int
-    """Sequence ids that the stages' caches have."""
+    """Sequence ids that the stages' caches have; where requests have cells of their own, each of them."""
     rows_cost: tuple[float, ...] = (1.0,)
     """Time of a run of 1, 2, 3, ... rows on the slowest stage as multiples of one row's; linear beyond the table."""
     link_delay: float = 0.0

@@ -63,6 +63,8 @@ class Submitted:
     """Name of the strategy that dispatches this request's runs."""
     drafter: str
     """What drafts: `draft`, `exit`, a key of the head's drafters, a mix like `draft+ngram`, or `none`."""
+    priority: int = 0
+    """Where runs are short of room, rows of a request of higher priority come first."""
 
 
 @dataclass(frozen=True, slots=True)

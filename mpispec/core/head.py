@@ -9,12 +9,11 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.events import Corrected, Event, ProtocolError, Received, StopRequested, Submitted, Tick, Withdrawn
 from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, Token, relays
-from mpispec.core.in_flight import RunInFlight, RunsInFlight
+from mpispec.core.in_flight import RunsInFlight, Segment
 from mpispec.core.messages import (
     Branch,
     Cancel,
@@ -29,10 +28,15 @@ from mpispec.core.messages import (
     Stop,
     opening,
 )
+from mpispec.core.own_caches import caches_of
 from mpispec.core.request import Request
+from mpispec.core.scheduler import Scheduler, Share
 from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import Node, NodeState
 from mpispec.core.waiting import Waiting
+
+_Decided = Mapping[tuple[RequestId, NodeId], Token]
+"""Token after each deciding row of a run."""
 
 
 class HeadCore:
@@ -50,20 +54,12 @@ class HeadCore:
         self._waiting: deque[Waiting] = deque()
         self._active: dict[RequestId, Request] = {}
         self._runs = RunsInFlight(config)
+        self._scheduler = Scheduler(config, self._runs)
         self._stages = frozenset(config.stages)
         self._first = config.stages[0]
         self._relays = relays(config.actor, config.actor, config.num_stages)
         """Stages to which we send a cancel; they pass it on to the others."""
-        if config.cells is not None and config.cells < config.context:
-            raise ValueError(f"a context of {config.context} positions needs more than {config.cells} cells")
-        self._cache = CacheOperations(
-            config.sequences,
-            config.max_active,
-            config.prefill,
-            config.traits.freeing,
-            config.traits.shares_cells,
-            config.cells,
-        )
+        self._cache = caches_of(config)
         self._epochs = itertools.count()
         """Numbers of texts that are drafted for."""
         self._last_sign = 0.0
@@ -121,6 +117,7 @@ class HeadCore:
     # -- requests -------------------------------------------------------------------------------------------------
 
     def _admit(self, now: float) -> None:
+        self._runs.load = min(self.config.max_active, len(self._active) + len(self._waiting))
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
             waiting = self._waiting[0]
             adopted = self._cache.adopt(waiting.tokens, len(waiting.prompt))
@@ -198,13 +195,16 @@ class HeadCore:
 
     def _answered(self, result: Result) -> None:
         run = self._runs.answered(result)
-        if run.is_cancelled:
-            return
-        request = self._active[run.request]
-        tokens = dict(zip(result.nodes, result.tokens, strict=True))
-        accepted, dead, finish = self._verify(request, run, tokens)
-        request.answered(run)
-        self._send_cancel(self._runs.withdraw(dead))
+        tokens = dict(zip(zip(result.requests, result.nodes, strict=True), result.tokens, strict=True))
+        for segment in run.segments.values():
+            if not segment.is_cancelled:
+                self._decided(self._active[segment.request], segment, tokens)
+
+    def _decided(self, request: Request, segment: Segment, tokens: _Decided) -> None:
+        """Take what the stages decided after one request's rows of a run."""
+        accepted, dead, finish = self._verify(request, segment, tokens)
+        request.answered(segment)
+        self._send_cancel(self._runs.withdraw(request.id, dead))
         if accepted:
             self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics))
         if finish:
@@ -213,22 +213,22 @@ class HeadCore:
             self._out += request.accepted(accepted)
 
     def _verify(
-        self, request: Request, run: RunInFlight, tokens: dict[NodeId, Token]
+        self, request: Request, segment: Segment, tokens: _Decided
     ) -> tuple[list[Token], list[Node], FinishReason | None]:
-        """Walk the rows of a run: a decision counts where its row is the root; other rows must be dead or decided.
+        """Walk a request's rows of a run: a decision counts where its row is the root; others must be dead or decided.
 
         Returns the tokens accepted, the nodes that died, and why the request ends, if it does.
         """
         accepted: list[Token] = []
         dead: list[Node] = []
-        for node in run.nodes:
+        for node in segment.nodes:
             if node is not request.tree.root:
                 if node.state is NodeState.DISPATCHED:
                     raise ProtocolError(f"node {node.id} was decided before its parent")
                 continue  # dead, or a level received what follows before its own decision came
-            token = tokens.get(node.id)
+            token = tokens.get((request.id, node.id))
             if token is None:
-                raise ProtocolError(f"run {run.run_id} came back without living node {node.id}")
+                raise ProtocolError(f"a run came back without living node {node.id} of request {request.id}")
             died = request.accept(token)
             self._cache.free(died, request.tree.root)
             dead += died
@@ -238,15 +238,26 @@ class HeadCore:
         return accepted, dead, None
 
     def _drafted(self, src: Actor, draft: Draft | EarlyDraft) -> None:
-        """Take a draft's tokens, or an exit's of a run that is still in flight, and cancel what these take back."""
-        if isinstance(draft, Draft):
-            if (request := self._active.get(draft.request)) is not None:
-                request.drafted(draft)
-        elif (run := self._runs.living(draft.run_id)) is not None:
-            request = self._active[run.request]
-            for survivor, dead in request.drafted_early(src, run, draft):
+        if isinstance(draft, EarlyDraft):
+            self._drafted_early(src, draft)
+        elif (request := self._active.get(draft.request)) is not None:
+            request.drafted(draft)
+
+    def _drafted_early(self, stage: Actor, early: EarlyDraft) -> None:
+        """Take an exit's draft tokens of a run that is still in flight, and cancel what these take back."""
+        run = self._runs.living(early.run_id)
+        if run is None:
+            return
+        drafted: dict[RequestId, list[tuple[NodeId, Token, float]]] = {}
+        for owner, node, token, prob in zip(early.requests, early.nodes, early.tokens, early.probs, strict=True):
+            drafted.setdefault(owner, []).append((node, token, prob))
+        for segment in run.segments.values():
+            if segment.is_cancelled:
+                continue
+            request = self._active[segment.request]
+            for survivor, dead in request.drafted_early(stage, segment, drafted.get(request.id, ())):
                 self._cache.free(dead, request.tree.root, survivor)
-                self._send_cancel(self._runs.withdraw(dead))
+                self._send_cancel(self._runs.withdraw(request.id, dead))
 
     def _correct(self, event: Corrected) -> None:
         """Replace the end of a level's text by what the level above says it is; all built on the old one is dead."""
@@ -265,7 +276,7 @@ class HeadCore:
         for token in event.tokens:
             dead += request.accept(token)
         self._cache.free(dead, request.tree.root)
-        self._send_cancel(self._runs.withdraw(dead))
+        self._send_cancel(self._runs.withdraw(request.id, dead))
         self._out += request.accepted(event.tokens)
 
     def _correct_waiting(self, event: Corrected) -> None:
@@ -285,50 +296,37 @@ class HeadCore:
     # -- dispatching ----------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """Fill the pipeline: requests take turns, each with what its strategy thinks best."""
-        hungry = deque(self._active.values())
-        while hungry and self._runs.has_room:
-            request = hungry.popleft()
-            if self._active.get(request.id) is request and self._dispatch_one(request):
-                self._active[request.id] = self._active.pop(request.id)  # the longest waiting is first next time
-                hungry.append(request)
+        """Fill the pipeline with what the scheduler plans."""
+        self._runs.load = len(self._active)
+        while self._runs.has_room:
+            able = [request for request in self._active.values() if not self._must_wait(request)]
+            shares = self._scheduler.plan(able)
+            segments, rows, branches = self._placed(self._with_room(shares))
+            if not segments:
+                if all(self._is_active(share.request) for share in shares):
+                    return
+                continue  # those that had to give up their cells stood in the way of others
+            run = self._runs.dispatch(segments)
+            for segment in segments:
+                request = self._active.pop(segment.request)
+                self._active[request.id] = request  # the longest waiting is first next time
+                request.dispatched(run.run_id, segment.nodes)
+            message = Run(run.run_id, tuple(rows), self._cache.take(), branches=tuple(branches))
+            self._out.append(Send(self._first, Plane.DATA, message))
+            for segment in segments:
+                if segment.given and segment.last_pos < rows[-1].pos:  # of a run that has a chunk's rows alone
+                    request = self._active[segment.request]
+                    self._cache.truncate(request.seq, request.filled)
 
-    def _dispatch_one(self, request: Request) -> bool:
+    def _must_wait(self, request: Request) -> bool:
+        """Tell whether a request's dead cells must be collected first, which takes that only its text is alive."""
         if request.is_behind:
-            if self._waits_for_prefix(request) or not self._room(request, request.num_next, request.num_next):
-                return False
-            chunk = request.next_chunk()
-            self._send_run(request, chunk, [], [])
-            if request.filled <= chunk[-1].pos:
-                self._cache.truncate(request.seq, request.filled)
-            return True
+            return self._waits_for_prefix(request)
         if request.tree.root.state is NodeState.PENDING:
-            if self._cache.should_collect:
+            if self._cache.should_collect(request.seq):
                 self._cache.collect(request.seq)
-        elif self._cache.must_collect:
             return False
-        request.draft()
-        chosen = [node for node in request.strategy.choose(request) if node.pos + 1 < request.limit]
-        if not chosen:
-            return False
-        room = self._room(request, len(chosen), least=request.tree.root.state is NodeState.PENDING)
-        nodes, _, branches = self._cache.place(chosen[:room])
-        if not nodes:
-            return False
-        self._send_run(request, [request.row(node) for node in nodes], nodes, branches)
-        return True
-
-    def _room(self, request: Request, num_rows: int, least: int) -> int:
-        """Return for how many of a request's rows there are cells; it cannot do without `least` of them.
-
-        For these the youngest request gives its own, at last this one. So the oldest one ends at some time.
-        """
-        while (room := self._cache.make_room(num_rows)) < least and len(self._active) > 1:
-            youngest = max(self._active)
-            self._preempt(self._active[youngest])
-            if youngest == request.id:
-                return 0
-        return room
+        return self._cache.must_collect(request.seq)
 
     def _waits_for_prefix(self, request: Request) -> bool:
         """Share what others have computed of a new prompt; tell whether so much of it is coming that waiting pays."""
@@ -337,15 +335,52 @@ class HeadCore:
         request.catch_up(self._cache.catch_up(request.slot))
         return self._cache.is_coming(request.slot, self.config.chunk)
 
-    def _send_run(self, request: Request, rows: list[Row], nodes: list[Node], branches: Sequence[Branch]) -> None:
-        """Dispatch rows: those of `nodes`, or of given tokens where there are none."""
-        # Not before, or requests that come and go while nothing can be dispatched would pile up in front of the stages.
-        if not request.has_begun:
-            opened = opening(request.id, request.sampling, request.tokens, rows[0].pos)
-            self._out.append(Send(self._first, Plane.DATA, opened))
-        deciding = nodes or ([request.tree.root] if rows[-1].decide else [])
-        last_pos = rows[-1].pos if nodes else Pos(request.filled - 1)
-        run = self._runs.dispatch(request.id, request.statistics, deciding, last_pos, is_chunk=not nodes)
-        request.dispatched(run)
-        message = Run(run.run_id, tuple(rows), self._cache.take(), branches=tuple(branches))
-        self._out.append(Send(self._first, Plane.DATA, message))
+    def _with_room(self, shares: Sequence[Share]) -> list[Share]:
+        """Return what there are cells for of a planned run.
+
+        For rows that a request cannot do without the last in rank gives its cells, be it the request itself; so the
+        first in rank ends at some time. Other rows get what is left.
+        """
+        needed = 0
+        for share in sorted(shares, key=lambda share: share.request.rank):
+            least = share.num_needed
+            while self._is_active(share.request) and self._cache.make_room(needed + least) < needed + least:
+                self._preempt(max(self._active.values(), key=lambda request: request.rank))
+            needed += least if self._is_active(share.request) else 0
+        living = [share for share in shares if self._is_active(share.request)]
+        spare = self._cache.make_room(sum(share.num_rows for share in living)) - needed
+        cut = []
+        for share in living:
+            extra = min(spare, share.num_rows - share.num_needed)
+            spare -= extra
+            cut.append(share if share.chunk else share._replace(nodes=share.nodes[: share.num_needed + extra]))
+        return cut
+
+    def _is_active(self, request: Request) -> bool:
+        return self._active.get(request.id) is request
+
+    def _placed(self, shares: Sequence[Share]) -> tuple[list[Segment], list[Row], list[Branch]]:
+        """Give the nodes of a planned run sequence ids; return its segments, rows and branches."""
+        segments: list[Segment] = []
+        rows: list[Row] = []
+        branches: list[Branch] = []
+        for request, chosen, chunk in shares:
+            if chunk:
+                mine = request.next_chunk(chunk)
+                deciding = [request.tree.root] if mine[-1].decide else []
+                given = [row.node for row in mine]
+                segment = Segment(request.id, request.statistics, deciding, Pos(request.filled - 1), given)
+            else:
+                placed = self._cache.place(chosen)
+                if not placed.nodes:
+                    continue
+                mine = [request.row(node) for node in placed.nodes]
+                branches += placed.branches
+                segment = Segment(request.id, request.statistics, placed.nodes, mine[-1].pos)
+            # Not before, or requests that come and go while nothing is dispatched would pile up before the stages.
+            if not request.has_begun:
+                opened = opening(request.id, request.sampling, request.tokens, mine[0].pos)
+                self._out.append(Send(self._first, Plane.DATA, opened))
+            segments.append(segment)
+            rows += mine
+        return segments, rows, branches

@@ -7,6 +7,9 @@ Life of a run at the head:
 | DISPATCHED | CANCELLED | all its rows are dead                                  |
 | DISPATCHED | ANSWERED  | its result arrived (results come in dispatch order)    |
 | CANCELLED  | ANSWERED  | its result arrived, void or not; the tokens are unused |
+
+A run carries rows of one request or of many; what belongs to one of them is a `Segment`. A dead segment of a run that
+others keep alive is cancelled row by row.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 
 from mpispec.core.config import HeadConfig
 from mpispec.core.events import ProtocolError
+from mpispec.core.experience import Experience
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId
 from mpispec.core.messages import Cancel, Result
 from mpispec.core.row_times import RowTimes
@@ -25,34 +29,59 @@ from mpispec.core.tree import Node, NodeState
 
 
 @dataclass(slots=True, eq=False)
-class RunInFlight:
-    """A dispatched run that has not been answered."""
+class Segment:
+    """What a run carries of one request."""
 
-    run_id: RunId
     request: RequestId
     statistics: Statistics
     """Of its request, which may end before the run is answered."""
     nodes: Sequence[Node]
     """The deciding rows' nodes in row order; none for a chunk in the middle of a prompt."""
     last_pos: Pos
-    is_chunk: bool
-    """Whether it computes tokens that were given, which later rows rely on even where its last row has died."""
+    given: Sequence[NodeId] = ()
+    """All rows of a chunk: tokens that were given, which later rows rely on even where the last row has died."""
     is_cancelled: bool = False
     num_dead: int = 0
     """How many of the nodes have died."""
 
     @property
+    def is_chunk(self) -> bool:
+        """Whether it computes tokens that were given."""
+        return bool(self.given)
+
+    @property
     def is_dead(self) -> bool:
-        """Whether no token that this run decides can still matter."""
-        return not self.is_chunk and self.num_dead == len(self.nodes)
+        """Whether no token that it decides can still matter."""
+        return self.is_cancelled or (not self.given and self.num_dead == len(self.nodes))
 
     @property
     def num_settled(self) -> int:
         """Positions of the accepted text that surely have cells, once the run has been answered."""
-        if self.is_chunk:
+        if self.given:
             return self.last_pos + 1
         decided = [node.pos for node in self.nodes if node.state is NodeState.DECIDED]
         return min(self.last_pos, max(decided, default=-1)) + 1
+
+
+@dataclass(slots=True, eq=False)
+class RunInFlight:
+    """A dispatched run that has not been answered."""
+
+    run_id: RunId
+    segments: dict[RequestId, Segment]
+    is_cancelled: bool = False
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether no token that this run decides can still matter."""
+        return all(segment.is_dead for segment in self.segments.values())
+
+    @property
+    def deciding(self) -> list[Node]:
+        """Nodes of all rows, where all of them decide; none for a run with a chunk."""
+        if any(segment.given for segment in self.segments.values()):
+            return []
+        return [node for segment in self.segments.values() for node in segment.nodes]
 
 
 class FirstStage:
@@ -90,12 +119,18 @@ class RunsInFlight:
     def __init__(self, config: HeadConfig) -> None:
         self.first = FirstStage()
         self.row_times = RowTimes(config.compute)
+        self.experience = Experience()
+        self.load = 0
+        """Requests that are active."""
         self._window, self._most, self._credits = config.window, config.most_in_flight, config.first_queue
         self._runs: dict[RunId, RunInFlight] = {}
         """In dispatch order."""
         self._live: Counter[RequestId] = Counter()
-        """Runs that are not cancelled, by request; no zeros."""
+        """Segments that are not cancelled, by request; no zeros."""
         self._num_live = 0
+        """Runs that are not cancelled."""
+        self.num_rows = 0
+        """Deciding rows in flight that have not died."""
         self._next = RunId(0)
 
     def __len__(self) -> int:
@@ -111,8 +146,13 @@ class RunsInFlight:
         """Whether another run may be dispatched: a credit, a place in the window, and one in the queues (law 7)."""
         return self.first.num_waiting < self._credits and self._num_live < self._window and len(self._runs) < self._most
 
+    @property
+    def num_live_runs(self) -> int:
+        """Runs that are not cancelled."""
+        return self._num_live
+
     def num_live(self, request: RequestId) -> int:
-        """Return how many runs of a request are not cancelled."""
+        """Return how many runs with rows of a request are not cancelled, as far as these rows go."""
         return self._live[request]
 
     def living(self, run_id: RunId) -> RunInFlight | None:
@@ -120,15 +160,15 @@ class RunsInFlight:
         run = self._runs.get(run_id)
         return None if run is None or run.is_cancelled else run
 
-    def dispatch(
-        self, request: RequestId, statistics: Statistics, nodes: Sequence[Node], last_pos: Pos, is_chunk: bool
-    ) -> RunInFlight:
-        """Number a run and count it as in flight."""
-        run = RunInFlight(self._next, request, statistics, nodes, last_pos, is_chunk)
+    def dispatch(self, segments: Iterable[Segment]) -> RunInFlight:
+        """Number a run, which has at most one segment a request, and count it as in flight."""
+        run = RunInFlight(self._next, {segment.request: segment for segment in segments})
         self._next = RunId(self._next + 1)
         self._runs[run.run_id] = run
-        self._live[request] += 1
         self._num_live += 1
+        for request, segment in run.segments.items():
+            self._live[request] += 1
+            self.num_rows += len(segment.nodes)
         self.first.dispatched(run.run_id)
         return run
 
@@ -136,7 +176,7 @@ class RunsInFlight:
         """Take a credit: the first stage has begun a run."""
         self.first.taken(run_id)
         run = self._runs.get(run_id)
-        self.row_times.began(run.nodes if run is not None and not run.is_chunk else (), now)
+        self.row_times.began(run.deciding if run is not None else (), now)
 
     def ran_out(self, run_id: RunId, now: float) -> None:
         """Note that the first stage has nothing to compute after a run."""
@@ -152,69 +192,97 @@ class RunsInFlight:
         run = self._runs.pop(next(iter(self._runs), RunId(-1)), None)
         if run is None or run.run_id != result.run_id:
             raise ProtocolError(f"result of run {result.run_id} out of dispatch order")
-        if run.is_cancelled:
-            run.statistics.void_runs += result.void
-            return run
-        self._no_longer_live(run)
-        if result.void:
+        if result.void and not run.is_cancelled:
             raise ProtocolError(f"run {result.run_id} was answered void and not cancelled")
+        for segment in run.segments.values():
+            self.num_rows -= len(segment.nodes) - segment.num_dead
+            if segment.is_cancelled:
+                segment.statistics.void_runs += result.void
+            else:
+                self._no_longer_live(segment)
+        self._num_live -= not run.is_cancelled
         return run
 
     def rolled_back(self, request: RequestId, pos: Pos) -> None:
         """Note that positions from `pos` on of a request's text are no longer what its runs have computed."""
         for run in self._runs.values():
-            if run.request == request:
-                run.last_pos = Pos(min(run.last_pos, pos - 1))
+            segment = run.segments.get(request)
+            if segment is not None:
+                segment.last_pos = Pos(min(segment.last_pos, pos - 1))
 
-    def withdraw(self, dead: Iterable[Node]) -> Cancel | None:
-        """Count nodes that died; return the cancel to send: whole runs where no row is alive, else single rows."""
+    def withdraw(self, request: RequestId, dead: Iterable[Node]) -> Cancel | None:
+        """Count nodes of a request that died; return the cancel to send: of whole runs, else of single rows."""
         runs: list[RunInFlight] = []
         rows: list[tuple[RunId, NodeId]] = []
-        for run_id, nodes in self._count(dead).items():
+        for run_id, nodes in self._count(request, dead).items():
             run = self._runs[run_id]
+            if run.segments[request].is_dead:
+                self._cancel(run.segments[request])
             if run.is_dead:
                 runs.append(run)
-            elif not run.is_chunk:  # its last row may be its only one, and later rows rely on the others
+            elif not run.segments[request].given:  # its last row may be its only one, and later rows rely on the others
                 rows += [(run_id, node) for node in nodes]
-        return self._cancel(runs, rows)
+        return self._message(request, runs, rows)
 
     def withdraw_all(self, request: RequestId, dead: Iterable[Node]) -> Cancel | None:
-        """Count nodes that died as their request ended; return the cancel to send: all its runs."""
-        self._count(dead)
-        return self._cancel([run for run in self._runs.values() if run.request == request and not run.is_cancelled], [])
+        """Count nodes that died as their request ended; return the cancel to send: of all that is in flight of it."""
+        self._count(request, dead)
+        runs: list[RunInFlight] = []
+        rows: list[tuple[RunId, NodeId]] = []
+        for run in self._runs.values():
+            segment = run.segments.get(request)
+            if segment is None or segment.is_cancelled:
+                continue
+            self._cancel(segment)
+            if run.is_dead:
+                runs.append(run)
+            else:
+                rows += [(run.run_id, node) for node in segment.given or [node.id for node in segment.nodes]]
+        return self._message(request, runs, rows)
 
     def check(self) -> None:
         """Assert the invariants; tests call it after every event."""
-        assert self._live == Counter(run.request for run in self._runs.values() if not run.is_cancelled)
-        assert self._num_live == self._live.total()
+        segments = [segment for run in self._runs.values() for segment in run.segments.values()]
+        assert self._live == Counter(segment.request for segment in segments if not segment.is_cancelled)
+        assert self._num_live == sum(not run.is_cancelled for run in self._runs.values())
+        for segment in segments:
+            assert segment.num_dead == sum(node.state is NodeState.DEAD for node in segment.nodes), "deaths not counted"
+        assert self.num_rows == sum(len(segment.nodes) - segment.num_dead for segment in segments)
         for run in self._runs.values():
-            assert run.num_dead == sum(node.state is NodeState.DEAD for node in run.nodes), "a death not counted"
+            assert run.is_cancelled == run.is_dead, "a run without a living row is not cancelled, or one with is"
         assert self._num_live <= self._window, "more live runs than the window"
         assert len(self._runs) <= self._most
         assert self.first.num_waiting <= self._credits, "dispatched without a credit"
         assert list(self._runs) == sorted(self._runs)
 
-    def _count(self, dead: Iterable[Node]) -> dict[RunId, list[NodeId]]:
-        """Count dead nodes in the runs that carry them; return them by run."""
+    def _count(self, request: RequestId, dead: Iterable[Node]) -> dict[RunId, list[NodeId]]:
+        """Count a request's dead nodes in the runs that carry them; return them by run."""
         touched: dict[RunId, list[NodeId]] = {}
         for node in dead:
             if node.run in self._runs:
-                self._runs[node.run].num_dead += 1
+                self._runs[node.run].segments[request].num_dead += 1
+                self.num_rows -= 1
                 touched.setdefault(node.run, []).append(node.id)
         return touched
 
-    def _cancel(self, runs: Sequence[RunInFlight], rows: Sequence[tuple[RunId, NodeId]]) -> Cancel | None:
+    def _cancel(self, segment: Segment) -> None:
+        if not segment.is_cancelled:
+            segment.is_cancelled = True
+            segment.statistics.cancelled_runs += 1
+            self._no_longer_live(segment)
+
+    def _message(
+        self, request: RequestId, runs: Sequence[RunInFlight], rows: Sequence[tuple[RunId, NodeId]]
+    ) -> Cancel | None:
         for run in runs:
             run.is_cancelled = True
-            run.statistics.cancelled_runs += 1
-            self._no_longer_live(run)
+            self._num_live -= 1
         if not (runs or rows):
             return None
-        run_ids = tuple(run.run_id for run in runs)
-        return Cancel(run_ids, tuple(run_id for run_id, _ in rows), tuple(node for _, node in rows))
+        run_ids, nodes = tuple(run_id for run_id, _ in rows), tuple(node for _, node in rows)
+        return Cancel(tuple(run.run_id for run in runs), run_ids, (request,) * len(rows), nodes)
 
-    def _no_longer_live(self, run: RunInFlight) -> None:
-        self._num_live -= 1
-        self._live[run.request] -= 1
-        if not self._live[run.request]:
-            del self._live[run.request]
+    def _no_longer_live(self, segment: Segment) -> None:
+        self._live[segment.request] -= 1
+        if not self._live[segment.request]:
+            del self._live[segment.request]

@@ -137,8 +137,10 @@ class Result(NamedTuple):
     """The one answer to a run (law 2): a token for each deciding row that was computed, or void."""
 
     run_id: RunId
+    requests: tuple[RequestId, ...]
+    """The deciding rows' requests; rows that a cancel named may be missing."""
     nodes: tuple[NodeId, ...]
-    """The deciding rows' nodes; those that a cancel named may be missing."""
+    """Their nodes."""
     tokens: tuple[Token, ...]
     """The token after each of them."""
     void: bool = False
@@ -159,8 +161,10 @@ class Cancel:
     """Runs without a living row."""
     row_runs: tuple[RunId, ...] = ()
     """Runs with living rows, one entry for each dead row."""
+    row_requests: tuple[RequestId, ...] = ()
+    """The requests of those dead rows."""
     row_nodes: tuple[NodeId, ...] = ()
-    """The nodes of those dead rows."""
+    """Their nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,19 @@ class Idle:
     """Stage 1 -> head: it has nothing left to compute, this run being the newest it has had."""
 
     run_id: RunId
+
+
+@dataclass(frozen=True, slots=True)
+class AskWork:
+    """The head's rank -> any actor of another rank: how long has your rank computed? For drivers, not for cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The answer to `AskWork`: the time that the busiest worker of the rank has computed since the start."""
+
+    busy_us: int
+    """Microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +267,10 @@ class EarlyDraft(NamedTuple):
     """
 
     run_id: RunId
+    requests: tuple[RequestId, ...]
+    """The deciding rows' requests."""
     nodes: tuple[NodeId, ...]
-    """The deciding rows' nodes."""
+    """Their nodes."""
     tokens: tuple[Token, ...]
     """The draft token after each of them."""
     probs: tuple[float, ...]
@@ -261,4 +280,20 @@ class EarlyDraft(NamedTuple):
 ROOT = -1
 """Parent of a draft token that follows the accepted text directly."""
 
-Message = Open | Close | Run | Result | Cancel | Credit | Idle | Stop | Prime | Follow | Retire | Draft | EarlyDraft
+Message = (
+    Open
+    | Close
+    | Run
+    | Result
+    | Cancel
+    | Credit
+    | Idle
+    | AskWork
+    | Work
+    | Stop
+    | Prime
+    | Follow
+    | Retire
+    | Draft
+    | EarlyDraft
+)

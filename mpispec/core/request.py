@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mpispec.core.cells import Slot
 from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason
-from mpispec.core.ids import Actor, NodeId, Pos, SeqId, Token
-from mpispec.core.in_flight import RunInFlight, RunsInFlight
-from mpispec.core.messages import Draft, EarlyDraft, Row, given_rows
+from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
+from mpispec.core.in_flight import RunsInFlight, Segment
+from mpispec.core.messages import Draft, Row, given_rows
 from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import BY_EXIT, Node, NodeState, TokenTree
 from mpispec.core.waiting import Waiting
@@ -52,14 +52,19 @@ class Request:
         """Whether a run has carried rows of it."""
         self._stops = submitted.stops
         self.config = config
-        self._chunk = config.chunk_for(len(self.tokens) - common)
+        self.chunk = config.chunk_for(len(self.tokens) - common)
+        """Most rows of a prefill run while no other request is active."""
+        self._offers: list[Node] | None = None
+        """What the strategy chose, as long as nothing has changed that it looks at."""
+        self._offered_to = 0
+        """The load that it looked at."""
         self._runs = runs
+        self.experience = runs.experience
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
         self.limit = self._end if waiting.limit is None else waiting.limit
         """First position that must not be decided yet."""
-        last = len(self.tokens) - 1
-        self.tree = TokenTree(NodeId(last), self.tokens[-1], Pos(last))
+        self.tree = TokenTree(self.ids[-1], self.tokens[-1], Pos(len(self.tokens) - 1))
         self.tree.root.seq = slot.seq
         self._drafter = drafter
         mixed = submitted.drafter.split("+")
@@ -67,6 +72,24 @@ class Request:
         self.is_drafted = "draft" in mixed and config.draft is not None
         strategy.begin(self)
         self._link: DraftLink | None = None
+
+    def _linked(self, epochs: Iterator[int]) -> DraftLink | None:
+        """Return the head's end of the draft stream, where a draft works for this request."""
+        draft, strategy = self.config.draft, self.strategy
+        if not self.is_drafted or draft is None:
+            return None
+        useless = Pos(self._end - 1)
+        return DraftLink(draft, self.id, strategy.draft_lead, strategy.width, strategy.floor, useless, epochs)
+
+    @property
+    def priority(self) -> int:
+        """See `Submitted`."""
+        return self._submitted.priority
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Least for the request that is entitled to cells before all others."""
+        return -self.priority, self.id
 
     @property
     def seq(self) -> SeqId:
@@ -94,6 +117,11 @@ class Request:
         return self._runs.first.is_idle
 
     @property
+    def load(self) -> int:
+        """See `View`."""
+        return self._runs.load
+
+    @property
     def live_runs(self) -> int:
         """See `View`."""
         return self._runs.num_live(self.id)
@@ -105,6 +133,7 @@ class Request:
 
     def look(self, now: float) -> None:
         """Look at the clock."""
+        self._offers = None
         if self._link is not None:
             self._link.look(self.tree, now, self.config.deadline_s)
 
@@ -114,11 +143,9 @@ class Request:
             self.statistics.began, self.statistics.cached = now, self.filled
         if self._drafter is not None:
             self._drafter.begin(self.tokens)
-        draft, strategy = self.config.draft, self.strategy
-        if not self.is_drafted or draft is None:
+        self._link = self._linked(epochs)
+        if self._link is None:
             return []
-        lead, useless = strategy.draft_lead, Pos(self._end - 1)
-        self._link = DraftLink(draft, self.id, lead, strategy.width, strategy.floor, useless, epochs)
         return self._link.prime(tuple(self.tokens), self.sampling, self.tree.root)
 
     def end(self) -> list[Effect]:
@@ -150,18 +177,27 @@ class Request:
         return self.filled < max(len(self.prompt), self.tree.root.pos)
 
     @property
-    def num_next(self) -> int:
-        """Rows of the next run of given tokens."""
-        num_rows, _ = self.config.traits.prefill.next_run(len(self.prompt), self.filled, self._chunk)
+    def num_missing(self) -> int:
+        """Given tokens that lack cells."""
+        return max(0, max(len(self.prompt), self.tree.root.pos) - self.filled)
+
+    @property
+    def reads_alone(self) -> bool:
+        """Whether the backend says how many rows the next run of the prompt has, so that no others may join it."""
+        return self.config.traits.prefill.is_fixed(len(self.prompt), self.filled)
+
+    def num_next(self, num_rows: int) -> int:
+        """Return how many rows `next_chunk` would have."""
+        num_rows, _ = self.config.traits.prefill.next_run(len(self.prompt), self.filled, num_rows)
         return min(num_rows, len(self.tokens) - self.filled)
 
-    def next_chunk(self) -> list[Row]:
-        """Return the next rows of the given tokens; the last of all decides the token after.
+    def next_chunk(self, num_rows: int) -> list[Row]:
+        """Return the next rows of the given tokens, about `num_rows`; the last of all decides the token after.
 
         Rows from `filled` on, if there are any, are to be dropped: the next run computes them once more.
         """
         start, most = self.filled, len(self.tokens)
-        num_rows, num_final = self.config.traits.prefill.next_run(len(self.prompt), start, self._chunk)
+        num_rows, num_final = self.config.traits.prefill.next_run(len(self.prompt), start, num_rows)
         stop = min(start + num_rows, most)
         self.filled = min(start + num_final, most)
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
@@ -178,17 +214,30 @@ class Request:
             farthest = min(self.tree.root.pos + self.strategy.lead, self._end - 2)
             self._drafter.grow(self.tree, farthest, self._stops)
 
+    def choose(self) -> list[Node]:
+        """Return the nodes of the next run, as the strategy wants it now."""
+        self.draft()
+        return [node for node in self.strategy.choose(self) if node.pos + 1 < self.limit]
+
+    def offers(self) -> list[Node]:
+        """Return the nodes that the strategy would have in runs that are shared with other requests."""
+        if self._offers is None or self._offered_to != self.load:
+            self._offered_to = self.load
+            self._offers = self.choose()
+        return self._offers
+
     def row(self, node: Node) -> Row:
         """Return the row that computes a node which has a sequence id."""
         assert node.seq is not None
         return Row(self.id, node.id, node.parent_id, node.token, node.pos, node.seq, True)
 
-    def dispatched(self, run: RunInFlight) -> None:
-        """Note that a run carries its nodes."""
+    def dispatched(self, run_id: RunId, nodes: Sequence[Node]) -> None:
+        """Note that a run carries rows of this request, of which those of `nodes` decide."""
         self.has_begun = True
         self.statistics.runs += 1
-        for node in run.nodes:
-            self.tree.dispatch(node, run.run_id)
+        self._offers = None
+        for node in nodes:
+            self.tree.dispatch(node, run_id)
             if node is self.tree.root:
                 self.filled = node.pos + 1
             else:
@@ -198,23 +247,27 @@ class Request:
 
     def drafted(self, draft: Draft) -> None:
         """Take draft tokens of the draft rank."""
+        self._offers = None
         if self._link is None:
             return
         first = self._link.received(draft, self.tree, self.tokens)
         if first is not None and self._drafter is not None:
             self._drafter.also_drafted(first)
 
-    def drafted_early(self, stage: Actor, run: RunInFlight, early: EarlyDraft) -> list[tuple[Node, list[Node]]]:
-        """Take an exit's draft tokens after rows of a run; return nodes below which others died, with these.
+    def drafted_early(
+        self, stage: Actor, segment: Segment, drafted: Iterable[tuple[NodeId, Token, float]]
+    ) -> list[tuple[Node, list[Node]]]:
+        """Take an exit's draft tokens after our rows of a run; return nodes below which others died, with these.
 
         A deeper exit knows better: where it disagrees with a shallower one, that one's draft token and all below it die
         (SPEED: younger tokens are dropped when a later exit changes its mind).
         """
         if not self._listens_to_exits:
             return []
-        nodes = {node.id: node for node in run.nodes}
+        self._offers = None
+        nodes = {node.id: node for node in segment.nodes}
         taken_back = []
-        for node_id, token, prob in zip(early.nodes, early.tokens, early.probs, strict=True):
+        for node_id, token, prob in drafted:
             node = nodes.get(node_id)
             if node is None or not self._is_of_use(node) or any(child.exit > stage for child in node.children):
                 continue
@@ -241,6 +294,7 @@ class Request:
 
     def accept(self, token: Token) -> list[Node]:
         """Advance the root over `token`; return the nodes that died."""
+        self._offers = None
         self._count_verification(token)
         self.strategy.verified(self.tree.root, token)
         seq = self.seq
@@ -255,16 +309,19 @@ class Request:
             self._drafter.accepted(self.tree.root)
         return dead
 
-    def answered(self, run: RunInFlight) -> None:
-        """Note that all stages have computed a run, after its tokens were accepted or rejected."""
-        self.answered_to = max(self.answered_to, run.num_settled)
+    def answered(self, segment: Segment) -> None:
+        """Note that all stages have computed our rows of a run, after their tokens were accepted or rejected."""
+        self._offers = None
+        self.answered_to = max(self.answered_to, segment.num_settled)
 
     def decide_before(self, limit: Pos) -> None:
         """Set the first position that must not be decided yet, as the level above sent it."""
         self.limit = limit
+        self._offers = None
 
     def roll_back(self, pos: Pos) -> list[Node]:
         """Take back the accepted tokens from `pos` on; return the nodes that died. Other tokens must follow."""
+        self._offers = None
         dead = self.tree.roll_back(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
         del self.tokens[pos:], self.ids[pos:]
         self.prompt = self.prompt[:pos]  # what a level is primed with need not be final

@@ -19,11 +19,12 @@ TO_END = -1
 
 
 class SequencePool:
-    """Ids 0 .. size-1, lowest free id first, so that equal histories give equal ids."""
+    """Ids `first` .. first+size-1, lowest free id first, so that equal histories give equal ids."""
 
-    def __init__(self, size: int) -> None:
-        self._free = list(range(size))
+    def __init__(self, size: int, first: int = 0) -> None:
+        self._free = list(range(first, first + size))
         self._is_free = [True] * size
+        self._first = first
         self.size = size
 
     @property
@@ -36,13 +37,13 @@ class SequencePool:
         if not self._free:
             return None
         seq = heapq.heappop(self._free)
-        self._is_free[seq] = False
+        self._is_free[seq - self._first] = False
         return SeqId(seq)
 
     def release(self, seq: SeqId) -> None:
         """Give an id back."""
-        assert not self._is_free[seq], f"sequence {seq} released twice"
-        self._is_free[seq] = True
+        assert not self._is_free[seq - self._first], f"sequence {seq} released twice"
+        self._is_free[seq - self._first] = True
         heapq.heappush(self._free, seq)
 
 

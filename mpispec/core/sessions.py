@@ -54,11 +54,18 @@ class Sessions:
         """Cells of texts that wait for a request."""
         return sum(len(slot.tokens) for slot in self._slots if not slot.is_active)
 
+    def suits(self, tokens: tuple[Token, ...], num_prompt: int) -> tuple[int, bool]:
+        """Return how many positions would be cached if `adopt` were called now, and if nothing would be lost.
+
+        The greater, the better. A slot must be idle.
+        """
+        slot = self._best(tokens, num_prompt)
+        return self._kept(slot, tokens, num_prompt), not slot.tokens
+
     def adopt(self, tokens: tuple[Token, ...], num_prompt: int, most_in_use: int | None) -> tuple[Slot, int]:
         """See `Texts`. There is always room."""
         del most_in_use
-        idle = [slot for slot in self._slots if not slot.is_active]
-        slot = max(idle, key=lambda slot: (self._kept(slot, tokens, num_prompt), not slot.tokens, -slot.last_use))
+        slot = self._best(tokens, num_prompt)
         kept = self._kept(slot, tokens, num_prompt)
         if kept < len(slot.tokens):
             self._plan.append(CacheOp(CacheOpKind.DROP, slot.seq, slot.seq, Pos(kept), TO_END))
@@ -98,6 +105,10 @@ class Sessions:
 
     def check(self) -> None:
         """See `Texts`."""
+
+    def _best(self, tokens: tuple[Token, ...], num_prompt: int) -> _Session:
+        idle = [slot for slot in self._slots if not slot.is_active]
+        return max(idle, key=lambda slot: (self._kept(slot, tokens, num_prompt), not slot.tokens, -slot.last_use))
 
     def _kept(self, slot: _Session, tokens: tuple[Token, ...], num_prompt: int) -> int:
         common = min(num_common(slot.tokens, tokens), len(tokens) - 1)

@@ -27,7 +27,7 @@ from mpispec.core.effects import (
     Send,
 )
 from mpispec.core.events import Computed, Event, Payload, ProtocolError, Received
-from mpispec.core.ids import HEAD, Actor, NodeId, Plane, RunId, relays
+from mpispec.core.ids import HEAD, Actor, NodeId, Plane, RequestId, RunId, relays
 from mpispec.core.messages import Cancel, Close, Credit, EarlyDraft, Idle, Open, Result, Run, Stop
 
 
@@ -50,7 +50,7 @@ class StageCore:
         self._aborting = False
         self._cancelled: set[RunId] = set()
         """Cancels whose runs are queued or still to come: a cancel may overtake its run."""
-        self._dead_rows: dict[RunId, set[NodeId]] = {}
+        self._dead_rows: dict[RunId, set[tuple[RequestId, NodeId]]] = {}
         """Cancelled rows of runs that go on without them; kept as long as cancels are."""
         self._newest = RunId(-1)
         self._idle_after = RunId(-1)
@@ -98,9 +98,9 @@ class StageCore:
     def _cancel(self, cancel: Cancel) -> list[Effect]:
         queued = {item.run_id for item, _ in self._queue if isinstance(item, Run)}
         self._cancelled.update(run for run in cancel.run_ids if run in queued or run > self._newest)
-        for run, node in zip(cancel.row_runs, cancel.row_nodes, strict=True):
+        for run, request, node in zip(cancel.row_runs, cancel.row_requests, cancel.row_nodes, strict=True):
             if run in queued or run > self._newest:
-                self._dead_rows.setdefault(run, set()).add(node)
+                self._dead_rows.setdefault(run, set()).add((request, node))
         if self._busy is None or self._busy.run_id not in cancel.run_ids or self._aborting:
             return []
         self._aborting = True
@@ -147,7 +147,7 @@ class StageCore:
         if run.void or run.run_id in self._cancelled:
             self._cancelled.discard(run.run_id)
             return Run(run.run_id, (), run.cache_ops, void=True), None
-        living = [index for index, row in enumerate(run.rows) if row.node not in dead]
+        living = [index for index, row in enumerate(run.rows) if (row.request, row.node) not in dead]
         if len(living) == len(run.rows):
             return run, payload
         if payload is not None:
@@ -164,21 +164,21 @@ class StageCore:
 
     def _answer(self, run: Run, event: Computed) -> Effect:
         if self.is_last:
-            nodes = tuple(row.node for row in run.rows if row.decide)
-            return Send(self._head, Plane.DATA, Result(run.run_id, nodes, event.tokens))
+            requests, nodes = _deciding(run)
+            return Send(self._head, Plane.DATA, Result(run.run_id, requests, nodes, event.tokens))
         return Send(self._next, Plane.DATA, run, event.payload)
 
     def _draft_early(self, run: Run, event: Computed) -> list[Effect]:
         """Send the head what an exit drafts; the run has been passed on before."""
         if not event.draft_tokens:
             return []
-        nodes = tuple(row.node for row in run.rows if row.decide)
+        requests, nodes = _deciding(run)
         tokens, probs = zip(*event.draft_tokens, strict=True)
-        return [Send(self._head, Plane.DRAFT, EarlyDraft(run.run_id, nodes, tokens, probs))]
+        return [Send(self._head, Plane.DRAFT, EarlyDraft(run.run_id, requests, nodes, tokens, probs))]
 
     def _void(self, run: Run) -> Effect:
         if self.is_last:
-            return Send(self._head, Plane.DATA, Result(run.run_id, (), (), void=True))
+            return Send(self._head, Plane.DATA, Result(run.run_id, (), (), (), void=True))
         return Send(self._next, Plane.DATA, Run(run.run_id, (), run.cache_ops, void=True))
 
     def _stop(self) -> list[Effect]:
@@ -189,3 +189,9 @@ class StageCore:
             return []
         self._aborting = True
         return [AbortCompute(self._busy.run_id)]
+
+
+def _deciding(run: Run) -> tuple[tuple[RequestId, ...], tuple[NodeId, ...]]:
+    """Return the requests and the nodes of a run's deciding rows."""
+    deciding = [row for row in run.rows if row.decide]
+    return tuple([row.request for row in deciding]), tuple([row.node for row in deciding])

@@ -1,8 +1,10 @@
-"""Counters of one request; docs/methodology.md defines them."""
+"""Counters of one request, and of all runs; docs/methodology.md defines them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from mpispec.core.messages import Run
 
 
 @dataclass(slots=True)
@@ -41,3 +43,22 @@ class Statistics:
     def acceptance_rate(self) -> float | None:
         """Share of the decisions with a draft token in flight that accepted one; None before the first."""
         return self.accepted / self.verified if self.verified else None
+
+
+@dataclass(slots=True)
+class RunCounts:
+    """Runs that a head has dispatched, each once, whatever requests its rows are of."""
+
+    runs: int = 0
+    rows: int = 0
+    deciding_runs: int = 0
+    """Runs with a row that decides a token; the others are chunks from the middle of a prompt."""
+    deciding_rows: int = 0
+
+    def count(self, run: Run) -> None:
+        """Count a run that is being dispatched."""
+        deciding = sum(row.decide for row in run.rows)
+        self.runs += 1
+        self.rows += len(run.rows)
+        self.deciding_runs += deciding > 0
+        self.deciding_rows += deciding

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from mpispec.core.config import HeadConfig
+from mpispec.core.experience import Experience
 from mpispec.core.ids import Token
 from mpispec.core.tree import Node, TokenTree
 
@@ -18,6 +19,9 @@ class View(Protocol):
     config: HeadConfig
     """What the head knows of its stages, links and draft."""
 
+    experience: Experience
+    """What earlier requests have shown of the drafters."""
+
     def cost(self, num_rows: int) -> float:
         """Return for how long a run of `num_rows` rows occupies the busiest core or link, in times of one row."""
 
@@ -27,6 +31,10 @@ class View(Protocol):
     @property
     def is_first_idle(self) -> bool:
         """Whether the first stage has nothing to compute, as far as the head knows."""
+
+    @property
+    def load(self) -> int:
+        """Requests that are active at the head, this one among them."""
 
     @property
     def live_runs(self) -> int:
@@ -51,6 +59,16 @@ class Strategy(ABC):
     floor: float = 0.0
     """A draft does not expand a draft token that is less likely than this share of the likeliest of its layer."""
 
+    is_divisible: bool = False
+    """Whether a run may take the first of the nodes that were chosen and leave the others for a later one."""
+
+    waits: bool = False
+    """Whether it has one run in flight at most, so that runs of several requests meet only if one waits for others."""
+    run_rows: int | None = None
+    """How many rows a run shared with other requests should have; None: what brings all rows through soonest."""
+    run_requests: int | None = None
+    """For how many requests such a run waits, where each waits for its verification; None: as many as fill it."""
+
     @property
     def draft_lead(self) -> int:
         """How many positions beyond the root a draft may run ahead; at 0 it computes nothing."""
@@ -65,6 +83,10 @@ class Strategy(ABC):
 
         Called whenever there is room for a run. An undispatched root is always the right first answer.
         """
+
+    def value(self, node: Node) -> float:
+        """Return the chance that a chosen node's token is right; runs of several requests take the likeliest first."""
+        return node.path_prob
 
     def verified(self, root: Node, token: Token) -> None:  # noqa: B027  most strategies do not learn
         """Note what was decided after `root`, before the tree advances."""

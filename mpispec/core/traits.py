@@ -44,6 +44,11 @@ class Prefill:
         del num_prompt, start
         return PrefillRun(num_rows, num_rows)
 
+    def is_fixed(self, num_prompt: int, start: int) -> bool:
+        """Tell whether the run from position `start` on must have the rows that `next_run` says, and no others."""
+        del num_prompt, start
+        return bool(self.chunk)
+
     def reusable(self, num_tokens: int, num_common: int, num_read: int, num_prompt: int) -> int:
         """Return how many cached positions a prompt of `num_tokens` may keep: those with the bits of a fresh start.
 
@@ -125,3 +130,5 @@ class BackendTraits:
     freeing: Callable[[SequencePool], FreePolicy] = FreeAtOnce
     shares_cells: bool = True
     """Whether requests share the cells of common prefixes: not where bits depend on the order of cells."""
+    has_own_cells: bool = False
+    """Whether each request that runs at once has cells of its own (ADR 0036); else all have those that there are."""

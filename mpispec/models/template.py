@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mpispec.models.errors import ModelError, printable
+from mpispec.models.template_traits import probe
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -37,15 +38,20 @@ class ChatTemplate:
         self.note = "" if source else "The model has no chat template; ChatML is used, which it may not understand."
         """A sentence for the user, or empty."""
         self._names = {"bos_token": bos, "eos_token": eos}
-        self._source = source or CHATML
-        kind, said = _process.ask(self._source, None)
+        self.source = source or CHATML
+        """Its program."""
+        kind, said = _process.ask(self.source, None)
         if kind != "text":
             raise ModelError(f"The model's chat template is unusable ({said}); prompt without it.")
+        self.traits = probe(self.render)
+        """What it takes."""
+        if not self.traits.shows_words:
+            self.note = "The model's chat template does not show what a user says; chats will be of no use with it."
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **names: Any) -> str:
         """Return the prompt for `messages`, each with `role` and `content`. Raises ModelError."""
         everything = {**self._names, **names, "messages": messages, "add_generation_prompt": add_generation_prompt}
-        kind, said = _process.ask(self._source, everything)
+        kind, said = _process.ask(self.source, everything)
         if kind == "refuses":
             raise ModelError(f"The model's chat template refuses these messages: {said}.")
         if kind == "fails":

@@ -28,9 +28,11 @@ from mpispec.core.effects import (
 )
 from mpispec.core.events import Event, Received, Tick
 from mpispec.core.ids import HEAD, Actor, Plane
-from mpispec.core.messages import Message
+from mpispec.core.messages import AskWork, Message, Run, Work
+from mpispec.core.statistics import RunCounts
 from mpispec.runtime.plan import Plan
 from mpispec.runtime.trace import Trace
+from mpispec.runtime.work_time import WorkTime
 from mpispec.runtime.worker import Worker
 from mpispec.transport.base import Transport
 from mpispec.wire.codec import decode, encode
@@ -59,11 +61,14 @@ class Driver:
         trace: Trace,
         emit: Callable[[Emit, float], None] | None = None,
     ) -> None:
+        self.dispatched = RunCounts()
+        """Runs of the target's head, where it is on this rank."""
         self._ranks = plan.ranks
         self._names = dict(zip(plan.actors_of(transport.rank), plan.roles_of(transport.rank), strict=True))
         self._transport = transport
         self._cores = dict(cores)
         self._workers = workers
+        self._work_time = WorkTime(plan.ranks, transport.rank, list(workers.values()))
         self._trace = trace
         self._emit = emit
         self._guard = threading.Lock()
@@ -82,9 +87,16 @@ class Driver:
         """Messages between actors of this rank; FIFO, so they keep every order that the planes promise."""
 
     def submit(self, event: Event) -> None:
-        """Hand the head an event; the only method that other threads may call."""
+        """Hand the head an event; may be called from any thread."""
         self._inbox.append(event)
         self._transport.wake()
+
+    def busy_s(self) -> dict[int, float]:
+        """Return by rank for how many seconds its busiest worker has computed; from any thread but those of `run`.
+
+        A rank that does not answer soon is left out.
+        """
+        return self._work_time.ask(self._transport.wake)
 
     def run(self) -> None:
         """Return when every core of this rank has quit; raises what a core, a worker or the transport raises."""
@@ -159,6 +171,8 @@ class Driver:
             handled = self._receive(frame.data)
         while self._inbox:
             handled = self._tell(HEAD, self._inbox.popleft())
+        for question in self._work_time.questions():
+            self._send(HEAD, question, time.monotonic())
         while (frame := self._transport.poll(Plane.DRAFT)) is not None:
             handled = self._receive(frame.data)
         if (frame := self._transport.poll(Plane.DATA)) is not None:
@@ -168,6 +182,13 @@ class Driver:
 
     def _receive(self, data: memoryview) -> bool:
         src, dst, message, payload = decode(data)
+        if isinstance(message, AskWork):
+            busy_us = int(self._work_time.own_s * 1e6)
+            self._send(dst, Send(src, Plane.CONTROL, Work(busy_us)), time.monotonic())
+            return True
+        if isinstance(message, Work):
+            self._work_time.heard(self._ranks[src], message.busy_us / 1e6)
+            return True
         return self._tell(dst, Received(src, message, payload))
 
     def _tell(self, actor: Actor, event: Event) -> bool:
@@ -203,6 +224,8 @@ class Driver:
         rank = self._ranks[send.dst]
         message: Message = send.message
         num_bytes = 0
+        if actor == HEAD and isinstance(message, Run):
+            self.dispatched.count(message)
         if rank == self._transport.rank:
             self._local.append((send.dst, Received(actor, message, send.payload)))
         else:

@@ -7,14 +7,14 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 from mpispec.core.effects import Emit, FinishReason
 from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
 from mpispec.core.messages import Sampling
-from mpispec.core.statistics import Statistics
+from mpispec.core.statistics import RunCounts, Statistics
 from mpispec.runtime.text_promise import TextPromise
 from mpispec.wire.fields import SAMPLING_RANGES
 
@@ -110,6 +110,15 @@ def _percentile(ordered: list[float], share: float) -> float | None:
 Listener = Callable[[Progress], None]
 
 
+class Meter(Protocol):
+    """What the driver of rank 0 counts."""
+
+    dispatched: RunCounts
+
+    def busy_s(self) -> dict[int, float]:
+        """Return by rank for how many seconds its busiest worker has computed; from any thread but the driver's."""
+
+
 class Engine:
     """The engine of rank 0: every method may be called from any thread and returns at once.
 
@@ -143,6 +152,7 @@ class Engine:
         self._vocabulary = vocabulary
         self._stops = frozenset(Token(token) for token in stops)
         self._tell: Callable[[Event], None] | None = None
+        self._meter: Meter | None = None
         self._lock = threading.Lock()
         self._listeners: dict[int, Listener] = {}
         self._timelines: dict[int, Timeline] = {}
@@ -153,9 +163,10 @@ class Engine:
         self._forgotten = Statistics()
         """Counters of requests whose report is no longer kept."""
 
-    def attach(self, tell: Callable[[Event], None]) -> None:
+    def attach(self, tell: Callable[[Event], None], meter: Meter | None = None) -> None:
         """Connect the engine to the driver that runs the head."""
         self._tell = tell
+        self._meter = meter
 
     @property
     def is_running(self) -> bool:
@@ -213,7 +224,11 @@ class Engine:
         return timeline.report() if timeline is not None else {}
 
     def stats(self) -> dict[str, Any]:
-        """Return totals since the start, JSON-ready: requests, tokens, speculation counters, queue length."""
+        """Return totals since the start, JSON-ready: requests, tokens, speculation counters, queue length.
+
+        `runs` are counted by request, `dispatched` are all runs, each once, with their rows.
+        """
+        dispatched = self._meter.dispatched if self._meter is not None else RunCounts()
         with self._lock:
             total = Statistics()
             total.add(self._forgotten)
@@ -227,12 +242,18 @@ class Engine:
                 "tokens": self._num_tokens,
                 "drafted": total.drafted,
                 "accepted": total.accepted,
+                "verified": total.verified,
                 "acceptance_rate": None if total.acceptance_rate is None else round(total.acceptance_rate, 4),
                 "runs": total.runs,
                 "cancelled_runs": total.cancelled_runs,
+                "dispatched": asdict(dispatched),
                 "strategy": self.default_strategy,
                 "drafter": self.default_drafter,
             }
+
+    def busy_s(self) -> dict[int, float]:
+        """Return by rank for how many seconds it has computed since the start; ranks that do not say it are missing."""
+        return self._meter.busy_s() if self._meter is not None else {}
 
     def stop(self) -> None:
         """End the program on all ranks; running requests receive `cancelled`."""

@@ -101,7 +101,7 @@ def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
 
         # Promise.
         promise = text_promise(group, options, setup, models.arithmetic, costs[0].is_row_exact)
-        say(f"text: {promise}")
+        say(f"text ({promise.exactness}): {promise}")
 
         # Serve: the cores and models of this rank run; on rank 0 the front end submits to the engine.
         engine = make_engine(options, setup, stops, promise) if group.rank == 0 else None

@@ -76,7 +76,8 @@ def _open_stages(options: JobOptions, setup: Setup, places: Sequence[Place], say
     ranges = ", ".join(f"{stage.first}-{stage.last}" for stage in stages)
     say(f"loading layers {ranges} of {model.path.name}")
     parts = [Part(stage.layers, stage.has_exit) for stage in stages]
-    opened = backend_of(model.path).open_stages(model, parts, _size(options, setup, stages[0].rank), options.insist)
+    size = _size(options, setup, stages[0].rank, setup.contexts if is_target else 1)
+    opened = backend_of(model.path).open_stages(model, parts, size, options.insist)
     if is_target:
         return opened
     ends = [stage.last == model.layers - 1 for stage in stages]
@@ -91,15 +92,17 @@ def _load_draft(options: JobOptions, setup: Setup, say: Say) -> StageModel:
     return _sharing(backend_of(draft.path).open_stage(draft, range(draft.layers), size), setup, is_last=True)
 
 
-def _size(options: JobOptions, setup: Setup, rank: int) -> StageSize:
-    context = setup.context * options.parallel
+def _size(options: JobOptions, setup: Setup, rank: int, contexts: int = 1) -> StageSize:
+    """Return the size of stages whose requests share the cells, or have each a context."""
+    requests = options.parallel if contexts == 1 else 1
     return StageSize(
-        context,
-        num_sequences(options.parallel),
+        setup.context * requests,
+        num_sequences(requests),
         setup.threads[rank],
         MOST_ROWS,
         options.torch,
         gpu_layers=setup.gpu_layers[rank] if setup.gpu_layers else 0,
+        contexts=contexts,
     )
 
 

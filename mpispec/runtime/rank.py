@@ -101,7 +101,7 @@ class Rank:
     def lead(self, engine: Engine, serve: Callable[[Engine], T]) -> T:
         """Run the driver while `serve` uses the engine in a thread of its own; return what it returned."""
         driver = self._driver(engine.emitted)
-        engine.attach(driver.submit)
+        engine.attach(driver.submit, driver)
         served: Future[T] = Future()
 
         def use() -> None:
@@ -167,12 +167,15 @@ class Rank:
             self._workers.update(workers)
 
     def _head(self, pipeline: Pipeline, costs: PipelineCosts) -> HeadCore:
-        options, model = self._options, self._setup.model
+        options, setup, model = self._options, self._setup, self._setup.model
+        # What drafts may be wrong, so levels share cells.
+        has_own_cells = setup.contexts > 1 and pipeline.head == HEAD
+        keeps_order = options.parallel == 1 or has_own_cells
         config = HeadConfig(
             num_stages=len(pipeline.stages),
             draft=pipeline.below,
-            context=self._setup.context,
-            sequences=num_sequences(options.parallel),
+            context=setup.context,
+            sequences=num_sequences(1 if has_own_cells else options.parallel),
             rows_cost=costs.rows,
             link_delay=costs.link_delay,
             link_row=costs.link_row,
@@ -180,7 +183,7 @@ class Rank:
             draft_pair=costs.draft_pair,
             crowd=costs.crowd,
             draft_toll=costs.draft_toll,
-            traits=traits_of(self._setup.forms, options.parallel, costs.is_row_exact),
+            traits=traits_of(setup.forms, keeps_order, costs.is_row_exact, has_own_cells),
             max_active=options.parallel,
             name="the target" if pipeline.head == HEAD else f"level {pipeline.number} of the cascade",
             actor=pipeline.head,

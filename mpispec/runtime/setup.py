@@ -17,7 +17,9 @@ from mpispec.core.request import EXIT
 from mpispec.models import default, hf_folder
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
+from mpispec.runtime import exactness
 from mpispec.runtime.cores import usable_cores
+from mpispec.runtime.exactness import Exactness
 from mpispec.runtime.forms import check_used, chosen, form_of
 from mpispec.runtime.gpus import gpu_layers
 from mpispec.runtime.group import Group, JobError, agree, gather
@@ -46,6 +48,8 @@ class JobOptions:
     """Positions of one request; None: 2048, or what the model was trained for if that is less."""
     parallel: int = 1
     """Requests that run at once."""
+    exactness: str = "auto"
+    """One of `EXACTNESS`: whether these may change each other's bits; auto: as it costs least."""
     threads: int | None = None
     """Threads of each compute; None shares the host's usable cores among its computing roles."""
     layout: str | None = None
@@ -98,6 +102,9 @@ class Setup:
     """The same model in the other form."""
     gpu_layers: tuple[int, ...] = ()
     """By rank, as `StageSize.gpu_layers`; nothing: on no rank."""
+    exactness: Exactness = "exact"
+    contexts: int = 1
+    """Caches of a stage of the target: one, or one for each request that may run at once."""
 
     @property
     def models(self) -> tuple[ModelSummary, ...]:
@@ -183,7 +190,13 @@ def prepare(options: JobOptions, group: Group) -> Setup:
     reasons = tuple("" if options.threads else reason for *_, reason in everyone)
     hosts = tuple(host for host, *_ in everyone)
     setup = Setup(model, draft, plan, hosts, tuple(threads), context, levels, reasons, other)
-    return replace(setup, gpu_layers=gpu_layers(group, options.gpu_layers, "llama" in setup.backends_of(group.rank)))
+    kept = exactness.chosen(options.exactness, options.parallel, len(plan.stages))
+    return replace(
+        setup,
+        gpu_layers=gpu_layers(group, options.gpu_layers, "llama" in setup.backends_of(group.rank)),
+        exactness=kept,
+        contexts=exactness.num_contexts(kept, options.parallel, setup.forms),
+    )
 
 
 def _inspect(

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mpispec.compute.base import Arithmetic
+from mpispec.compute.factory import is_order_exact
 from mpispec.core.ids import Actor
+from mpispec.runtime.exactness import Exactness
 from mpispec.runtime.group import Group, merged
 from mpispec.runtime.setup import JobOptions, Setup
 
@@ -24,6 +27,10 @@ class TextPromise:
     """Why the text may be another than that of the model alone; nothing where it may not."""
     is_mixed: bool = False
     """Whether stages are of two forms of the model."""
+    exactness: Exactness = "exact"
+    """What is kept to where requests run at once."""
+    parallel: int = 1
+    """Requests that may run at once."""
 
     @property
     def is_exact(self) -> bool:
@@ -36,7 +43,11 @@ class TextPromise:
             return f"may part from {alone}, because {'; and because '.join(self.reasons)}"
         if self.is_mixed:
             return "that of these stages with --strategy plain; either form alone rounds otherwise and may part from it"
-        return "that of the model alone"
+        return "that of the model alone" + (", whatever the other requests" if self.parallel > 1 else "")
+
+    def fields(self) -> dict[str, Any]:
+        """Return what `/health` and `/v1/models` say."""
+        return {"is_exact": self.is_exact, "exactness": str(self), "mode": self.exactness}
 
 
 def text_promise(
@@ -48,7 +59,8 @@ def text_promise(
     """
     mine = {actor: (each.kernels, each.is_thread_exact) for actor, each in arithmetic.items()}
     everyone = merged(group, mine)
-    return TextPromise(tuple(_reasons(options, setup, everyone, are_rows_exact)), len(setup.forms) > 1)
+    reasons = tuple(_reasons(options, setup, everyone, are_rows_exact))
+    return TextPromise(reasons, len(setup.forms) > 1, setup.exactness, options.parallel)
 
 
 def _reasons(
@@ -57,8 +69,11 @@ def _reasons(
     places = setup.targets
     if options.wire != "f32":
         yield f"--wire {options.wire} rounds what goes from host to host"
-    if options.parallel > 1:
-        yield f"with --parallel {options.parallel} requests fill the cache in another order"
+    if options.parallel > 1 and setup.contexts == 1 and not is_order_exact(setup.forms):
+        yield (
+            f"with --parallel {options.parallel} requests share cells and fill them in another order "
+            "(--exactness exact gives each its own)"
+        )
     for form in setup.forms if len(places) > 1 else ():
         if not form.certified:
             yield f"layer ranges of architecture {form.architecture} are not certified"

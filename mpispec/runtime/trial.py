@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,15 +27,24 @@ def trial(stage: StageModel, size: int, activations: Floats | None, past: int = 
 
     Its cells are dropped unless it `is_kept`. `activations` is float32 [size, width], None on the first stage.
     """
-    positions = range(past, past + size)
-    rows = (Row(RequestId(0), NodeId(pos), NodeId(pos - 1), Token(0), Pos(pos), SeqId(0), True) for pos in positions)
+    found = timed(stage, [row_of(0, pos) for pos in range(past, past + size)], activations)
+    if not is_kept:
+        stage.apply([CacheOp(CacheOpKind.DROP, SeqId(0), SeqId(0), Pos(past), -1)])
+    return found
+
+
+def row_of(seq: int, pos: int) -> Row:
+    """Return a deciding row of a sequence; its request has the same number."""
+    return Row(RequestId(seq), NodeId(pos), NodeId(pos - 1), Token(0), Pos(pos), SeqId(seq), True)
+
+
+def timed(stage: StageModel, rows: Sequence[Row], activations: Floats | None) -> Trial:
+    """Compute a run, whose cells stay; `activations` as for `trial`."""
     run = Run(RunId(0), tuple(rows))
     start = time.monotonic()
     output = stage.forward(run, activations, bool)
     elapsed = time.monotonic() - start
     assert output is not None, "nobody cancels a trial"
-    if not is_kept:
-        stage.apply([CacheOp(CacheOpKind.DROP, SeqId(0), SeqId(0), Pos(past), -1)])
     return Trial(output, elapsed)
 
 

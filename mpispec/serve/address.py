@@ -6,6 +6,9 @@ import errno
 import ipaddress
 import os
 import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 KEY_VARIABLE = "MPISPEC_API_KEY"
 _BACKLOG = 128
@@ -25,18 +28,53 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def find_key(host: str, api_key: str | None) -> str | None:
-    """Return the API key: `api_key`, else the environment's; None for no key.
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may use the server."""
 
-    Raises ServeError if other machines can reach `host` and there is no key.
+    keys: frozenset[str] = frozenset()
+    """Any of them opens it; without one only this machine may use it."""
+    origins: tuple[str, ...] = ()
+    """Web pages that may use it from a browser, such as http://localhost:3000; `*` for all."""
+
+
+def find_access(host: str, api_key: str | None, key_file: Path | None, origins: Sequence[str]) -> Access:
+    """Return who may use the server: who knows `api_key`, else the environment's, or a line of `key_file`.
+
+    Raises ServeError if other machines, or all web pages, can reach `host` and there is no key.
     """
     key = api_key or os.environ.get(KEY_VARIABLE) or None
-    if key is None and not is_loopback(host):
+    keys = frozenset([*([key] if key else []), *(_read_keys(key_file) if key_file else [])])
+    access = Access(keys, tuple(origin.rstrip("/") for origin in origins))
+    check_access(host, access)
+    return access
+
+
+def check_access(host: str, access: Access) -> None:
+    """Raise ServeError where strangers can reach `host` and there is no key."""
+    if access.keys:
+        return
+    if not is_loopback(host):
         raise ServeError(
             f"{host} can be reached from other machines, so the server needs a key: give --api-key or set "
             f"{KEY_VARIABLE}, or listen on 127.0.0.1."
         )
-    return key
+    if "*" in access.origins:
+        raise ServeError("--cors-origin '*' lets every web page in, so the server needs a key: give --api-key.")
+
+
+def _read_keys(file: Path) -> list[str]:
+    """Return the keys of a file, one a line; empty lines and those that begin with # are none."""
+    try:
+        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServeError(
+            f"The keys in {file} cannot be read ({error}); name a text file of keys, one a line."
+        ) from None
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise ServeError(f"{file} holds no key; write one a line.")
+    return keys
 
 
 def bind(host: str, port: int) -> socket.socket:

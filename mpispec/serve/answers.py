@@ -1,55 +1,86 @@
-"""Answers in OpenAI's form, errors among them, as plain dictionaries. Pure."""
+"""Answers in OpenAI's form, as plain dictionaries. Pure."""
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import mpispec
 from mpispec.serve.completion import Completed
+from mpispec.serve.errors import ApiError
+from mpispec.serve.turn import Argued, Call, Called, Piece, Said, Thought, Turn
 
+PING = ": ping\n\n"
+"""A comment, which every reader of events skips; without a word after the colon some do not."""
 _REPORTED = ("strategy", "drafter", "timing", "speculation")
 """The parts of the engine's report that an answer repeats."""
 
 
-@dataclass(eq=False, slots=True)
-class ApiError(Exception):
-    """A request that is answered with an error in OpenAI's form."""
-
-    status: int
-    """HTTP status, 4xx or 5xx."""
-    message: str
-    """One sentence with the remedy."""
-    param: str | None = None
-    """The field at fault."""
-    code: str | None = None
-    """A word for programs."""
-    retry_after: int | None = None
-    """Seconds after which trying again makes sense."""
-
-    def body(self) -> dict[str, object]:
-        """Return the JSON body of the answer."""
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers that belong to the status."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+def encode(value: Any) -> str:
+    """Return JSON, as short as it may be."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def count_usage(done: Completed) -> dict[str, int]:
-    """Return the token counts."""
-    answer = len(done.tokens)
-    return {
-        "prompt_tokens": done.prompt_tokens,
+def event(value: dict[str, Any], name: str | None = None) -> str:
+    """Return a server-sent event."""
+    return (f"event: {name}\n" if name else "") + f"data: {encode(value)}\n\n"
+
+
+Answered = tuple[Turn, Completed]
+"""What was read of an answer, and how it ended."""
+
+
+class Answer(Protocol):
+    """The form of the answers to a request. Events are text as it is sent."""
+
+    @property
+    def ping(self) -> str:
+        """What says that the server is still there."""
+
+    def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
+        """Return all answers in one piece."""
+
+    def opening(self, index: int) -> Iterator[str]:
+        """Yield the events before the first piece of an answer."""
+
+    def chunk(self, index: int, piece: Piece) -> Iterator[str]:
+        """Yield the events of a piece of a streamed answer."""
+
+    def ending(self, index: int, turn: Turn, done: Completed) -> Iterator[str]:
+        """Yield the events that say why an answer ends."""
+
+    def closing(self, answers: Sequence[Answered]) -> Iterator[str]:
+        """Yield the events after the last answer."""
+
+    def failure(self, error: ApiError) -> Iterator[str]:
+        """Yield the events that end a stream which cannot go on."""
+
+
+def count_usage(answers: Sequence[Answered], num_choices: int) -> dict[str, Any]:
+    """Return the token counts of a request with `num_choices` answers to each prompt, which count it once."""
+    prompt = sum(done.prompt_tokens for _, done in answers[::num_choices])
+    answer = sum(len(done.tokens) for _, done in answers)
+    counts: dict[str, Any] = {
+        "prompt_tokens": prompt,
         "completion_tokens": answer,
-        "total_tokens": done.prompt_tokens + answer,
+        "total_tokens": prompt + answer,
     }
+    if thought := sum(done.thought_tokens for _, done in answers):
+        counts["completion_tokens_details"] = {"reasoning_tokens": thought}
+    return counts
 
 
-def _report_of(done: Completed) -> dict[str, Any]:
+def finish_reason(turn: Turn, done: Completed) -> str:
+    """Return why an answer ended, in OpenAI's words."""
+    return "tool_calls" if turn.calls and done.finish_reason == "stop" else done.finish_reason
+
+
+def report_of(done: Completed) -> dict[str, Any]:
+    """Return what the engine has to say of an answer."""
     report = {name: done.report[name] for name in _REPORTED if name in done.report}
     return report | ({"cut": "repeats"} if done.is_cut else {})
 
@@ -60,40 +91,69 @@ class TextAnswer:
 
     model: str
     seed: int
+    """Of the first choice; the i-th for a prompt has `seed` + i."""
+    num_choices: int = 1
+    """For each prompt."""
+    includes_usage: bool = False
+    """Whether a stream ends with the token counts."""
+    echoes: tuple[str, ...] = ()
+    """The prompts, where the answers are to repeat them."""
     ident: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
+    ping: ClassVar[str] = PING
     PREFIX: ClassVar[str] = "cmpl-"
     WHOLE: ClassVar[str] = "text_completion"
     CHUNK: ClassVar[str] = "text_completion"
 
-    def whole(self, done: Completed) -> dict[str, Any]:
-        """Return the answer in one piece."""
-        choice = self._whole_choice(done.text) | {"finish_reason": done.finish_reason}
-        return self._frame(self.WHOLE, [choice]) | {"usage": count_usage(done), "mpispec": _report_of(done)}
+    def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
+        """Return all answers in one piece."""
+        choices = [
+            {**self._whole_choice(index, turn), "finish_reason": finish_reason(turn, done)}
+            for index, (turn, done) in enumerate(answers)
+        ]
+        reports = [report_of(done) for _, done in answers]
+        report = reports[0] if len(reports) == 1 else {"choices": reports}
+        return self._frame(self.WHOLE, choices) | {
+            "usage": count_usage(answers, self.num_choices),
+            "mpispec": report,
+        }
 
-    def opening(self) -> dict[str, Any] | None:
-        """Return the chunk before the first text, if the form has one."""
-        return None
+    def opening(self, index: int) -> Iterator[str]:
+        """Yield the events before the first text of a choice."""
+        if self.echoes:
+            yield from self.chunk(index, Said(self._echo(index)))
 
-    def chunk(self, text: str) -> dict[str, Any]:
-        """Return a chunk of a streamed answer."""
-        return self._frame(self.CHUNK, [self._chunk_choice(text) | {"finish_reason": None}])
+    def chunk(self, index: int, piece: Piece) -> Iterator[str]:
+        """Yield the events of a piece of a streamed answer."""
+        yield self._chunk(self._chunk_choice(index, piece) | {"finish_reason": None})
 
-    def ending(self, done: Completed) -> dict[str, Any]:
-        """Return the chunk that says why the answer ends."""
-        choice = self._chunk_choice("") | {"finish_reason": done.finish_reason}
-        return self._frame(self.CHUNK, [choice]) | {"mpispec": _report_of(done)}
+    def ending(self, index: int, turn: Turn, done: Completed) -> Iterator[str]:
+        """Yield the events that say why a choice ends."""
+        choice = self._chunk_choice(index, None) | {"finish_reason": finish_reason(turn, done)}
+        yield self._chunk(choice, mpispec=report_of(done))
 
-    def usage(self, done: Completed) -> dict[str, Any]:
-        """Return the chunk of token counts, which has no choices."""
-        return self._frame(self.CHUNK, []) | {"usage": count_usage(done)}
+    def closing(self, answers: Sequence[Answered]) -> Iterator[str]:
+        """Yield the events after the last choice."""
+        if self.includes_usage:
+            yield event(self._frame(self.CHUNK, []) | {"usage": count_usage(answers, self.num_choices)})
+        yield "data: [DONE]\n\n"
 
-    def _whole_choice(self, text: str) -> dict[str, Any]:
-        return {"index": 0, "text": text, "logprobs": None}
+    def failure(self, error: ApiError) -> Iterator[str]:
+        """Yield the events that end a stream which cannot go on."""
+        yield event(error.body())
 
-    def _chunk_choice(self, text: str) -> dict[str, Any]:
-        return self._whole_choice(text)
+    def _echo(self, index: int) -> str:
+        return self.echoes[index // self.num_choices] if self.echoes else ""
+
+    def _whole_choice(self, index: int, turn: Turn) -> dict[str, Any]:
+        return {"index": index, "text": self._echo(index) + turn.text, "logprobs": None}
+
+    def _chunk_choice(self, index: int, piece: Piece | None) -> dict[str, Any]:
+        return {"index": index, "text": piece.text if isinstance(piece, Said) else "", "logprobs": None}
+
+    def _chunk(self, choice: dict[str, Any], **further: Any) -> str:
+        return event(self._frame(self.CHUNK, [choice]) | further)
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -115,14 +175,36 @@ class ChatAnswer(TextAnswer):
     WHOLE: ClassVar[str] = "chat.completion"
     CHUNK: ClassVar[str] = "chat.completion.chunk"
 
-    def opening(self) -> dict[str, Any]:
-        """Return the chunk that names the role."""
-        choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-        return self._frame(self.CHUNK, [choice])
+    def opening(self, index: int) -> Iterator[str]:
+        """Yield the chunk that names the role."""
+        choice = {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None}
+        yield self._chunk(choice | {"finish_reason": None})
 
-    def _whole_choice(self, text: str) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": 0, "message": message, "logprobs": None}
+    def _whole_choice(self, index: int, turn: Turn) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": turn.text, "refusal": None}
+        if turn.thought:
+            message["reasoning_content"] = turn.thought
+        if turn.calls:
+            message["content"] = turn.text or None
+            message["tool_calls"] = [self._call(index, number, call) for number, call in enumerate(turn.calls)]
+        return {"index": index, "message": message, "logprobs": None}
 
-    def _chunk_choice(self, text: str) -> dict[str, Any]:
-        return {"index": 0, "delta": {"content": text} if text else {}, "logprobs": None}
+    def _chunk_choice(self, index: int, piece: Piece | None) -> dict[str, Any]:
+        return {"index": index, "delta": self._delta(index, piece), "logprobs": None}
+
+    def _delta(self, index: int, piece: Piece | None) -> dict[str, Any]:
+        match piece:
+            case Said(text):
+                return {"content": text}
+            case Thought(text):
+                return {"reasoning_content": text}
+            case Called(number, name):
+                return {"tool_calls": [{"index": number, **self._call(index, number, Call(name))}]}
+            case Argued(number, text):
+                return {"tool_calls": [{"index": number, "function": {"arguments": text}}]}
+            case None:
+                return {}
+
+    def _call(self, index: int, number: int, call: Call) -> dict[str, Any]:
+        ident = f"call_{self.ident}_{index}_{number}"
+        return {"id": ident, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

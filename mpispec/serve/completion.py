@@ -15,8 +15,9 @@ from typing import Any
 
 from mpispec.core.effects import FinishReason
 from mpispec.runtime.engine import Engine, Generation, Progress
-from mpispec.serve.service import Vocabulary
 from mpispec.serve.text import LoopWatch, TextStream
+from mpispec.serve.turn import Piece, PlainReader, Reader, joined
+from mpispec.serve.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,10 @@ class Completed:
     """`Engine.report` of the request."""
     is_cut: bool = False
     """Whether the answer was ended because it only repeated itself."""
+    stop: str | None = None
+    """The stop string that ended it."""
+    thought_tokens: int = 0
+    """How many of the tokens were thought before the answer."""
 
 
 class _Answer:
@@ -46,13 +51,15 @@ class _Answer:
         stops: Sequence[str],
         cuts_repeats: bool,
         listener: Callable[[Progress], None],
+        shown: frozenset[int] = frozenset(),
     ) -> None:
         self._engine = engine
-        self._stream = TextStream(vocabulary, stops)
+        self._stream = TextStream(vocabulary, stops, shown)
         self._loop = LoopWatch() if cuts_repeats else None
         self._prompt_tokens = len(generation.prompt)
         self._texts: list[str] = []
         self._tokens: list[int] = []
+        self._thought_tokens = 0
         self._finish: FinishReason | None = None
         self.withdrawn = False
         """Whether this side ended the request early, by a stop string too."""
@@ -85,6 +92,8 @@ class _Answer:
             prompt_tokens=self._prompt_tokens,
             report=self._engine.report(self._request),
             is_cut=self._is_cut,
+            stop=self._stream.stop_found,
+            thought_tokens=self._thought_tokens,
         )
 
     @property
@@ -95,6 +104,15 @@ class _Answer:
     def _is_over(self) -> bool:
         """Whether this side needs no further tokens."""
         return self._stream.stop_found is not None or self._is_cut
+
+    @property
+    def _is_thinking(self) -> bool:
+        """Whether the next token belongs to a thought."""
+        return False
+
+    def _read(self, text: str, is_last: bool = False) -> str:
+        """Take the text of a token, or what was held back at the end; return it."""
+        return text
 
     def _absorb(self, progress: Progress) -> str:
         """Take the next progress; return the text it adds.
@@ -107,11 +125,12 @@ class _Answer:
             if self._is_over:
                 break
             self._tokens.append(token)
-            added += self._stream.push(token)
+            self._thought_tokens += self._is_thinking
+            added += self._read(self._stream.push(token))
             if self._loop is not None:
                 self._loop.push(token)
         if progress.finish is not None:
-            added += self._stream.flush()
+            added += self._read(self._stream.flush(), is_last=True)
             self._finish = "stop" if self._is_over else progress.finish
         elif self._is_over:
             self.withdraw()
@@ -167,7 +186,7 @@ def written(engine: Engine, vocabulary: Vocabulary, generation: Generation) -> C
 
 
 class AsyncCompletion(_Answer):
-    """One generation for the running event loop: iterate over its text, then ask for the `result`.
+    """One generation for the running event loop: iterate over its pieces, then ask for the `result`.
 
     Raises ValueError and EngineStopped as `Engine.submit` does. Leaving the iteration early, cancelled too,
     withdraws the request.
@@ -180,20 +199,40 @@ class AsyncCompletion(_Answer):
         generation: Generation,
         stops: Sequence[str] = (),
         cuts_repeats: bool = False,
+        reader: Reader | None = None,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
+        """`reader` reads the text, in which the control tokens `shown` are spelled out."""
         loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[Progress] = asyncio.Queue()
+        self._reader = reader or PlainReader()
+        self._pieces: list[Piece] = []
 
         def listen(progress: Progress) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 loop.call_soon_threadsafe(self._inbox.put_nowait, progress)
 
-        super().__init__(engine, vocabulary, generation, stops, cuts_repeats, listen)
+        super().__init__(engine, vocabulary, generation, stops, cuts_repeats, listen, shown)
 
-    async def __aiter__(self) -> AsyncIterator[str]:
+    async def __aiter__(self) -> AsyncIterator[list[Piece]]:
         try:
             while self._finish is None:
-                if added := self._absorb(await self._inbox.get()):
-                    yield added
+                self._absorb(await self._inbox.get())
+                pieces, self._pieces = joined(self._pieces), []
+                if pieces:
+                    yield pieces
         finally:
             self.withdraw()
+
+    @property
+    def _is_over(self) -> bool:
+        return super()._is_over or self._reader.is_over
+
+    @property
+    def _is_thinking(self) -> bool:
+        return self._reader.is_thinking
+
+    def _read(self, text: str, is_last: bool = False) -> str:
+        self._pieces += self._reader.push(text) if text else []
+        self._pieces += self._reader.flush() if is_last else []
+        return text

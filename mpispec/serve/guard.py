@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,10 +14,15 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mpispec.serve.address import is_loopback
-from mpispec.serve.answers import ApiError
+from mpispec.serve.address import Access, is_loopback
+from mpispec.serve.errors import ApiError
 
-_OPEN_PATHS = frozenset({"/health"})
+_BAD_HOST = (
+    "The Host header must name this machine, such as localhost; for proxies and other names start mpispec serve with "
+    "--api-key, which lifts this check."
+)
+_BAD_ORIGIN = "Web pages of other sites may not use this server; name those that may with mpispec serve --cors-origin."
+_OPEN_PATHS = frozenset({"/health", "/v1/health"})
 """Answered without a key: load balancers ask, and the answer is one word."""
 
 
@@ -36,41 +42,48 @@ class Guard:
     machine. With a key they need not: a strange page does not know it, and a proxy in front has a name of its own.
     """
 
-    def __init__(self, app: ASGIApp, key: str | None) -> None:
+    def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
-        self._key = None if key is None else key.encode()
+        self._keys = [key.encode() for key in sorted(access.keys)]
+        self._origins = access.origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refusal := self._refuse(Headers(scope=scope), scope["path"])) is not None:
             headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
-            await JSONResponse(refusal.body(), refusal.status, headers)(scope, receive, send)
+            await JSONResponse(refusal.body_for(scope["path"]), refusal.status, headers)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _refuse(self, headers: Headers, path: str) -> ApiError | None:
-        if self._key is None:
-            return _refuse_stranger(headers)
-        if path in _OPEN_PATHS or _knows_key(headers, self._key):
+        if not self._keys:
+            return _refuse_stranger(headers, self._origins)
+        if path in _OPEN_PATHS or _knows_key(headers, self._keys):
             return None
-        return ApiError(401, "Send the server's key as `Authorization: Bearer KEY`.", code="invalid_api_key")
+        sentence = "Send the server's key as `Authorization: Bearer KEY` or `x-api-key: KEY`."
+        return ApiError(401, sentence, code="invalid_api_key")
 
 
-def _refuse_stranger(headers: Headers) -> ApiError | None:
+def _refuse_stranger(headers: Headers, friends: tuple[str, ...]) -> ApiError | None:
     if not is_loopback(read_hostname(headers.get("host", ""))):
-        return ApiError(403, "The Host header must name this machine, such as localhost.", code="bad_host")
+        return ApiError(403, _BAD_HOST, code="bad_host")
     origin = headers.get("origin")
-    if origin is not None and not is_loopback(read_hostname(origin.partition("://")[2])):
-        return ApiError(403, "Web pages of other sites may not use this server.", code="bad_origin")
+    if origin is not None and origin not in friends and not is_loopback(read_hostname(origin.partition("://")[2])):
+        return ApiError(403, _BAD_ORIGIN, code="bad_origin")
     return None
 
 
-def _knows_key(headers: Headers, key: bytes) -> bool:
+def _knows_key(headers: Headers, keys: Sequence[bytes]) -> bool:
     scheme, _, given = headers.get("authorization", "").partition(" ")
+    found = [given] if scheme.lower() == "bearer" else []
+    found += headers.getlist("x-api-key")  # Anthropic's clients
     # Headers are latin-1 on the wire; a key beyond ASCII arrives as its UTF-8 bytes.
-    same = hmac.compare_digest(given.strip().encode("latin-1"), key)
-    return same and scheme.lower() == "bearer"
+    return any(hmac.compare_digest(each.strip().encode("latin-1"), key) for each in found for key in keys)
 
 
+MOST_CONNECTIONS = 256
+KEEP_SECONDS = 120
+"""How long a connection without a request is kept: clients and proxies keep theirs for up to 90, and a request that
+meets a closing connection is lost."""
 HEAD_SECONDS = 20.0
 """A client that takes longer for the head of a request is cut off."""
 
@@ -83,7 +96,9 @@ class DeadlineProtocol(H11Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first request."""
+        """Wait for the first request; where there is no room, a connection that is kept idle makes some."""
+        if len(self.connections) + 2 > MOST_CONNECTIONS:
+            _close_idle(self.connections)
         super().connection_made(transport)
         self._await_head()
 
@@ -97,6 +112,9 @@ class DeadlineProtocol(H11Protocol):
         self._stop_waiting()
         super().connection_lost(exc)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: Java's clients offer HTTP/2 with each request, and the lines would end up in the chat."""
+
     def _await_head(self) -> None:
         """Close the connection in a while unless a request has begun; uvicorn looks after the time between them."""
         if self.conn.their_state is not h11.IDLE:
@@ -108,3 +126,10 @@ class DeadlineProtocol(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _close_idle(connections: Iterable[Any]) -> None:
+    """Close the connection that has been without a request for the longest, if there is one."""
+    since = [(each.timeout_keep_alive_task.when(), each) for each in connections if each.timeout_keep_alive_task]
+    if since:
+        min(since, key=lambda pair: pair[0])[1].transport.close()

@@ -1,252 +1,112 @@
-"""The HTTP side: OpenAI's completions and chat completions over one engine."""
+"""The HTTP side: routes to one engine, and what goes wrong on them."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import aclosing
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
+from mpispec.core.messages import Sampling
 from mpispec.models.errors import ModelError
-from mpispec.runtime.engine import EngineStopped, Generation
-from mpispec.serve.answers import ApiError, ChatAnswer, TextAnswer
-from mpispec.serve.completion import AsyncCompletion
+from mpispec.serve.about import About
+from mpispec.serve.address import Access
+from mpispec.serve.answers import ChatAnswer, TextAnswer
+from mpispec.serve.body import read_body
+from mpispec.serve.chat import ChatRequest
+from mpispec.serve.errors import ApiError
+from mpispec.serve.exchange import Exchange
 from mpispec.serve.guard import Guard
-from mpispec.serve.schema import ChatRequest, CompletionRequest, TextRequest, Wanted, parse_request
+from mpispec.serve.messages import MessagesRequest
+from mpispec.serve.messages_answer import MessagesAnswer
+from mpispec.serve.prompt import Prompt
+from mpispec.serve.request import Wanted, parse_request
+from mpispec.serve.responses import ResponsesRequest
+from mpispec.serve.responses_answer import ResponsesAnswer
 from mpispec.serve.service import Service
-
-MAX_BODY = 8 << 20
-"""Bytes."""
-BODY_SECONDS = 60.0
-"""A body that takes longer is given up."""
-MAX_QUEUE = 64
-"""Requests that may wait behind the one that runs."""
-_RETRY_SECONDS = 5
+from mpispec.serve.texts import TextRequest
 
 
 class Api:
-    """The endpoints; lives on one event loop."""
+    """The endpoints that generate; lives on one event loop."""
 
-    def __init__(self, service: Service, max_queue: int = MAX_QUEUE) -> None:
+    def __init__(self, service: Service, about: About, exchange: Exchange) -> None:
         self._service = service
-        self._max_admitted = max_queue + 1
-        self._admitted = 0
-        self._created = int(time.time())
+        self._about = about
+        self._exchange = exchange
 
     async def chat(self, http: Request) -> Response:
         """POST /v1/chat/completions."""
         wanted = await self._parse(http, ChatRequest)
-        messages = [message.plain() for message in wanted.messages]
-
-        def tokenize() -> list[int]:
-            return self._service.vocabulary.tokenize(self._service.render(messages), special=True)
-
-        try:
-            prompt = await run_in_threadpool(tokenize)
-        except ModelError as error:
-            raise ApiError(400, str(error), param="messages", code="invalid_value") from None
-        return await self._answer(http, wanted, prompt, ChatAnswer)
+        prompt = await self._prompt(wanted)
+        return await self._exchange.answer(http, wanted, [prompt], self._shape(ChatAnswer, wanted))
 
     async def complete(self, http: Request) -> Response:
         """POST /v1/completions."""
         wanted = await self._parse(http, TextRequest)
-        vocabulary = self._service.vocabulary
-        if isinstance(wanted.prompt, str):
-            prompt = await run_in_threadpool(vocabulary.tokenize, wanted.prompt, special=True)
-        else:
-            prompt = wanted.prompt
-            if min(prompt) < 0 or max(prompt) >= vocabulary.size:
-                sentence = f"prompt: token ids must be from 0 to {vocabulary.size - 1}."
-                raise ApiError(400, sentence, param="prompt", code="invalid_value")
-        return await self._answer(http, wanted, prompt, TextAnswer)
+        prompts = await run_in_threadpool(lambda: [Prompt(self._tokens(prompt)) for prompt in wanted.prompt])
+        texts = (prompt if isinstance(prompt, str) else self._about.text_of(prompt) for prompt in wanted.prompt)
+        echoes = tuple(texts) if wanted.echo else ()
+        return await self._exchange.answer(http, wanted, prompts, self._shape(TextAnswer, wanted, echoes))
 
-    async def models(self, http: Request) -> Response:
-        """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [self._model()]})
+    async def respond(self, http: Request) -> Response:
+        """POST /v1/responses."""
+        wanted = await self._parse(http, ResponsesRequest)
+        prompt = await self._prompt(wanted)
+        return await self._exchange.answer(
+            http, wanted, [prompt], lambda sampling: ResponsesAnswer(self._service.model, wanted, sampling)
+        )
 
-    async def model(self, http: Request) -> Response:
-        """GET /v1/models/{name}."""
-        self._check_model(http.path_params["name"])
-        return JSONResponse(self._model())
+    async def message(self, http: Request) -> Response:
+        """POST /v1/messages."""
+        wanted = await self._parse(http, MessagesRequest)
+        prompt = await self._prompt(wanted)
+        count = len(prompt.tokens)
+        return await self._exchange.answer(
+            http, wanted, [prompt], lambda sampling: MessagesAnswer(self._service.model, sampling.seed, count)
+        )
 
-    async def health(self, http: Request) -> Response:
-        """GET /health."""
-        if self._service.engine.is_running:
-            return JSONResponse({"status": "ok", **self._exactness()})
-        return JSONResponse({"status": "stopped"}, 503)
-
-    def _model(self) -> dict[str, Any]:
-        return {
-            "id": self._service.model,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "mpispec",
-            "mpispec": self._service.manner.fields(),
-            **self._exactness(),
-        }
-
-    def _exactness(self) -> dict[str, Any]:
-        promise = self._service.engine.promise
-        return {"is_exact": promise.is_exact, "exactness": str(promise)}
-
-    def _check_model(self, name: str) -> None:
-        known = self._service.model
-        if name != known:
-            sentence = f"This server has no model {name!r}; it has {known!r}."
-            raise ApiError(404, sentence, param="model", code="model_not_found")
+    async def count_tokens(self, http: Request) -> Response:
+        """POST /v1/messages/count_tokens."""
+        prompt = await self._prompt(await self._parse(http, MessagesRequest))
+        return JSONResponse({"input_tokens": len(prompt.tokens)})
 
     async def _parse(self, http: Request, kind: type[Wanted]) -> Wanted:
         wanted = parse_request(kind, await read_body(http))
-        if wanted.model is not None:
-            self._check_model(wanted.model)
+        if wanted.model:
+            self._about.check_model(wanted.model)
         engine = self._service.engine
         _check_choice("strategy", wanted.strategy, engine.strategies)
         _check_choice("drafter", wanted.drafter, engine.drafters)
         return wanted
 
-    def _generation(self, wanted: CompletionRequest, prompt: list[int]) -> Generation:
-        room = self._service.room(prompt)
-        if room < 1:
-            raise ApiError(
-                400,
-                f"The prompt has {len(prompt)} tokens and the context {self._service.engine.context}; shorten it.",
-                param="messages" if isinstance(wanted, ChatRequest) else "prompt",
-                code="context_length_exceeded",
-            )
-        seed = self._service.manner.pick_seed() if wanted.seed is None else wanted.seed
-        return Generation(
-            prompt=tuple(prompt),
-            max_tokens=room if wanted.limit is None else min(wanted.limit, room),
-            sampling=wanted.sampling(self._service.manner.defaults(wanted.temperature), seed),
-            strategy=wanted.strategy,
-            drafter=wanted.drafter,
-        )
-
-    async def _answer(
-        self, http: Request, wanted: CompletionRequest, prompt: list[int], shape: type[TextAnswer]
-    ) -> Response:
-        generation = self._generation(wanted, prompt)
-        answer = shape(model=self._service.model, seed=generation.sampling.seed)
-        completion = self._submit(generation, wanted)
-        if wanted.stream:
-            events = self._stream(completion, answer, wanted.includes_usage)
-            return EventStream(events, on_end=lambda: self._release(completion))
+    async def _prompt(self, wanted: ChatRequest | ResponsesRequest | MessagesRequest) -> Prompt:
+        dialogue = wanted.dialogue()
         try:
-            whole = await unless_gone(http.receive, self._finish(completion, answer))
-        finally:
-            self._release(completion)
-        return Response(status_code=400) if whole is None else JSONResponse(whole)
+            return await run_in_threadpool(self._service.prompts.prompt, dialogue)
+        except ModelError as error:
+            raise ApiError(400, str(error), param=wanted.prompt_field, code="invalid_value") from None
 
-    def _cuts_repeats(self, wanted: CompletionRequest) -> bool:
-        """Return whether an answer may be cut: by the request, else in a chat as the server says."""
-        if wanted.cut_repeats is None:
-            return self._service.manner.cuts_repeats and isinstance(wanted, ChatRequest)
-        return wanted.cut_repeats
+    def _shape(
+        self, form: type[TextAnswer], wanted: ChatRequest | TextRequest, echoes: tuple[str, ...] = ()
+    ) -> Callable[[Sampling], TextAnswer]:
+        def shape(sampling: Sampling) -> TextAnswer:
+            return form(self._service.model, sampling.seed, wanted.num_choices, wanted.includes_usage, echoes)
 
-    def _submit(self, generation: Generation, wanted: CompletionRequest) -> AsyncCompletion:
-        if self._admitted >= self._max_admitted:
-            sentence = f"{self._admitted} requests are waiting already; try again in a while."
-            raise ApiError(503, sentence, code="queue_full", retry_after=_RETRY_SECONDS)
-        try:
-            service = self._service
-            cuts = self._cuts_repeats(wanted)
-            completion = AsyncCompletion(service.engine, service.vocabulary, generation, wanted.stop, cuts)
-        except ValueError as error:
-            raise ApiError(400, str(error), code="invalid_value") from None
-        except EngineStopped:
-            raise _engine_stopped() from None
-        self._admitted += 1
-        return completion
+        return shape
 
-    def _release(self, completion: AsyncCompletion) -> None:
-        self._admitted -= 1
-        completion.withdraw()
-
-    async def _finish(self, completion: AsyncCompletion, answer: TextAnswer) -> dict[str, Any]:
-        async for _ in completion:
-            pass
-        done = completion.result()
-        if done.finish_reason == "cancelled":
-            raise _engine_stopped()
-        return answer.whole(done)
-
-    async def _stream(
-        self, completion: AsyncCompletion, answer: TextAnswer, includes_usage: bool
-    ) -> AsyncGenerator[str, None]:
-        opening = answer.opening()
-        if opening is not None:
-            yield _encode(opening)
-        async for text in completion:
-            yield _encode(answer.chunk(text))
-        done = completion.result()
-        if done.finish_reason == "cancelled":
-            yield _encode(_engine_stopped().body())
-            return
-        yield _encode(answer.ending(done))
-        if includes_usage:
-            yield _encode(answer.usage(done))
-        yield "[DONE]"
-
-
-Result = TypeVar("Result")
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:
-    """Return the result of `work`, or None if the client leaves before; `work` is cancelled then.
-
-    `receive` must have given the whole body already.
-    """
-    working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        for task in (working, gone):
-            task.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
-
-
-class EventStream(Response):
-    """Sends each item of `events` as one event; calls `on_end` after the last, or when the client has gone."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, events: AsyncGenerator[str, None], on_end: Callable[[], None]) -> None:
-        # Some proxies (nginx) collect an answer unless a header forbids it.
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
-        self._events = events
-        self._on_end = on_end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await unless_gone(receive, self._write(send))
-        finally:
-            self._on_end()
-
-    async def _write(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(self._events) as events:
-            async for event in events:
-                await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    def _tokens(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return self._service.vocabulary.tokenize(prompt, special=True)
+        self._about.check_tokens(prompt, "prompt")
+        return prompt
 
 
 def _check_choice(param: str, name: str | None, known: tuple[str, ...]) -> None:
@@ -255,46 +115,19 @@ def _check_choice(param: str, name: str | None, known: tuple[str, ...]) -> None:
         raise ApiError(400, sentence, param=param, code="invalid_value")
 
 
-def _engine_stopped() -> ApiError:
-    return ApiError(503, "The engine has stopped; start mpispec serve again.", code="engine_stopped")
-
-
-def _encode(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-async def read_body(http: Request) -> bytes:
-    """Return the whole body; raises ApiError 413 beyond MAX_BODY and 408 beyond BODY_SECONDS."""
-    too_large = ApiError(413, f"The body is larger than {MAX_BODY >> 20} MiB.", code="body_too_large")
-    if int(http.headers.get("content-length", 0)) > MAX_BODY:
-        raise too_large
-
-    async def gather() -> bytes:
-        body = bytearray()
-        async for part in http.stream():
-            body += part
-            if len(body) > MAX_BODY:
-                raise too_large
-        return bytes(body)
-
-    try:
-        return await asyncio.wait_for(gather(), BODY_SECONDS)
-    except asyncio.TimeoutError:
-        raise ApiError(408, f"The body took longer than {BODY_SECONDS:.0f} s.", code="timeout") from None
-
-
 async def _answer_api_error(http: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return JSONResponse(error.body(), error.status, error.headers())
+    return JSONResponse(error.body_for(http.scope["path"]), error.status, error.headers())
 
 
 async def _answer_http_error(http: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    sentence = {404: f"There is no {http.scope['path']} here.", 405: f"{http.method} is not allowed here."}
+    nothing = f"There is no {http.scope['path']} here; chats are at /v1/chat/completions, the model at /v1/models."
+    sentence = {404: nothing, 405: f"{http.method} is not allowed here."}
     answer = ApiError(error.status_code, sentence.get(error.status_code, error.detail), code="not_found")
     if error.status_code == 405:
         answer.code = "method_not_allowed"
-    return JSONResponse(answer.body(), error.status_code, error.headers)
+    return JSONResponse(answer.body_for(http.scope["path"]), error.status_code, error.headers)
 
 
 async def _answer_disconnect(http: Request, error: Exception) -> Response:
@@ -304,31 +137,56 @@ async def _answer_disconnect(http: Request, error: Exception) -> Response:
 
 async def _answer_bug(http: Request, error: Exception) -> Response:
     """Answer for an exception nobody expected; starlette raises it again, so that it is logged with its traceback."""
-    return JSONResponse(ApiError(500, "The server failed; its log has the cause.", code="internal").body(), 500)
+    answer = ApiError(500, "The server failed; its log has the cause.", code="internal")
+    return JSONResponse(answer.body_for(http.scope["path"]), 500)
 
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-def make_app(service: Service, key: str | None, max_queue: int = MAX_QUEUE) -> Starlette:
-    """Return the ASGI application; `key` is asked for if set, else only loopback may be served."""
-    api = Api(service, max_queue)
+def make_app(service: Service, access: Access, ping_s: float) -> Starlette:
+    """Return the ASGI application; without keys in `access` only loopback may be served."""
+    about = About(service)
+    api = Api(service, about, Exchange(service, ping_s))
     handlers: dict[Any, Handler] = {
         ApiError: _answer_api_error,
         HTTPException: _answer_http_error,
         ClientDisconnect: _answer_disconnect,
         Exception: _answer_bug,
     }
-    app = Starlette(
-        routes=[
-            Route("/v1/chat/completions", api.chat, methods=["POST"]),
-            Route("/v1/completions", api.complete, methods=["POST"]),
-            Route("/v1/models", api.models, methods=["GET"]),
-            Route("/v1/models/{name:path}", api.model, methods=["GET"]),
-            Route("/health", api.health, methods=["GET"]),
-        ],
-        middleware=[Middleware(Guard, key=key)],
-        exception_handlers=handlers,
-    )
+    posts = {
+        "/chat/completions": api.chat,
+        "/completions": api.complete,
+        "/responses": api.respond,
+        "/messages": api.message,
+        "/messages/count_tokens": api.count_tokens,
+        "/tokenize": about.tokenize,
+        "/detokenize": about.detokenize,
+    }
+    gets = {"/models": about.models, "/models/{name:path}": about.model, "/health": about.health, "/stats": about.stats}
+    # Some clients take the address with /v1 and some without.
+    routes = [
+        Route(prefix + path, endpoint, methods=[method])
+        for method, endpoints in (("POST", posts), ("GET", gets))
+        for path, endpoint in endpoints.items()
+        for prefix in ("/v1", "")
+    ]
+    app = Starlette(routes=routes, middleware=_middleware(access), exception_handlers=handlers)
     app.router.redirect_slashes = False
     return app
+
+
+def _middleware(access: Access) -> list[Middleware]:
+    guard = Middleware(Guard, access=access)
+    if not access.origins:
+        return [guard]
+    # Before the guard: a browser asks first whether it may send the key, without the key.
+    pages = Middleware(
+        CORSMiddleware,
+        allow_origins=access.origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        allow_private_network=True,
+        expose_headers=("Retry-After",),
+    )
+    return [pages, guard]

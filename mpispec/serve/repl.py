@@ -17,8 +17,9 @@ from mpispec.models.errors import ModelError
 from mpispec.runtime.engine import EngineStopped, Generation
 from mpispec.sampling import describe
 from mpispec.serve.completion import Completed, Completion
+from mpispec.serve.dialogue import ChatMessage, Dialogue
 from mpispec.serve.screen import Screen, strip_controls
-from mpispec.serve.service import MAX_TEMPERATURE, ChatMessage, Service
+from mpispec.serve.service import MAX_TEMPERATURE, Service
 from mpispec.wire.fields import MAX_SEED
 
 
@@ -65,26 +66,26 @@ class Conversation:
 
     def ask(self, text: str) -> list[int]:
         """Return the prompt for a message of the user without adding it; raises ModelError as the template does."""
-        return self._tokenize(self._service.render([*self._messages, {"role": "user", "content": text}]))
+        return self._tokenize(self._render([*self._messages, {"role": "user", "content": text}]))
 
     def add(self, text: str, prompt: Sequence[int], answer: str, tokens: Sequence[int]) -> None:
         """Add a turn: the user's text, the prompt `ask` made of it, the answer as text and as tokens."""
         self._messages.append({"role": "user", "content": text})
-        self._seen_text = self._service.render(self._messages) + answer
+        self._seen_text = self._render(self._messages) + self._service.prompts.quote(answer)
         self._seen_tokens = [*prompt, *(token for token in tokens if token not in self._service.vocabulary.eog)]
         self._messages.append({"role": "assistant", "content": answer})
 
+    def _render(self, messages: Sequence[ChatMessage]) -> str:
+        return self._service.prompts.text(Dialogue(messages))
+
     def _tokenize(self, rendered: str) -> list[int]:
-        vocabulary = self._service.vocabulary
+        prompts = self._service.prompts
         if self._seen_text and rendered.startswith(self._seen_text):
-            rest = vocabulary.tokenize(rendered[len(self._seen_text) :], special=True)
-            lead = vocabulary.tokenize("", special=True)  # a beginning-of-text token, if the model wants one
-            if rest[: len(lead)] == lead:
-                rest = rest[len(lead) :]
+            rest = prompts.tokenize(rendered[len(self._seen_text) :], begin=False)
             # Only a token that ends a turn is sure to stand for the same text whatever is before it.
-            if rest and rest[0] in vocabulary.eog:
+            if rest and rest[0] in self._service.vocabulary.eog:
                 return self._seen_tokens + rest
-        return vocabulary.tokenize(rendered, special=True)
+        return prompts.tokenize(rendered)
 
 
 class Repl:

@@ -8,33 +8,36 @@ import threading
 from collections.abc import Callable, Sequence
 
 from mpispec.runtime.engine import Engine
-from mpispec.serve.address import find_key
+from mpispec.serve.address import Access, check_access
 from mpispec.serve.service import Service
 
 _GRACE_SECONDS = 2
 """How long a stop waits for open answers."""
-_MAX_CONNECTIONS = 256
+PING_SECONDS = 15.0
+"""How often a stream without anything to say says so; proxies and clients give up on silence after 60 s and more."""
 
 
 class Server:
-    """An HTTP server on a socket from `bind`, with the key from `find_key`; raises ServeError without a needed key.
+    """An HTTP server on a socket from `bind`, for those whom `access` lets in; raises ServeError without a needed key.
 
     It installs no signal handlers. An exception in its thread reaches `threading.excepthook`.
     """
 
-    def __init__(self, service: Service, listener: socket.socket, key: str | None) -> None:
+    def __init__(self, service: Service, listener: socket.socket, access: Access, ping_s: float = PING_SECONDS) -> None:
+        """`ping_s` is how long a stream may be silent, in seconds; 0 is without a bound."""
         # Here and not above: only a rank that serves pays for these imports.
         import uvicorn  # noqa: PLC0415
 
-        from mpispec.serve.guard import DeadlineProtocol  # noqa: PLC0415
+        from mpispec.serve.guard import KEEP_SECONDS, MOST_CONNECTIONS, DeadlineProtocol  # noqa: PLC0415
         from mpispec.serve.http import make_app  # noqa: PLC0415
 
         self._listener = listener
         host, port = listener.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         """Where clients reach it."""
+        check_access(host, access)
         config = uvicorn.Config(
-            make_app(service, find_key(host, key)),
+            make_app(service, access, ping_s),
             http=DeadlineProtocol,
             ws="none",
             lifespan="off",
@@ -44,7 +47,8 @@ class Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_MAX_CONNECTIONS,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_keep_alive=KEEP_SECONDS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         self._uvicorn = uvicorn.Server(config)

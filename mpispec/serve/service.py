@@ -3,48 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, TypedDict
+from typing import Any
 
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import Engine
 from mpispec.sampling import describe
+from mpispec.serve.prompt import Prompts
+from mpispec.serve.vocabulary import Vocabulary
 
 MAX_TEMPERATURE = 2.0
 """Above it a softmax is so flat that the text is noise; OpenAI's bound too."""
-
-
-class ChatMessage(TypedDict):
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-
-
-Render = Callable[[Sequence[ChatMessage]], str]
-"""A model's chat template: the prompt text that asks for the next assistant turn.
-
-Raises ModelError with a sentence where the template refuses the messages.
-"""
-
-
-class Vocabulary(Protocol):
-    """Text to tokens and back. Every method may be called from any thread."""
-
-    @property
-    def size(self) -> int:
-        """Number of tokens; ids are 0 <= id < size."""
-
-    @property
-    def eog(self) -> frozenset[int]:
-        """Tokens that end a generation."""
-
-    def tokenize(self, text: str, special: bool) -> list[int]:
-        """Return the token ids of `text`; with `special`, control tokens spelled in it become those tokens."""
-
-    def piece(self, token: int) -> bytes:
-        """Return the bytes a token stands for; they may be part of a character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +52,18 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What makes text of an engine, which knows token ids: vocabulary, template, name and manner of its model."""
+    """What makes text of an engine, which knows token ids: vocabulary, prompts, name and manner of its model."""
 
     engine: Engine
     vocabulary: Vocabulary
-    render: Render
+    prompts: Prompts
     model: str
     """The name that requests may ask for."""
     manner: Manner = field(default_factory=Manner)
     greeting: str = ""
     """What a person at the prompt should know of the model."""
+    aliases: tuple[str, ...] = ()
+    """Other names that requests may ask for; `*` in them stands for anything."""
 
     def room(self, prompt: Sequence[int]) -> int:
         """Return how many tokens of answer the context has room for after `prompt`; below 1 it does not fit."""

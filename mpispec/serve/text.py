@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from mpispec.serve.service import Vocabulary
+from mpispec.serve.vocabulary import Vocabulary
 
 
 def find_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
@@ -38,16 +38,18 @@ class TextStream:
     """Turns tokens into text, holding back incomplete characters and what may become a stop string.
 
     The texts of all `push` calls and of `flush` together are the decoded bytes of all tokens, up to the first stop
-    string. Bytes that are no UTF-8 become U+FFFD. Tokens of `vocabulary.eog` give no text.
+    string. Bytes that are no UTF-8 become U+FFFD. Tokens of `vocabulary.eog` give no text, control tokens only those
+    that are to be shown.
     """
 
-    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str] = ()) -> None:
+    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str] = (), shown: frozenset[int] = frozenset()) -> None:
         if "" in stops:
             raise ValueError("A stop string must not be empty.")
         self.stop_found: str | None = None
         """The stop string that was found; there is no text after it."""
         self._vocabulary = vocabulary
         self._stops = tuple(stops)
+        self._shown = shown
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
 
@@ -55,7 +57,7 @@ class TextStream:
         """Take the next token; return the text that is certain now, often none."""
         if self.stop_found is not None or token in self._vocabulary.eog:
             return ""
-        return self._release(self._decoder.decode(self._vocabulary.piece(token)))
+        return self._release(self._decoder.decode(self._vocabulary.piece(token, special=token in self._shown)))
 
     def flush(self) -> str:
         """Return what was held back; call it after the last token."""

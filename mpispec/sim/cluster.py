@@ -100,6 +100,7 @@ class _Job:
     """A compute under way on an actor."""
 
     work: Compute | ComputeDraft
+    began: float
     is_aborted: bool = False
 
 
@@ -129,6 +130,8 @@ class VirtualCluster:
         self.now = 0.0
         self.steps = 0
         self.answers: defaultdict[int, Answer] = defaultdict(Answer)
+        self.watch: Callable[[Actor, Effect], None] | None = None
+        """Told of every effect of an actor before it is performed; may give events with `at`."""
         self._head = head
         self._cores: dict[Actor, HeadCore | LevelCore | StageCore | DraftCore] = {HEAD: head}
         self._targets: dict[Actor, tuple[Target, Actor]] = {}
@@ -146,7 +149,7 @@ class VirtualCluster:
             self._cores[actor], self._drafter = draft
             self._listeners[actor] = self._drafter
         self.busy_s = [0.0] * len(self._cores)
-        """Virtual seconds each actor has computed."""
+        """Virtual seconds each actor has computed, what was given up included."""
         self._costs = costs
         self._check = check
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -205,6 +208,8 @@ class VirtualCluster:
             self._perform(actor, effect)
 
     def _perform(self, actor: Actor, effect: Effect) -> None:
+        if self.watch is not None:
+            self.watch(actor, effect)
         match effect:
             case Send():
                 self._send(actor, effect)
@@ -254,8 +259,7 @@ class VirtualCluster:
 
     def _start(self, actor: Actor, seconds: float, work: Compute | ComputeDraft) -> None:
         assert actor not in self._jobs, f"actor {actor} computes two things at once"
-        job = self._jobs[actor] = _Job(work)
-        self.busy_s[actor] += seconds
+        job = self._jobs[actor] = _Job(work, self.now)
         core = self._costs.core(actor)
         if core is None:
             self._schedule(self.now + seconds, partial(self._finish, actor, job))
@@ -303,6 +307,7 @@ class VirtualCluster:
         if self._jobs.get(actor) is not job:
             return  # given up before its time
         del self._jobs[actor]
+        self.busy_s[actor] += self.now - job.began
         core = self._costs.core(actor)
         if core is not None:
             self._shared[core].end(actor, self.now)

@@ -14,7 +14,7 @@ from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.events import Submitted
 from mpispec.core.head import HeadCore
-from mpispec.core.ids import HEAD, Actor, Plane
+from mpispec.core.ids import HEAD, Actor, Plane, RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Strategy
@@ -39,7 +39,8 @@ _CHAINS = 32
 _FARTHEST = 0.005
 """A lead beyond `_SHORTEST_LEAD` ends where the path probability falls below this; the rest of a long pipeline stays
 empty, which costs about this share of the speed and saves most of a study's time."""
-_MOST_STEPS = 200_000_000
+MOST_STEPS = 200_000_000
+"""Of a cluster; a study that takes more has stalled."""
 
 
 @dataclass(frozen=True)
@@ -204,9 +205,11 @@ class _Trial:
 
     def __init__(self, name: str, study: Study) -> None:
         script = Script.drawn(study.num_requests, PROMPT_TOKENS + study.num_tokens + 1, study.seed)
-        cluster = _cluster(name, study, script)
-        with _uncollected():
-            cluster.run(_MOST_STEPS)
+        cluster = cluster_of(name, study, script)
+        for request, text in script.texts.items():
+            cluster.at(0.0, submission(name, request, text[:PROMPT_TOKENS], study.num_tokens))
+        with uncollected():
+            cluster.run(MOST_STEPS)
         cluster.check_drained()
         self.counts = []
         begins, ends = [], []
@@ -223,7 +226,11 @@ class _Trial:
         self.acceptance_rate = sum(counts.accepted for counts in self.counts) / timed
 
 
-def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
+def cluster_of(name: str, study: Study, script: Script) -> VirtualCluster:
+    """Return the cluster of a study with nothing to do yet.
+
+    A request may have `PROMPT_TOKENS` + `study.num_tokens` tokens, prompt and answer together.
+    """
     stages = study.num_stages
     strategy = sized(name, study)
     is_drafted = strategy.lead > 0
@@ -240,10 +247,10 @@ def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
         draft_toll=study.draft_toll_s / study.stage_s,
         link_row=study.row_bytes / study.link_bytes_per_s / study.stage_s,
         max_active=study.num_requests,
-        traits=llama_traits.traits(study.num_requests),
+        traits=llama_traits.traits(study.num_requests == 1),
     )
     levels, draft, costs = _below(config, study, script) if is_drafted else ([], None, study.costs)
-    cluster = VirtualCluster(
+    return VirtualCluster(
         HeadCore(config, {name: lambda: sized(name, study)}, {}),
         [StageCore(stage, stages, 8 * config.most_in_flight) for stage in config.stages],
         draft,
@@ -252,11 +259,12 @@ def _cluster(name: str, study: Study, script: Script) -> VirtualCluster:
         check=False,
         levels=levels,
     )
-    for request, text in script.texts.items():
-        prompt = tuple(text[:PROMPT_TOKENS])
-        drafter = "draft" if is_drafted else "none"
-        cluster.at(0.0, Submitted(request, prompt, study.num_tokens, frozenset(), Sampling(), name, drafter))
-    return cluster
+
+
+def submission(name: str, request: RequestId, prompt: Sequence[Token], num_tokens: int) -> Submitted:
+    """Return the event that submits a request to a cluster of this strategy."""
+    drafter = "draft" if PRESETS[name]().lead > 0 else "none"
+    return Submitted(request, tuple(prompt), num_tokens, frozenset(), Sampling(), name, drafter)
 
 
 def _below(config: HeadConfig, study: Study, script: Script) -> tuple[list[Level], tuple[DraftCore, DraftModel], Costs]:
@@ -270,7 +278,7 @@ def _below(config: HeadConfig, study: Study, script: Script) -> tuple[list[Level
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Keep Python from searching for cycles: millions of short-lived events have none, and the search is slow."""
     was_enabled = gc.isenabled()
     gc.disable()

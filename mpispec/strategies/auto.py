@@ -19,15 +19,17 @@ and k = 0 is plain decoding, in which the draft is silent.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 
-from mpispec.core.calibration import Calibration
+from mpispec.core.experience import Experience
 from mpispec.core.ids import NodeId, Token
 from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import BY_DRAFT, BY_HEAD, Node, NodeState
+from mpispec.strategies.beliefs import Beliefs
+from mpispec.strategies.crowd import Crowd, Depth
 from mpispec.strategies.economy import EXPENSIVE_ROW, Economy, Plan
 from mpispec.strategies.trust import AcceptanceRate, Account
 
@@ -63,6 +65,8 @@ answer of 200. The promise is 0.97 of the best fixed one; 3 and 0.01 left worthl
 _HORIZON = 100.0
 """Tokens within which what is believed to pay must make good what it has lost, else it is no longer believed. With 50,
 one long chain that failed silenced drafts that would have gained a tenth."""
+_AHEAD_AMONG_OTHERS = 2
+"""Draft tokens beyond those that pay under the present load, which are ready when the newest token is decided."""
 _UNREACHED = 0.001
 """A chain is not followed beyond the draft token where its path probability falls below this: that takes head time."""
 
@@ -73,11 +77,7 @@ class Auto(Strategy):
     def __init__(self, width: int = 4, lead: int = 32) -> None:
         self.width = width
         self.lead = self._longest_lead = lead
-        self._calibrations: defaultdict[int, Calibration] = defaultdict(Calibration)
-        """By drafters: a draft token that two have made is another thing than one of either."""
-        self._chances: dict[NodeId, float] = {}
-        self._path_probs: dict[NodeId, float] = {}
-        """Calibrated, since the last verification: most draft tokens are looked at several times between two."""
+        self._beliefs = Beliefs(Experience())
         self._since_probe = 0
         self._since_costs = 0
         self._usual = AcceptanceRate(_PROMISED)
@@ -92,6 +92,10 @@ class Auto(Strategy):
         self._most_rows = 1
         self._plan = Plan(False, lead)
         """How to go on where cores are shared."""
+        self._is_among_others = False
+        """Whether other requests are active."""
+        self._depth = Depth(0, True, 1, 1, 1.0)
+        """How far to speculate then."""
         self._account = Account(_CREDIT, _INTEREST)
         self._waited: set[NodeId] = set()
         """The last run that was waited for: its time is in the account."""
@@ -101,6 +105,8 @@ class Auto(Strategy):
     @property
     def draft_lead(self) -> int:
         """See `Strategy`: where cores are shared, what the plan says; a draft with a core of its own goes on trying."""
+        if self._is_among_others:
+            return min(self.lead, max(1, self._depth.tokens + _AHEAD_AMONG_OTHERS))
         least = 0 if self._economy.toll or not self._economy.may_speculation_pay else 1
         return min(self.lead, max(least, self._plan.lead))
 
@@ -111,6 +117,7 @@ class Auto(Strategy):
         row where longer ones might.
         """
         traits = view.config.traits
+        self._beliefs = Beliefs(view.experience)
         if not traits.may_branch:
             self.width = 1
         self._most_rows = _MOST_ROWS if traits.may_gather else 1
@@ -118,6 +125,7 @@ class Auto(Strategy):
         if traits.may_branch and self._pass > 1.0:
             self._least_alternative = _LEAST_GAIN / (self._pass - 1.0)
         self._economy = Economy(view, self._most_rows, self._longest_lead)
+        self._crowd = Crowd(view, self._most_rows)
         if self._economy.is_shared:
             self._begin_shared()
         step, pair = view.config.draft_step, view.config.draft_pair
@@ -125,6 +133,8 @@ class Auto(Strategy):
         is_draft_late = step * pair > 1.0
         if are_draft_tokens_expensive or (is_draft_late and pair > _LATE_ROW):
             self.floor = _EXPENSIVE_FLOOR
+        if are_draft_tokens_expensive and view.load > 1:
+            self.width = 1  # the draft serves others too
         if are_draft_tokens_expensive and is_draft_late and self._pass <= _LONG_PASS:
             self.width = 1
 
@@ -139,6 +149,9 @@ class Auto(Strategy):
     def choose(self, view: View) -> list[Node]:
         """Dispatch the root alone, else the likeliest draft token with as much next to it and below it as pays."""
         root = view.tree.root
+        if view.load > 1:
+            return self._among_others(view)
+        self._is_among_others = False
         if self._plan.waits:
             return self._with_root(view)
         if root.state is NodeState.PENDING:
@@ -149,7 +162,7 @@ class Auto(Strategy):
         self._refresh(view)
         if self._is_batching and not view.is_first_idle:
             return []
-        ranked = sorted(view.tree.ready(), key=lambda node: (-self._path_prob(node), node.id))
+        ranked = sorted(view.tree.ready(), key=lambda node: (-self._beliefs.path_prob(node), node.id))
         best = self._best(ranked)
         if best is None:
             return []
@@ -157,6 +170,45 @@ class Auto(Strategy):
             return [best]
         run = self._chain(best)[: self._most_rows] if self._economy.are_rows_free else self._comb(best, ranked)
         return self._filled(run, ranked)
+
+    def value(self, node: Node) -> float:
+        """See `Strategy`: the calibrated chance."""
+        return self._beliefs.path_prob(node)
+
+    def _among_others(self, view: View) -> list[Node]:
+        """Return what pays under the present load, the likeliest first."""
+        self._is_among_others = True
+        self._refresh(view)
+        root = view.tree.root
+        usual = self._beliefs.usual
+        self._depth = self._crowd.depth(view.load, self._usual.rate if usual is None else usual)
+        self.is_divisible = not self._depth.waits
+        self.waits = self._depth.waits
+        self.run_rows, self.run_requests = self._depth.run_rows, self._depth.run_requests
+        if self._depth.waits:
+            return self._waiting_among_others(view)
+        pending = [(-1.0, root.id, root)] if root.state is NodeState.PENDING else []
+        pending += [(-self._beliefs.path_prob(node), node.id, node) for node in view.tree.ready()]
+        heapq.heapify(pending)
+        chosen: list[Node] = []
+        while pending and len(chosen) < _MOST_ROWS:
+            chance, _, node = heapq.heappop(pending)
+            if -chance < self._depth.least and node is not root:
+                break
+            chosen.append(node)
+            for child in node.children:
+                heapq.heappush(pending, (-self._beliefs.path_prob(child), child.id, child))
+        return chosen
+
+    def _waiting_among_others(self, view: View) -> list[Node]:
+        """Return the root with as much of its chain as pays, once the chain is complete."""
+        root = view.tree.root
+        if root.state is not NodeState.PENDING or view.live_runs:
+            return []
+        chain = [node for node in self._favourites(root) if self._beliefs.path_prob(node) >= self._depth.least]
+        if len(chain) == len(self._favourites(root)) < self._depth.tokens and view.is_awaiting_draft:
+            return []
+        return [root, *chain[: self._depth.tokens]]
 
     def _with_root(self, view: View) -> list[Node]:
         """Dispatch the root with as much of its chain as pays, once the chain is complete and nothing is in flight."""
@@ -168,7 +220,7 @@ class Auto(Strategy):
         if len(chain) < self._plan.lead and view.is_awaiting_draft:
             return []
         usual = self._usual.rate
-        chances = [self._chance(node) if node.drafters == BY_HEAD else usual for node in chain]
+        chances = [self._beliefs.chance(node) if node.drafters == BY_HEAD else usual for node in chain]
         run = [root, *chain[: self._economy.prefix(chances, self._plan.lead)]]
         made = sum(node.drafters != BY_HEAD for node in chain)
         self._account.took(self._economy.waited(made, len(run)))
@@ -190,10 +242,10 @@ class Auto(Strategy):
             if self._since_costs >= _COSTS_EVERY:
                 self._since_costs = 0
                 self._economy.read(view)
+                self._crowd.read(view)
             self._is_batching = self._economy.pays_to_batch(self._usual.rate)
             self._news = False
-            self._chances.clear()
-            self._path_probs = {view.tree.root.id: 1.0}
+            self._beliefs.begin(view.tree.root)
 
     def verified(self, root: Node, token: Token) -> None:
         """Learn from the decision after `root` how good its draft tokens were."""
@@ -203,9 +255,7 @@ class Auto(Strategy):
             self._account.took(self._economy.flowed(self._usual.rate, is_right))
         if not root.children:
             return
-        share = 1.0 / len(root.children)
-        for child in root.children:
-            self._calibrations[child.drafters].learn(child.prob, child.token == token, child.depth, share)
+        self._beliefs.learn(root, token)
         favourite = root.favourite()
         self.lead = self._lead_after(favourite)
         self._usual.learn(favourite.prob, favourite.token == token)
@@ -215,7 +265,7 @@ class Auto(Strategy):
 
         What it makes takes the time of stages that share a machine with it or with the head.
         """
-        is_believed = self._calibrations[node.drafters].chance(node.prob) >= _LEAST_CHANCE
+        is_believed = self._beliefs.of(node.drafters, node.prob) >= _LEAST_CHANCE
         return self._longest_lead if is_believed or node.drafters != BY_DRAFT else 1
 
     def accepted(self, count: int) -> None:
@@ -249,7 +299,7 @@ class Auto(Strategy):
         best = next(filter(self._is_worth_it, ranked), None)
         if best is not None and not self._may_branch and best.parent is not None:
             best = self._following(best.parent)
-        if best is not None and self._chances[best.id] < _LEAST_CHANCE and not _has_dispatched_sibling(best):
+        if best is not None and self._beliefs.chance(best) < _LEAST_CHANCE and not _has_dispatched_sibling(best):
             self._since_probe = 0
         return best
 
@@ -259,9 +309,9 @@ class Auto(Strategy):
         An alternative to a dispatched draft token delays all that comes after it by one run, and saves the refilling of
         the pipeline if it is right.
         """
-        chance = self._chance(node)
+        chance = self._beliefs.chance(node)
         if chance >= _LEAST_CHANCE:
-            if not self._economy.are_rows_free and self._path_prob(node) < _UNLIKELY:
+            if not self._economy.are_rows_free and self._beliefs.path_prob(node) < _UNLIKELY:
                 return False
             if chance >= self._least_alternative:
                 return True
@@ -272,10 +322,11 @@ class Auto(Strategy):
     def _comb(self, best: Node, ranked: Sequence[Node]) -> list[Node]:
         """Return the layer of the best draft token and the chain below its likeliest, as much as pays."""
         layer = [best] if not self._may_branch else [node for node in ranked if node.pos == best.pos]
-        above = sum([self._path_probs[parent] for parent in {node.parent_id for node in layer}])
-        chances = [self._path_probs[node.id] / above for node in layer[: self.width]]
+        parents = {node.parent_id: node.parent for node in layer}.values()
+        above = sum([self._beliefs.path_prob(parent) for parent in parents if parent is not None])
+        chances = [self._beliefs.path_prob(node) / above for node in layer[: self.width]]
         chain = self._chain(layer[0])
-        width, length = self._economy.best_comb(chances, [self._chances[node.id] for node in chain])
+        width, length = self._economy.best_comb(chances, [self._beliefs.chance(node) for node in chain])
         return layer[:width] + chain[1:length]
 
     def _filled(self, run: list[Node], ranked: Sequence[Node]) -> list[Node]:
@@ -284,10 +335,10 @@ class Auto(Strategy):
             return run
         chosen = {node.id for node in run}
         others = [node for node in ranked if node.id not in chosen]
-        rejection = 1.0 - self._path_prob(run[0])
+        rejection = 1.0 - self._beliefs.path_prob(run[0])
         for node, (before, after) in zip(others, itertools.pairwise(self._economy.times[len(run) - 1 :]), strict=False):
             extra = after[0] - before[0] + rejection * (after[1] - before[1])
-            path_prob = self._path_prob(node)
+            path_prob = self._beliefs.path_prob(node)
             if path_prob < _UNLIKELY or path_prob * (self._pass - 1.0) < extra:
                 break
             run.append(node)
@@ -295,10 +346,10 @@ class Auto(Strategy):
 
     def _chain(self, node: Node) -> list[Node]:
         """Return a draft token and what is likeliest below it, as far as it is likely to be reached."""
-        chain, path_prob = [node], self._chance(node)
+        chain, path_prob = [node], self._beliefs.chance(node)
         while node.children and len(chain) < _MOST_ROWS and path_prob >= _UNREACHED:
             node = self._following(node)
-            path_prob *= self._chance(node)
+            path_prob *= self._beliefs.chance(node)
             chain.append(node)
         return chain
 
@@ -312,38 +363,20 @@ class Auto(Strategy):
         children = node.children
         if len(children) == 1:
             return children[0]
-        return max(children, key=self._chance if self._may_branch else self._promise)
+        return max(children, key=self._beliefs.chance if self._may_branch else self._promise)
 
     def _promise(self, node: Node) -> float:
         if node.state is NodeState.DISPATCHED:
             return math.inf
-        chance = self._chance(node)
+        chance = self._beliefs.chance(node)
         if node.drafters != BY_HEAD:
             return chance
         path_prob, expected = 1.0, 1.0
         while node.children:
             node = node.children[0]
-            path_prob *= self._chance(node)
+            path_prob *= self._beliefs.chance(node)
             expected += path_prob
         return chance * min(1.0, expected / self._pass)
-
-    def _chance(self, node: Node) -> float:
-        """Return the calibrated chance that a draft token is right, given that its parent is."""
-        chance = self._chances.get(node.id)
-        if chance is None:
-            calibration = self._calibrations[node.drafters]
-            chance = self._chances[node.id] = calibration.chance(node.prob, node.depth)
-        return chance
-
-    def _path_prob(self, node: Node) -> float:
-        """Return the calibrated chance that all draft tokens down to `node` are right."""
-        path_prob = self._path_probs.get(node.id)
-        if path_prob is None:
-            assert node.parent is not None
-            above = self._path_probs.get(node.parent_id)
-            path_prob = (self._path_prob(node.parent) if above is None else above) * self._chance(node)
-            self._path_probs[node.id] = path_prob
-        return path_prob
 
 
 def _has_dispatched_sibling(node: Node) -> bool:

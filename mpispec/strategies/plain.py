@@ -10,6 +10,7 @@ class Plain(Strategy):
     """What a layer split does today; the reference for every other strategy's output."""
 
     lead = 0
+    waits = True
 
     def choose(self, view: View) -> list[Node]:
         """Dispatch the root, once."""

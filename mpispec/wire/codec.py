@@ -20,6 +20,7 @@ import msgpack
 
 from mpispec.core.ids import Actor
 from mpispec.core.messages import (
+    AskWork,
     Cancel,
     Close,
     Credit,
@@ -34,6 +35,7 @@ from mpispec.core.messages import (
     Retire,
     Run,
     Stop,
+    Work,
 )
 from mpispec.wire.fields import (
     BRANCHES,
@@ -53,7 +55,7 @@ from mpispec.wire.fields import (
     PeerProtocolError,
 )
 
-VERSION = 3
+VERSION = 4
 """Raised whenever a frame of the old form could be misread."""
 
 Buffer = bytes | bytearray | memoryview
@@ -92,8 +94,8 @@ _SCHEMAS = (
     _schema(0, Open, request=INT32, sampling=SAMPLING, cached=INT32, recent=TOKENS),
     _schema(1, Close, request=INT32),
     _schema(2, Run, run_id=INT63, rows=ROWS, cache_ops=CACHE_OPS, void=FLAG, branches=BRANCHES),
-    _schema(3, Result, run_id=INT63, nodes=TOKENS, tokens=TOKENS, void=FLAG),
-    _schema(4, Cancel, run_ids=RUN_IDS, row_runs=RUN_IDS, row_nodes=TOKENS),
+    _schema(3, Result, run_id=INT63, requests=TOKENS, nodes=TOKENS, tokens=TOKENS, void=FLAG),
+    _schema(4, Cancel, run_ids=RUN_IDS, row_runs=RUN_IDS, row_requests=TOKENS, row_nodes=TOKENS),
     _schema(5, Credit, run_id=INT63),
     _schema(6, Stop),
     _schema(
@@ -104,15 +106,17 @@ _SCHEMAS = (
     _schema(
         10, Draft, request=INT32, root=INT32, first=INT63, parents=PARENTS, tokens=TOKENS, probs=PROBS, epoch=INT63
     ),
-    _schema(11, EarlyDraft, run_id=INT63, nodes=TOKENS, tokens=TOKENS, probs=PROBS),
+    _schema(11, EarlyDraft, run_id=INT63, requests=TOKENS, nodes=TOKENS, tokens=TOKENS, probs=PROBS),
     _schema(12, Idle, run_id=INT63),
+    _schema(13, AskWork),
+    _schema(14, Work, busy_us=INT63),
 )
 _BY_CLASS = {schema.cls: schema for schema in _SCHEMAS}
 _BY_KIND = {schema.kind: schema for schema in _SCHEMAS}
 _RUN_KIND = _BY_CLASS[Run].kind
 _COLUMNS: dict[int, Callable[[Any], tuple[Any, ...]]] = {
     _BY_CLASS[Draft].kind: attrgetter("parents", "tokens", "probs"),
-    _BY_CLASS[EarlyDraft].kind: attrgetter("nodes", "tokens", "probs"),
+    _BY_CLASS[EarlyDraft].kind: attrgetter("requests", "nodes", "tokens", "probs"),
 }
 """Fields of draft tokens, an entry for each."""
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from mpispec.compute import llama_stage
 from mpispec.compute.base import ComputeError, ModelError, StageSize
 from mpispec.compute.llama_stage import LlamaStage
-from mpispec.core.messages import Run
+from mpispec.compute.llama_traits import TILE
+from mpispec.core.ids import Pos, SeqId
+from mpispec.core.messages import Branch, Run
 from mpispec.models import cut
 from tests.models.pipeline import split
-from tests.stages import Pipeline, row, rows
+from tests.stages import SEQUENCES, Pipeline, drop, row, rows, share
 
 pytestmark = pytest.mark.models
 
@@ -38,6 +42,79 @@ def test_an_error_of_the_abort_callback_is_raised(pipeline: Pipeline) -> None:
     with pytest.raises(StopIteration):
         pipeline.stages[0].forward(Run(0, [row(1, 0)]), None, lambda: next(answers))
     pipeline.clear()
+
+
+def own_cells(model: Path, contexts: int) -> LlamaStage:
+    """Load the first layers with a context for each of several requests."""
+    size = StageSize(context=64, sequences=SEQUENCES, threads=1, most_rows=TILE, contexts=contexts)
+    return LlamaStage(cut.part(model, range(10)), size, first=True, last=False, n_layers=10)
+
+
+def test_a_context_is_made_when_a_row_first_needs_it(default_model: Path, part_cache: Path) -> None:
+    stage = own_cells(default_model, 3)
+    made = [len(stage._contexts)]
+    stage.apply([drop(SEQUENCES), share(2 * SEQUENCES, 2 * SEQUENCES + 1)])
+    made.append(len(stage._contexts))
+    stage.forward(Run(0, [row(1, 0), row(1, 0, 2 * SEQUENCES)]), None, bool)
+    made.append(len(stage._contexts))
+    stage.close()
+    assert made == [1, 1, 2], "one at the start, none for operations on cells that are not there"
+
+
+def test_a_tile_of_one_request_next_to_rows_of_another_has_its_bits(default_model: Path, part_cache: Path) -> None:
+    stage = own_cells(default_model, 2)
+    tokens = [(token * 7919) % 49000 for token in range(TILE)]
+    alone = stage.forward(Run(0, rows(tokens)), None, bool)
+    stage.apply([drop(0)])
+    one = stage.forward(Run(0, rows(tokens[:1])), None, bool)
+    stage.apply([drop(0)])
+    mixed = rows(tokens, 0, SEQUENCES)
+    mixed.insert(20, row(tokens[0], 0))
+    with pytest.raises(ComputeError, match="65 rows; this stage takes 1 to 64"):
+        stage.forward(Run(0, mixed), None, bool)
+    together = stage.forward(Run(0, mixed[:TILE]), None, bool)
+    stage.apply([drop(0), drop(SEQUENCES)])
+    apart = stage.forward(Run(0, rows(tokens[: TILE - 1], 0, SEQUENCES)), None, bool)
+    stage.close()
+    assert np.array_equal(together[20], one[0])
+    assert np.array_equal(np.delete(together, 20, axis=0), apart)
+    assert not np.array_equal(apart, alone[: TILE - 1]), "runs of a tile have other bits, so this was none"
+
+
+def test_a_run_is_given_up_between_two_contexts(default_model: Path, part_cache: Path) -> None:
+    stage = own_cells(default_model, 2)
+    run = Run(0, [row(1, 0), row(1, 0, SEQUENCES)])
+    looks: list[int] = []
+
+    def after_the_first() -> bool:
+        looks.append(len(stage._contexts))
+        return len(stage._contexts) > 1
+
+    assert stage.forward(run, None, after_the_first) is None
+    assert looks[-1] == 2 and set(looks[:-1]) == {1}
+    stage.apply([drop(0), drop(SEQUENCES)])
+    both = stage.forward(run, None, bool)
+    stage.close()
+    assert np.array_equal(both[0], both[1])
+
+
+def test_nothing_goes_from_one_context_to_another(default_model: Path, part_cache: Path) -> None:
+    stage = own_cells(default_model, 2)
+    with pytest.raises(ComputeError, match="of 2 times"):
+        stage.apply([share(0, SEQUENCES)])
+    branch = Branch(SeqId(0), SeqId(SEQUENCES), Pos(0), Pos(1))
+    with pytest.raises(ComputeError, match="which no cache has"):
+        stage.forward(Run(0, [row(1, 0), row(1, 1)], branches=[branch]), None, bool)
+    stage.close()
+
+
+def test_contexts_for_which_there_is_no_memory_are_refused_at_once(
+    default_model: Path, part_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_stage.psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 20))
+    own_cells(default_model, 1).close()
+    with pytest.raises(ModelError, match="cells of 8 requests at once.*--exactness throughput"):
+        own_cells(default_model, 8)
 
 
 def test_more_rows_than_a_stage_was_loaded_for_are_refused(pipeline: Pipeline) -> None:

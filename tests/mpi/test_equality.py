@@ -21,6 +21,9 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
 FEW = (2, 5, 7, 11)
 """Prompts for which n-grams draft badly, so that answers are full of rejections."""
 FEW_TOKENS = 16
+CROWD = (4, 7, 15, 16)
+"""Prompts whose answers part early where requests share cells (measured with `pipeinfer`)."""
+CROWD_TOKENS = 24
 SAMPLED: tuple[dict[str, Any], ...] = (
     {"temperature": 0.8, "seed": 7},
     {"temperature": 0.8, "seed": 11, "top_k": 40, "top_p": 0.95, "min_p": 0.05},
@@ -144,6 +147,22 @@ def test_early_exits_change_no_answer(
     drafted = sum(answer["report"]["speculation"]["drafted"] for answer in found)
     accepted = sum(answer["report"]["speculation"]["accepted"] for answer in found)
     assert drafted > accepted > 0
+
+
+@pytest.mark.parametrize("ways", [WITHOUT_DRAFT[::2], (*WITH_DRAFT[2:3], *TREES[1:2])], ids=["ngram", "draft"])
+def test_requests_at_once_are_answered_as_alone(
+    ways: Sequence[tuple[str, str]], prompts: list[list[int]], vocabulary: Vocabulary, draft: Path
+) -> None:
+    """On quantised weights, each with cells of its own (ADR 0036); sharing cells parts most of these answers."""
+
+    def requests(way: tuple[str, str]) -> list[Request]:
+        return [request(prompts[index], CROWD_TOKENS, *way, **how) for index in CROWD for how in ({}, SAMPLED[0])]
+
+    alone = tokens_of(answers(1, requests(("plain", "none")), vocabulary.eog))
+    options: dict[str, Any] = {"draft": str(draft)} if ways[0] in WITH_DRAFT else {}
+    wanted = [each for way in ways for each in requests(way)]
+    found = answers(4, wanted, vocabulary.eog, at_once=8, parallel=4, exactness="exact", **options)
+    assert_all_say(alone, found, ways)
 
 
 def conversation(model: Path, prompts: list[list[int]], num_tokens: int) -> tuple[list[list[int]], list[list[int]]]:

@@ -74,6 +74,8 @@ class Scenario:
     stop: int | None
     exits: tuple[tuple[Actor, float], ...] = ()
     """Stages with an exit, each with its acceptance rate; only where the drafter is `exit`."""
+    has_own_cells: bool = False
+    """Whether requests at once have cells of their own, which then keep the order that the toy's bits depend on."""
 
     def text(self, index: int) -> list[int]:
         """Return what the target alone writes after a prompt."""
@@ -104,7 +106,8 @@ def draw(
         acceptance_rate=acceptance_rate,
         num_stages=num_stages,
         exits=tuple(exits),
-        parallel=rng.choice([1, 1, 2, 3]),
+        parallel=(parallel := rng.choice([1, 1, 2, 3])),
+        has_own_cells=parallel > 1 and seed // 4 % 2 == 0,
         prompts=tuple(
             tuple(shared[: rng.randint(1, 8)] + [rng.randrange(VOCABULARY) for _ in range(rng.randint(0, 3))])
             for _ in range(count)
@@ -114,9 +117,10 @@ def draw(
     )
 
 
-def in_cell_order(most_cells: int) -> BackendTraits:
+def in_cell_order(most_cells: int, has_own_cells: bool = False) -> BackendTraits:
     """Return the traits of a toy in which the order of cells matters."""
-    return BackendTraits(freeing=partial(DeferredFree, most_cells=most_cells), shares_cells=False)
+    freeing = partial(DeferredFree, most_cells=most_cells)
+    return BackendTraits(freeing=freeing, shares_cells=False, has_own_cells=has_own_cells)
 
 
 def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
@@ -125,6 +129,8 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
     num_stages = scenario.num_stages
     texts = [[*prompt, *scenario.text(index)] for index, prompt in enumerate(scenario.prompts)]
     has_draft = scenario.drafter.startswith("draft")
+    own = scenario.has_own_cells
+    keeps_order = own or scenario.parallel == 1
     config = HeadConfig(
         num_stages=num_stages,
         draft=Actor(num_stages + 1) if has_draft else None,
@@ -133,7 +139,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
         max_active=scenario.parallel,
         chunk=rng.choice([1, 3, 64]),
         first_queue=rng.choice([1, 2, 3]),
-        traits=in_cell_order(rng.choice([2, 8, 64])) if scenario.parallel == 1 else toy.TRAITS,
+        traits=in_cell_order(rng.choice([2, 8, 64]), own) if keeps_order else toy.TRAITS,
         # Every other seed shares cores, so that `auto` waits, lets runs flow and silences the draft; no draw is spent.
         crowd=(1.0, 2.0)[scenario.seed // 2 % 2],
         draft_step=(1.0, 0.2)[scenario.seed % 2],
@@ -160,7 +166,8 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
             num_stages,
             VOCABULARY,
             ScriptedExits(texts, dict(scenario.exits), VOCABULARY, scenario.seed),
-            in_order=scenario.parallel == 1,
+            in_order=keeps_order,
+            own_cells=(scenario.parallel, config.sequences) if own else None,
         ),
     )
     submit(scenario, cluster, scenario.drafter, rng)

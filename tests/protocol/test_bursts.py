@@ -77,4 +77,6 @@ def test_an_opened_request_counts_its_cached_positions() -> None:
         cached = index * len(PROMPT)
         assert opened == Open(RequestId(index), sampling, Pos(cached), prompt[:cached])
         assert isinstance(run, Run) and run.rows[0].pos == cached
-        head.handle(Received(Actor(1), Result(run.run_id, (run.rows[-1].node,), (Token(4),))), 0.0)
+        head.handle(
+            Received(Actor(1), Result(run.run_id, (run.rows[-1].request,), (run.rows[-1].node,), (Token(4),))), 0.0
+        )

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpispec.core import draft as draft_module
-from mpispec.core import head as head_module
+from mpispec.core import own_caches
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
@@ -21,7 +21,7 @@ from mpispec.core.effects import Effect, Send
 from mpispec.core.events import Received
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Pos, RequestId, SeqId, Token
-from mpispec.core.in_flight import RunInFlight
+from mpispec.core.in_flight import Segment
 from mpispec.core.level import LevelCore
 from mpispec.core.messages import Draft, Follow, Prime, Result, Run, Sampling
 from mpispec.strategies import PRESETS
@@ -65,7 +65,7 @@ def test_a_level_drafts_up_to_its_first_limit_while_the_target_is_silent() -> No
         match effects.pop(0):
             case Send(message=Run(run_id, rows)):
                 nodes = tuple(row.node for row in rows if row.decide)
-                result = Result(run_id, nodes, (Token(3),) * len(nodes))
+                result = Result(run_id, (RequestId(0),) * len(nodes), nodes, (Token(3),) * len(nodes))
                 effects += core.handle(Received(stage, result), 0.0)
             case Send(message=Draft(tokens=tokens)):
                 drafted += tokens
@@ -97,7 +97,7 @@ class Keeping(CacheOperations):
 
 
 def cells_that_a_level_rolls_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_module, "CacheOperations", Keeping)
+    monkeypatch.setattr(own_caches, "CacheOperations", Keeping)
 
 
 def cells_that_a_draft_rolls_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,10 +140,10 @@ def draft_tokens_of_a_former_epoch_are_kept(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def a_prefill_chunk_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    def is_dead(self: RunInFlight) -> bool:
+    def is_dead(self: Segment) -> bool:
         return bool(self.nodes) and self.num_dead == len(self.nodes)
 
-    monkeypatch.setattr(RunInFlight, "is_dead", property(is_dead))
+    monkeypatch.setattr(Segment, "is_dead", property(is_dead))
 
 
 def an_aborted_run_counts_as_computed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def cancelled(effects: list[Effect]) -> set[int]:
 
 def early(run: int, node: int, token: int, prob: float = 0.9) -> EarlyDraft:
     """Make an exit's draft token after one row."""
-    return EarlyDraft(RunId(run), (NodeId(node),), (Token(token),), (prob,))
+    return EarlyDraft(RunId(run), (RequestId(0),), (NodeId(node),), (Token(token),), (prob,))
 
 
 def test_a_draft_token_is_dispatched_at_once_and_so_is_the_one_after_it() -> None:
@@ -93,7 +93,7 @@ def test_a_shallower_exit_that_comes_late_is_ignored() -> None:
 def test_draft_tokens_below_decided_dead_or_unknown_nodes_are_dropped() -> None:
     head = Head()
     (second,) = runs(head.receive(FIRST, early(0, 1, 7)))
-    head.receive(LAST, Result(RunId(0), (NodeId(1),), (Token(5),)))
+    head.receive(LAST, Result(RunId(0), (RequestId(0),), (NodeId(1),), (Token(5),)))
     assert head.receive(FIRST, early(0, 1, 6)) == []
     assert head.receive(FIRST, early(1, second.rows[0].node, 6)) == []
     assert head.receive(FIRST, early(99, 5, 6)) == []

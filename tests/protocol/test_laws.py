@@ -13,8 +13,7 @@ from mpispec.compute import llama_traits
 from mpispec.compute.llama_traits import DeferredFree
 from mpispec.compute.toy import ToyLayer
 from mpispec.core import draft as draft_module
-from mpispec.core import drafting
-from mpispec.core import head as head_module
+from mpispec.core import drafting, own_caches
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import ApplyCacheOps, Effect, Send
@@ -25,6 +24,7 @@ from mpispec.core.messages import CacheOp, CacheOpKind, Cancel, Follow, Result, 
 from mpispec.core.request import Request
 from mpispec.core.sequences import SequencePool
 from mpispec.core.stage import StageCore
+from mpispec.core.traits import Prefill
 from mpispec.core.tree import Node, NodeState, TokenTree
 from tests.protocol.playing import Breach, assert_noticed
 from tests.protocol.scenario import draw, play
@@ -65,7 +65,9 @@ def law_2_a_live_run_comes_back_void(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def cancel(self: StageCore, message: Cancel) -> list[Effect]:
         busy = [self._busy.run_id] if self._busy else []
-        return original(self, Cancel((*message.run_ids, *busy), message.row_runs, message.row_nodes))
+        return original(
+            self, Cancel((*message.run_ids, *busy), message.row_runs, message.row_requests, message.row_nodes)
+        )
 
     monkeypatch.setattr(StageCore, "_cancel", cancel)
 
@@ -75,7 +77,7 @@ def law_2_a_living_row_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def living(self: StageCore, run: Run, payload: bytes | None) -> tuple[Run, bytes | None]:
         if len(run.rows) > 1:
-            self._dead_rows.setdefault(run.run_id, set()).add(run.rows[-1].node)
+            self._dead_rows.setdefault(run.run_id, set()).add((run.rows[-1].request, run.rows[-1].node))
         return original(self, run, payload)
 
     monkeypatch.setattr(StageCore, "_living", living)
@@ -189,7 +191,7 @@ class Leaving(CacheOperations):
 
 
 def tree_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_module, "CacheOperations", Leaving)
+    monkeypatch.setattr(own_caches, "CacheOperations", Leaving)
 
 
 def law_6_holes_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +209,15 @@ def law_6_dead_cells_are_freed_while_younger_ones_live(monkeypatch: pytest.Monke
         return cache_ops
 
     monkeypatch.setattr(DeferredFree, "free", free)
+
+
+def law_6_requests_fill_the_holes_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that should have cells of their own share some."""
+
+    def shared(sequences: int, max_active: int, prefill: Prefill, _: object) -> CacheOperations:
+        return CacheOperations(sequences, max_active, prefill)
+
+    monkeypatch.setattr(own_caches, "OwnCaches", shared)
 
 
 def draft_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +243,7 @@ BREACHES: list[Breach] = [
     law_3_a_void_run_loses_its_cache_operations,
     law_6_holes_are_filled,
     law_6_dead_cells_are_freed_while_younger_ones_live,
+    law_6_requests_fill_the_holes_of_others,
     law_3_a_void_run_does_not_pass_its_cache_operations_on,
     law_3_cache_operations_overtake_runs,
     law_4_a_cancel_names_a_survivor,

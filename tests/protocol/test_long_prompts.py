@@ -173,7 +173,8 @@ def a_short_prompt_keeps_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def the_last_run_of_a_long_prompt_is_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    def next_chunk(self: Request) -> list[Row]:
+    def next_chunk(self: Request, num_rows: int) -> list[Row]:
+        del num_rows
         start = self.filled
         stop = self.filled = min(start + TILING.tile, len(self.tokens))
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)

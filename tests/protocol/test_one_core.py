@@ -28,7 +28,7 @@ def _events() -> st.SearchStrategy[Event]:
             Stop(),
             Credit(RunId(0)),
             Idle(RunId(0)),
-            Result(RunId(0), (), ()),
+            Result(RunId(0), (), (), ()),
             Draft(RequestId(0), Pos(0), 0, (), (), ()),
         ]
     )

@@ -7,7 +7,7 @@ import random
 from array import array
 from collections.abc import Mapping, Sequence
 
-from mpispec.compute.toy import ToyLayer
+from mpispec.compute.toy import ToyContexts, ToyLayer
 from mpispec.core.events import DraftToken, Payload
 from mpispec.core.ids import Actor, Plane, Token
 from mpispec.core.messages import CacheOp, Message, Prime, Row, Run
@@ -24,14 +24,14 @@ def unpack_values(payload: Payload) -> list[int]:
     return array("Q", bytes(payload or b"")).tolist()
 
 
-def run_rows(layer: ToyLayer, run: Run, payload: Payload) -> list[int]:
+def run_rows(layer: ToyLayer | ToyContexts, run: Run, payload: Payload) -> list[int]:
     """Compute a run's rows on a toy layer; return their outputs."""
     inputs = [row.token for row in run.rows] if payload is None else unpack_values(payload)
     labels = row_labels(run)
     return [layer.compute(row.pos, mine, value) for row, mine, value in zip(run.rows, labels, inputs, strict=True)]
 
 
-def run_half(layer: ToyLayer, run: Run, payload: Payload) -> None:
+def run_half(layer: ToyLayer | ToyContexts, run: Run, payload: Payload) -> None:
     """Compute the first half of a run's rows, so that cells without their activations are in the cache."""
     half = len(run.rows) // 2
     run_rows(layer, run._replace(rows=run.rows[:half]), payload and payload[: half * 8])
@@ -41,11 +41,22 @@ class ToyTarget:
     """The toy model, one layer a stage: slow in long texts, but no fault of the cache stays hidden."""
 
     def __init__(
-        self, num_stages: int, vocabulary: int, exits: ScriptedExits | None = None, in_order: bool = False
+        self,
+        num_stages: int,
+        vocabulary: int,
+        exits: ScriptedExits | None = None,
+        in_order: bool = False,
+        own_cells: tuple[int, int] | None = None,
     ) -> None:
-        """With `in_order` the order of cells matters as it does to the bits of a real model."""
+        """With `in_order` the order of cells matters as it does to the bits of a real model.
+
+        `own_cells` is how many contexts there are, and how many sequence ids each has; None: all share one.
+        """
         self._exits = exits
-        self._layers = [ToyLayer(layer, in_order=in_order) for layer in range(num_stages)]
+        self._layers: list[ToyLayer | ToyContexts] = [
+            ToyContexts(layer, *own_cells, in_order) if own_cells else ToyLayer(layer, in_order=in_order)
+            for layer in range(num_stages)
+        ]
         self._vocabulary = vocabulary
 
     def apply(self, stage: Actor, cache_ops: Sequence[CacheOp]) -> None:

@@ -157,4 +157,5 @@ def test_tokens_are_those_of_the_same_model_in_gguf_form(default_model: Path) ->
     assert (ours.digest, ours.size, ours.bos, ours.eos) == (llama.digest, llama.size, llama.bos, llama.eos)
     assert ours.eog <= llama.eog
     assert ours.chat_template == llama.chat_template
+    assert ours.controls == llama.controls
     assert not any(map(ours.piece, ours.eog))

@@ -13,7 +13,7 @@ from mpispec.compute.base import StageModel, TorchOptions
 from mpispec.compute.torch_backend import Tiles
 from mpispec.compute.torch_stage import open_stage
 from mpispec.core.traits import BackendTraits
-from tests.stage_contract import CHECKS, REFUSALS, SIZE, Leaving, Subject
+from tests.stage_contract import CHECKS, OWN_CELLS, REFUSALS, SIZE, Leaving, Subject
 from tests.torch.conftest import TINY
 
 pytestmark = pytest.mark.torch
@@ -25,6 +25,7 @@ KINDS = {
     "two threads": (replace(SIZE, threads=2), PLAIN, 0.0, 2),
     "exits": (SIZE, PLAIN, 0.0, 2),
     "with llama.cpp": (SIZE, llama_traits.traits(), 0.0, 2),
+    "with llama.cpp, own cells": (OWN_CELLS, replace(llama_traits.traits(), has_own_cells=True), 0.0, 2),
     "bfloat16": (replace(SIZE, torch=TorchOptions("bfloat16")), PLAIN, 0.05, 2),
 }
 """Size, what the core plans for, tolerance, random trees. Stages next to others on llama.cpp get what those ask for."""

@@ -16,7 +16,7 @@ from mpispec.compute.base import Floats, StageSize, TorchOptions
 from mpispec.compute.llama_backend import LlamaBackend
 from mpispec.compute.torch_backend import TILE, Tiles, TorchBackend
 from mpispec.compute.torch_stage import open_stage
-from mpispec.core.ids import RunId
+from mpispec.core.ids import RequestId, RunId
 from mpispec.core.messages import Run
 from mpispec.models import hf_folder, registry
 from mpispec.models.default import resolve
@@ -68,6 +68,16 @@ def test_tiles_of_a_prompt_have_the_same_bits_wherever_their_cells_lie(tiny: Pat
     pipeline.run(rows(TEXT[:1], seq=1))
     pipeline.run(rows(TEXT[:5], seq=2), [drop(0)])
     assert np.array_equal(pipeline.run(rows(TEXT[:TILE])), first)
+
+
+def test_rows_of_several_requests_are_no_tile_however_many(tiny: Path) -> None:
+    pipeline = opened(tiny)
+    mine = pipeline.run(rows(TEXT[: TILE - 2]))
+    others = [row(TEXT[0], 0, 1), row(TEXT[1], 1, 1)]
+    batch = [*rows(TEXT[: TILE - 2]), *(other._replace(request=RequestId(1)) for other in others)]
+    found = pipeline.run(batch, [drop(0)])
+    assert np.array_equal(found[:-2], mine)
+    assert np.array_equal(found[-2:], mine[:2])
 
 
 def test_a_stage_holds_its_own_weights_alone(tiny: Path) -> None:

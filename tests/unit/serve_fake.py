@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from mpispec.models.errors import ModelError
+from mpispec.models.template import ChatTemplate
 from mpispec.runtime.engine import EngineStopped, Generation, Progress
 from mpispec.runtime.text_promise import TextPromise
-from mpispec.serve.address import bind
+from mpispec.serve.address import Access, bind
+from mpispec.serve.prompt import Prompts
 from mpispec.serve.server import Server
-from mpispec.serve.service import ChatMessage, Manner, Service
+from mpispec.serve.service import Manner, Service
 
 START, END = 256, 257
 SPECIAL = {"<|start|>": START, "<|end|>": END}
@@ -26,8 +27,9 @@ class ByteVocabulary:
 
     size = 258
     eog = frozenset({END})
+    controls = frozenset(SPECIAL)
 
-    def tokenize(self, text: str, special: bool) -> list[int]:
+    def tokenize(self, text: str, special: bool, begin: bool = True) -> list[int]:
         tokens: list[int] = []
         while text:
             name = next((name for name in SPECIAL if special and text.startswith(name)), None)
@@ -39,16 +41,17 @@ class ByteVocabulary:
                 text = text[len(name) :]
         return tokens
 
-    def piece(self, token: int) -> bytes:
-        return bytes([token]) if token < START else b""
+    def piece(self, token: int, special: bool = False) -> bytes:
+        names = {number: name.encode() for name, number in SPECIAL.items()} if special else {}
+        return bytes([token]) if token < START else names.get(token, b"")
 
 
-def render(messages: Sequence[ChatMessage]) -> str:
-    """Frame the turns; refuses a conversation that begins with the assistant, as real templates do."""
-    if messages[0]["role"] == "assistant":
-        raise ModelError("The conversation must begin with the user.")
-    turns = [f"<|start|>{message['role']}\n{message['content']}<|end|>" for message in messages]
-    return "".join(turns) + "<|start|>assistant\n"
+TURNS = (
+    "{% if messages[0].role == 'assistant' %}{{ raise_exception('The user begins') }}{% endif %}"
+    "{% for m in messages %}{{ '<|start|>' + m.role + '\n' + m.content + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)
+"""Frames the turns; refuses a conversation that begins with the assistant, as real templates do."""
 
 
 def last_words(prompt: Sequence[int]) -> bytes:
@@ -58,8 +61,16 @@ def last_words(prompt: Sequence[int]) -> bytes:
 
 
 def answer_to(generation: Generation) -> Iterator[int | None]:
-    """Repeat the last words. None: think until withdrawn (after `wait`). `forever` is repeated without an end."""
+    """Repeat the last words. None: think until withdrawn (after `wait`). `forever` is repeated without an end.
+
+    What comes after `write:` is the answer as it stands. `stall` is thought about before the first token.
+    """
     words = last_words(generation.prompt)
+    if words.startswith(b"stall"):
+        yield None
+    if words.startswith(b"write:"):
+        yield from words.removeprefix(b"write:")
+        yield END
     if words.startswith(b"forever"):
         yield from itertools.cycle(words)
     yield from b"You said: " + words
@@ -80,6 +91,7 @@ class FakeEngine:
         self.generations: list[Generation] = []
         self.promise = TextPromise()
         self.stopped = False
+        self.num_tokens = 0
         self._changed = threading.Condition()
         self._queue: deque[tuple[int, Generation, Callable[[Progress], None]]] = deque()
         self._withdrawn: set[int] = set()
@@ -117,7 +129,20 @@ class FakeEngine:
         }
 
     def stats(self) -> dict[str, object]:
-        return {"requests": len(self.generations), "speculation": {"acceptance_rate": 0.75}}
+        """Pretend a run of two rows for each token."""
+        runs = self.num_tokens
+        return {
+            "requests": len(self.generations),
+            "tokens": self.num_tokens,
+            "speculation": {"acceptance_rate": 0.75},
+            "drafted": 8 * runs,
+            "accepted": 3 * runs,
+            "verified": 4 * runs,
+            "dispatched": {"runs": runs, "rows": 2 * runs, "deciding_runs": runs, "deciding_rows": runs},
+        }
+
+    def busy_s(self) -> dict[int, float]:
+        return {0: 1.5, 1: 0.5}
 
     def stop(self) -> None:
         with self._changed:
@@ -167,6 +192,7 @@ class FakeEngine:
                 listener(Progress((), "cancelled", 0.0))
                 return
             assert token is not None
+            self.num_tokens += 1
             portion.append(token)
             if token == END or count == generation.max_tokens:
                 self._end(request)
@@ -182,11 +208,18 @@ class FakeEngine:
             self._changed.notify_all()
 
 
-def make_service(engine: FakeEngine, manner: Manner | None = None, greeting: str = "") -> Service:
+def make_service(
+    engine: FakeEngine,
+    manner: Manner | None = None,
+    greeting: str = "",
+    template: str = TURNS,
+    vocabulary: ByteVocabulary | None = None,
+) -> Service:
+    vocabulary = vocabulary or ByteVocabulary()
     return Service(
         engine=engine,
-        vocabulary=ByteVocabulary(),
-        render=render,
+        vocabulary=vocabulary,
+        prompts=Prompts(vocabulary, ChatTemplate(template)),
         model="toy",
         manner=manner or Manner(),
         greeting=greeting,
@@ -194,9 +227,16 @@ def make_service(engine: FakeEngine, manner: Manner | None = None, greeting: str
 
 
 @contextmanager
-def serving(engine: FakeEngine, key: str | None = None, service: Service | None = None) -> Iterator[str]:
+def serving(
+    engine: FakeEngine,
+    key: str | None = None,
+    service: Service | None = None,
+    origins: tuple[str, ...] = (),
+    ping_s: float = 0.0,
+) -> Iterator[str]:
     """Serve an engine on a free port; yields the address."""
-    server = Server(service or make_service(engine), bind("127.0.0.1", 0), key)
+    access = Access(frozenset([key] if key else []), origins)
+    server = Server(service or make_service(engine), bind("127.0.0.1", 0), access, ping_s)
     server.start()
     try:
         yield server.url

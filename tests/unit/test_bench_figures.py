@@ -26,7 +26,7 @@ from mpispec.models.errors import ModelError
 from mpispec.models.registry import inspect
 from mpispec.runtime.group import Group, JobError
 from mpispec.runtime.job import RankReport
-from mpispec.runtime.trial import trial
+from mpispec.runtime.trial import row_of, timed, trial
 from mpispec.sim.costs import law_speedup
 from mpispec.transport.loopback import LoopbackTransport
 
@@ -74,6 +74,18 @@ def test_layers_are_a_range_within_the_model() -> None:
     for text in ("5-3", "0-30", "3", "x"):
         with pytest.raises(ModelError, match="--layers"):
             stage.read_layers(text, model)
+
+
+@pytest.mark.parametrize("requests", stage.REQUESTS)
+def test_rows_follow_what_is_cached_of_their_requests(requests: str) -> None:
+    """On the toy, where a row over a hole or over another's cells is an error."""
+    load = stage.Load((1, 2, 4), 3, 5, 1, requests=requests)
+    contexts, sequences = (4, 1) if requests == "own" else (1, 4)
+    model = ToyStage(0, True, 8, contexts=contexts, sequences=sequences)
+    seconds = stage._in_turns(model, None, load)
+    assert {size: len(times) for size, times in seconds.items()} == {1: 5, 2: 5, 4: 5}
+    for seq in range(1 if requests == "one" else 4):
+        timed(model, [row_of(seq, load.past)], None)
 
 
 # -- links --------------------------------------------------------------------------------------------------------

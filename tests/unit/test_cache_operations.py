@@ -78,24 +78,24 @@ def test_what_a_request_leaves_is_what_its_successor_adopts() -> None:
 
 def test_a_plain_backend_has_dead_cells_freed_at_once_and_never_gathers() -> None:
     cache = CacheOperations(4, 1)
-    _, tree = begun(cache)
+    slot, tree = begun(cache)
     placed(cache, tree, 4, 5)
     cache.take()
     cache.free(tree.advance(Token(5)), tree.root)
     cache.collect(SeqId(1))
     assert cache.take() == (drop(0, 0),)
-    assert not cache.must_collect
-    assert not cache.should_collect
+    assert not cache.must_collect(slot.seq)
+    assert not cache.should_collect(slot.seq)
 
 
 def test_where_the_order_of_cells_matters_the_dead_keep_their_places_until_the_text_is_alone() -> None:
     cache = CacheOperations(4, 1, freeing=partial(DeferredFree, most_cells=1))
-    _, tree = begun(cache)
+    slot, tree = begun(cache)
     placed(cache, tree, 4, 5)
     cache.take()
     cache.free(tree.advance(Token(5)), tree.root)
     assert cache.take() == (CacheOp(CacheOpKind.SHARE, SeqId(0), SeqId(1), Pos(3), -1), drop(0, 0))
-    assert cache.must_collect
+    assert cache.must_collect(slot.seq)
     cache.collect(SeqId(2))
     assert cache.take() == (drop(1, 0), CacheOp(CacheOpKind.GATHER, SeqId(2), SeqId(2), Pos(0), -1))
-    assert not cache.must_collect
+    assert not cache.must_collect(slot.seq)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mpispec.core.ids import Actor
 from mpispec.core.messages import (
+    AskWork,
     Branch,
     CacheOp,
     CacheOpKind,
@@ -33,6 +34,7 @@ from mpispec.core.messages import (
     Run,
     Sampling,
     Stop,
+    Work,
 )
 from mpispec.wire.codec import VERSION, decode, encode
 from mpispec.wire.fields import SAMPLING_RANGES, LocalProtocolError, PeerProtocolError
@@ -72,10 +74,12 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
         FLAGS,
         st.lists(BRANCHES, max_size=9).map(tuple),
     ),
-    Result: st.builds(Result, INT63, TOKENS, TOKENS, FLAGS),
-    Cancel: st.builds(Cancel, RUN_IDS, RUN_IDS, TOKENS),
+    Result: st.builds(Result, INT63, TOKENS, TOKENS, TOKENS, FLAGS),
+    Cancel: st.builds(Cancel, RUN_IDS, RUN_IDS, TOKENS, TOKENS),
     Credit: st.builds(Credit, INT63),
     Idle: st.builds(Idle, INT63),
+    AskWork: st.just(AskWork()),
+    Work: st.builds(Work, INT63),
     Stop: st.just(Stop()),
     Prime: st.builds(Prime, INT32, TOKENS, INT32, INT32, PROBABILITIES, SAMPLINGS, INT63),
     Follow: st.builds(Follow, INT32, INT32, TOKENS, INT32, INT63),
@@ -93,7 +97,7 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     EarlyDraft: st.builds(
         lambda run, draft_tokens: EarlyDraft(run, *zip(*draft_tokens, strict=True)),
         INT63,
-        st.lists(st.tuples(INT32, INT32, st.floats(0, 1)), min_size=1, max_size=8),
+        st.lists(st.tuples(INT32, INT32, INT32, st.floats(0, 1)), min_size=1, max_size=8),
     ),
 }
 ANY_MESSAGE = st.one_of(*MESSAGES.values())
@@ -108,16 +112,18 @@ SAMPLES: tuple[Message, ...] = (
         (CacheOp(CacheOpKind.DROP, 1, 0, 5, -1),),
         branches=(Branch(0, 1, 0, 1),),
     ),
-    Result(7, (1, 2), (5, 6)),
-    Cancel((7, 8), (9, 9), (3, 4)),
+    Result(7, (0, 3), (1, 2), (5, 6)),
+    Cancel((7, 8), (9, 9), (0, 1), (3, 4)),
     Credit(7),
     Idle(7),
+    AskWork(),
+    Work(1_500_000),
     Stop(),
     Prime(1, (1, 2, 3), 9, 4, 0.25, Sampling(), 3),
     Follow(1, 3, (4,), 9, 2),
     Retire(1),
     Draft(1, 2, 3, (-1, 3), (4, 5), (0.5, 1.0), 6),
-    EarlyDraft(7, (3, 4), (98, 97), (0.5, 1.0)),
+    EarlyDraft(7, (0, 0), (3, 4), (98, 97), (0.5, 1.0)),
 )
 
 
@@ -252,8 +258,8 @@ def rows_blob(**changes: int) -> bytes:
     [
         [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, 0], 0, b""],
         [2, 0, 1, 7, rows_blob(), struct.pack("<5i", 0, 0, 0, 0, -1), False, b""],
-        [3, 0, 1, 7, bytes(4), bytes(4), False],
-        [4, 0, 1, bytes(8), b"", b""],
+        [3, 0, 1, 7, bytes(4), bytes(4), bytes(4), False],
+        [4, 0, 1, bytes(8), b"", b"", b""],
         [5, 0, 1, 2**63 - 1],
         [6, 0, 2**31 - 1],
         [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", 1.0), 0],
@@ -362,14 +368,14 @@ def test_prefix_lies_are_refused() -> None:
 
 
 def test_another_version_is_named() -> None:
-    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 3; install the same mpispec on every host"):
+    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 4; install the same mpispec on every host"):
         decode(forge([6, 0, 1], version=9))
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        Result(7, (0,), (2**31,)),
+        Result(7, (0,), (0,), (2**31,)),
         Credit(2**64),
         Cancel((2**63,)),
         Run(7, (Row(0, 1, 0, 2**31, 0, 0, True),)),

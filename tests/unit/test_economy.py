@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from mpispec.core.config import HeadConfig
+from mpispec.core.experience import Experience
 from mpispec.core.ids import NodeId, Pos, Token
 from mpispec.core.tree import TokenTree
 from mpispec.strategies.economy import Economy, Plan
@@ -25,6 +26,8 @@ class Circumstances:
     is_drafted: bool = True
     is_first_idle = True
     is_awaiting_draft = False
+    experience = Experience()
+    load = 1
     live_runs = 0
 
     def __post_init__(self) -> None:

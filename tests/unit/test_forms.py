@@ -136,15 +136,15 @@ def test_a_layout_knows_no_other_backend(file: ModelSummary) -> None:
 
 def test_a_mixed_pipeline_keeps_to_what_both_backends_ask_for(file: ModelSummary, folder: ModelSummary) -> None:
     for forms in ((file, folder), (folder, file)):
-        traits = traits_of(forms, 1, is_row_exact=True)
+        traits = traits_of(forms, True, is_row_exact=True)
         assert traits.prefill == Tiles()
         assert isinstance(traits.freeing, partial)
         assert traits.freeing.func is DeferredFree
         assert traits.may_branch
-    assert not traits_of((folder, file), 2, is_row_exact=True).may_branch, "quantised rows over holes"
-    assert traits_of((folder, file), 2, is_row_exact=True).freeing is FreeAtOnce
+    assert not traits_of((folder, file), False, is_row_exact=True).may_branch, "quantised rows over holes"
+    assert traits_of((folder, file), False, is_row_exact=True).freeing is FreeAtOnce
 
 
 def test_alike_stages_have_the_traits_of_their_backend(file: ModelSummary, folder: ModelSummary) -> None:
     for form in (file, folder):
-        assert repr(traits_of((form,), 1, True)) == repr(backend_of(form.path).traits(form, 1, True))
+        assert repr(traits_of((form,), True, True)) == repr(backend_of(form.path).traits(form, True, True))

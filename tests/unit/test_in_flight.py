@@ -7,7 +7,7 @@ import pytest
 from mpispec.core.config import HeadConfig
 from mpispec.core.events import ProtocolError
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, Token
-from mpispec.core.in_flight import FirstStage, RunInFlight, RunsInFlight
+from mpispec.core.in_flight import FirstStage, RunInFlight, RunsInFlight, Segment
 from mpispec.core.messages import Cancel, Result
 from mpispec.core.statistics import Statistics
 from mpispec.core.tree import Node, TokenTree
@@ -55,13 +55,13 @@ class Situation:
         self.statistics = Statistics()
 
     def dispatch(self, *nodes: Node) -> RunInFlight:
-        run = self.runs.dispatch(REQUEST, self.statistics, nodes, nodes[-1].pos, is_chunk=False)
+        run = self.runs.dispatch([Segment(REQUEST, self.statistics, nodes, nodes[-1].pos)])
         for node in nodes:
             self.tree.dispatch(node, run.run_id)
         return run
 
     def answer(self, run: RunInFlight, void: bool = False) -> RunInFlight:
-        return self.runs.answered(Result(run.run_id, (), (), void))
+        return self.runs.answered(Result(run.run_id, (), (), (), void))
 
 
 def test_results_come_in_the_order_of_dispatch() -> None:
@@ -113,17 +113,18 @@ def test_a_cancel_names_runs_without_a_live_row_and_single_rows_of_others() -> N
     mixed = situation.dispatch(good, bad)
     dead = situation.dispatch(below)
     situation.answer(root_run)
-    cancel = situation.runs.withdraw(tree.advance(Token(1)))
-    assert cancel == Cancel((dead.run_id,), (mixed.run_id,), (bad.id,))
+    cancel = situation.runs.withdraw(REQUEST, tree.advance(Token(1)))
+    assert cancel == Cancel((dead.run_id,), (mixed.run_id,), (REQUEST,), (bad.id,))
     assert situation.runs.living(mixed.run_id) is mixed
     assert situation.runs.living(dead.run_id) is None
-    assert situation.runs.withdraw([]) is None
+    assert situation.runs.withdraw(REQUEST, []) is None
 
 
 def test_a_rollback_settles_no_more_than_what_is_left_of_the_text() -> None:
     situation = Situation()
-    run = situation.runs.dispatch(REQUEST, situation.statistics, (), Pos(7), is_chunk=True)
-    assert run.num_settled == 8
+    segment = Segment(REQUEST, situation.statistics, (), Pos(7), [NodeId(pos) for pos in range(8)])
+    situation.runs.dispatch([segment])
+    assert segment.num_settled == 8
     situation.runs.rolled_back(REQUEST, Pos(5))
     situation.runs.rolled_back(RequestId(1), Pos(2))
-    assert run.num_settled == 5
+    assert segment.num_settled == 5

@@ -87,7 +87,25 @@ def test_without_a_template_chatml_is_used_and_said() -> None:
     assert template.render(CHAT[:1]) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert template.render(CHAT[:1], add_generation_prompt=False) == "<|im_start|>user\nHi<|im_end|>\n"
     assert "no chat template" in template.note
-    assert ChatTemplate("x").note == ""
+    assert ChatTemplate("{{ messages[0].content }}").note == ""
+
+
+def test_a_template_that_hides_what_the_user_says_is_told_of() -> None:
+    template = ChatTemplate("hi")
+    assert "does not show what a user says" in template.note
+    assert not template.traits.shows_words
+
+
+@pytest.mark.parametrize(
+    ("source", "wants_parts"),
+    [
+        ("{{ messages[0].content }}", False),
+        ("{% for part in messages[0].content %}{{ part.text }}{% endfor %}", True),
+        ("{% if messages[0].content is string %}{{ messages[0].content }}{% else %}{{ 1 + 'a' }}{% endif %}", False),
+    ],
+)
+def test_the_form_of_content_is_found_out(source: str, wants_parts: bool) -> None:
+    assert ChatTemplate(source).traits.wants_parts is wants_parts
 
 
 def test_a_template_may_refuse_a_chat() -> None:

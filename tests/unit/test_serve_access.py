@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import socket
-from contextlib import closing
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import httpx
 import pytest
 from serve_fake import DEADLINE, FakeEngine, make_service, serving
 
-from mpispec.serve.address import ServeError, bind, find_key, is_loopback
-from mpispec.serve.guard import read_hostname
+from mpispec.serve.address import Access, ServeError, bind, find_access, is_loopback
+from mpispec.serve.guard import KEEP_SECONDS, read_hostname
 from mpispec.serve.server import Server
 
 pytestmark = pytest.mark.unit
@@ -40,23 +41,44 @@ def test_an_authority_has_a_hostname(authority: str, host: str) -> None:
 
 
 def test_a_key_is_needed_where_others_can_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys(host: str, key: str | None) -> frozenset[str]:
+        return find_access(host, key, None, ()).keys
+
     monkeypatch.delenv("MPISPEC_API_KEY", raising=False)
-    assert find_key("127.0.0.1", None) is None
-    assert find_key("0.0.0.0", "secret") == "secret"
+    assert keys("127.0.0.1", None) == frozenset()
+    assert keys("0.0.0.0", "secret") == {"secret"}
     with pytest.raises(ServeError, match="--api-key"):
-        find_key("0.0.0.0", None)
+        keys("0.0.0.0", None)
     monkeypatch.setenv("MPISPEC_API_KEY", "")
     with pytest.raises(ServeError):
-        find_key("example.com", "")
+        keys("example.com", "")
     monkeypatch.setenv("MPISPEC_API_KEY", "from the environment")
-    assert find_key("0.0.0.0", None) == "from the environment"
+    assert keys("0.0.0.0", None) == {"from the environment"}
 
 
-def test_a_server_refuses_an_open_socket_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_come_from_a_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MPISPEC_API_KEY", raising=False)
+    file = tmp_path / "keys"
+    file.write_text("# for Ann\nalpha\n\n  beta \n")
+    assert find_access("0.0.0.0", "gamma", file, ()).keys == {"alpha", "beta", "gamma"}
+    file.write_text("# nobody\n")
+    with pytest.raises(ServeError, match="holds no key"):
+        find_access("0.0.0.0", "gamma", file, ())
+    with pytest.raises(ServeError, match="cannot be read"):
+        find_access("0.0.0.0", None, tmp_path / "missing", ())
+
+
+def test_all_web_pages_are_let_in_with_a_key_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MPISPEC_API_KEY", raising=False)
+    with pytest.raises(ServeError, match="every web page"):
+        find_access("127.0.0.1", None, None, ("*",))
+    assert find_access("127.0.0.1", "secret", None, ("*",)).origins == ("*",)
+
+
+def test_a_server_refuses_an_open_socket_without_a_key() -> None:
     engine = FakeEngine()
     with closing(bind("0.0.0.0", 0)) as listener, pytest.raises(ServeError, match="needs a key"):
-        Server(make_service(engine), listener, None)
+        Server(make_service(engine), listener, Access())
     engine.join()
 
 
@@ -106,8 +128,8 @@ def test_only_the_right_key_is_let_in() -> None:
             assert refused.status_code == 401
             assert refused.json()["error"]["code"] == "invalid_api_key"
             assert refused.headers["www-authenticate"] == "Bearer"
-        right = {"Authorization": "Bearer schlüssel".encode()}
-        assert httpx.get(models, headers=right, trust_env=False).status_code == 200
+        for right in ({"Authorization": "Bearer schlüssel".encode()}, {"x-api-key": "schlüssel".encode()}):
+            assert httpx.get(models, headers=right, trust_env=False).status_code == 200
         assert get(f"{url}/health").status_code == 200
         assert get(f"{url}/health", Host="proxy.example.com").status_code == 200
 
@@ -124,13 +146,67 @@ def test_strange_web_pages_are_kept_out() -> None:
             assert get(health, Origin=origin).json()["error"]["code"] == "bad_origin"
 
 
+FRIEND = "app://obsidian.md"
+ASKING = {"Origin": FRIEND, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+
+
+@pytest.mark.parametrize("key", [None, "secret"])
+def test_a_browser_may_ask_first_for_pages_that_are_named(key: str | None) -> None:
+    with serving(FakeEngine(), key=key, origins=(FRIEND,)) as url:
+        chat = f"{url}/v1/chat/completions"
+        asked = httpx.options(chat, headers=ASKING, trust_env=False)
+        assert asked.status_code == 200
+        assert asked.headers["access-control-allow-origin"] == FRIEND
+        assert "authorization" in asked.headers["access-control-allow-headers"].lower()
+        sent = {"Origin": FRIEND, "Authorization": f"Bearer {key}"}
+        answer = httpx.post(chat, headers=sent, json={"messages": []}, trust_env=False)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (400, FRIEND)
+        stranger = httpx.options(chat, headers={**ASKING, "Origin": "https://evil.example.com"}, trust_env=False)
+        assert stranger.status_code == 400
+        assert "access-control-allow-origin" not in stranger.headers
+
+
+def test_the_way_round_the_checks_is_told() -> None:
+    with serving(FakeEngine()) as url:
+        assert "--api-key" in get(f"{url}/health", Host="box.example.ts.net").json()["error"]["message"]
+        assert "--cors-origin" in get(f"{url}/health", Origin="https://x.example").json()["error"]["message"]
+
+
+def test_a_connection_that_is_kept_idle_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpispec.serve.guard.MOST_CONNECTIONS", 6)
+    with serving(FakeEngine()) as url, ExitStack() as stack:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        connections = [stack.enter_context(socket.create_connection(address, DEADLINE)) for _ in range(5)]
+        for connection in connections:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = b""
+            while b'"ok"' not in answer:
+                answer += connection.recv(4096) or pytest.fail("closed too early")
+        assert get(f"{url}/health").status_code == 200
+        assert connections[0].recv(4096) == b""
+        connections[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connections[-1].recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_an_offer_of_http_2_leaves_the_chat_alone(caplog: pytest.LogCaptureFixture) -> None:
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQBAAAAAAIAAAAA"}
+    with serving(FakeEngine()) as url:
+        said = httpx.post(f"{url}/v1/completions", headers=offer, json={"prompt": "hi"}, trust_env=False)
+    assert said.json()["choices"][0]["text"] == "You said: hi"
+    assert caplog.records == []
+
+
+def test_connections_are_kept_longer_than_clients_keep_them() -> None:
+    assert KEEP_SECONDS >= 75
+
+
 def test_ipv6_is_served() -> None:
     try:
         listener = bind("::1", 0)
     except ServeError as error:
         pytest.skip(f"no IPv6 loopback here: {error}")
     engine = FakeEngine()
-    server = Server(make_service(engine), listener, None)
+    server = Server(make_service(engine), listener, Access())
     server.start()
     assert get(f"{server.url}/health").status_code == 200
     engine.join()

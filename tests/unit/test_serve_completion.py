@@ -108,9 +108,9 @@ def test_a_stopped_engine_cancels_and_then_refuses(engine: FakeEngine) -> None:
 def test_an_event_loop_receives_the_same(engine: FakeEngine) -> None:
     async def read() -> list[str]:
         completion = AsyncCompletion(engine, ByteVocabulary(), Generation(tuple(b"hi"), 200))
-        deltas = [added async for added in completion]
+        deltas = [pieces async for pieces in completion]
         assert completion.result().finish_reason == "stop"
-        return deltas
+        return [piece.text for [piece] in deltas]
 
     assert asyncio.run(read()) == ["Y", "ou ", "sa", "i", "d: ", "hi"]
 
@@ -119,8 +119,8 @@ def test_a_cancelled_task_withdraws(engine: FakeEngine) -> None:
     async def read() -> None:
         completion = AsyncCompletion(engine, ByteVocabulary(), Generation(tuple(b"wait"), 200))
         shown = ""
-        async for added in completion:
-            shown += added
+        async for [piece] in completion:
+            shown += piece.text
             if shown == "You said: wait":
                 asyncio.current_task().cancel()  # type: ignore[union-attr]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
-from serve_fake import END, START, ByteVocabulary, FakeEngine, make_service, render
+from serve_fake import END, START, TURNS, ByteVocabulary, FakeEngine, make_service
 
 from mpispec.serve.repl import Conversation
 from mpispec.serve.service import Service
@@ -22,18 +20,22 @@ class Pairs(ByteVocabulary):
 
     size = 260
 
-    def tokenize(self, text: str, special: bool) -> list[int]:
-        return [BEGIN, *super().tokenize(text, special)]
+    def tokenize(self, text: str, special: bool, begin: bool = True) -> list[int]:
+        return [BEGIN] * begin + super().tokenize(text, special)
 
-    def piece(self, token: int) -> bytes:
-        return {BEGIN: b"", PAIR: b"ab"}.get(token) or super().piece(token)
+    def piece(self, token: int, special: bool = False) -> bytes:
+        return {BEGIN: b"", PAIR: b"ab"}.get(token) or super().piece(token, special)
+
+
+def make(template: str = TURNS) -> Service:
+    engine = FakeEngine()
+    engine.join()
+    return make_service(engine, template=template, vocabulary=Pairs())
 
 
 @pytest.fixture
 def service() -> Service:
-    engine = FakeEngine()
-    engine.join()
-    return dataclasses.replace(make_service(engine), vocabulary=Pairs())
+    return make()
 
 
 def test_what_the_model_wrote_stays_as_it_wrote_it(service: Service) -> None:
@@ -51,10 +53,8 @@ def test_asking_alone_adds_nothing(service: Service) -> None:
     assert conversation.ask("x") == Conversation(service).ask("x")
 
 
-def test_a_template_that_changes_an_answer_is_tokenized_anew(service: Service) -> None:
-    trimming = dataclasses.replace(
-        service, render=lambda messages: render([{**turn, "content": turn["content"].strip()} for turn in messages])
-    )
+def test_a_template_that_changes_an_answer_is_tokenized_anew() -> None:
+    trimming = make(TURNS.replace("m.content", "m.content.strip()"))
     conversation = Conversation(trimming)
     first = conversation.ask("x")
     conversation.add("x", first, " ab ", [ord(" "), PAIR, ord(" "), END])
@@ -63,11 +63,7 @@ def test_a_template_that_changes_an_answer_is_tokenized_anew(service: Service) -
     )
 
 
-def test_a_template_without_an_end_token_is_tokenized_anew(service: Service) -> None:
-    def join_lines(messages: object) -> str:
-        return "\n".join(turn["content"] for turn in messages) + "\n"  # type: ignore[attr-defined]
-
-    plain = dataclasses.replace(service, render=join_lines)
-    conversation = Conversation(plain)
+def test_a_template_without_an_end_token_is_tokenized_anew() -> None:
+    conversation = Conversation(make("{% for m in messages %}{{ m.content + '\n' }}{% endfor %}"))
     conversation.add("x", conversation.ask("x"), "ab", [PAIR])
     assert conversation.ask("y") == [BEGIN, *b"x\nab\ny\n"]

@@ -17,9 +17,12 @@ from serve_fake import DEADLINE, ByteVocabulary, FakeEngine, make_service, servi
 
 from mpispec.core.messages import Sampling
 from mpispec.models.template import ChatTemplate
-from mpispec.serve.http import MAX_BODY, MAX_QUEUE
-from mpispec.serve.schema import ChatRequest
-from mpispec.serve.service import Manner, Service
+from mpispec.models.template_traits import TemplateTraits
+from mpispec.serve.body import MAX_BODY
+from mpispec.serve.chat import ChatRequest
+from mpispec.serve.exchange import MAX_QUEUE
+from mpispec.serve.prompt import Prompts
+from mpispec.serve.service import Manner
 from mpispec.serve.text import LEAST_TOKENS
 
 pytestmark = pytest.mark.unit
@@ -73,6 +76,15 @@ def check_error(response: httpx.Response, status: int, param: str | None = None,
     return str(error["message"])
 
 
+def test_counters_can_be_read_twice_and_compared(client: httpx.Client) -> None:
+    before = client.get("/stats").json()
+    client.post(TEXT, json={"prompt": "hi"})
+    after = client.get("/stats").json()
+    assert after["requests"] == before["requests"] + 1
+    assert after["dispatched"]["rows"] > before["dispatched"]["rows"]
+    assert after["ranks"] == [{"rank": 0, "busy_s": 1.5}, {"rank": 1, "busy_s": 0.5}]
+
+
 def test_a_chat_is_answered(shared: httpx.Client) -> None:
     answer = shared.post(CHAT, json=say("naïve 🙂", model="toy", seed=7)).json()
     assert answer["object"] == "chat.completion"
@@ -92,7 +104,7 @@ def test_content_may_have_parts_and_all_roles(client: httpx.Client, engine: Fake
     roles = [("developer", "Be kind."), ("user", "x"), ("assistant", "y"), ("user", parts)]
     messages = [{"role": role, "content": content, "name": "z"} for role, content in roles]
     answer = client.post(CHAT, json={"messages": messages}).json()
-    assert answer["choices"][0]["message"]["content"] == "You said: ab"
+    assert answer["choices"][0]["message"]["content"] == "You said: a\nb"
     assert b"system\nBe kind." in bytes(token % 256 for token in engine.generations[0].prompt)
 
 
@@ -226,11 +238,74 @@ def test_the_model_is_listed(shared: httpx.Client) -> None:
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == ["toy"]
     assert shared.get("/v1/models/toy").json() == listed["data"][0]
+    assert shared.get("/v1/models/").json() == listed
+    assert (listed["first_id"], listed["last_id"], listed["has_more"]) == ("toy", "toy", False)
+    [model] = listed["data"]
+    assert {model["max_model_len"], model["context_length"], model["meta"]["n_ctx"]} == {512}
     check_error(shared.get("/v1/models/a/b"), 404, "model", "model_not_found")
+
+
+def test_a_model_may_have_other_names() -> None:
+    engine = FakeEngine()
+    service = dataclasses.replace(make_service(engine), aliases=("gpt-4o", "claude-*"))
+    with serving(engine, service=service) as url, httpx.Client(base_url=url, timeout=DEADLINE) as client:
+        for name in ("toy", "toy.gguf", "gpt-4o", "claude-haiku-5"):
+            assert client.post(CHAT, json=say("hi", model=name)).json()["model"] == "toy"
+        check_error(client.post(CHAT, json=say("hi", model="gpt-4")), 404, "model", "model_not_found")
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["toy", "gpt-4o"]
+        assert client.get("/v1/models/claude-x").json()["root"] == "toy"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat/completions", say("hi")),
+        ("/completions", {"prompt": "hi"}),
+        ("/responses", {"input": "hi"}),
+        ("/messages", say("hi")),
+    ],
+)
+def test_paths_are_answered_without_v1_too(shared: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    assert shared.post(path, json=body).status_code == shared.post(f"/v1{path}", json=body).status_code == 200
+    assert shared.get("/models").status_code == 200
+
+
+def test_text_becomes_tokens_and_back(shared: httpx.Client) -> None:
+    both = {"content": "hé<|end|>"}
+    tokens = [*"hé".encode(), 257]
+    assert shared.post("/tokenize", json=both).json() == {"tokens": tokens, "count": 4, "max_model_len": 512}
+    plain = shared.post("/tokenize", json={"prompt": "<|end|>", "parse_special": False, "add_special": True}).json()
+    assert bytes(plain["tokens"]) == b"<|end|>"
+    found = shared.post("/detokenize", json={"tokens": tokens}).json()
+    assert found == {"content": "hé<|end|>", "prompt": "hé<|end|>"}
+    check_error(shared.post("/tokenize", json={}), 400, "content")
+    check_error(shared.post("/detokenize", json={"tokens": [999]}), 400, "tokens")
+
+
+def test_a_silent_stream_says_that_it_is_there() -> None:
+    engine = FakeEngine()
+    with serving(engine, ping_s=0.01) as url, httpx.Client(base_url=url, timeout=DEADLINE) as client:
+        for path, ping in ((CHAT, ": ping"), ("/v1/messages", "event: ping")):
+            with client.stream("POST", path, json=say("wait", stream=True)) as response:
+                assert ping in response.iter_lines()
+            engine.await_withdrawn(len(engine.generations))
+        assert client.post(CHAT, json=say("hi", stream=True)).text.endswith("data: [DONE]\n\n")
+
+
+def test_a_server_that_has_computed_nothing_is_not_ready(
+    client: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpispec.serve.about.PROBE_SECONDS", 0.0)
+    with client.stream("POST", CHAT, json=say("stall", stream=True)):
+        assert client.get("/health").status_code == 503
+        assert engine.num_tokens == 0
 
 
 def test_health_follows_the_engine(client: httpx.Client, engine: FakeEngine) -> None:
     assert client.get("/health").status_code == 200
+    assert len(engine.generations) == 1, "ready means that a token can be computed"
+    assert client.get("/v1/health").status_code == 200
+    assert len(engine.generations) == 1
     engine.stop()
     assert client.get("/health").status_code == 503
     check_error(client.post(CHAT, json=say("hi")), 503, code="engine_stopped")
@@ -240,36 +315,50 @@ BAD_FIELDS = [
     ("temperature", "1"),
     ("temperature", -0.1),
     ("temperature", 2.1),
-    ("top_p", 0),
     ("top_p", True),
     ("top_k", 1.5),
-    ("top_k", -1),
     ("top_k", 2**31),
     ("min_p", 2),
     ("repeat_penalty", 0),
     ("repeat_penalty", 1e-40),
     ("repeat_last_n", -1),
-    ("seed", -1),
     ("seed", 2**64),
+    ("seed", -2),
+    ("n", 0),
+    ("n", 65),
     ("max_tokens", 0),
+    ("max_tokens", 150.5),
+    ("max_tokens", -2),
+    ("n_predict", 0),
     ("max_tokens", "many"),
-    ("stop", ""),
     ("stop", [1]),
     ("stop", {"a": 1}),
-    ("stop", ["x"] * 17),
+    ("stop", ["x"] * 65),
+    ("stop", ["x" * 257]),
     ("stream", "yes"),
     ("stream_options", 1),
     ("strategy", "magic"),
     ("drafter", "oracle:1"),
-    ("n", 2),
     ("n", True),
-    ("best_of", 3),
     ("logit_bias", {"5": 1}),
     ("frequency_penalty", 0.5),
     ("presence_penalty", -1),
     ("logprobs", True),
-    ("tools", [{"type": "function"}]),
+    ("tools", {}),
+    ("tool_choice", "required"),
+    ("tool_choice", {"type": "function", "function": {"name": "x"}}),
+    ("tool_choice", {"type": "allowed_tools", "mode": "required", "tools": []}),
+    ("tool_choice", {"type": "allowed_tools"}),
+    ("tool_choice", 5),
+    ("functions", [{"name": "x"}]),
     ("response_format", {"type": "json_object"}),
+    ("guided_json", {}),
+    ("stop_token_ids", [3]),
+    ("min_tokens", 3),
+    ("ignore_eos", True),
+    ("chat_template", "x"),
+    ("chat_template_kwargs", {"messages": []}),
+    ("chat_template_kwargs", ["enable_thinking"]),
 ]
 
 
@@ -296,13 +385,19 @@ BAD_BODIES = [
     (CHAT, b'{"messages": [{"role": "user"}]}', "messages[0].content"),
     (CHAT, b'{"messages": [{"role": "user", "content": null}]}', "messages[0].content"),
     (CHAT, b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "messages[0].content"),
-    (CHAT, b'{"messages": [{"role": "tool", "content": "x"}]}', "messages[0].role"),
+    (CHAT, b'{"messages": [{"role": "user", "content": [{"type": {}}]}]}', "messages[0].content"),
+    (CHAT, b'{"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]}', "tools[0].function"),
+    (CHAT, b'{"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "custom"}]}', "tools[0].type"),
+    (CHAT, b'{"messages": [{"role": "critic", "content": "x"}]}', "messages[0].role"),
+    (CHAT, b'{"messages": [{"role": "user", "content": "x"}], "continue_final_message": true}', None),
     (CHAT, b'{"messages": [{"role": "assistant", "content": "x"}]}', "messages"),
     (TEXT, b"{}", "prompt"),
     (TEXT, b'{"prompt": ""}', "prompt"),
     (TEXT, b'{"prompt": []}', "prompt"),
     (TEXT, b'{"prompt": [""]}', "prompt"),
-    (TEXT, b'{"prompt": ["a", "b"]}', "prompt"),
+    (TEXT, b'{"prompt": ["a", ""]}', "prompt"),
+    (TEXT, b'{"prompt": ["a", "b"], "n": 33}', None),
+    (TEXT, b'{"prompt": "a", "best_of": 3}', "best_of"),
     (TEXT, b'{"prompt": [1, "b"]}', "prompt"),
     (TEXT, b'{"prompt": [true]}', "prompt"),
     (TEXT, b'{"prompt": [258]}', "prompt"),
@@ -333,7 +428,7 @@ def test_an_unknown_model_is_refused(shared: httpx.Client) -> None:
 @pytest.mark.parametrize("length", [512, 600])
 def test_a_prompt_longer_than_the_context_is_refused(shared: httpx.Client, length: int) -> None:
     response = shared.post(TEXT, json={"prompt": "x" * length})
-    assert "512" in check_error(response, 400, "prompt", "context_length_exceeded")
+    assert "511" in check_error(response, 400, "prompt", "context_length_exceeded")
     check_error(shared.post(CHAT, json=say("x" * length)), 400, "messages", "context_length_exceeded")
 
 
@@ -362,7 +457,7 @@ def open_request(client: httpx.Client, headers: bytes = b"") -> socket.socket:
 
 
 def test_a_body_that_does_not_come_times_out(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpispec.serve.http.BODY_SECONDS", 0.01)
+    monkeypatch.setattr("mpispec.serve.body.BODY_SECONDS", 0.01)
     with open_request(shared, b"Content-Length: 10\r\n") as connection:
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
 
@@ -394,11 +489,14 @@ def test_a_client_that_leaves_in_mid_body_harms_nobody(shared: httpx.Client, cap
 
 
 def test_a_bug_is_a_500_and_the_server_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    def fail(messages: object) -> str:
-        raise ZeroDivisionError("a bug")
+    class Bug(ChatTemplate):
+        def render(self, *messages: object, **names: object) -> str:
+            raise ZeroDivisionError("a bug")
 
     engine = FakeEngine()
-    service = dataclasses.replace(make_service(engine), render=fail)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mpispec.models.template.probe", lambda render: TemplateTraits())
+        service = dataclasses.replace(make_service(engine), prompts=Prompts(ByteVocabulary(), Bug("hi")))
     with serving(engine, service=service) as url:
         check_error(httpx.post(url + CHAT, json=say("hi"), trust_env=False), 500, code="internal")
         assert httpx.post(url + TEXT, json={"prompt": "hi"}, trust_env=False).status_code == 200
@@ -407,9 +505,9 @@ def test_a_bug_is_a_500_and_the_server_goes_on(caplog: pytest.LogCaptureFixture)
 
 def test_a_chat_that_the_template_refuses_is_a_400(caplog: pytest.LogCaptureFixture) -> None:
     """With the service as `mpispec serve` makes it."""
-    template = ChatTemplate("{% if messages[1] is defined %}{{ raise_exception('Roles must alternate') }}{% endif %}hi")
+    template = "{% if messages[1] is defined %}{{ raise_exception('Roles must alternate') }}{% endif %}hi"
     engine = FakeEngine()
-    service = Service(engine, ByteVocabulary(), template.render, "toy", Manner())
+    service = make_service(engine, template=template)
     twice = {"messages": say("one")["messages"] * 2}
     with serving(engine, service=service) as url:
         assert "Roles must alternate" in check_error(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from mpispec.core.config import HeadConfig
+from mpispec.core.experience import Experience
 from mpispec.core.ids import NodeId, Pos, RunId, Token
 from mpispec.core.traits import BackendTraits
 from mpispec.core.tree import BY_DRAFT, BY_HEAD, Node, TokenTree
@@ -26,6 +27,8 @@ class Situation:
     """A `View` made by hand."""
 
     tree: TokenTree = field(default_factory=lambda: TokenTree(NodeId(0), Token(0), Pos(0)))
+    experience: Experience = field(default_factory=Experience)
+    load: int = 1
     live_runs: int = 0
     is_first_idle: bool = True
     may_branch: bool = True

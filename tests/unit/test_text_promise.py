@@ -11,6 +11,7 @@ import pytest
 from mpispec.compute.base import Arithmetic
 from mpispec.core.ids import Actor
 from mpispec.runtime import text_promise as module
+from mpispec.runtime.exactness import Exactness
 from mpispec.runtime.group import Group
 from mpispec.runtime.plan import Plan, StagePlace
 from mpispec.runtime.setup import JobOptions, Setup
@@ -34,6 +35,7 @@ def promised(
     are_rows_exact: bool = True,
     certified: bool = True,
     backends: tuple[str, ...] = ("", "", ""),
+    contexts: int = 1,
     **options: Any,
 ) -> TextPromise:
     """Return the promise of a job of this rank and others, a stage on each."""
@@ -43,7 +45,9 @@ def promised(
     stages = tuple(StagePlace(rank, rank, rank, backend=backends[rank]) for rank in range(ranks))
     hosts = ("red", "blue", "green")[:ranks]
     plan = Plan(ranks, stages, None)
-    setup = Setup(summary("llama", certified), None, plan, hosts, (1,) * ranks, 64, other=summary("torch"))
+    model, other = summary("llama", certified), summary("torch")
+    exactness: Exactness = "exact" if contexts > 1 else "throughput"
+    setup = Setup(model, None, plan, hosts, (1,) * ranks, 64, other=other, exactness=exactness, contexts=contexts)
     return text_promise(Group(LoopbackTransport()), JobOptions(**options), setup, {Actor(1): SAME}, are_rows_exact)
 
 
@@ -57,7 +61,7 @@ def test_the_default_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     ("situation", "words"),
     [
         ({"wire": "q8"}, ["--wire q8"]),
-        ({"parallel": 3}, ["--parallel 3"]),
+        ({"parallel": 3}, ["--parallel 3 requests share cells", "--exactness exact"]),
         ({"certified": False}, ["newest"]),
         ({"are_rows_exact": False}, ["several rows"]),
         ({"others": (Arithmetic("AVX2", False),), "are_rows_exact": False}, ["blue", "--threads 1"]),
@@ -72,6 +76,16 @@ def test_every_reason_is_named(situation: dict[str, Any], words: list[str], monk
     assert len(promise.reasons) == len(words) or len(promise.reasons) == 1
     assert str(promise).startswith("may part from the model alone, because ")
     assert all(word in str(promise) for word in words)
+
+
+@pytest.mark.parametrize("options", [{"contexts": 3}, {"backends": ("torch", "torch")}], ids=["own cells", "torch"])
+def test_several_requests_are_exact_with_cells_of_their_own_or_where_their_order_does_not_matter(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promise = promised(monkeypatch, parallel=3, **options)
+    assert str(promise) == "that of the model alone, whatever the other requests"
+    mode = "exact" if "contexts" in options else "throughput"
+    assert promise.fields() == {"is_exact": True, "exactness": str(promise), "mode": mode}
 
 
 def test_a_rank_without_layers_does_not_matter() -> None:

@@ -25,7 +25,7 @@ class Pieces:
     def tokenize(self, text: str, special: bool) -> list[int]:
         return [self._pieces.index(text.encode())]
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, special: bool = False) -> bytes:
         return self._pieces[token]
 
 

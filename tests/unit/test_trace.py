@@ -60,7 +60,7 @@ def test_a_run_passed_on_by_a_stage_is_no_dispatch() -> None:
 
 def written(path: Path) -> list[dict[str, Any]]:
     """Write two ranks whose clocks differ by 5 s, and read the events back."""
-    head = head_of(run_of(0, 0, prompt=1), 1, run_of(1, 1), Result(1, (), ()))
+    head = head_of(run_of(0, 0, prompt=1), 1, run_of(1, 1), Result(1, (), (), ()))
     stage = Trace(is_on=True)
     for run_id in (0, 1):
         computed(head, "stage 1", 0.01 + run_id / 10, run_of(run_id, run_id))

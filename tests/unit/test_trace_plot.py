@@ -39,7 +39,7 @@ def timeline(tmp_path: Path) -> Path:
         compute(last, "stage 2", run_id * 0.01 + 0.01, run_of(run_id, pos), aborted=run_id == 3)
     head.emitted(0.035, Emit(0, (1, 1), "length", None))
     head.sent("head", 0.036, Cancel((3,)), 30)
-    last.sent("stage 2", 0.05, Result(3, (), (), void=True), 30)
+    last.sent("stage 2", 0.05, Result(3, (), (), (), void=True), 30)
     step = ComputeDraft(run_of(0, 1), 1)
     draft.computed("draft", 0.0, 0.02, step, Drafted(0, (((5, 0.5),),), aborted=False))
     path = tmp_path / "trace.json"

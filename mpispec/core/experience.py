@@ -1,0 +1,40 @@
+"""What the requests of a head have shown of its drafters; it outlasts them, so that no chat believes a draft anew."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+
+from mpispec.core.calibration import Calibration
+
+_MEMORY = 400
+"""Verifications that the acceptance rate is the mean of."""
+_ENOUGH = 16
+"""Verifications from which it is known."""
+
+
+class Experience:
+    """Calibrations by drafters, and how often a position's likeliest draft token was right."""
+
+    def __init__(self) -> None:
+        self._calibrations: defaultdict[int, Calibration] = defaultdict(Calibration)
+        self._rate = 0.0
+        self._tries = 0
+
+    @property
+    def rate(self) -> float | None:
+        """The acceptance rate of all requests; None before enough verifications."""
+        return self._rate if self._tries >= _ENOUGH else None
+
+    def calibrations(self) -> defaultdict[int, Calibration]:
+        """Return calibrations for a request to go on from."""
+        return copy.deepcopy(self._calibrations)
+
+    def learn(self, drafters: int, confidence: float, is_right: bool, depth: int, share: float) -> None:
+        """Learn from the verification of a draft token; see `Calibration.learn`."""
+        self._calibrations[drafters].learn(confidence, is_right, depth, share)
+
+    def verified(self, is_right: bool) -> None:
+        """Learn whether a position's likeliest draft token was right."""
+        self._tries += 1
+        self._rate += (is_right - self._rate) / min(self._tries, _MEMORY)

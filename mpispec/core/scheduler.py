@@ -1,0 +1,190 @@
+"""What the next run carries, from the load as it is.
+
+A run is planned as a value (`Share`), like vLLM's scheduler output: no messages, no tensors. One request alone goes as
+its strategy says. Of several, a run takes, in this order:
+
+1. rows by the chance that their tokens are right, which is 1 for the newest token of a request, so that no request
+   waits for the guesses of another; among equals the request that has waited longest comes first,
+2. until the run has as many rows as bring all rows in the system through the pipeline soonest (`Scheduler.sizes`),
+3. a chunk of a prompt, the oldest first, of as few rows as read it nearly as soon as larger ones.
+
+Runs are planned when the first stage is out of work, not before: whatever becomes ready meanwhile shares the run.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mpispec.core.config import HeadConfig
+from mpispec.core.in_flight import RunsInFlight
+from mpispec.core.request import Request
+from mpispec.core.tree import Node, NodeState
+
+_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 63)
+"""Rows of a run that are weighed."""
+_AS_GOOD = 1.001
+"""A larger run that takes no more than this many times as long is as good: it leaves the first stage free sooner."""
+_REREAD = 64
+"""Runs after which the costs of rows, which are refined all the time, are read again."""
+_LONGER_READING = 1.1
+"""How many times as long the reading of a prompt may take so that others wait less."""
+
+
+class Share(NamedTuple):
+    """What a run carries of one request: rows of its tree, else the next chunk of its given tokens."""
+
+    request: Request
+    nodes: Sequence[Node]
+    """Undispatched nodes, parents first; none for a chunk."""
+    chunk: int = 0
+    """Most rows of a chunk."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that it has."""
+        return self.request.num_next(self.chunk) if self.chunk else len(self.nodes)
+
+    @property
+    def num_needed(self) -> int:
+        """Of these, rows without which the request cannot go on."""
+        if self.chunk:
+            return self.num_rows
+        return int(bool(self.nodes) and self.nodes[0].state is NodeState.PENDING and self.nodes[0].parent is None)
+
+
+class Scheduler:
+    """Plans runs of a head; holds no state of requests."""
+
+    def __init__(self, config: HeadConfig, runs: RunsInFlight) -> None:
+        self._config = config
+        self._runs = runs
+        self._sizes: dict[int, tuple[int, int]] = {}
+        self._chunks: dict[int, int] = {}
+        self._is_apart = config.traits.has_own_cells
+        """Whether a run carries one request: rows of several would be computed one after the other."""
+        self._planned = 0
+        self._was_chunk = False
+        """Whether the last run was a chunk alone: then rows of trees come first."""
+
+    def plan(self, requests: Sequence[Request]) -> list[Share]:
+        """Return the next run's shares; [] to wait. `requests` are in the order in which they were last served."""
+        if not requests:
+            return []
+        if len(requests) == 1:
+            (request,) = requests
+            if request.is_behind:
+                return [Share(request, (), request.chunk)]
+            nodes = request.choose()
+            return [Share(request, nodes)] if nodes else []
+        return self._of_many(requests)
+
+    def sizes(self, num_rows: int) -> tuple[int, int]:
+        """Return how many rows a run gets, at least and at most, where `num_rows` are in flight or ready.
+
+        They pass in n / m runs of m rows, and the first of them is back after a pass: max(pass(m), n / m t(m)).
+        """
+        num_rows = max(1, num_rows)
+        sizes = self._sizes.get(num_rows)
+        if sizes is None:
+            sizes = self._sizes[num_rows] = self._best_sizes(num_rows)
+        return sizes
+
+    def _of_many(self, requests: Sequence[Request]) -> list[Share]:
+        first = self._runs.first
+        offers = [(request, nodes) for request in requests if not request.is_behind and (nodes := request.offers())]
+        ready = sum(len(nodes) for _, nodes in offers)
+        together, most = self._sizes_for(offers, ready)
+        if not (first.is_idle or (first.num_waiting == 0 and ready >= most)):
+            return []
+        behind = next((request for request in requests if request.is_behind), None)
+        if behind is not None and (behind.reads_alone or self._is_apart) and not (offers and self._was_chunk):
+            self._was_chunk = True
+            return [Share(behind, (), self._chunk(behind, requests))]
+        joins = behind is not None and not (behind.reads_alone or self._is_apart)
+        if not joins and len(offers) < together and self._runs.num_live_runs >= self._config.num_stages - 1:
+            return []  # others are about to come back, and runs that have met stay together
+        self._was_chunk = False
+        self._reread()
+        if self._is_apart and offers:
+            offers = [max(offers, key=lambda offer: (offer[0].priority, offer[0].strategy.value(offer[1][0])))]
+        shares = _likeliest(offers, most)
+        if behind is not None and joins:
+            taken = sum(len(share.nodes) for share in shares)
+            chunk = min(self._chunk(behind, requests), _SIZES[-1] - taken)
+            if chunk > 0:
+                shares.append(Share(behind, (), chunk))
+        return shares
+
+    def _reread(self) -> None:
+        """Forget sizes from time to time, for the costs of rows are refined all the time."""
+        self._planned += 1
+        if self._planned % _REREAD == 0:
+            self._sizes.clear()
+            self._chunks.clear()
+
+    def _sizes_for(self, offers: Sequence[tuple[Request, Sequence[Node]]], ready: int) -> tuple[int, int]:
+        """Return for how many requests a run waits, and how many rows it takes."""
+        strategies = [request.strategy for request, _ in offers]
+        if self._is_apart:
+            return 1, min((strategy.run_rows or ready for strategy in strategies), default=0)
+        wanted = [strategy.run_rows for strategy in strategies if strategy.run_rows is not None]
+        least, most = self.sizes(self._runs.num_rows + ready)
+        if wanted:
+            most = max(wanted)
+        if not offers or not all(strategy.waits for strategy in strategies):
+            return 1, most
+        together = [strategy.run_requests for strategy in strategies if strategy.run_requests is not None]
+        return (max(together) if together else max(1, least * len(offers) // ready)), most
+
+    def _best_sizes(self, num_rows: int) -> tuple[int, int]:
+        config, correction = self._config, self._runs.row_times.correction
+        seconds: dict[int, float] = {}
+        for size in (*(size for size in _SIZES if size < num_rows), min(num_rows, _SIZES[-1])):
+            factor = correction(size)
+            seconds[size] = max(config.passing(size, factor), -(-num_rows // size) * config.cost(size, factor))
+        good = [size for size in seconds if seconds[size] <= _AS_GOOD * min(seconds.values())]
+        return good[0], good[-1]
+
+    def _chunk(self, request: Request, requests: Sequence[Request]) -> int:
+        """Return the rows of a prompt's chunks: few while others decode, for a row behind one passes no sooner."""
+        if all(other.is_behind for other in requests):
+            return request.chunk
+        chunk = self._chunks.get(request.chunk)
+        if chunk is None:
+            sizes = [size for size in _SIZES if size <= request.chunk] or [request.chunk]
+            missing = max(request.num_missing, 1)
+
+            def reading(size: int) -> float:
+                return (-(-missing // size) + self._config.num_stages - 1) * self._config.cost(size)
+
+            least = min(reading(size) for size in (*sizes, request.chunk))
+            chunk = next(size for size in (*sizes, request.chunk) if reading(size) <= _LONGER_READING * least)
+            self._chunks[request.chunk] = chunk
+        return chunk
+
+
+def _likeliest(offers: Sequence[tuple[Request, Sequence[Node]]], most: int) -> list[Share]:
+    """Return the likeliest rows, about `most`; a strategy whose choice is indivisible gives all of it or nothing."""
+    heap = [
+        (-request.priority, -request.strategy.value(nodes[0]), order, 0)
+        for order, (request, nodes) in enumerate(offers)
+    ]
+    heapq.heapify(heap)
+    counts = [0] * len(offers)
+    taken = 0
+    while heap and taken < most:
+        priority, _, order, index = heapq.heappop(heap)
+        request, nodes = offers[order]
+        if not request.strategy.is_divisible:
+            if taken and taken + len(nodes) > most:
+                continue
+            counts[order] = len(nodes)
+            taken += len(nodes)
+            continue
+        counts[order] = index + 1
+        taken += 1
+        if index + 1 < len(nodes):
+            heapq.heappush(heap, (priority, -request.strategy.value(nodes[index + 1]), order, index + 1))
+    return [Share(request, nodes[:count]) for (request, nodes), count in zip(offers, counts, strict=True) if count]

@@ -1,0 +1,165 @@
+"""What clients ask about the server before and between requests: models, health, tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import time
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mpispec.runtime.engine import EngineStopped, Generation
+from mpispec.serve.body import read_body
+from mpispec.serve.completion import AsyncCompletion
+from mpispec.serve.errors import ApiError
+from mpispec.serve.request import parse
+from mpispec.serve.service import Service
+
+PROBE_SECONDS = 10.0
+"""How long a question after the health waits for the first token."""
+
+
+class TokenizeRequest(BaseModel):
+    """Body of POST /tokenize, as llama.cpp (`content`) and vLLM (`prompt`) have it."""
+
+    model_config = ConfigDict(strict=True)
+
+    content: str = Field(validation_alias=AliasChoices("content", "prompt"))
+    add_special: bool | None = Field(None, validation_alias=AliasChoices("add_special", "add_special_tokens"))
+    """Whether the token that begins a text comes first."""
+    parse_special: bool | None = None
+    """Whether control tokens that are spelled out become those tokens."""
+
+
+class DetokenizeRequest(BaseModel):
+    """Body of POST /detokenize."""
+
+    model_config = ConfigDict(strict=True)
+
+    tokens: list[int]
+
+
+class About:
+    """The endpoints that generate nothing; lives on one event loop."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._created = int(time.time())
+        self._is_ready = False
+        self._probe: asyncio.Task[bool] | None = None
+
+    def check_model(self, name: str) -> None:
+        """Raise ApiError unless a request may ask for this model."""
+        service = self._service
+        is_known = name.removesuffix(".gguf") == service.model
+        if not is_known and not any(fnmatchcase(name, pattern) for pattern in service.aliases):
+            sentence = f"This server has no model {name!r}; it has {service.model!r}. Other names: serve --alias."
+            raise ApiError(404, sentence, param="model", code="model_not_found")
+
+    async def models(self, http: Request) -> Response:
+        """GET /v1/models."""
+        names = [self._service.model, *(name for name in self._service.aliases if not set("*?[") & set(name))]
+        data = [self._model(name) for name in names]
+        # The last three are for Anthropic's clients.
+        pages = {"has_more": False, "first_id": names[0], "last_id": names[-1]}
+        return JSONResponse({"object": "list", "data": data, **pages})
+
+    async def model(self, http: Request) -> Response:
+        """GET /v1/models/{name}."""
+        name = http.path_params["name"]
+        if not name:
+            return await self.models(http)
+        self.check_model(name)
+        return JSONResponse(self._model(name))
+
+    async def health(self, http: Request) -> Response:
+        """GET /health: ready once a token has been computed, which the first question sees to."""
+        exactness = self._exactness()
+        if not self._service.engine.is_running:
+            return JSONResponse({"status": "stopped"}, 503)
+        if await self._has_computed():
+            return JSONResponse({"status": "ok", **exactness})
+        return JSONResponse({"status": "no token computed yet"}, 503, {"Retry-After": "1"})
+
+    async def stats(self, http: Request) -> Response:
+        """GET /stats: counters since the start, of which two readings tell what happened between them."""
+        engine = self._service.engine
+        busy = await run_in_threadpool(engine.busy_s)
+        ranks = [{"rank": rank, "busy_s": round(seconds, 6)} for rank, seconds in sorted(busy.items())]
+        return JSONResponse({**engine.stats(), "ranks": ranks})
+
+    async def tokenize(self, http: Request) -> Response:
+        """POST /tokenize."""
+        asked = parse(TokenizeRequest, await read_body(http))
+        special = asked.parse_special is not False
+        begin = asked.add_special is True
+        tokens = await run_in_threadpool(self._service.vocabulary.tokenize, asked.content, special, begin)
+        context = self._service.engine.context
+        return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": context})
+
+    async def detokenize(self, http: Request) -> Response:
+        """POST /detokenize."""
+        tokens = parse(DetokenizeRequest, await read_body(http)).tokens
+        self.check_tokens(tokens, "tokens")
+        text = self.text_of(tokens)
+        return JSONResponse({"content": text, "prompt": text})
+
+    def check_tokens(self, tokens: list[int], param: str) -> None:
+        """Raise ApiError where one of them is no token."""
+        size = self._service.vocabulary.size
+        if not all(0 <= token < size for token in tokens):
+            raise ApiError(400, f"{param}: token ids must be from 0 to {size - 1}.", param=param, code="invalid_value")
+
+    def text_of(self, tokens: list[int]) -> str:
+        """Return the text of tokens, control tokens spelled out."""
+        pieces = (self._service.vocabulary.piece(token, special=True) for token in tokens)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def _model(self, name: str) -> dict[str, Any]:
+        engine = self._service.engine
+        created = datetime.datetime.fromtimestamp(self._created, datetime.timezone.utc)
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "mpispec",
+            "root": self._service.model,
+            "max_model_len": engine.context,
+            "context_length": engine.context,
+            "meta": {"n_ctx": engine.context, "n_vocab": self._service.vocabulary.size},
+            "mpispec": self._service.manner.fields(),
+            **self._exactness(),
+            # For Anthropic's clients:
+            "type": "model",
+            "display_name": self._service.model,
+            "created_at": created.isoformat(),
+        }
+
+    def _exactness(self) -> dict[str, Any]:
+        return self._service.engine.promise.fields()
+
+    async def _has_computed(self) -> bool:
+        """Return whether any token has been computed, by whomever; if not, ask for one and wait a while."""
+        self._is_ready = self._is_ready or self._service.engine.stats()["tokens"] > 0
+        if not self._is_ready:
+            if self._probe is None or self._probe.done():
+                self._probe = asyncio.ensure_future(self._compute())
+            await asyncio.wait({self._probe}, timeout=PROBE_SECONDS)
+            self._is_ready = self._probe.done() and self._probe.result()
+        return self._is_ready
+
+    async def _compute(self) -> bool:
+        service = self._service
+        prompt = tuple(service.vocabulary.tokenize("Hello", special=False))
+        try:
+            completion = AsyncCompletion(service.engine, service.vocabulary, Generation(prompt, max_tokens=1))
+        except (ValueError, EngineStopped):
+            return False
+        async for _ in completion:
+            pass
+        return bool(completion.tokens)

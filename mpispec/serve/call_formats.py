@@ -1,0 +1,60 @@
+"""How model families write calls of tools and their thoughts: one row a family. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CallFormat:
+    """Where calls stand in an answer. After a beginning comes one of
+
+    - `{"name": ..., "arguments": {...}}`, where `parameters` is as good as `arguments`,
+    - a list of those,
+    - with `separators`, the name, one of them, and the arguments.
+    """
+
+    hints: tuple[str, ...]
+    """Of these one is in the source of the family's chat template."""
+    begins: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    """Marks that may follow a call and mean nothing more."""
+    separators: tuple[str, ...] = ()
+    is_bare: bool = False
+    """Whether an answer that begins with such an object is a call without any mark."""
+    ident_length: int = 0
+    """Letters and digits of a call's identifier, where the template refuses any other."""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Every text that has a meaning; some are control tokens."""
+        return (*self.begins, *self.skipped, *self.separators)
+
+
+HERMES = CallFormat(("<tool_call>",), ("<tool_call>",), ("</tool_call>",))
+"""Qwen, Hermes, SmolLM, Granite 4, and whatever model is told to write so."""
+FORMATS = (
+    CallFormat(("[TOOL_CALLS]",), ("[TOOL_CALLS]",), ("</s>",), ("[CALL_ID]", "[ARGS]"), ident_length=9),  # Mistral
+    CallFormat(  # DeepSeek
+        ("<｜tool▁call▁begin｜>",),
+        ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
+        ("```", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"),
+        ("<｜tool▁sep｜>",),
+    ),
+    CallFormat(("<|tool_call|>",), ("<|tool_call|>",), ("<|/tool_call|>",)),  # Granite 3, Phi-4-mini
+    HERMES,
+    CallFormat(("<|python_tag|>", '"parameters": '), ("<|python_tag|>",), (";",), is_bare=True),  # Llama 3
+)
+
+THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
+"""Beginning and end of what a reasoning model writes before it answers."""
+
+
+def format_of(source: str) -> CallFormat | None:
+    """Return how the model of a chat template writes calls; None if nothing in the template says so."""
+    return next((each for each in FORMATS if any(hint in source for hint in each.hints)), None)
+
+
+def thoughts_of(source: str) -> tuple[str, str] | None:
+    """Return the marks of thought of a chat template's model; None if it has none."""
+    return next((marks for marks in THOUGHTS if marks[1] in source), None)

@@ -1,0 +1,180 @@
+"""From the prompts of a request to its response: whole or streamed, one answer or several at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mpispec.core.messages import Sampling
+from mpispec.runtime.engine import EngineStopped, Generation
+from mpispec.serve.answers import Answer, Answered
+from mpispec.serve.completion import AsyncCompletion
+from mpispec.serve.errors import ApiError, engine_stopped
+from mpispec.serve.events import EventStream, unless_gone
+from mpispec.serve.prompt import Prompt
+from mpispec.serve.request import GenerationRequest
+from mpispec.serve.service import Service
+from mpispec.serve.turn import Piece, Turn
+from mpispec.wire.fields import MAX_SEED
+
+MAX_QUEUE = 64
+"""Answers that may wait behind the one that runs."""
+_RETRY_SECONDS = 5
+_AHEAD = 16
+"""Texts of all choices that may wait for a client that reads slowly; the rest waits in their own inboxes."""
+
+
+class Exchange:
+    """Has requests answered, so many at once; lives on one event loop."""
+
+    def __init__(self, service: Service, ping_s: float, max_queue: int = MAX_QUEUE) -> None:
+        self._service = service
+        self._ping_s = ping_s or None
+        self._max_admitted = max_queue + 1
+        self._admitted = 0
+
+    async def answer(
+        self,
+        http: Request,
+        wanted: GenerationRequest,
+        prompts: Sequence[Prompt],
+        shape: Callable[[Sampling], Answer],
+    ) -> Response:
+        """Return the response to a request; `shape` makes the form of its answers, the first of them drawn so.
+
+        Raises ApiError.
+        """
+        seed = self._service.manner.pick_seed() if wanted.seed is None else wanted.seed
+        generations = [
+            (prompt, self._generation(wanted, prompt.tokens, (seed + choice) & MAX_SEED))
+            for prompt in prompts
+            for choice in range(wanted.num_choices)
+        ]
+        completions = self._submit(generations, wanted)
+        answer = shape(generations[0][1].sampling)
+        if wanted.stream:
+            events = _stream(completions, answer)
+            return EventStream(events, lambda: self._release(completions), answer.ping, self._ping_s)
+        try:
+            answers = await unless_gone(http.receive, _finish(completions))
+        finally:
+            self._release(completions)
+        return Response(status_code=400) if answers is None else JSONResponse(answer.whole(answers))
+
+    def _generation(self, wanted: GenerationRequest, prompt: Sequence[int], seed: int) -> Generation:
+        room = self._service.room(prompt)
+        if room < 1:
+            raise ApiError(
+                400,
+                # Agents look for these words, and shorten their conversation.
+                f"The prompt is too long: {len(prompt)} tokens > {self._service.engine.context - 1} maximum; shorten "
+                "it, or start mpispec serve with a larger --ctx.",
+                param=wanted.prompt_field,
+                code="context_length_exceeded",
+            )
+        return Generation(
+            prompt=tuple(prompt),
+            max_tokens=room if wanted.limit is None else min(wanted.limit, room),
+            sampling=wanted.sampling(self._service.manner.defaults(wanted.temperature), seed),
+            strategy=wanted.strategy,
+            drafter=wanted.drafter,
+        )
+
+    def _cuts_repeats(self, wanted: GenerationRequest) -> bool:
+        """Return whether an answer may be cut: by the request, else in a chat as the server says."""
+        if wanted.cut_repeats is None:
+            return self._service.manner.cuts_repeats and wanted.is_chat
+        return wanted.cut_repeats
+
+    def _submit(
+        self, generations: Sequence[tuple[Prompt, Generation]], wanted: GenerationRequest
+    ) -> list[AsyncCompletion]:
+        """Submit all or none."""
+        if self._admitted + len(generations) > self._max_admitted:
+            sentence = f"{self._admitted} answers are under way already, too many for this one; try again in a while."
+            raise ApiError(503, sentence, code="queue_full", retry_after=_RETRY_SECONDS)
+        engine, vocabulary = self._service.engine, self._service.vocabulary
+        cuts = self._cuts_repeats(wanted)
+        completions: list[AsyncCompletion] = []
+        try:
+            for prompt, generation in generations:
+                reading = (prompt.new_reader(), prompt.shown)
+                completions.append(AsyncCompletion(engine, vocabulary, generation, wanted.stop, cuts, *reading))
+                self._admitted += 1
+        except (ValueError, EngineStopped) as error:
+            self._release(completions)
+            stopped = isinstance(error, EngineStopped)
+            raise engine_stopped() if stopped else ApiError(400, str(error), code="invalid_value") from None
+        return completions
+
+    def _release(self, completions: Sequence[AsyncCompletion]) -> None:
+        self._admitted -= len(completions)
+        for completion in completions:
+            completion.withdraw()
+
+
+async def _finish(completions: Sequence[AsyncCompletion]) -> list[Answered]:
+    turns = [Turn() for _ in completions]
+    async with aclosing(_merged(completions)) as found:
+        async for index, pieces in found:
+            for piece in pieces or ():
+                turns[index].add(piece)
+    answers = [completion.result() for completion in completions]
+    if any(done.finish_reason == "cancelled" for done in answers):
+        raise engine_stopped()
+    return list(zip(turns, answers, strict=True))
+
+
+async def _stream(completions: Sequence[AsyncCompletion], answer: Answer) -> AsyncGenerator[str, None]:
+    turns = [Turn() for _ in completions]
+    for index in range(len(completions)):
+        for event in answer.opening(index):
+            yield event
+    async with aclosing(_merged(completions)) as found:
+        async for index, pieces in found:
+            done = completions[index].result() if pieces is None else None
+            if done is not None and done.finish_reason == "cancelled":
+                for event in answer.failure(engine_stopped()):
+                    yield event
+                return
+            for piece in pieces or ():
+                turns[index].add(piece)
+                for event in answer.chunk(index, piece):
+                    yield event
+            if done is not None:
+                for event in answer.ending(index, turns[index], done):
+                    yield event
+    for event in answer.closing([(turn, completions[index].result()) for index, turn in enumerate(turns)]):
+        yield event
+
+
+async def _merged(completions: Sequence[AsyncCompletion]) -> AsyncGenerator[tuple[int, list[Piece] | None], None]:
+    """Yield the pieces of several completions as they come, each with its index; None at the end of each."""
+    inbox: asyncio.Queue[tuple[int, list[Piece] | Exception | None]] = asyncio.Queue(_AHEAD)
+
+    async def read(index: int, completion: AsyncCompletion) -> None:
+        last = None
+        try:
+            async for pieces in completion:
+                await inbox.put((index, pieces))
+        except Exception as error:
+            last = error  # raised where the pieces are read
+        await inbox.put((index, last))
+
+    tasks = [asyncio.ensure_future(read(*numbered)) for numbered in enumerate(completions)]
+    try:
+        num_open = len(tasks)
+        while num_open:
+            index, pieces = await inbox.get()
+            if isinstance(pieces, Exception):
+                raise pieces
+            num_open -= pieces is None
+            yield index, pieces
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
