@@ -46,5 +46,6 @@ def traits_of(
         may_branch=all(traits.may_branch for traits in each),
         prefill=next((traits.prefill for traits in each if traits.prefill.chunk), each[0].prefill),
         freeing=next((traits.freeing for traits in each if traits.freeing is not FreeAtOnce), FreeAtOnce),
+        shares_cells=not has_own_cells and all(traits.shares_cells for traits in each),
         has_own_cells=has_own_cells,
     )

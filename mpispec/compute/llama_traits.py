@@ -38,6 +38,7 @@ def traits(keeps_order: bool = True, is_quantised: bool = False, is_row_exact: b
         may_branch=not is_quantised or (keeps_order and is_row_exact),
         prefill=Tiling(),
         freeing=partial(DeferredFree, most_cells=MOST_CELLS) if keeps_order else FreeAtOnce,
+        shares_cells=not keeps_order,
     )
 
 
@@ -100,17 +101,17 @@ class DeferredFree:
         self._most_cells = most_cells
         self.seq = pool.take()
         """Sequence of the dead."""
-        self._num_cells = 0
+        self.num_cells = 0
 
     @property
     def must_collect(self) -> bool:
         """See `FreePolicy`."""
-        return self.seq is not None and self._num_cells >= self._most_cells
+        return self.seq is not None and self.num_cells >= self._most_cells
 
     @property
     def should_collect(self) -> bool:
         """See `FreePolicy`."""
-        return self.seq is not None and self._num_cells * _COLLECT_FROM >= self._most_cells
+        return self.seq is not None and self.num_cells * _COLLECT_FROM >= self._most_cells
 
     def free(self, dead: Sequence[Node], root: Node, survivor: Node) -> list[CacheOp]:
         """See `FreePolicy`."""
@@ -118,15 +119,15 @@ class DeferredFree:
         orders = [node.order for node in dead if node.seq is not None]
         if self.seq is None or not orders or _are_newest(min(orders), root):
             return cache_ops
-        self._num_cells += len(orders)
+        self.num_cells += len(orders)
         kept = [CacheOp(CacheOpKind.SHARE, seq, self.seq, pos, TO_END) for seq, pos in first_positions(dead)]
         return kept + cache_ops
 
     def collect(self, seq: SeqId) -> list[CacheOp]:
         """See `FreePolicy`."""
-        if self.seq is None or not self._num_cells:
+        if self.seq is None or not self.num_cells:
             return []
-        self._num_cells = 0
+        self.num_cells = 0
         freed = CacheOp(CacheOpKind.DROP, self.seq, self.seq, Pos(0), TO_END)
         return [freed, CacheOp(CacheOpKind.GATHER, seq, seq, Pos(0), TO_END)]
 

@@ -36,6 +36,8 @@ class HeadConfig:
     one to itself."""
     traits: BackendTraits = field(default_factory=BackendTraits)
     """What the stages' backend declares of its arithmetic."""
+    cells: int | None = None
+    """Cells that the stages' caches have for requests that share them; None: as many as these may need."""
     max_active: int = 1
     """Requests that run at once; further ones wait."""
     chunk: int = 32

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import deque
 
 from mpispec.core.cache_operations import CacheOperations
+from mpispec.core.cells import Slot
 from mpispec.core.effects import AbortDraft, CloseSampler, ComputeDraft, Effect, OpenSampler, Quit, Send
 from mpispec.core.events import Drafted, DraftToken, Event, ProtocolError, Received
 from mpispec.core.ids import HEAD, Actor, NodeId, Plane, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Row, Run, Stop, given_rows, opening
 from mpispec.core.sequences import inherits
-from mpispec.core.sessions import Slot
 from mpispec.core.tree import Node, NodeState, TokenTree
 
 _SPARES = 16
@@ -27,16 +27,24 @@ class _Stream:
     """One request as the draft sees it."""
 
     def __init__(self, prime: Prime, slot: Slot, cached: int) -> None:
+        self.prime = prime
         self.request = prime.request
+        self.has_begun = False
+        """Whether anything has been computed for it since it had no cells."""
+        self.is_open = False
+        """Whether it has a sampler."""
         self.slot = slot
+        slot.holder = self
         self.width = prime.width
         self.floor = prime.floor
         self.limit = prime.limit
-        self.epoch = 0
+        self.epoch = prime.epoch
         self.tokens = list(prime.tokens)
         """The accepted tokens; the last of them is the root."""
         self.filled = cached
-        """How many of them have cells, or are being computed; not counting the root's if it was drafted."""
+        """How many of them have cells, or are being computed."""
+        self.answered_to = cached
+        """How many of them had cells when nothing was being computed."""
         last = len(self.tokens) - 1
         self.ids = [NodeId(pos) for pos in range(len(self.tokens))]
         """Nodes of the accepted tokens."""
@@ -54,6 +62,11 @@ class _Stream:
         seq = self.tree.root.seq
         assert seq is not None
         return seq
+
+    @property
+    def num_speculative(self) -> int:
+        """Draft tokens that have cells, or are being computed."""
+        return self.tree.num_speculative
 
     def follow(self, pos: Pos, tokens: tuple[Token, ...]) -> list[Node]:
         """Accept tokens; return the nodes that died."""
@@ -81,6 +94,17 @@ class _Stream:
         dead = self.tree.roll_back(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
         del self.tokens[pos:], self.ids[pos:]
         self.filled = min(self.filled, pos, computed)
+        self.answered_to = min(self.answered_to, self.filled)
+        self.spares = []
+        return dead
+
+    def empty(self) -> list[Node]:
+        """Give up all draft tokens and cells; return the nodes that died."""
+        dead = self.tree.prune_children()
+        root = self.root
+        self.tree.roll_back(root.id, root.token, root.pos)
+        self.filled = self.answered_to = 0
+        self.has_begun = False
         self.spares = []
         return dead
 
@@ -144,10 +168,21 @@ class _Stream:
 class DraftCore:
     """The protocol of the draft rank. Requests take turns; one run computes at a time."""
 
-    def __init__(self, chunk: int, max_active: int = 1, sequences: int = 64, above: Actor = HEAD) -> None:
+    def __init__(
+        self,
+        chunk: int,
+        max_active: int = 1,
+        sequences: int = 64,
+        above: Actor = HEAD,
+        cells: int | None = None,
+    ) -> None:
+        """Draft for `max_active` requests at once in a cache with so many `cells`.
+
+        They must hold any one request with all that is drafted for it, or a strategy may wait for the rest in vain.
+        """
         self._chunk = chunk
         self._above = above
-        self._cache = CacheOperations(sequences, max_active)
+        self._cache = CacheOperations(sequences, max_active, shares=True, most_cells=cells)
         self._streams: dict[RequestId, _Stream] = {}
         self._turns: deque[RequestId] = deque()
         self._next_run = RunId(0)
@@ -187,10 +222,12 @@ class DraftCore:
         return not self._streams and self._busy is None
 
     def _prime(self, prime: Prime) -> list[Effect]:
-        slot, cached = self._cache.adopt(prime.tokens)
+        adopted = self._cache.adopt(prime.tokens, at_once=True)
+        assert adopted is not None, "the head begins no more requests than it said"
+        slot, cached = adopted
         self._streams[prime.request] = _Stream(prime, slot, cached)
         self._turns.append(prime.request)
-        return [OpenSampler(opening(prime.request, prime.sampling, prime.tokens, cached))]
+        return []
 
     def _follow(self, follow: Follow) -> list[Effect]:
         stream = self._stream(follow.request)
@@ -200,6 +237,7 @@ class DraftCore:
             stream.epoch = follow.epoch
             computed = self._busy_from if self._busy is not None and self._busy[0] is stream else len(stream.tokens)
             dead = stream.roll_back(follow.pos, computed)
+            self._cache.roll_back(stream.slot, follow.pos)
             self._cache.truncate(stream.seq, stream.filled)
         dead += stream.follow(follow.pos, follow.tokens)
         self._cache.free(dead, stream.root)
@@ -215,9 +253,10 @@ class DraftCore:
         computed = min(stream.filled, stream.root.pos)
         if self._busy is not None and self._busy[0] is stream:
             computed = min(computed, self._busy_from)
-        self._cache.keep(stream.slot, stream.seq, tuple(stream.tokens[:computed]))
+        self._cache.keep(stream.slot, tuple(stream.tokens[:computed]))
         stream.root.state = NodeState.DEAD
-        return [CloseSampler(request), *self._abort_if_dead()]
+        closed: list[Effect] = [CloseSampler(request)] if stream.is_open else []
+        return closed + self._abort_if_dead()
 
     def _drafted(self, event: Drafted) -> list[Effect]:
         if self._busy is None or self._busy[2] != event.run_id:
@@ -227,6 +266,7 @@ class DraftCore:
         if self._stopping:
             return [Quit()]
         effects: list[Effect] = []
+        stream.answered_to = stream.filled
         if not event.aborted and self._streams.get(stream.request) is stream:
             effects = self._announce(stream, stream.grow(nodes, event.draft_tokens))
         return effects + self._work()
@@ -240,15 +280,41 @@ class DraftCore:
             stream = self._streams[self._turns[0]]
             self._turns.rotate(-1)
             if self._has_work(stream):
-                return [self._compute(stream)]
+                return [*self._begin(stream), self._compute(stream)]
         return []
+
+    def _begin(self, stream: _Stream) -> list[Effect]:
+        """Share what others have computed of a new text, and open its sampler."""
+        if stream.has_begun:
+            return []
+        stream.has_begun = stream.is_open = True
+        stream.filled = stream.answered_to = self._cache.catch_up(stream.slot)
+        return [OpenSampler(opening(stream.request, stream.prime.sampling, stream.tokens, stream.filled))]
 
     def _has_work(self, stream: _Stream) -> bool:
         """Tell whether it may draft. Accepted text waits until then and is computed in one go.
 
         A draft with lead 0 may share its core with a stage (ADR 0028).
         """
-        return bool(stream.frontier(self._cache.num_free))
+        has_room = self._cache.room(1) > 0 or any(other.filled for other in self._others(stream))
+        return has_room and bool(stream.frontier(self._cache.num_free))
+
+    def _others(self, stream: _Stream) -> list[_Stream]:
+        return [self._streams[request] for request in reversed(self._turns) if request != stream.request]
+
+    def _make_room(self, stream: _Stream, num_rows: int) -> int:
+        """Return for how many rows of a stream there are cells; others give theirs and compute their text again later.
+
+        Then it is this one's turn until it has no work, or streams could take cells from each other for ever.
+        """
+        for other in self._others(stream):
+            if self._cache.room(num_rows) == num_rows:
+                break
+            self._cache.free(other.empty(), other.root)
+            self._cache.empty(other.slot, tuple(other.tokens))
+            self._turns.remove(stream.request)
+            self._turns.appendleft(stream.request)
+        return self._cache.make_room(num_rows)
 
     def _compute(self, stream: _Stream) -> Effect:
         """Compute what is missing of the accepted text, the root with its last chunk, else the next layer."""
@@ -257,13 +323,16 @@ class DraftCore:
         if stream.root.state is NodeState.PENDING:
             self._busy_from = stream.filled
             start, stop = stream.filled, min(stream.filled + self._chunk, len(stream.tokens))
+            stop = start + self._make_room(stream, stop - start)
             rows = given_rows(stream.request, stream.ids, stream.tokens, range(start, stop), stream.seq)
             stream.filled = stop
             if stop == len(stream.tokens):
                 nodes = [stream.root]
         else:
             self._busy_from = len(stream.tokens)
-            nodes = self._cache.place(stream.frontier(self._cache.num_free)).nodes  # a layer: no branches within a run
+            frontier = stream.frontier(self._cache.num_free)
+            frontier = frontier[: self._make_room(stream, len(frontier))]
+            nodes = self._cache.place(frontier).nodes  # a layer: no branches within a run
             rows = [self._row(stream, node) for node in nodes]
         for node in nodes:
             stream.tree.dispatch(node, self._next_run)

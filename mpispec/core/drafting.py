@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mpispec.core.effects import Effect, Send
 from mpispec.core.events import ProtocolError
@@ -21,11 +21,22 @@ class DraftLink:
     """Follows one request's draft stream.
 
     Draft tokens name their parents. One made before the draft received the latest accepted tokens finds its place,
-    or is dropped where its parent has died (law 5). Only a level takes accepted tokens back; a position then no longer
-    says which text it is of, so draft tokens carry the epoch too.
+    or is dropped where its parent has died (law 5). Where a level takes accepted tokens back, and where a request has
+    begun for a second time, numbers and positions no longer say what a draft token is about, so it carries the epoch
+    too.
     """
 
-    def __init__(self, draft: Actor, request: RequestId, lead: int, width: int, floor: float, last: Pos) -> None:
+    def __init__(
+        self,
+        draft: Actor,
+        request: RequestId,
+        lead: int,
+        width: int,
+        floor: float,
+        last: Pos,
+        epochs: Iterator[int],
+    ) -> None:
+        """Take epochs from `epochs`, which gives none twice."""
         self._draft = draft
         self._request = request
         self._lead = lead
@@ -39,8 +50,9 @@ class DraftLink:
         self._places: dict[int, _Place] = {}
         self._most_places = _FEW_PLACES
         """How many draft tokens to remember before the useless ones are sought and forgotten."""
-        self._epoch = 0
-        """How often accepted tokens have been taken back."""
+        self._epochs = epochs
+        self._epoch = next(epochs)
+        """Number of the text: another one when accepted tokens have been taken back."""
         self._owing_since: float | None = None
         """The first look at the clock since the draft could have drafted and has sent nothing."""
         self._is_silent = False
@@ -59,7 +71,8 @@ class DraftLink:
     def prime(self, prompt: tuple[Token, ...], sampling: Sampling, root: Node) -> list[Effect]:
         """Start the stream."""
         self._limit = self._bound(root, self._lead)
-        return [self._send(Prime(self._request, prompt, self._limit, self._width, self._floor, sampling))]
+        prime = Prime(self._request, prompt, self._limit, self._width, self._floor, sampling, self._epoch)
+        return [self._send(prime)]
 
     def received(self, draft: Draft, tree: TokenTree, accepted: Sequence[Token]) -> Node | None:
         """Grow the tree by the draft's tokens. `accepted` are the prompt and all accepted tokens.
@@ -81,7 +94,7 @@ class DraftLink:
 
     def rolled_back(self) -> None:
         """Note that accepted tokens were taken back, before others are accepted in their place."""
-        self._epoch += 1
+        self._epoch = next(self._epochs)
         self._places = {}
 
     def accepted(self, tokens: Sequence[Token], root: Node, lead: int) -> list[Effect]:

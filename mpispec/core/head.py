@@ -5,10 +5,10 @@ What is in flight it leaves to `RunsInFlight`, what happens to cells to `CacheOp
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.events import Corrected, Event, ProtocolError, Received, StopRequested, Submitted, Tick, Withdrawn
@@ -28,11 +28,12 @@ from mpispec.core.messages import (
     Stop,
     opening,
 )
-from mpispec.core.own_caches import OwnCaches
+from mpispec.core.own_caches import caches_of
 from mpispec.core.request import Request
 from mpispec.core.scheduler import Scheduler, Share
 from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import Node, NodeState
+from mpispec.core.waiting import Waiting
 
 _Decided = Mapping[tuple[RequestId, NodeId], Token]
 """Token after each deciding row of a run."""
@@ -50,7 +51,7 @@ class HeadCore:
         self.config = config
         self._strategies = strategies
         self._drafters = drafters
-        self._waiting: deque[Submitted] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._active: dict[RequestId, Request] = {}
         self._runs = RunsInFlight(config)
         self._scheduler = Scheduler(config, self._runs)
@@ -58,8 +59,9 @@ class HeadCore:
         self._first = config.stages[0]
         self._relays = relays(config.actor, config.actor, config.num_stages)
         """Stages to which we send a cancel; they pass it on to the others."""
-        caches = OwnCaches if config.traits.has_own_cells else CacheOperations
-        self._cache = caches(config.sequences, config.max_active, config.prefill, config.traits.freeing)
+        self._cache = caches_of(config)
+        self._epochs = itertools.count()
+        """Numbers of texts that are drafted for."""
         self._last_sign = 0.0
         """When a stage last sent a message, or no run was in flight."""
         self._stopping = False
@@ -117,26 +119,30 @@ class HeadCore:
     def _admit(self, now: float) -> None:
         self._runs.load = min(self.config.max_active, len(self._active) + len(self._waiting))
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
-            submitted = self._waiting.popleft()
-            slot, common = self._cache.adopt(submitted.prompt)
-            drafter = self._drafters.get(submitted.drafter)
+            waiting = self._waiting[0]
+            adopted = self._cache.adopt(waiting.tokens, len(waiting.prompt))
+            if adopted is None:
+                return
+            slot, common = adopted
+            self._waiting.popleft()
+            drafter = self._drafters.get(waiting.submitted.drafter)
             request = Request(
-                submitted,
+                waiting,
                 slot,
                 common,
-                self._strategies[submitted.strategy](),
+                self._strategies[waiting.submitted.strategy](),
                 drafter() if drafter else None,
                 self.config,
                 self._runs,
             )
-            self._active[submitted.request] = request
-            self._out += request.begin(now)
+            self._active[request.id] = request
+            self._out += request.begin(now, self._epochs)
 
     def _submit(self, submitted: Submitted) -> None:
         if self._stopping:
             self._out.append(Emit(submitted.request, (), "cancelled", None))
         else:
-            self._waiting.append(submitted)
+            self._waiting.append(Waiting(submitted))
 
     def _check_deadline(self, now: float) -> None:
         if self._runs and now - self._last_sign > self.config.deadline_s:
@@ -148,10 +154,10 @@ class HeadCore:
             request.look(now)
 
     def _withdraw(self, request_id: RequestId) -> None:
-        for submitted in self._waiting:
-            if submitted.request == request_id:
-                self._waiting.remove(submitted)
-                self._out.append(Emit(request_id, (), "cancelled", None))
+        for waiting in self._waiting:
+            if waiting.request == request_id:
+                self._waiting.remove(waiting)
+                self._out.append(Emit(request_id, (), "cancelled", waiting.known_statistics))
                 return
         request = self._active.get(request_id)
         if request is not None:
@@ -163,14 +169,19 @@ class HeadCore:
         for request_id in [*self._active, *(waiting.request for waiting in self._waiting)]:
             self._withdraw(request_id)
 
+    def _preempt(self, request: Request) -> None:
+        """Take an active request's cells; it goes on from where it is, first of all that wait."""
+        self._end(request)
+        self._waiting.appendleft(request.preempted())
+
     def _end(self, request: Request) -> None:
         """Cancel what is in flight, keep the cache of the accepted text for a successor."""
         dead = request.tree.prune_children()
         self._send_cancel(self._runs.withdraw_all(request.id, dead))
         self._cache.free(dead, request.tree.root)
-        self._cache.keep(request.slot, request.seq, request.cached_tokens())
+        self._cache.keep(request.slot, request.cached_tokens())
         self._cache.collect(request.seq)
-        if request.statistics.runs:
+        if request.has_begun:
             self._out.append(Send(self._first, Plane.DATA, Close(request.id)))
         self._out += request.end()
         del self._active[request.id]
@@ -252,20 +263,27 @@ class HeadCore:
         """Replace the end of a level's text by what the level above says it is; all built on the old one is dead."""
         request = self._active.get(event.request)
         if request is None:
-            return  # the program is ending
+            self._correct_waiting(event)
+            return
         request.decide_before(event.limit)
         if not event.tokens:
             return
         dead: list[Node] = []
         if event.pos < len(request.tokens):
             dead = request.roll_back(event.pos)
-            self._cache.truncate(request.seq, event.pos)
+            self._cache.roll_back(request.slot, event.pos)
             self._runs.rolled_back(request.id, event.pos)
         for token in event.tokens:
             dead += request.accept(token)
         self._cache.free(dead, request.tree.root)
         self._send_cancel(self._runs.withdraw(request.id, dead))
         self._out += request.accepted(event.tokens)
+
+    def _correct_waiting(self, event: Corrected) -> None:
+        for waiting in self._waiting:  # none has it where the program is ending
+            if waiting.request == event.request:
+                waiting.tokens = (*waiting.tokens[: event.pos], *event.tokens)
+                waiting.limit = event.limit
 
     def _send_cancel(self, cancel: Cancel | None) -> None:
         """Send the stages a cancel, if there is one.
@@ -282,9 +300,12 @@ class HeadCore:
         self._runs.load = len(self._active)
         while self._runs.has_room:
             able = [request for request in self._active.values() if not self._must_wait(request)]
-            segments, rows, branches = self._placed(self._scheduler.plan(able))
+            shares = self._scheduler.plan(able)
+            segments, rows, branches = self._placed(self._with_room(shares))
             if not segments:
-                return
+                if all(self._is_active(share.request) for share in shares):
+                    return
+                continue  # those that had to give up their cells stood in the way of others
             run = self._runs.dispatch(segments)
             for segment in segments:
                 request = self._active.pop(segment.request)
@@ -300,12 +321,43 @@ class HeadCore:
     def _must_wait(self, request: Request) -> bool:
         """Tell whether a request's dead cells must be collected first, which takes that only its text is alive."""
         if request.is_behind:
-            return False
+            return self._waits_for_prefix(request)
         if request.tree.root.state is NodeState.PENDING:
             if self._cache.should_collect(request.seq):
                 self._cache.collect(request.seq)
             return False
         return self._cache.must_collect(request.seq)
+
+    def _waits_for_prefix(self, request: Request) -> bool:
+        """Share what others have computed of a new prompt; tell whether so much of it is coming that waiting pays."""
+        if request.has_begun:
+            return False
+        request.catch_up(self._cache.catch_up(request.slot))
+        return self._cache.is_coming(request.slot, self.config.chunk)
+
+    def _with_room(self, shares: Sequence[Share]) -> list[Share]:
+        """Return what there are cells for of a planned run.
+
+        For rows that a request cannot do without the last in rank gives its cells, be it the request itself; so the
+        first in rank ends at some time. Other rows get what is left.
+        """
+        needed = 0
+        for share in sorted(shares, key=lambda share: share.request.rank):
+            least = share.num_needed
+            while self._is_active(share.request) and self._cache.make_room(needed + least) < needed + least:
+                self._preempt(max(self._active.values(), key=lambda request: request.rank))
+            needed += least if self._is_active(share.request) else 0
+        living = [share for share in shares if self._is_active(share.request)]
+        spare = self._cache.make_room(sum(share.num_rows for share in living)) - needed
+        cut = []
+        for share in living:
+            extra = min(spare, share.num_rows - share.num_needed)
+            spare -= extra
+            cut.append(share if share.chunk else share._replace(nodes=share.nodes[: share.num_needed + extra]))
+        return cut
+
+    def _is_active(self, request: Request) -> bool:
+        return self._active.get(request.id) is request
 
     def _placed(self, shares: Sequence[Share]) -> tuple[list[Segment], list[Row], list[Branch]]:
         """Give the nodes of a planned run sequence ids; return its segments, rows and branches."""
@@ -326,8 +378,8 @@ class HeadCore:
                 branches += placed.branches
                 segment = Segment(request.id, request.statistics, placed.nodes, mine[-1].pos)
             # Not before, or requests that come and go while nothing is dispatched would pile up before the stages.
-            if not request.statistics.runs:
-                opened = opening(request.id, request.sampling, request.prompt, mine[0].pos)
+            if not request.has_begun:
+                opened = opening(request.id, request.sampling, request.tokens, mine[0].pos)
                 self._out.append(Send(self._first, Plane.DATA, opened))
             segments.append(segment)
             rows += mine

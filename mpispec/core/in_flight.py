@@ -220,7 +220,7 @@ class RunsInFlight:
                 self._cancel(run.segments[request])
             if run.is_dead:
                 runs.append(run)
-            else:
+            elif not run.segments[request].given:  # its last row may be its only one, and later rows rely on the others
                 rows += [(run_id, node) for node in nodes]
         return self._message(request, runs, rows)
 

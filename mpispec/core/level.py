@@ -75,7 +75,7 @@ class LevelCore:
 
     def _prime(self, prime: Prime) -> list[Event]:
         """Begin a request, within its limit at once: the first `Follow` may come long after we have reached it."""
-        self._streams[prime.request] = _Stream(list(prime.tokens), len(prime.tokens))
+        self._streams[prime.request] = _Stream(list(prime.tokens), len(prime.tokens), prime.epoch)
         config = self._head.config
         submitted = Submitted(
             prime.request,

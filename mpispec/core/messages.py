@@ -215,6 +215,8 @@ class Prime:
     floor: float
     """Do not expand a draft token that is less likely than this share of the likeliest of its layer."""
     sampling: Sampling
+    epoch: int = 0
+    """Number of the text, which its draft tokens carry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ class Follow:
     tokens: tuple[Token, ...]
     limit: Pos
     epoch: int = 0
-    """How often accepted tokens have been taken back; always 0 at the head whose tokens are final."""
+    """Number of the text: another one where accepted tokens have been taken back, which only a level does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mpispec.core.cache_operations import CacheOperations
+from mpispec.core.cells import Slot
+from mpispec.core.config import HeadConfig
 from mpispec.core.ids import SeqId, Token
 from mpispec.core.messages import CacheOp
 from mpispec.core.sequences import Placed, SequencePool
-from mpispec.core.sessions import Slot
 from mpispec.core.traits import FreeAtOnce, FreePolicy, Prefill
 from mpispec.core.tree import Node
 
@@ -32,7 +33,7 @@ class OwnCaches:
     ) -> None:
         """Plan for `max_active` caches of `sequences` ids each."""
         firsts = [index * sequences for index in range(max_active)]
-        self._caches = [CacheOperations(sequences, 1, prefill, freeing, first) for first in firsts]
+        self._caches = [CacheOperations(sequences, 1, prefill, freeing, first=first) for first in firsts]
         self._idle = [*self._caches]
         """Those without a request, the one first that was left first."""
         self._sequences = sequences
@@ -49,11 +50,27 @@ class OwnCaches:
         """See `CacheOperations`. Operations on different caches have no order."""
         return tuple(cache_op for cache in self._caches for cache_op in cache.take())
 
-    def adopt(self, prompt: tuple[Token, ...]) -> tuple[Slot, int]:
+    def adopt(self, tokens: tuple[Token, ...], num_prompt: int | None = None) -> tuple[Slot, int]:
         """See `CacheOperations`: the cache that has most of the prompt, then an empty one, then the oldest."""
-        cache = max(self._idle, key=lambda cache: cache.suits(prompt))
+        read = len(tokens) if num_prompt is None else num_prompt
+        cache = max(self._idle, key=lambda cache: cache.suits(tokens, read))
         self._idle.remove(cache)
-        return cache.adopt(prompt)
+        adopted = cache.adopt(tokens, read)
+        assert adopted is not None, "a cache of its own has room for any request"
+        return adopted
+
+    def catch_up(self, slot: Slot) -> int:
+        """See `CacheOperations`."""
+        return self._of(slot.label).catch_up(slot)
+
+    def is_coming(self, slot: Slot, at_least: int) -> bool:
+        """See `CacheOperations`: nothing is shared."""
+        del slot, at_least
+        return False
+
+    def make_room(self, num_rows: int) -> int:
+        """See `CacheOperations`: each request has room for all of its context."""
+        return num_rows
 
     def place(self, nodes: Sequence[Node]) -> Placed:
         """See `CacheOperations`. The nodes are of one request."""
@@ -74,10 +91,14 @@ class OwnCaches:
         """See `CacheOperations`."""
         self._of(seq).collect(seq)
 
-    def keep(self, slot: Slot, seq: SeqId, tokens: tuple[Token, ...]) -> None:
+    def roll_back(self, slot: Slot, pos: int) -> None:
         """See `CacheOperations`."""
-        cache = self._of(seq)
-        cache.keep(slot, seq, tokens)
+        self._of(slot.label).roll_back(slot, pos)
+
+    def keep(self, slot: Slot, tokens: tuple[Token, ...]) -> None:
+        """See `CacheOperations`."""
+        cache = self._of(slot.label)
+        cache.keep(slot, tokens)
         self._idle.append(cache)
 
     def check(self, held: set[SeqId | None]) -> None:
@@ -87,3 +108,15 @@ class OwnCaches:
 
     def _of(self, seq: SeqId) -> CacheOperations:
         return self._caches[seq // self._sequences]
+
+
+def caches_of(config: HeadConfig) -> CacheOperations | OwnCaches:
+    """Return what plans the cache operations of a head's stages. Raises ValueError where cells are too few."""
+    traits = config.traits
+    if traits.has_own_cells:
+        return OwnCaches(config.sequences, config.max_active, config.prefill, traits.freeing)
+    if config.cells is not None and config.cells < config.context:
+        raise ValueError(f"a context of {config.context} positions needs more than {config.cells} cells")
+    return CacheOperations(
+        config.sequences, config.max_active, config.prefill, traits.freeing, traits.shares_cells, config.cells
+    )

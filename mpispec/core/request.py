@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from mpispec.core.cells import Slot
 from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason
-from mpispec.core.events import Submitted
 from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.in_flight import RunsInFlight, Segment
 from mpispec.core.messages import Draft, Row, given_rows
-from mpispec.core.sessions import Slot
-from mpispec.core.statistics import Statistics
 from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import BY_EXIT, Node, NodeState, TokenTree
+from mpispec.core.waiting import Waiting
 
 EXIT = "exit"
 """Name of the drafter that is the target's own stages with an early exit."""
@@ -25,7 +24,7 @@ class Request:
 
     def __init__(
         self,
-        submitted: Submitted,
+        waiting: Waiting,
         slot: Slot,
         common: int,
         strategy: Strategy,
@@ -33,24 +32,27 @@ class Request:
         config: HeadConfig,
         runs: RunsInFlight,
     ) -> None:
+        submitted = self._submitted = waiting.submitted
         self.id = submitted.request
-        self.prompt = submitted.prompt
-        self.priority = submitted.priority
+        self.prompt = waiting.prompt
         self.sampling = submitted.sampling
         self.slot = slot
+        slot.holder = self
         self.strategy = strategy
-        self.tokens: list[Token] = list(submitted.prompt)
+        self.tokens = list(waiting.tokens)
         """Prompt and accepted tokens."""
-        self.ids = [NodeId(pos) for pos in range(len(submitted.prompt))]
+        self.ids = [NodeId(pos) for pos in range(len(self.tokens))]
         """Their nodes."""
         self.filled = common
         """How many of them are cached or dispatched."""
         self.answered_to = common
         """Positions below this have cells on every stage."""
-        self.statistics = Statistics()
+        self.statistics = waiting.statistics
+        self.has_begun = False
+        """Whether a run has carried rows of it."""
         self._stops = submitted.stops
         self.config = config
-        self.chunk = config.chunk_for(len(submitted.prompt) - common)
+        self.chunk = config.chunk_for(len(self.tokens) - common)
         """Most rows of a prefill run while no other request is active."""
         self._offers: list[Node] | None = None
         """What the strategy chose, as long as nothing has changed that it looks at."""
@@ -60,25 +62,34 @@ class Request:
         self.experience = runs.experience
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
-        self.limit = self._end
+        self.limit = self._end if waiting.limit is None else waiting.limit
         """First position that must not be decided yet."""
-        last = len(submitted.prompt) - 1
-        self.tree = TokenTree(NodeId(last), submitted.prompt[-1], Pos(last))
+        self.tree = TokenTree(self.ids[-1], self.tokens[-1], Pos(len(self.tokens) - 1))
         self.tree.root.seq = slot.seq
         self._drafter = drafter
         mixed = submitted.drafter.split("+")
         self._listens_to_exits = EXIT in mixed
         self.is_drafted = "draft" in mixed and config.draft is not None
         strategy.begin(self)
-        self._link = self._linked()
+        self._link: DraftLink | None = None
 
-    def _linked(self) -> DraftLink | None:
+    def _linked(self, epochs: Iterator[int]) -> DraftLink | None:
         """Return the head's end of the draft stream, where a draft works for this request."""
         draft, strategy = self.config.draft, self.strategy
         if not self.is_drafted or draft is None:
             return None
         useless = Pos(self._end - 1)
-        return DraftLink(draft, self.id, strategy.draft_lead, strategy.width, strategy.floor, useless)
+        return DraftLink(draft, self.id, strategy.draft_lead, strategy.width, strategy.floor, useless, epochs)
+
+    @property
+    def priority(self) -> int:
+        """See `Submitted`."""
+        return self._submitted.priority
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Least for the request that is entitled to cells before all others."""
+        return -self.priority, self.id
 
     @property
     def seq(self) -> SeqId:
@@ -86,6 +97,11 @@ class Request:
         seq = self.tree.root.seq
         assert seq is not None
         return seq
+
+    @property
+    def num_speculative(self) -> int:
+        """Living draft tokens that are dispatched."""
+        return self.tree.num_speculative
 
     def cost(self, num_rows: int) -> float:
         """See `View`."""
@@ -121,18 +137,25 @@ class Request:
         if self._link is not None:
             self._link.look(self.tree, now, self.config.deadline_s)
 
-    def begin(self, now: float) -> list[Effect]:
-        """Start the drafters."""
-        self.statistics.began = now
+    def begin(self, now: float, epochs: Iterator[int]) -> list[Effect]:
+        """Start the drafters; a draft's stream takes numbers of its texts from `epochs`."""
+        if self.statistics.began is None:
+            self.statistics.began, self.statistics.cached = now, self.filled
         if self._drafter is not None:
             self._drafter.begin(self.tokens)
+        self._link = self._linked(epochs)
         if self._link is None:
             return []
-        return self._link.prime(self.prompt, self.sampling, self.tree.root)
+        return self._link.prime(tuple(self.tokens), self.sampling, self.tree.root)
 
     def end(self) -> list[Effect]:
         """Stop the drafters."""
         return self._link.retire() if self._link is not None else []
+
+    def preempted(self) -> Waiting:
+        """Return what the request goes on from when it has cells again."""
+        self.statistics.preemptions += 1
+        return Waiting(self._submitted, tuple(self.tokens), self.statistics, self.limit)
 
     def cached_tokens(self) -> tuple[Token, ...]:
         """Return the tokens whose cells are sure to exist on every stage."""
@@ -163,6 +186,11 @@ class Request:
         """Whether the backend says how many rows the next run of the prompt has, so that no others may join it."""
         return self.config.traits.prefill.is_fixed(len(self.prompt), self.filled)
 
+    def num_next(self, num_rows: int) -> int:
+        """Return how many rows `next_chunk` would have."""
+        num_rows, _ = self.config.traits.prefill.next_run(len(self.prompt), self.filled, num_rows)
+        return min(num_rows, len(self.tokens) - self.filled)
+
     def next_chunk(self, num_rows: int) -> list[Row]:
         """Return the next rows of the given tokens, about `num_rows`; the last of all decides the token after.
 
@@ -173,6 +201,12 @@ class Request:
         stop = min(start + num_rows, most)
         self.filled = min(start + num_final, most)
         return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
+
+    def catch_up(self, filled: int) -> None:
+        """Note that more tokens have cells than were cached at first: `filled`."""
+        if not self.statistics.runs:
+            self.statistics.cached = filled
+        self.filled = self.answered_to = filled
 
     def draft(self) -> None:
         """Let the head's own drafter grow the tree up to the strategy's lead."""
@@ -199,6 +233,7 @@ class Request:
 
     def dispatched(self, run_id: RunId, nodes: Sequence[Node]) -> None:
         """Note that a run carries rows of this request, of which those of `nodes` decide."""
+        self.has_begun = True
         self.statistics.runs += 1
         self._offers = None
         for node in nodes:
@@ -289,6 +324,7 @@ class Request:
         self._offers = None
         dead = self.tree.roll_back(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
         del self.tokens[pos:], self.ids[pos:]
+        self.prompt = self.prompt[:pos]  # what a level is primed with need not be final
         self.filled = min(self.filled, pos)
         self.answered_to = min(self.answered_to, pos)
         if self._link is not None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from mpispec.core.config import HeadConfig
 from mpispec.core.in_flight import RunsInFlight
 from mpispec.core.request import Request
-from mpispec.core.tree import Node
+from mpispec.core.tree import Node, NodeState
 
 _SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 63)
 """Rows of a run that are weighed."""
@@ -40,6 +40,18 @@ class Share(NamedTuple):
     """Undispatched nodes, parents first; none for a chunk."""
     chunk: int = 0
     """Most rows of a chunk."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that it has."""
+        return self.request.num_next(self.chunk) if self.chunk else len(self.nodes)
+
+    @property
+    def num_needed(self) -> int:
+        """Of these, rows without which the request cannot go on."""
+        if self.chunk:
+            return self.num_rows
+        return int(bool(self.nodes) and self.nodes[0].state is NodeState.PENDING and self.nodes[0].parent is None)
 
 
 class Scheduler:

@@ -8,7 +8,7 @@ keeps the order of cells, on which a backend's bits may depend (`FreePolicy`).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from mpispec.core.ids import Pos, SeqId
@@ -55,8 +55,8 @@ class Placed(NamedTuple):
     branches: list[Branch]
 
 
-def place(nodes: Sequence[Node], pool: SequencePool) -> Placed:
-    """Assign sequence ids to the nodes of a run about to be dispatched, parents first; stop where no id is free.
+def place(nodes: Sequence[Node], take: Callable[[], SeqId | None]) -> Placed:
+    """Assign sequence ids to the nodes of a run about to be dispatched, parents first; stop where `take` has no id.
 
     A root keeps the id of the accepted text. A share copies labels of cells that exist when the run arrives; the
     ancestors that come with the run itself get theirs by a branch.
@@ -67,7 +67,7 @@ def place(nodes: Sequence[Node], pool: SequencePool) -> Placed:
         if parent is not None and inherits(node):
             node.seq = parent.seq
         elif parent is not None:
-            seq = pool.take()
+            seq = take()
             if seq is None:
                 break
             assert parent.seq is not None

@@ -13,12 +13,16 @@ class Statistics:
 
     began: float | None = None
     """Clock when the request left the queue."""
+    cached: int = 0
+    """Tokens of the prompt whose cells were there already."""
     drafted: int = 0
     """Draft tokens dispatched."""
     accepted: int = 0
     """Of those, accepted."""
     verified: int = 0
     """Decisions at the root while a draft token for it was in flight."""
+    preemptions: int = 0
+    """How often it had to give its cells up and compute them again later."""
     runs: int = 0
     cancelled_runs: int = 0
     void_runs: int = 0
@@ -26,9 +30,11 @@ class Statistics:
 
     def add(self, other: Statistics) -> None:
         """Add the counters of another request."""
+        self.cached += other.cached
         self.drafted += other.drafted
         self.accepted += other.accepted
         self.verified += other.verified
+        self.preemptions += other.preemptions
         self.runs += other.runs
         self.cancelled_runs += other.cancelled_runs
         self.void_runs += other.void_runs

@@ -58,9 +58,22 @@ class Prefill:
         del num_tokens, num_prompt
         return min(num_common, num_read) // self.chunk * self.chunk if self.chunk else num_common
 
+    def kept(self, num_prompt: int, num_common: int, num_read: int, written_for: int) -> int:
+        """Return how many of `num_common` cached positions a text may keep that begins with such a prompt.
+
+        It goes on behind the prompt where its request begins for a second time. The first `num_read` cells were
+        computed as a prompt, of `written_for` tokens then.
+        """
+        if num_common > num_prompt == written_for == num_read:
+            return num_common  # an answer after the same prompt, computed as answers are
+        return self.reusable(num_prompt, min(num_common, num_prompt), num_read, written_for)
+
 
 class FreePolicy(Protocol):
     """When the cells of dead nodes are freed."""
+
+    num_cells: int
+    """Cells of dead nodes that are kept; some may never have been written."""
 
     @property
     def seq(self) -> SeqId | None:
@@ -84,6 +97,7 @@ class FreePolicy(Protocol):
 class FreeAtOnce:
     """Dead cells are free, for any row to take."""
 
+    num_cells = 0
     seq = None
     must_collect = False
     should_collect = False
@@ -114,5 +128,7 @@ class BackendTraits:
     """Whether a row has the same bits over the holes that a tree leaves in the order of cells."""
     prefill: Prefill = field(default_factory=Prefill)
     freeing: Callable[[SequencePool], FreePolicy] = FreeAtOnce
+    shares_cells: bool = True
+    """Whether requests share the cells of common prefixes: not where bits depend on the order of cells."""
     has_own_cells: bool = False
-    """Whether each request that runs at once has cells of its own (ADR 0036); else all share those that there are."""
+    """Whether each request that runs at once has cells of its own (ADR 0036); else all have those that there are."""

@@ -100,6 +100,8 @@ class TokenTree:
         self.root = Node(root_id, None, NodeId(root_id - 1), token, pos, 1.0, 1.0)
         self._next_id = root_id + 1
         self._num_dispatched = 0
+        self.num_speculative = 0
+        """Living draft tokens that are dispatched: each has a cell."""
         self._ready: dict[NodeId, Node] = {}
         """What can be dispatched next, kept up to date because walking the tree for it costs more than all else."""
 
@@ -129,6 +131,7 @@ class TokenTree:
         node.run = run
         node.order = self._num_dispatched
         self._num_dispatched += 1
+        self.num_speculative += node is not self.root
         self._ready.pop(node.id, None)
         for child in node.children:
             self._ready[child.id] = child
@@ -144,6 +147,7 @@ class TokenTree:
         self.root.state = NodeState.DECIDED
         self.root.children = []
         self._ready.pop(winner.id, None)
+        self.num_speculative -= winner.state is NodeState.DISPATCHED
         winner.parent = None
         winner.prob = 1.0
         if winner.path_prob < _LEAST_PATH_PROB:
@@ -155,6 +159,7 @@ class TokenTree:
     def roll_back(self, root_id: NodeId, token: Token, pos: Pos) -> list[Node]:
         """Roll back to the accepted token that is named here; return the nodes that died."""
         dead = self._kill([self.root])
+        self.num_speculative = 0
         self.root = Node(root_id, None, NodeId(root_id - 1), token, pos, 1.0, 1.0, seq=self.root.seq)
         return dead
 
@@ -189,6 +194,7 @@ class TokenTree:
     def _kill(self, tops: Iterable[Node]) -> list[Node]:
         dead = [node for top in tops for node in top.subtree()]
         for node in dead:
+            self.num_speculative -= node.state is NodeState.DISPATCHED
             node.state = NodeState.DEAD
             self._ready.pop(node.id, None)
         return dead

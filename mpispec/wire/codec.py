@@ -98,7 +98,9 @@ _SCHEMAS = (
     _schema(4, Cancel, run_ids=RUN_IDS, row_runs=RUN_IDS, row_requests=TOKENS, row_nodes=TOKENS),
     _schema(5, Credit, run_id=INT63),
     _schema(6, Stop),
-    _schema(7, Prime, request=INT32, tokens=TOKENS, limit=INT32, width=INT32, floor=PROB, sampling=SAMPLING),
+    _schema(
+        7, Prime, request=INT32, tokens=TOKENS, limit=INT32, width=INT32, floor=PROB, sampling=SAMPLING, epoch=INT63
+    ),
     _schema(8, Follow, request=INT32, pos=INT32, tokens=TOKENS, limit=INT32, epoch=INT63),
     _schema(9, Retire, request=INT32),
     _schema(

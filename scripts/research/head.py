@@ -83,7 +83,7 @@ def measure(load: Load) -> dict[str, object]:
         load.context,
         _SEQUENCES,
         chunk=prompt_tokens,
-        traits=BackendTraits(freeing=partial(DeferredFree, most_cells=MOST_CELLS)),
+        traits=BackendTraits(freeing=partial(DeferredFree, most_cells=MOST_CELLS), shares_cells=False),
     )
     head = _TimedHead(config, load.strategy, study)
     predictor = ScriptedPredictor(script, Acceptance((load.acceptance_rate,)), prompt_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpispec.compute.toy import ToyLayer, reference
 from mpispec.core.config import HeadConfig
@@ -13,9 +13,10 @@ from mpispec.core.events import Payload
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, Token
 from mpispec.core.level import LevelCore
-from mpispec.core.messages import CacheOp, Message, Prime, Run
+from mpispec.core.messages import CacheOp, CacheOpKind, Message, Run
+from mpispec.core.sequences import row_labels
 from mpispec.core.stage import StageCore
-from mpispec.sim.cascade import Agreement, Cascade, LowestLevel, ScriptedLevel, drawn
+from mpispec.sim.cascade import Agreement, Cascade, LowestLevel, ScriptedLevel, drawn, extended
 from mpispec.sim.cluster import Level, VirtualCluster
 from mpispec.sim.costs import Costs
 from mpispec.strategies import PRESETS
@@ -40,36 +41,57 @@ def agreement(character: str, rate: float, salt: int) -> Agreement:
 
 
 class ToyLevel(ScriptedLevel):
-    """Writes what the cascade says, and asserts that each row's toy cells have the values of its own text."""
+    """Writes what the cascade says, and asserts that each row's toy cells have the values of its own text.
+
+    The text is read from tokens that lie next to the cells, because nodes have other numbers when a request goes on
+    that had to give up its cells.
+    """
 
     def __init__(self, cascade: Cascade, level: int, num_stages: int = 1) -> None:
         super().__init__(cascade, level, num_stages)
         self._layers = [ToyLayer(layer) for layer in range(num_stages)]
-        self._texts: dict[tuple[int, int], tuple[Token, ...]] = {}
-        """(request, node) -> the tokens up to it."""
+        self._tokens: list[list[tuple[int, set[int], Token]]] = [[] for _ in range(num_stages)]
+        """By stage: position, labels and token of each cell."""
         self._known: dict[tuple[Token, ...], list[int]] = {}
 
     def hear(self, message: Message) -> None:
-        super().hear(message)
-        if isinstance(message, Prime):
-            for pos in range(len(message.tokens)):
-                self._texts[message.request, pos] = message.tokens[: pos + 1]
+        """Nothing: all texts are in the cells."""
 
     def apply(self, stage: Actor, cache_ops: Sequence[CacheOp]) -> None:
         self._layers[stage - 1].apply(cache_ops)
+        for kind, src, dst, start, end in cache_ops:
+            for pos, labels, _ in self._tokens[stage - 1]:
+                if src in labels and start <= pos and (end < 0 or pos < end):
+                    labels.add(dst) if kind is CacheOpKind.SHARE else labels.discard(src)
+        self._tokens[stage - 1] = [cell for cell in self._tokens[stage - 1] if cell[1]]
 
     def compute(self, stage: Actor, run: Run, payload: Payload) -> tuple[Payload, tuple[Token, ...]]:
         outputs = run_rows(self._layers[stage - 1], run, payload)
-        _, tokens = super().compute(stage, run, payload)
-        for row, output in zip(run.rows, outputs, strict=True):
-            text = self._texts[row.request, row.parent] if row.pos else ()
-            text = self._texts[row.request, row.node] = (*text, row.token)
-            assert len(text) == row.pos + 1, "the rows of a level do not form a path"
+        texts = self._texts(stage, run)
+        for text, output in zip(texts, outputs, strict=True):
             assert output == self._expected(text)[stage - 1], f"stage {stage} of a level read cells of another text"
-        return pack_values(outputs), tokens
+        if stage != self._last:
+            return pack_values(outputs), ()
+        return None, tuple(self._after(text) for row, text in zip(run.rows, texts, strict=True) if row.decide)
 
     def give_up(self, stage: Actor, run: Run, payload: Payload) -> None:
         run_half(self._layers[stage - 1], run, payload)
+        self._texts(stage, run._replace(rows=run.rows[: len(run.rows) // 2]))
+
+    def _texts(self, stage: Actor, run: Run) -> list[tuple[Token, ...]]:
+        """Write the tokens of a run's rows; return the text of each."""
+        texts, cells = [], self._tokens[stage - 1]
+        for row, labels in zip(run.rows, row_labels(run), strict=True):
+            before = {pos: token for pos, mine, token in cells if row.seq in mine and pos < row.pos}
+            cells.append((row.pos, set(labels), row.token))
+            texts.append((*(before[pos] for pos in range(row.pos)), row.token))
+        return texts
+
+    def _after(self, text: tuple[Token, ...]) -> Token:
+        key = 0
+        for token in text:
+            key = extended(key, token)
+        return self._cascade.after(self._level, len(text), key)
 
     def _expected(self, text: tuple[Token, ...]) -> list[int]:
         """Return what each stage puts out for the last token of a text."""
@@ -81,6 +103,10 @@ class ToyLevel(ScriptedLevel):
                     values.append(layer.compute(pos, (0,), values[-1]))
                 self._known[text[: pos + 1]] = values[1:]
         return self._known[text]
+
+
+MOST_TOKENS = 27
+"""Of a request, prompt and answer together."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +123,8 @@ class Scenario:
     prompts: tuple[tuple[Token, ...], ...]
     lengths: tuple[int, ...]
     stop: Token | None
+    cells: int | None = None
+    """Of each pipeline; at least `MOST_TOKENS`."""
 
     def text(self, index: int) -> list[int]:
         """Return what the target alone writes after a prompt."""
@@ -126,6 +154,14 @@ def draw(seed: int, depth: int | None = None, character: str | None = None) -> S
     )
 
 
+def crowded(seed: int) -> Scenario:
+    """Make a scenario in which target and levels have to preempt requests."""
+    scenario = draw(seed)
+    prompts = (*scenario.prompts, *(prompt[::-1] for prompt in scenario.prompts))
+    cells = MOST_TOKENS + seed % 4
+    return replace(scenario, parallel=3, prompts=prompts, lengths=(16,) * len(prompts), cells=cells)
+
+
 def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
     """Return the scenario's cluster with its requests, and some withdrawals, on the way; default: random delays."""
     rng = random.Random(scenario.seed + 1)
@@ -138,7 +174,8 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
         config = HeadConfig(
             num_stages=num_stages,
             draft=Actor(actor + num_stages + 1),
-            context=64,
+            context=64 if scenario.cells is None else MOST_TOKENS,
+            cells=scenario.cells,
             sequences=scenario.parallel + rng.choice([0, 1, 4]),
             max_active=scenario.parallel,
             chunk=rng.choice([1, 3, 64]),

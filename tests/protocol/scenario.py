@@ -119,7 +119,8 @@ def draw(
 
 def in_cell_order(most_cells: int, has_own_cells: bool = False) -> BackendTraits:
     """Return the traits of a toy in which the order of cells matters."""
-    return BackendTraits(freeing=partial(DeferredFree, most_cells=most_cells), has_own_cells=has_own_cells)
+    freeing = partial(DeferredFree, most_cells=most_cells)
+    return BackendTraits(freeing=freeing, shares_cells=False, has_own_cells=has_own_cells)
 
 
 def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpispec.core import draft as draft_module
-from mpispec.core import head as head_module
+from mpispec.core import own_caches
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
@@ -25,7 +25,7 @@ from mpispec.core.in_flight import Segment
 from mpispec.core.level import LevelCore
 from mpispec.core.messages import Draft, Follow, Prime, Result, Run, Sampling
 from mpispec.strategies import PRESETS
-from tests.protocol.cascade import CHARACTERS, build, draw, play
+from tests.protocol.cascade import CHARACTERS, build, crowded, draw, play
 from tests.protocol.playing import Breach, assert_everyone_quits, assert_noticed, finish
 from tests.protocol.toys import Chaos
 
@@ -97,11 +97,16 @@ class Keeping(CacheOperations):
 
 
 def cells_that_a_level_rolls_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_module, "CacheOperations", Keeping)
+    monkeypatch.setattr(own_caches, "CacheOperations", Keeping)
 
 
 def cells_that_a_draft_rolls_back_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draft_module, "CacheOperations", Keeping)
+
+
+def test_a_cascade_whose_caches_are_full_writes_the_plain_text() -> None:
+    for seed in range(150):
+        play(crowded(seed))
 
 
 def a_draft_does_not_receive_a_new_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,7 @@ from mpispec.compute import llama_traits
 from mpispec.compute.llama_traits import DeferredFree
 from mpispec.compute.toy import ToyLayer
 from mpispec.core import draft as draft_module
-from mpispec.core import drafting
-from mpispec.core import head as head_module
+from mpispec.core import drafting, own_caches
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.effects import ApplyCacheOps, Effect, Send
@@ -192,7 +191,7 @@ class Leaving(CacheOperations):
 
 
 def tree_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_module, "CacheOperations", Leaving)
+    monkeypatch.setattr(own_caches, "CacheOperations", Leaving)
 
 
 def law_6_holes_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +217,7 @@ def law_6_requests_fill_the_holes_of_others(monkeypatch: pytest.MonkeyPatch) -> 
     def shared(sequences: int, max_active: int, prefill: Prefill, _: object) -> CacheOperations:
         return CacheOperations(sequences, max_active, prefill)
 
-    monkeypatch.setattr(head_module, "OwnCaches", shared)
+    monkeypatch.setattr(own_caches, "OwnCaches", shared)
 
 
 def draft_dead_cells_are_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from mpispec.core.messages import Row, Run, Sampling, given_rows
 from mpispec.core.request import Request
 from mpispec.core.stage import StageCore
 from mpispec.core.traits import BackendTraits
+from mpispec.core.waiting import Waiting
 from mpispec.drafters import IN_HEAD
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.strategies import PRESETS
@@ -29,10 +30,12 @@ from tests.protocol.toys import Chaos, ToyTarget, pack_values, unpack_values
 pytestmark = pytest.mark.protocol
 
 VOCABULARY = 5
+LONG_ANSWER = 40
+"""Tokens of an answer that outgrows the cells that were free when its request was admitted."""
 STAGES = 3
 TILING = Tiling(tile=34, long=70)
 """No strategy dispatches 34 rows a run."""
-TRAITS = BackendTraits(prefill=TILING, freeing=partial(DeferredFree, most_cells=64))
+TRAITS = BackendTraits(prefill=TILING, freeing=partial(DeferredFree, most_cells=64), shares_cells=False)
 
 
 class TiledTarget(ToyTarget):
@@ -55,7 +58,9 @@ class InexactTarget(ToyTarget):
         return outputs, tokens
 
 
-def answers(prompts: Sequence[Sequence[int]], strategy: str, seed: int, is_row_exact: bool = True) -> list[list[int]]:
+def answers(
+    prompts: Sequence[Sequence[int]], strategy: str, seed: int, is_row_exact: bool = True, count: int = 12
+) -> list[list[int]]:
     """Let one cluster answer prompts one after the other, each with what is cached of the ones before."""
     config = HeadConfig(STAGES, None, 400, sequences=6, chunk=7, traits=replace(TRAITS, is_row_exact=is_row_exact))
     stages = [StageCore(stage, STAGES, 1000) for stage in config.stages]
@@ -63,10 +68,29 @@ def answers(prompts: Sequence[Sequence[int]], strategy: str, seed: int, is_row_e
     cluster = VirtualCluster(HeadCore(config, PRESETS, IN_HEAD), stages, None, Chaos(seed), target)
     for index, prompt in enumerate(prompts):
         tokens = tuple(Token(token) for token in prompt)
-        request = Submitted(RequestId(index), tokens, 12, frozenset(), Sampling(), strategy, "ngram")
+        request = Submitted(RequestId(index), tokens, count, frozenset(), Sampling(), strategy, "ngram")
         cluster.at(index * 0.001, request)
     cluster.run()
     return [cluster.answers[index].tokens for index in range(len(prompts))]
+
+
+def shared_answers(prompts: Sequence[Sequence[int]], strategy: str, seed: int) -> tuple[list[list[int]], int]:
+    """Let one cluster answer prompts at once, which share cells; return the answers and how many were preempted."""
+    traits = BackendTraits(prefill=TILING)
+    config = HeadConfig(STAGES, None, 260, sequences=20, chunk=7, traits=traits, max_active=3, cells=260)
+    stages = [StageCore(stage, STAGES, 1000) for stage in config.stages]
+    target = TiledTarget(STAGES, VOCABULARY)
+    cluster = VirtualCluster(HeadCore(config, PRESETS, IN_HEAD), stages, None, Chaos(seed), target)
+    rng = random.Random(seed)
+    for index, prompt in enumerate(prompts):
+        tokens = tuple(Token(token) for token in prompt)
+        request = Submitted(RequestId(index), tokens, LONG_ANSWER, frozenset(), Sampling(), strategy, "ngram")
+        cluster.at(rng.random() * 10, request)
+    cluster.run()
+    given = [cluster.answers[index] for index in range(len(prompts))]
+    return [answer.tokens for answer in given], sum(
+        answer.statistics.preemptions for answer in given if answer.statistics
+    )
 
 
 def chat(seed: int) -> list[list[int]]:
@@ -92,6 +116,25 @@ def play(seed: int, strategy: str = "pipeinfer") -> None:
 def test_what_is_cached_changes_no_text(strategy: str) -> None:
     for seed in range(4):
         play(seed, strategy)
+
+
+def play_shared(seed: int, strategy: str = "pipeinfer") -> int:
+    """Assert that the answers of chats that share a full cache are those of fresh starts; return the preemptions."""
+    prompts = [*chat(seed), *chat(seed + 1)[:2]]
+    expected = [answers([prompt], "plain", seed, count=LONG_ANSWER)[0] for prompt in prompts]
+    found, preempted = shared_answers(prompts, strategy, seed)
+    assert found == expected, f"seed {seed}"
+    return preempted
+
+
+def test_what_requests_share_and_compute_again_changes_no_text() -> None:
+    strategies = ("plain", "pipeinfer", "specpipe", "auto", "sync", "synctree")
+    assert sum(play_shared(seed, strategy) for seed, strategy in enumerate(strategies)) > 6
+
+
+def test_a_request_that_goes_on_and_reads_its_answer_as_a_prompt_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Waiting, "prompt", property(lambda waiting: waiting.tokens))
+    assert_noticed(play_shared, range(20), lambda seed: [play_shared(seed)])
 
 
 def play_inexact(seed: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from mpispec.core import head as head_module
+from mpispec.core import own_caches
 from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.traits import Prefill
 from tests.protocol.scenario import STRATEGIES, Scenario, draw, play
@@ -41,7 +41,7 @@ def test_requests_that_share_cells_change_each_others_texts(strategy: str, monke
     def shared(sequences: int, max_active: int, prefill: Prefill, _: object) -> CacheOperations:
         return CacheOperations(sequences, max_active, prefill)
 
-    monkeypatch.setattr(head_module, "OwnCaches", shared)
+    monkeypatch.setattr(own_caches, "OwnCaches", shared)
     with pytest.raises(AssertionError, match=r"seed \d+, request \d"):
         for scenario in crowded(SEEDS, strategy):
             play(scenario)

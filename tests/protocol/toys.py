@@ -136,16 +136,21 @@ class ScriptedDraft:
         self._layer = ToyLayer(-1)
         self._paths: dict[tuple[int, int], tuple[int, int]] = {}
         """(request, node) -> (parent, token)."""
+        self._primed: list[Prime] = []
+        """What was heard while a run was under way, which may be of the same request's stream before."""
 
     def apply(self, cache_ops: Sequence[CacheOp]) -> None:
-        """Apply cache operations."""
+        """Apply the cache operations of the next run."""
         self._layer.apply(cache_ops)
+        for prime in self._primed:
+            for pos, token in enumerate(prime.tokens):
+                self._paths[prime.request, pos] = (pos - 1, token)
+        self._primed = []
 
     def hear(self, message: Message) -> None:
         """Learn the prompt of a request, part of which may be cached already."""
         if isinstance(message, Prime):
-            for pos, token in enumerate(message.tokens):
-                self._paths[message.request, pos] = (pos - 1, token)
+            self._primed.append(message)
 
     def compute(self, rows: Sequence[Row], branch: int) -> tuple[tuple[DraftToken, ...], ...]:
         """Write the rows' cells and return the successors of the deciding ones, best first."""

@@ -8,9 +8,9 @@ import pytest
 
 from mpispec.compute.llama_traits import DeferredFree
 from mpispec.core.cache_operations import CacheOperations
+from mpispec.core.cells import Slot
 from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.messages import CacheOp, CacheOpKind
-from mpispec.core.sessions import Slot
 from mpispec.core.tree import Node, TokenTree
 
 pytestmark = pytest.mark.unit
@@ -24,7 +24,9 @@ def drop(seq: int, start: int) -> CacheOp:
 
 def begun(cache: CacheOperations) -> tuple[Slot, TokenTree]:
     """Return the slot and the tree of a request whose prompt has been dispatched."""
-    slot, _ = cache.adopt(PROMPT)
+    adopted = cache.adopt(PROMPT)
+    assert adopted is not None
+    slot, _ = adopted
     tree = TokenTree(NodeId(2), PROMPT[-1], Pos(2))
     tree.root.seq = slot.seq
     tree.dispatch(tree.root, RunId(0))
@@ -63,10 +65,12 @@ def test_what_a_request_leaves_is_what_its_successor_adopts() -> None:
     cache = CacheOperations(4, 1)
     slot, tree = begun(cache)
     cache.free(tree.prune_children(), tree.root)
-    cache.keep(slot, slot.seq, PROMPT[:2])
+    cache.keep(slot, PROMPT[:2])
     assert cache.take() == (drop(0, 2),)
     cache.check(set())
-    slot, cached = cache.adopt((Token(1), Token(7)))
+    adopted = cache.adopt((Token(1), Token(7)))
+    assert adopted is not None
+    slot, cached = adopted
     assert cached == 1
     assert cache.take() == (drop(0, 1),)
     cache.check({slot.seq})

@@ -81,7 +81,7 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     AskWork: st.just(AskWork()),
     Work: st.builds(Work, INT63),
     Stop: st.just(Stop()),
-    Prime: st.builds(Prime, INT32, TOKENS, INT32, INT32, PROBABILITIES, SAMPLINGS),
+    Prime: st.builds(Prime, INT32, TOKENS, INT32, INT32, PROBABILITIES, SAMPLINGS, INT63),
     Follow: st.builds(Follow, INT32, INT32, TOKENS, INT32, INT63),
     Retire: st.builds(Retire, INT32),
     Draft: st.builds(
@@ -119,7 +119,7 @@ SAMPLES: tuple[Message, ...] = (
     AskWork(),
     Work(1_500_000),
     Stop(),
-    Prime(1, (1, 2, 3), 9, 4, 0.25, Sampling()),
+    Prime(1, (1, 2, 3), 9, 4, 0.25, Sampling(), 3),
     Follow(1, 3, (4,), 9, 2),
     Retire(1),
     Draft(1, 2, 3, (-1, 3), (4, 5), (0.5, 1.0), 6),

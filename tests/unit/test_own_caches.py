@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 
 from mpispec.compute.llama_traits import DeferredFree
+from mpispec.core.cells import Slot
 from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.messages import CacheOp, CacheOpKind
 from mpispec.core.own_caches import OwnCaches
-from mpispec.core.sessions import Slot
 from mpispec.core.tree import Node, TokenTree
 
 pytestmark = pytest.mark.unit
@@ -59,7 +59,7 @@ def test_a_request_gets_the_cache_with_most_of_its_prompt_then_an_empty_one_then
     cache = OwnCaches(SEQUENCES, 3)
     slots = [cache.adopt(text(token))[0] for token in (1, 2)]
     for slot, tokens in zip(slots, (text(1, 2, 3), text(4, 5, 6)), strict=True):
-        cache.keep(slot, slot.seq, tokens)
+        cache.keep(slot, tokens)
     assert cache.adopt(text(4, 5, 7))[0].seq == SEQUENCES, "two positions are cached there"
     assert cache.adopt(text(8, 9))[0].seq == 2 * SEQUENCES, "nothing is cached there"
     assert cache.adopt(text(8, 9))[0].seq == 0, "no other is left"
@@ -69,7 +69,7 @@ def test_what_was_left_first_is_given_away_first() -> None:
     cache = OwnCaches(SEQUENCES, 2)
     slots = [cache.adopt(text(token))[0] for token in (1, 2)]
     for slot in reversed(slots):
-        cache.keep(slot, slot.seq, text(1 + slot.seq))
+        cache.keep(slot, text(1 + slot.seq))
     assert cache.adopt(text(9, 9))[0].seq == SEQUENCES
 
 
@@ -93,7 +93,7 @@ def test_what_is_sent_of_one_cache_keeps_its_order() -> None:
     cache = OwnCaches(SEQUENCES, 2)
     (first, _), (second, tree) = (begun(cache, text(1, 2, 3)) for _ in range(2))
     cache.truncate(second.seq, 2)
-    cache.keep(first, first.seq, text(1))
+    cache.keep(first, text(1))
     placed(cache, tree, 7, 8)
     assert cache.take() == (
         drop(0, 1),

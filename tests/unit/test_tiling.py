@@ -10,6 +10,7 @@ from mpispec.compute.llama_traits import Tiling
 from mpispec.core.ids import Token
 from mpispec.core.sequences import SequencePool
 from mpispec.core.sessions import Sessions
+from mpispec.core.traits import Prefill
 
 pytestmark = pytest.mark.unit
 
@@ -65,23 +66,29 @@ def tokens(count: int) -> tuple[Token, ...]:
     return tuple(Token(index) for index in range(count))
 
 
-def test_a_slot_remembers_which_of_its_cells_were_computed_in_tiles() -> None:
-    sessions = Sessions(SequencePool(4), 1, TILING)
-    slot, kept, _ = sessions.adopt(tokens(20))
+def kept_of(prompt: int, left: int, successor: int, prefill: Prefill = TILING) -> int:
+    """Return what a prompt keeps of another whose request left `left` tokens with cells."""
+    sessions = Sessions(SequencePool(4), 1, prefill, [])
+    slot, kept = sessions.adopt(tokens(prompt), prompt, None)
     assert kept == 0
-    sessions.keep(slot, slot.seq, tokens(26))
-    assert sessions.adopt(tokens(30))[1] == 18
+    sessions.keep(slot, tokens(left))
+    return sessions.adopt(tokens(successor), successor, None)[1]
+
+
+def test_a_slot_remembers_which_of_its_cells_were_computed_in_tiles() -> None:
+    assert kept_of(20, left=26, successor=30) == 18
 
 
 def test_a_prompt_that_ended_early_left_fewer_of_them() -> None:
-    sessions = Sessions(SequencePool(4), 1, TILING)
-    slot, _, _ = sessions.adopt(tokens(20))
-    sessions.keep(slot, slot.seq, tokens(8))
-    assert sessions.adopt(tokens(30))[1] == 6
+    assert kept_of(20, left=8, successor=30) == 6
 
 
 def test_where_bits_do_not_matter_all_is_kept() -> None:
-    sessions = Sessions(SequencePool(4), 1)
-    slot, _, _ = sessions.adopt(tokens(20))
-    sessions.keep(slot, slot.seq, tokens(26))
-    assert sessions.adopt(tokens(30))[1] == 26
+    assert kept_of(20, left=26, successor=30, prefill=Prefill()) == 26
+
+
+def test_a_request_that_begins_again_keeps_its_answer_too() -> None:
+    sessions = Sessions(SequencePool(4), 1, TILING, [])
+    slot, _ = sessions.adopt(tokens(20), 20, None)
+    sessions.keep(slot, tokens(26))
+    assert sessions.adopt(tokens(30), 20, None)[1] == 26

@@ -20,7 +20,7 @@ def _tree() -> TokenTree:
 
 
 def _dispatch(tree: TokenTree, node: Node, pool: SequencePool) -> list[CacheOp]:
-    nodes, cache_ops, branches = place([node], pool)
+    nodes, cache_ops, branches = place([node], pool.take)
     assert nodes == [node]
     assert branches == []
     tree.dispatch(node, RunId(1))
@@ -119,7 +119,7 @@ def test_no_free_id_is_no_crash() -> None:
     tree, pool = _tree(), SequencePool(1)
     pool.take()
     _dispatch(tree, tree.add(tree.root, Token(1), 0.5), pool)
-    assert place([tree.add(tree.root, Token(2), 0.4)], pool).nodes == []
+    assert place([tree.add(tree.root, Token(2), 0.4)], pool.take).nodes == []
 
 
 def test_branches_within_a_run_label_the_ancestors_that_come_with_it() -> None:
@@ -128,7 +128,7 @@ def test_branches_within_a_run_label_the_ancestors_that_come_with_it() -> None:
     trunk = tree.add(tree.root, Token(1), 0.5)
     left, right = tree.add(trunk, Token(2), 0.5), tree.add(trunk, Token(3), 0.4)
     below, sibling = tree.add(right, Token(4), 0.9), tree.add(right, Token(5), 0.1)
-    nodes, cache_ops, branches = place([trunk, left, right, below, sibling], pool)
+    nodes, cache_ops, branches = place([trunk, left, right, below, sibling], pool.take)
     assert [node.seq for node in nodes] == [0, 0, 1, 1, 2]
     assert cache_ops == [
         CacheOp(CacheOpKind.SHARE, SeqId(0), SeqId(1), Pos(0), 10),
@@ -147,7 +147,7 @@ def test_a_run_ends_where_ids_do() -> None:
     nodes = [tree.root]
     for token in range(3):
         nodes.append(tree.add(tree.root, Token(token), 0.3))
-    assert place(nodes, pool).nodes == nodes[:3]
+    assert place(nodes, pool.take).nodes == nodes[:3]
 
 
 def test_what_is_ready_follows_dispatches_and_deaths() -> None:
