@@ -1,0 +1,78 @@
+"""Many requests at once: `auto` against every fixed strategy, by load, acceptance rate and cost of rows; synthetic.
+
+python scripts/research crowd [--json]
+
+Counted are the tokens between the last first token and the first last one, while all requests are active.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Any
+
+import click
+
+from mpispec.sim.costs import ROWS_FACTORS
+from mpispec.sim.script import Acceptance, Script
+from mpispec.sim.study import MOST_STEPS, PROMPT_TOKENS, Study, cluster_of, submission, uncollected
+
+LOADS = (1, 2, 4, 8, 16, 64)
+STAGES = (4, 8)
+ACCEPTANCE_RATES = (0.3, 0.5, 0.8, 0.85)
+ROWS = ("flat", "cpu8", "gpu4", "moe")
+FIXED = ("plain", "sync", "pipeinfer", "specpipe")
+ASKED = 0.98
+"""Share of the best fixed strategy's throughput that `auto` is to reach everywhere."""
+
+Case = tuple[str, int, int, float]
+
+
+def throughput(strategy: str, study: Study) -> float:
+    """Return the tokens a second, in virtual time, that all requests together get while all are active."""
+    script = Script.drawn(study.num_requests, PROMPT_TOKENS + study.num_tokens + 1, study.seed)
+    cluster = cluster_of(strategy, study, script)
+    for request, text in script.texts.items():
+        cluster.at(0.0, submission(strategy, request, text[:PROMPT_TOKENS], study.num_tokens))
+    with uncollected():
+        cluster.run(MOST_STEPS)
+    answers = cluster.answers.values()
+    begin, end = max(answer.times[0] for answer in answers), min(answer.times[-1] for answer in answers)
+    return sum(begin < when <= end for answer in answers for when in answer.times) / (end - begin)
+
+
+def measured(case: Case, tokens: int, seed: int) -> dict[str, Any]:
+    """Return the throughput of every strategy in one case."""
+    rows, stages, load, acceptance = case
+    study = Study(
+        stages,
+        rows_factor=ROWS_FACTORS[rows],
+        acceptance=Acceptance((acceptance,)),
+        num_tokens=tokens,
+        num_requests=load,
+        seed=seed,
+    )
+    found = {strategy: round(throughput(strategy, study), 2) for strategy in (*FIXED, "auto")}
+    best = max(FIXED, key=lambda strategy: found[strategy])
+    case_is = {"rows": rows, "stages": stages, "requests": load, "acceptance": acceptance}
+    return {**case_is, **found, "best": best, "auto_over_best": round(found["auto"] / found[best], 3)}
+
+
+@click.command()
+@click.option("--tokens", default=100, show_default=True, help="Of each answer.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "is_json", is_flag=True)
+def main(tokens: int, seed: int, is_json: bool) -> None:
+    """Compare strategies under load."""
+    cases = list(itertools.product(ROWS, STAGES, LOADS, ACCEPTANCE_RATES))
+    with ProcessPoolExecutor() as pool:
+        found = list(pool.map(partial(measured, tokens=tokens, seed=seed), cases))
+    reached = sum(case["auto_over_best"] >= ASKED for case in found)
+    if is_json:
+        click.echo(json.dumps({"asked": ASKED, "reached": reached, "of": len(found), "cases": found}, indent=1))
+        return
+    for case in found:
+        click.echo(" ".join(f"{key}={value}" for key, value in case.items()))
+    click.echo(f"{reached} of {len(found)} cases at {ASKED} of the best fixed strategy or above (synthetic).")
