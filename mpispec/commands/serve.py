@@ -51,7 +51,7 @@ class Serve(FrontEnd[None]):
 
     def options(self) -> JobOptions:
         """See `FrontEnd`."""
-        options = replace(job_options(self._flags), parallel=self._flags["parallel"])
+        options = replace(job_options(self._flags), parallel=self._flags["parallel"], cells=self._flags["cells"])
         if options.drafter == "oracle":
             raise JobError("--drafter oracle:H needs a recorded text, which a server does not have; use generate.")
         return options
@@ -144,6 +144,11 @@ class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
 @sampling_flags
 @repeats_flag
 @click.option("--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Requests at once.")
+@click.option(
+    "--cells",
+    type=click.IntRange(min=2),
+    help="Cells for all requests and cached texts. [default: half of --parallel x --ctx, 2 x --ctx at least]",
+)
 @click.option("--repl/--no-repl", default=True, help="Chat on standard input of rank 0.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the HTTP server.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")

@@ -81,6 +81,7 @@ class Timeline:
             "drafter": self.drafter,
             "seed": self.seed,
             "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": statistics.cached,
             "tokens": len(times),
             "timing": {
                 "prefill_s": round(times[0] - began, 6) if times else None,
@@ -97,6 +98,7 @@ class Timeline:
                 "cancelled_runs": statistics.cancelled_runs,
                 "void_runs": statistics.void_runs,
             },
+            "preemptions": statistics.preemptions,
         }
 
 
@@ -246,6 +248,8 @@ class Engine:
                 "acceptance_rate": None if total.acceptance_rate is None else round(total.acceptance_rate, 4),
                 "runs": total.runs,
                 "cancelled_runs": total.cancelled_runs,
+                "cached_tokens": total.cached,
+                "preemptions": total.preemptions,
                 "dispatched": asdict(dispatched),
                 "strategy": self.default_strategy,
                 "drafter": self.default_drafter,

@@ -94,10 +94,9 @@ def _load_draft(options: JobOptions, setup: Setup, say: Say) -> StageModel:
 
 def _size(options: JobOptions, setup: Setup, rank: int, contexts: int = 1) -> StageSize:
     """Return the size of stages whose requests share the cells, or have each a context."""
-    requests = options.parallel if contexts == 1 else 1
     return StageSize(
-        setup.context * requests,
-        num_sequences(requests),
+        setup.cells if contexts == 1 else setup.context,
+        num_sequences(options.parallel if contexts == 1 else 1),
         setup.threads[rank],
         MOST_ROWS,
         options.torch,

@@ -13,6 +13,7 @@ import msgpack
 
 from mpispec.compute.base import ExitModel
 from mpispec.compute.factory import traits_of
+from mpispec.compute.llama_traits import SPARE_CELLS
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Emit
@@ -95,7 +96,9 @@ class Rank:
         if models.draft is not None:
             draft = setup.plan.draft
             assert draft is not None
-            self._cores[draft] = DraftCore(MOST_ROWS, options.parallel, num_sequences(options.parallel), above)
+            self._cores[draft] = DraftCore(
+                MOST_ROWS, options.parallel, num_sequences(options.parallel), above, setup.cells + SPARE_CELLS
+            )
             self._workers[draft] = DraftWorker("draft", trace, models.draft)
 
     def lead(self, engine: Engine, serve: Callable[[Engine], T]) -> T:
@@ -188,6 +191,7 @@ class Rank:
                 is_row_exact=costs.is_row_exact,
                 has_own_cells=has_own_cells,
             ),
+            cells=setup.cells + SPARE_CELLS,
             max_active=options.parallel,
             name="the target" if pipeline.head == HEAD else f"level {pipeline.number} of the cascade",
             actor=pipeline.head,

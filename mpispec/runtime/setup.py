@@ -11,7 +11,7 @@ import msgpack
 
 from mpispec.compute import cpu_needs, factory
 from mpispec.compute.base import TorchOptions
-from mpispec.compute.factory import backend_of
+from mpispec.compute.factory import backend_of, is_order_exact
 from mpispec.core.ids import Actor
 from mpispec.core.request import EXIT
 from mpispec.models import default, hf_folder
@@ -48,6 +48,8 @@ class JobOptions:
     """Positions of one request; None: 2048, or what the model was trained for if that is less."""
     parallel: int = 1
     """Requests that run at once."""
+    cells: int | None = None
+    """Cells that they share; None: see `num_cells`."""
     exactness: str = "auto"
     """One of `EXACTNESS`: whether these may change each other's bits; auto: as it costs least."""
     threads: int | None = None
@@ -105,6 +107,8 @@ class Setup:
     exactness: Exactness = "exact"
     contexts: int = 1
     """Caches of a stage of the target: one, or one for each request that may run at once."""
+    cells: int = 0
+    """Positions for which a cache has cells that requests share, of the target or of what drafts for it."""
 
     @property
     def models(self) -> tuple[ModelSummary, ...]:
@@ -191,11 +195,19 @@ def prepare(options: JobOptions, group: Group) -> Setup:
     hosts = tuple(host for host, *_ in everyone)
     setup = Setup(model, draft, plan, hosts, tuple(threads), context, levels, reasons, other)
     kept = exactness.chosen(options.exactness, options.parallel, len(plan.stages))
+    contexts = exactness.num_contexts(kept, options.parallel, setup.forms)
+    is_shared = contexts == 1 and (options.parallel > 1 or is_order_exact(setup.forms))
+    if options.cells is not None and not is_shared:
+        raise JobError(
+            "--cells is for requests that share cells, and here each has as many as --ctx says to keep its text exact; "
+            "leave it out, or add --exactness throughput with --parallel 2 or more."
+        )
     return replace(
         setup,
         gpu_layers=gpu_layers(group, options.gpu_layers, "llama" in setup.backends_of(group.rank)),
         exactness=kept,
-        contexts=exactness.num_contexts(kept, options.parallel, setup.forms),
+        contexts=contexts,
+        cells=num_cells(options.cells, context, options.parallel, is_shared),
     )
 
 
@@ -276,6 +288,20 @@ def _check_vocabularies(model: ModelSummary, draft: ModelSummary) -> None:
             f"The draft {draft.path.name} has another vocabulary than {model.path.name}, so its draft tokens would "
             "mean other words; use a draft of the same model family."
         )
+
+
+def num_cells(asked: int | None, context: int, parallel: int, is_shared: bool) -> int:
+    """Return how many positions a cache has cells for that several requests use. Raises JobError.
+
+    By default half of what requests at once could fill, since few do, and two texts at least, so that two chats that
+    take turns keep theirs. Without sharing the caches of the target are sized otherwise, and those of what drafts for
+    it hold what all requests could fill.
+    """
+    if asked is None:
+        return context * (max(2, (parallel + 1) // 2) if is_shared else parallel)
+    if asked < context:
+        raise JobError(f"--cells {asked} is too few for one request of {context} positions; use {context} or more.")
+    return asked
 
 
 def num_sequences(parallel: int) -> int:

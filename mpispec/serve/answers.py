@@ -68,6 +68,7 @@ def count_usage(answers: Sequence[Answered], num_choices: int) -> dict[str, Any]
         "prompt_tokens": prompt,
         "completion_tokens": answer,
         "total_tokens": prompt + answer,
+        "prompt_tokens_details": {"cached_tokens": sum(done.cached_tokens for _, done in answers[::num_choices])},
     }
     if thought := sum(done.thought_tokens for _, done in answers):
         counts["completion_tokens_details"] = {"reasoning_tokens": thought}

@@ -39,6 +39,11 @@ class Completed:
     thought_tokens: int = 0
     """How many of the tokens were thought before the answer."""
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that were in the cache already; 0 where so many requests ended since that none knows."""
+        return int(self.report.get("cached_tokens", 0))
+
 
 class _Answer:
     """What both kinds share: submits, gathers, withdraws."""

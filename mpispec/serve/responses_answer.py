@@ -198,7 +198,7 @@ def _usage(done: Completed) -> dict[str, Any]:
     answer = len(done.tokens)
     return {
         "input_tokens": done.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": done.cached_tokens},
         "output_tokens": answer,
         "output_tokens_details": {"reasoning_tokens": done.thought_tokens},
         "total_tokens": done.prompt_tokens + answer,

@@ -42,7 +42,13 @@ def test_a_chat_is_answered_the_same_streamed_or_not(client: openai.OpenAI) -> N
     )
     chunks = list(stream)
     assert "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices) == answer
-    assert chunks[-1].usage == whole.usage
+    first, second = whole.usage, chunks[-1].usage
+    assert first is not None
+    assert second is not None
+    assert (second.prompt_tokens, second.completion_tokens) == (first.prompt_tokens, first.completion_tokens)
+    # All but the last token of the prompt, after which the answer begins.
+    assert second.prompt_tokens_details is not None
+    assert second.prompt_tokens_details.cached_tokens == first.prompt_tokens - 1
 
 
 def test_several_answers_have_seeds_of_their_own(client: openai.OpenAI) -> None:
@@ -108,7 +114,10 @@ def test_a_response_is_made_and_streamed(client: openai.OpenAI) -> None:
         text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
         done = stream.get_final_response()
     assert text == done.output_text == whole.output_text
-    assert done.usage == whole.usage
+    assert done.usage is not None
+    assert whole.usage is not None
+    assert (done.usage.input_tokens, done.usage.output_tokens) == (whole.usage.input_tokens, whole.usage.output_tokens)
+    assert done.usage.input_tokens_details.cached_tokens == whole.usage.input_tokens - 1
 
 
 def test_a_response_calls_a_tool_and_reads_its_result(client: openai.OpenAI) -> None:
