@@ -18,6 +18,7 @@ from mpispec.commands.prompt import open_chat, recommended, stops_of
 from mpispec.commands.tables import show_plan
 from mpispec.models.default import ABOUT
 from mpispec.models.recommended import Recommended
+from mpispec.runtime import exactness
 from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group, JobError, on_rank_0
 from mpispec.runtime.job import FrontEnd, run_job
@@ -51,7 +52,9 @@ class Serve(FrontEnd[None]):
 
     def options(self) -> JobOptions:
         """See `FrontEnd`."""
-        options = replace(job_options(self._flags), parallel=self._flags["parallel"], cells=self._flags["cells"])
+        options = job_options(self._flags)
+        parallel = self._flags["parallel"] or exactness.usual_parallel(options.exactness)
+        options = replace(options, parallel=parallel, cells=self._flags["cells"])
         if options.drafter == "oracle":
             raise JobError("--drafter oracle:H needs a recorded text, which a server does not have; use generate.")
         return options
@@ -143,7 +146,11 @@ class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
 @job_flags
 @sampling_flags
 @repeats_flag
-@click.option("--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Requests at once.")
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 64),
+    help="Most requests at once; others wait. [default: 4, which stay exact; 32 with --exactness throughput]",
+)
 @click.option(
     "--cells",
     type=click.IntRange(min=2),
