@@ -25,6 +25,7 @@ from mpispec.runtime.job import FrontEnd, run_job
 from mpispec.runtime.process import AskedToEnd, Interrupts, leave_ending_to_rank_0
 from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.serve.address import Access, ServeError, bind, find_access
+from mpispec.serve.dialogue import SET_BY_FIELDS
 from mpispec.serve.prompt import Prompts
 from mpispec.serve.repl import DescriptorLines, Repl
 from mpispec.serve.server import PING_SECONDS, Closing, Server
@@ -62,7 +63,8 @@ class Serve(FrontEnd[None]):
     def open(self, group: Group, setup: Setup) -> frozenset[int]:
         """See `FrontEnd`: take the port."""
         self._door = on_rank_0(group, self._open_door, None)
-        self._vocabulary, self._template = on_rank_0(group, lambda: open_chat(setup), (None, None))
+        chosen = self._flags["chat_template"]
+        self._vocabulary, self._template = on_rank_0(group, lambda: open_chat(setup, chosen), (None, None))
         advice = on_rank_0(group, lambda: recommended(setup), Recommended({}, ""))
         self._manner = _manner(self._flags, advice)
         self._model = setup.model.path.name.removesuffix(".gguf")
@@ -139,6 +141,8 @@ class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
             self.fail(f"{value!r} is no JSON ({error}).", param, ctx)
         if not isinstance(found, dict):
             self.fail(f"{value!r} is no JSON object.", param, ctx)
+        if taken := sorted(SET_BY_FIELDS & set(found)):
+            self.fail(f"{taken[0]} is set by each request.", param, ctx)
         return found
 
 
@@ -173,6 +177,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
     help="A web page that may use the server, such as http://localhost:3000; * for all, with a key.",
 )
 @click.option("--alias", multiple=True, metavar="NAME", help="Another name of the model; gpt-* stands for many.")
+@click.option("--chat-template", metavar="FILE", help="Another chat template than the model's: a file, or chatml.")
 @click.option(
     "--chat-template-kwargs",
     type=_Names(),
