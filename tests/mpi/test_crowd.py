@@ -1,4 +1,4 @@
-"""A thousand requests on the default model: lengths and clients that hang up are drawn, every text is that of a solo run."""
+"""A thousand requests on the default model: lengths and clients that hang up are drawn, every text is as alone."""
 
 from __future__ import annotations
 
