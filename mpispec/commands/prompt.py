@@ -78,26 +78,39 @@ def open_vocabulary(setup: Setup) -> Any:
         raise JobError(str(error)) from error
 
 
-def open_chat(setup: Setup) -> tuple[Any, Any]:
-    """Return the target's vocabulary and its chat template. Raises JobError."""
+def open_chat(setup: Setup, chosen: str | None) -> tuple[Any, Any]:
+    """Return the target's vocabulary and its chat template, or the one that is chosen instead. Raises JobError."""
     vocabulary = open_vocabulary(setup)
     try:
-        return vocabulary, chat_template(vocabulary)
+        return vocabulary, chat_template(vocabulary, chosen)
     except ModelError as error:
-        raise JobError(str(error)) from error
+        raise JobError(f"{error} Another can be given with serve --chat-template: chatml, or a file.") from error
 
 
-def chat_template(vocabulary: Any) -> Any:
-    """Return the chat template that the target's file holds; warns the user if it holds none. Raises ModelError."""
-    from mpispec.models.template import ChatTemplate  # noqa: PLC0415
+def chat_template(vocabulary: Any, chosen: str | None = None) -> Any:
+    """Return the chat template that the target's file holds; warns the user if it holds none. Raises ModelError.
+
+    `chosen` is another one: `chatml`, or the name of a file.
+    """
+    from mpispec.models.template import CHATML, ChatTemplate  # noqa: PLC0415
 
     def text(token: int | None) -> str:
         return "" if token is None else vocabulary.piece(token, special=True).decode("utf-8", "replace")
 
-    template = ChatTemplate(vocabulary.chat_template, text(vocabulary.bos), text(vocabulary.eos))
+    source = vocabulary.chat_template
+    if chosen is not None:
+        source = CHATML if chosen == "chatml" else _read_template(Path(chosen))
+    template = ChatTemplate(source, text(vocabulary.bos), text(vocabulary.eos))
     if template.note:
         complain(template.note)
     return template
+
+
+def _read_template(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"The chat template {file} cannot be read ({error}).") from None
 
 
 def stops_of(vocabulary: Any) -> frozenset[int]:

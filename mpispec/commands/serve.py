@@ -18,12 +18,14 @@ from mpispec.commands.prompt import open_chat, recommended, stops_of
 from mpispec.commands.tables import show_plan
 from mpispec.models.default import ABOUT
 from mpispec.models.recommended import Recommended
+from mpispec.runtime import exactness
 from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group, JobError, on_rank_0
 from mpispec.runtime.job import FrontEnd, run_job
 from mpispec.runtime.process import AskedToEnd, Interrupts, leave_ending_to_rank_0
 from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.serve.address import Access, ServeError, bind, find_access
+from mpispec.serve.dialogue import SET_BY_FIELDS
 from mpispec.serve.prompt import Prompts
 from mpispec.serve.repl import DescriptorLines, Repl
 from mpispec.serve.server import PING_SECONDS, Closing, Server
@@ -51,7 +53,9 @@ class Serve(FrontEnd[None]):
 
     def options(self) -> JobOptions:
         """See `FrontEnd`."""
-        options = replace(job_options(self._flags), parallel=self._flags["parallel"], cells=self._flags["cells"])
+        options = job_options(self._flags)
+        parallel = self._flags["parallel"] or exactness.usual_parallel(options.exactness)
+        options = replace(options, parallel=parallel, cells=self._flags["cells"])
         if options.drafter == "oracle":
             raise JobError("--drafter oracle:H needs a recorded text, which a server does not have; use generate.")
         return options
@@ -59,7 +63,8 @@ class Serve(FrontEnd[None]):
     def open(self, group: Group, setup: Setup) -> frozenset[int]:
         """See `FrontEnd`: take the port."""
         self._door = on_rank_0(group, self._open_door, None)
-        self._vocabulary, self._template = on_rank_0(group, lambda: open_chat(setup), (None, None))
+        chosen = self._flags["chat_template"]
+        self._vocabulary, self._template = on_rank_0(group, lambda: open_chat(setup, chosen), (None, None))
         advice = on_rank_0(group, lambda: recommended(setup), Recommended({}, ""))
         self._manner = _manner(self._flags, advice)
         self._model = setup.model.path.name.removesuffix(".gguf")
@@ -136,6 +141,8 @@ class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
             self.fail(f"{value!r} is no JSON ({error}).", param, ctx)
         if not isinstance(found, dict):
             self.fail(f"{value!r} is no JSON object.", param, ctx)
+        if taken := sorted(SET_BY_FIELDS & set(found)):
+            self.fail(f"{taken[0]} is set by each request.", param, ctx)
         return found
 
 
@@ -143,11 +150,15 @@ class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
 @job_flags
 @sampling_flags
 @repeats_flag
-@click.option("--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Requests at once.")
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 64),
+    help="Most requests at once; others wait. [default: 4, which stay exact; 32 with --exactness throughput]",
+)
 @click.option(
     "--cells",
     type=click.IntRange(min=2),
-    help="Cells for all requests and cached texts. [default: half of --parallel x --ctx, 2 x --ctx at least]",
+    help="Cells for all requests and cached texts. [default: a quarter of --parallel x --ctx, 2 x --ctx at least]",
 )
 @click.option("--repl/--no-repl", default=True, help="Chat on standard input of rank 0.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the HTTP server.")
@@ -166,6 +177,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
     help="A web page that may use the server, such as http://localhost:3000; * for all, with a key.",
 )
 @click.option("--alias", multiple=True, metavar="NAME", help="Another name of the model; gpt-* stands for many.")
+@click.option("--chat-template", metavar="FILE", help="Another chat template than the model's: a file, or chatml.")
 @click.option(
     "--chat-template-kwargs",
     type=_Names(),

@@ -314,8 +314,8 @@ class HeadCore:
             message = Run(run.run_id, tuple(rows), self._cache.take(), branches=tuple(branches))
             self._out.append(Send(self._first, Plane.DATA, message))
             for segment in segments:
-                if segment.given and segment.last_pos < rows[-1].pos:  # of a run that has a chunk's rows alone
-                    request = self._active[segment.request]
+                request = self._active[segment.request]
+                if segment.given and segment.given[-1] != request.ids[segment.last_pos]:
                     self._cache.truncate(request.seq, request.filled)
 
     def _must_wait(self, request: Request) -> bool:

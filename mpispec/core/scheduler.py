@@ -30,6 +30,8 @@ _REREAD = 64
 """Runs after which the costs of rows, which are refined all the time, are read again."""
 _LONGER_READING = 1.1
 """How many times as long the reading of a prompt may take so that others wait less."""
+_LONG_PROMPT = 512
+"""Tokens of the prompt that this is weighed for."""
 
 
 class Share(NamedTuple):
@@ -98,23 +100,30 @@ class Scheduler:
         together, most = self._sizes_for(offers, ready)
         if not (first.is_idle or (first.num_waiting == 0 and ready >= most)):
             return []
-        behind = next((request for request in requests if request.is_behind), None)
-        if behind is not None and (behind.reads_alone or self._is_apart) and not (offers and self._was_chunk):
+        reading = sorted((request for request in requests if request.is_behind), key=_arrival)
+        alone = [request for request in reading if request.reads_alone or self._is_apart]
+        if alone and alone[0] is reading[0] and not (offers and self._was_chunk):
             self._was_chunk = True
-            return [Share(behind, (), self._chunk(behind, requests))]
-        joins = behind is not None and not (behind.reads_alone or self._is_apart)
-        if not joins and len(offers) < together and self._runs.num_live_runs >= self._config.num_stages - 1:
+            return [Share(alone[0], (), self._chunk(alone[0], requests))]
+        joining = [request for request in reading if request not in alone]
+        if not joining and len(offers) < together and self._runs.num_live_runs >= self._config.num_stages - 1:
             return []  # others are about to come back, and runs that have met stay together
         self._was_chunk = False
         self._reread()
         if self._is_apart and offers:
             offers = [max(offers, key=lambda offer: (offer[0].priority, offer[0].strategy.value(offer[1][0])))]
         shares = _likeliest(offers, most)
-        if behind is not None and joins:
-            taken = sum(len(share.nodes) for share in shares)
-            chunk = min(self._chunk(behind, requests), _SIZES[-1] - taken)
-            if chunk > 0:
-                shares.append(Share(behind, (), chunk))
+        return shares + self._chunks_of(joining, requests, sum(len(share.nodes) for share in shares))
+
+    def _chunks_of(self, joining: Sequence[Request], requests: Sequence[Request], taken: int) -> list[Share]:
+        """Return chunks of prompts, as many as go into one run next to the rows that it has already."""
+        shares = []
+        left = min(self._chunk(joining[0], requests), _SIZES[-1] - taken) if joining else 0
+        for request in joining:
+            if left <= 0:
+                break
+            shares.append(Share(request, (), left))
+            left -= request.num_next(left)
         return shares
 
     def _reread(self) -> None:
@@ -154,15 +163,19 @@ class Scheduler:
         chunk = self._chunks.get(request.chunk)
         if chunk is None:
             sizes = [size for size in _SIZES if size <= request.chunk] or [request.chunk]
-            missing = max(request.num_missing, 1)
 
             def reading(size: int) -> float:
-                return (-(-missing // size) + self._config.num_stages - 1) * self._config.cost(size)
+                return (_LONG_PROMPT / size + self._config.num_stages - 1) * self._config.cost(size)
 
             least = min(reading(size) for size in (*sizes, request.chunk))
             chunk = next(size for size in (*sizes, request.chunk) if reading(size) <= _LONGER_READING * least)
             self._chunks[request.chunk] = chunk
         return chunk
+
+
+def _arrival(request: Request) -> tuple[int, int]:
+    """Sort requests by priority, then as they came."""
+    return -request.priority, request.id
 
 
 def _likeliest(offers: Sequence[tuple[Request, Sequence[Node]]], most: int) -> list[Share]:

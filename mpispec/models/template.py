@@ -48,7 +48,7 @@ class ChatTemplate:
         if not self.traits.shows_words:
             self.note = "The model's chat template does not show what a user says; chats will be of no use with it."
 
-    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **names: Any) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]], /, add_generation_prompt: bool = True, **names: Any) -> str:
         """Return the prompt for `messages`, each with `role` and `content`. Raises ModelError."""
         everything = {**self._names, **names, "messages": messages, "add_generation_prompt": add_generation_prompt}
         kind, said = _process.ask(self.source, everything)

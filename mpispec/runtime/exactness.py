@@ -17,6 +17,13 @@ EXACTNESS = ("auto", "exact", "throughput")
 """What a user may ask for."""
 _FEW = 4
 """Requests at once that are exact on any number of stages."""
+_MANY = 32
+"""Requests at once where rows of several are computed together; how many there are cells for is another matter."""
+
+
+def usual_parallel(asked: str) -> int:
+    """Return how many requests may run at once where the user does not say it."""
+    return _MANY if asked == "throughput" else _FEW
 
 
 def chosen(asked: str, parallel: int, num_stages: int) -> Exactness:

@@ -7,15 +7,13 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from mpispec.serve.dialogue import ChatMessage, Dialogue
+from mpispec.serve.dialogue import SET_BY_FIELDS, ChatMessage, Dialogue
 from mpispec.serve.fields import Content, Given, Whole
 from mpispec.serve.request import MAX_CHOICES, GenerationRequest
 from mpispec.serve.tools import MAX_TOOLS, Tool, offered
 
 MAX_MESSAGES = 16384
 """Each takes tokens of the context, and time of the event loop before that is found out."""
-_SET_BY_FIELDS = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
-"""Names of a template that have fields of their own, or none."""
 
 
 class CalledFunction(BaseModel):
@@ -102,7 +100,7 @@ class ChatRequest(GenerationRequest):
     @field_validator("chat_template_kwargs")
     @classmethod
     def _is_free(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if taken := sorted(_SET_BY_FIELDS & set(value or {})):
+        if taken := sorted(SET_BY_FIELDS & set(value or {})):
             raise ValueError(f"may not hold {taken[0]}")
         return value
 

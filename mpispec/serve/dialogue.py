@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+SET_BY_FIELDS = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+"""Names of a chat template that have a source of their own."""
+
 
 class ChatMessage(TypedDict, total=False):
     """One turn of a conversation, with the names that chat templates know."""

@@ -29,7 +29,7 @@ class Template(Protocol):
     def traits(self) -> TemplateTraits:
         """What it takes."""
 
-    def render(self, messages: Any, add_generation_prompt: bool = True, **names: Any) -> str:
+    def render(self, messages: Any, /, add_generation_prompt: bool = True, **names: Any) -> str:
         """Return the text of a prompt; raises ModelError with a sentence where it refuses the messages."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import string
 from collections.abc import Sequence
@@ -29,13 +28,20 @@ _LETTERS = string.ascii_letters + string.digits
 def in_words(messages: Sequence[ChatMessage], tools: Sequence[dict[str, Any]]) -> list[ChatMessage]:
     """Return messages for a template that shows no tools: signatures, calls and results become text."""
     found: list[ChatMessage] = []
-    # Results in a row share a message, since in many templates roles must take turns.
-    for is_result, group in itertools.groupby(messages, key=lambda message: message["role"] == "tool"):
-        if is_result:
-            results = [f"<tool_response>\n{message['content']}\n</tool_response>" for message in group]
-            found.append({"role": "user", "content": "\n".join(results)})
+    # Results in a row share a message, also with what the user says then: in many templates roles must take turns.
+    results: list[str] = []
+    for message in messages:
+        if message["role"] == "tool":
+            results.append(f"<tool_response>\n{message['content']}\n</tool_response>")
+            continue
+        if results and message["role"] == "user":
+            found.append({**message, "content": "\n".join([*results, message["content"]])})
         else:
-            found += map(_spelled, group)
+            found += [{"role": "user", "content": "\n".join(results)}] if results else []
+            found.append(_spelled(message))
+        results = []
+    if results:
+        found.append({"role": "user", "content": "\n".join(results)})
     if tools:
         asking = _ASKING.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
         has_system = bool(found) and found[0]["role"] == "system"

@@ -12,6 +12,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import psutil
+
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import Engine, Generation, Progress
 from mpispec.runtime.group import Group
@@ -24,6 +26,8 @@ class Answer:
     def __init__(self, engine: Engine, wanted: dict[str, Any]) -> None:
         self._engine = engine
         self._inbox: SimpleQueue[Progress] = SimpleQueue()
+        self._patience = wanted.get("patience")
+        """Tokens after which the client hangs up."""
         generation = Generation(
             tuple(wanted["prompt"]),
             wanted["max_tokens"],
@@ -41,7 +45,11 @@ class Answer:
             progress = self._inbox.get()
             tokens += progress.tokens
             finish = progress.finish
-        return {"tokens": tokens, "finish": finish, "report": self._engine.report(self._request)}
+            if self._patience is not None and len(tokens) >= self._patience:
+                self._engine.withdraw(self._request)
+                self._patience = None
+        report = self._engine.report(self._request)
+        return {"tokens": tokens, "finish": finish, "report": report, "rss": psutil.Process().memory_info().rss}
 
 
 def answer_all(engine: Engine, requests: list[dict[str, Any]], at_once: int) -> list[dict[str, Any]]:

@@ -141,7 +141,7 @@ class AccountedDraft(DraftCore):
     model: BoundedDraft
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        if self._busy is None:
+        if not self._busy:
             assert_counted(self._cache, self.model.layers)
         return super().handle(event, now)
 

@@ -164,6 +164,9 @@ def test_impossible_sampling_is_refused(command: str, flag: str, value: str) -> 
         (["--host", "192.0.2.1", "--api-key", "k"], "not an address of this machine; choose another with --host"),
         (["--host", "no such host", "--api-key", "k"], "cannot be found .*; choose another with --host"),
         (["--drafter", "oracle:0.5"], "a server does not have; use generate"),
+        (["--api-key-file", "/no/such/keys"], "cannot be read .*; name a text file of keys, one a line"),
+        (["--cors-origin", "*"], "every web page in, so the server needs a key"),
+        (["--port", "0", "--chat-template", "/no/such/template"], "cannot be read .* chatml, or a file"),
     ],
 )
 def test_impossible_servers_are_refused(argv: list[str], sentence: str) -> None:
@@ -179,6 +182,22 @@ def test_a_broken_chat_template_is_refused(folder: Path, argv: list[str]) -> Non
     path.write_bytes(broken)
     said = refusal([*argv, "--model", str(path)])
     assert re.match(r"The model's chat template is unusable \(.* unknown tag 'foe'.*\); prompt without it\.", said)
+
+
+@pytest.mark.parametrize("value", ["{", "[]", '{"messages": []}'])
+def test_impossible_names_for_the_template_are_refused(value: str) -> None:
+    done = mpispec("serve", "--chat-template-kwargs", value)
+    assert done.returncode == 2
+    assert "Invalid value for '--chat-template-kwargs': " in done.stderr
+
+
+def test_another_chat_template_may_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vocabulary = SimpleNamespace(chat_template="{% foe %}", bos=None, eos=None)
+    chat = [{"role": "user", "content": "Hi"}]
+    assert chat_template(vocabulary, "chatml").render(chat).startswith("<|im_start|>user\nHi")
+    (tmp_path / "template").write_text("{{ messages[0].content }}!")
+    assert chat_template(vocabulary, str(tmp_path / "template")).render(chat) == "Hi!"
+    assert capsys.readouterr().err == ""
 
 
 def test_a_missing_chat_template_is_reported(capsys: pytest.CaptureFixture[str]) -> None:

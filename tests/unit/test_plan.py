@@ -290,7 +290,7 @@ def test_there_are_no_more_ranks_than_cycles() -> None:
     [
         pytest.param(1, True, 200, id="two chats that take turns keep their texts"),
         pytest.param(3, True, 200, id="at least two contexts"),
-        pytest.param(9, True, 500, id="half of what requests could fill"),
+        pytest.param(9, True, 300, id="a quarter of what requests could fill"),
         pytest.param(3, False, 300, id="drafts have room for all where the target's requests have own cells"),
     ],
 )

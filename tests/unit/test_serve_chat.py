@@ -101,6 +101,7 @@ def test_arguments_become_text(given: Any, plain: str) -> None:
         ({"reasoning_effort": "none"}, "]Falsenone"),
         ({"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}}, "]Truenone"),
         ({"chat_template_kwargs": None, "reasoning_effort": None}, "]"),
+        ({"chat_template_kwargs": {"self": 1, "source": 2, "names": 3, "kwargs": 4}}, "]"),
     ],
 )
 def test_names_reach_the_template(service: Service, fields: dict[str, Any], end: str) -> None:

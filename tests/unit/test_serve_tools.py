@@ -112,6 +112,12 @@ def test_a_template_that_shows_no_tools_gets_them_in_words() -> None:
     assert results == f"user\n{both}<|end|>"
 
 
+def test_results_share_a_message_with_what_the_user_says_then() -> None:
+    text = rendered(TURNS, [*HISTORY, {"role": "user", "content": "And now?"}, {"role": "assistant", "content": "9."}])
+    assert text.count("<|start|>user") == 2
+    assert "user\n<tool_response>\n9 C\n</tool_response>\nAnd now?<|end|>" in text
+
+
 def test_calls_in_words_stand_after_what_was_said() -> None:
     said: list[ChatMessage] = [{"role": "user", "content": "x"}, {**HISTORY[2], "content": "Let me look."}]
     assert f"assistant\nLet me look.\n{CALL}<|end|>" in rendered(TURNS, said, [])

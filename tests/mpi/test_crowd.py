@@ -1,0 +1,45 @@
+"""A thousand requests on the default model: lengths and clients that hang up are drawn, every text is that of a solo run."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpispec.compute.llama_vocabulary import Vocabulary
+from tests.mpi.jobs import answers, request, tokens_of
+
+pytestmark = [pytest.mark.mpi, pytest.mark.slow]
+
+REQUESTS, TEXTS, LONGEST = 1000, 24, 12
+WARM = 200
+"""Answers after which memory is to be flat."""
+GROWTH = 32 << 20
+"""Bytes that rank 0 may still grow by."""
+
+
+def test_a_thousand_requests_are_answered_as_alone(
+    prompts: list[list[int]], vocabulary: Vocabulary, draft: Path
+) -> None:
+    rng = random.Random(23)
+    texts = [rng.choice(prompts)[: rng.randint(4, 40)] for _ in range(TEXTS)]
+    ways: list[dict[str, Any]] = [{}, {"temperature": 0.8, "seed": 7}]
+    alone = [
+        tokens_of(answers(1, [request(text, LONGEST, "plain", "none", **how) for text in texts], vocabulary.eog))
+        for how in ways
+    ]
+    drawn = [(rng.randrange(len(ways)), rng.randrange(TEXTS), rng.randint(1, LONGEST)) for _ in range(REQUESTS)]
+    wanted = [request(texts[text], length, "auto", "draft", **ways[way]) for way, text, length in drawn]
+    for each in wanted:
+        if rng.random() < 0.2:
+            each["patience"] = rng.randint(1, LONGEST)
+    options: dict[str, Any] = {"draft": str(draft), "parallel": 4, "exactness": "exact"}
+    found = answers(4, wanted, vocabulary.eog, at_once=REQUESTS, timeout=3000, **options)
+    assert len(found) == REQUESTS
+    for (way, text, length), answer in zip(drawn, found, strict=True):
+        expected = alone[way][text][:length]
+        is_whole = answer["finish"] != "cancelled"
+        assert answer["tokens"] == (expected if is_whole else expected[: len(answer["tokens"])])
+    assert found[-1]["rss"] - found[WARM]["rss"] < GROWTH
