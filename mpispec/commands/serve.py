@@ -158,7 +158,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
 @click.option(
     "--cells",
     type=click.IntRange(min=2),
-    help="Cells for all requests and cached texts. [default: half of --parallel x --ctx, 2 x --ctx at least]",
+    help="Cells for all requests and cached texts. [default: a quarter of --parallel x --ctx, 2 x --ctx at least]",
 )
 @click.option("--repl/--no-repl", default=True, help="Chat on standard input of rank 0.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the HTTP server.")

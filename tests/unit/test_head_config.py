@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpispec.core.config import HeadConfig
+from mpispec.core.own_caches import caches_of
 from mpispec.core.traits import BackendTraits
 
 pytestmark = pytest.mark.unit
@@ -39,3 +40,8 @@ def test_a_run_takes_as_long_as_the_slower_of_stage_and_link() -> None:
 
 def test_a_single_stage_passes_no_link() -> None:
     assert _config(1, (1.0,), link_delay=9.0, link_row=0.0).passing(3) == 1.0
+
+
+def test_cells_hold_a_whole_context() -> None:
+    with pytest.raises(ValueError, match="needs more than 4095 cells"):
+        caches_of(HeadConfig(8, None, context=4096, sequences=4, cells=4095))

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from mpispec.commands.tables import plan_lines
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.balance import advice, replanned
+from mpispec.runtime.group import JobError
 from mpispec.runtime.plan import Plan, PlanError, make_plan
-from mpispec.runtime.setup import JobOptions, Setup
+from mpispec.runtime.setup import JobOptions, Setup, num_cells
 
 pytestmark = pytest.mark.unit
 
@@ -282,3 +283,22 @@ def test_there_are_no_more_ranks_than_cycles() -> None:
     model = replace(_model(layers=8), num_cycles=4, unit=2)
     with pytest.raises(PlanError, match="at most 4"):
         make_plan(5, model, has_draft=False)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "is_shared", "cells"),
+    [
+        pytest.param(1, True, 200, id="two chats that take turns keep their texts"),
+        pytest.param(3, True, 200, id="at least two contexts"),
+        pytest.param(9, True, 300, id="a quarter of what requests could fill"),
+        pytest.param(3, False, 300, id="drafts have room for all where the target's requests have own cells"),
+    ],
+)
+def test_cells_follow_from_the_context_and_the_requests(parallel: int, is_shared: bool, cells: int) -> None:
+    assert num_cells(None, 100, parallel, is_shared) == cells
+
+
+def test_cells_that_are_asked_for_hold_one_request_at_least() -> None:
+    assert num_cells(100, 100, 8, is_shared=True) == 100
+    with pytest.raises(JobError, match="use 100 or more"):
+        num_cells(99, 100, 8, is_shared=True)
