@@ -13,7 +13,7 @@ from mpispec.core.in_flight import RunInFlight, RunsInFlight
 from mpispec.core.messages import Draft, EarlyDraft, Row, given_rows
 from mpispec.core.sessions import Slot
 from mpispec.core.statistics import Statistics
-from mpispec.core.strategy import Drafter, Strategy
+from mpispec.core.strategy import Bounds, Drafter, Strategy
 from mpispec.core.tree import BY_EXIT, Node, NodeState, TokenTree
 
 EXIT = "exit"
@@ -140,6 +140,8 @@ class Request:
 
         Rows from `filled` on, if there are any, are to be dropped: the next run computes them once more.
         """
+        if self._drafter is not None:
+            self._drafter.prepare()
         start, most = self.filled, len(self.tokens)
         num_rows, num_final = self.config.traits.prefill.next_run(len(self.prompt), start, self._chunk)
         stop = min(start + num_rows, most)
@@ -150,7 +152,9 @@ class Request:
         """Let the head's own drafter grow the tree up to the strategy's lead."""
         if self._drafter is not None:
             farthest = min(self.tree.root.pos + self.strategy.lead, self._end - 2)
-            self._drafter.grow(self.tree, farthest, self._stops)
+            width = self.strategy.width if self.config.traits.may_branch else 1
+            bounds = Bounds(farthest, width, self.strategy.least_path_prob)
+            self._drafter.grow(self.tree, bounds, self._stops)
 
     def row(self, node: Node) -> Row:
         """Return the row that computes a node which has a sequence id."""

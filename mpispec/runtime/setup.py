@@ -14,6 +14,7 @@ from mpispec.compute.base import TorchOptions
 from mpispec.compute.factory import backend_of
 from mpispec.core.ids import Actor
 from mpispec.core.request import EXIT
+from mpispec.drafters.suffix_store import MOST_TOKENS
 from mpispec.models import default, hf_folder
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
@@ -55,6 +56,10 @@ class JobOptions:
     strategy: str = "auto"
     drafter: str | None = None
     """None: `draft` where a draft is given, else `ngram`."""
+    ngram_tokens: int = MOST_TOKENS
+    """Tokens of this and earlier requests that n-grams draft from; 0: each request from its own text."""
+    ngram_file: Path | None = None
+    """Keeps them from one job to the next."""
     oracle_acceptance_rate: float = 0.0
     exits: tuple[int, ...] = ()
     """Stages, counted from 1, that also draft from their own output."""
