@@ -48,10 +48,11 @@ def begins(turn: int, elapsed_s: float) -> bool:
 def quick_options(options: JobOptions, strategy: str | None) -> JobOptions:
     """Return the options with a quick run's defaults: `auto`, one thread, the oracle if there is no other drafter.
 
-    With more threads those of ggml spin on each other wherever a core is shared, and nothing repeats.
+    With more threads those of ggml spin on each other wherever a core is shared, and nothing repeats. N-grams draft
+    from an answer's own text alone, since every turn asks for it again.
     """
     strategy = strategy or ("pipespec" if options.cascade else "auto")
-    chosen = replace(options, strategy=strategy, threads=options.threads or 1)
+    chosen = replace(options, strategy=strategy, threads=options.threads or 1, ngram_tokens=0, ngram_file=None)
     if options.drafter is None and options.draft is None and not options.exits:
         return replace(chosen, drafter="oracle", oracle_acceptance_rate=ACCEPTANCE_RATE)
     return chosen

@@ -14,6 +14,7 @@ from mpispec.compute.base import DTYPES, QUANTIZATIONS, TorchOptions
 from mpispec.compute.factory import BACKENDS
 from mpispec.core.messages import Sampling
 from mpispec.drafters import IN_HEAD
+from mpispec.drafters.suffix_store import MOST_TOKENS
 from mpispec.runtime.exactness import EXACTNESS
 from mpispec.runtime.group import JobError
 from mpispec.runtime.setup import JobOptions
@@ -85,6 +86,18 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
             "--proposer",
             metavar="draft|exit|ngram|draft+ngram|exit+ngram|oracle:H|none",
             help="What drafts; default: draft or exit if given, else ngram. oracle:H is scripted, for benchmarks.",
+        ),
+        click.option(
+            "--ngram-tokens",
+            type=click.IntRange(min=0),
+            default=MOST_TOKENS,
+            show_default=True,
+            help="Tokens of earlier requests that n-grams draft from; 0: each request from its own text alone.",
+        ),
+        click.option(
+            "--ngram-file",
+            type=click.Path(path_type=Path),
+            help="Keep these tokens, which are what was said, in a file for the next start.",
         ),
         click.option(
             "--exit", "exits", type=int, multiple=True, metavar="STAGE", help="Let this stage draft too; repeatable."
@@ -222,6 +235,8 @@ def job_options(flags: dict[str, Any], is_traced: bool = False) -> JobOptions:
         wire=flags["wire"],
         strategy=flags["strategy"] or ("pipespec" if flags["cascade"] else "auto"),
         drafter=drafter,
+        ngram_tokens=flags["ngram_tokens"],
+        ngram_file=flags["ngram_file"],
         oracle_acceptance_rate=acceptance_rate,
         exits=flags["exits"],
         torch=TorchOptions(flags["dtype"], flags["device"], flags["runs_code"], flags["quantization"]),

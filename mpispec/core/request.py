@@ -11,7 +11,7 @@ from mpispec.core.effects import Effect, FinishReason
 from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.in_flight import RunsInFlight, Segment
 from mpispec.core.messages import Draft, Row, given_rows
-from mpispec.core.strategy import Drafter, Strategy
+from mpispec.core.strategy import Bounds, Drafter, Strategy
 from mpispec.core.tree import BY_EXIT, Node, NodeState, TokenTree
 from mpispec.core.waiting import Waiting
 
@@ -196,6 +196,8 @@ class Request:
 
         Rows from `filled` on, if there are any, are to be dropped: the next run computes them once more.
         """
+        if self._drafter is not None:
+            self._drafter.prepare()
         start, most = self.filled, len(self.tokens)
         num_rows, num_final = self.config.traits.prefill.next_run(len(self.prompt), start, num_rows)
         stop = min(start + num_rows, most)
@@ -212,7 +214,9 @@ class Request:
         """Let the head's own drafter grow the tree up to the strategy's lead."""
         if self._drafter is not None:
             farthest = min(self.tree.root.pos + self.strategy.lead, self._end - 2)
-            self._drafter.grow(self.tree, farthest, self._stops)
+            width = self.strategy.width if self.config.traits.may_branch else 1
+            bounds = Bounds(farthest, width, self.strategy.least_path_prob)
+            self._drafter.grow(self.tree, bounds, self._stops)
 
     def choose(self) -> list[Node]:
         """Return the nodes of the next run, as the strategy wants it now."""

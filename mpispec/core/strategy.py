@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mpispec.core.config import HeadConfig
 from mpispec.core.experience import Experience
@@ -55,7 +55,9 @@ class Strategy(ABC):
     lead: int
     """How many positions beyond the root drafters may run ahead; it may change later."""
     width: int = 1
-    """Most draft tokens of a draft for one position."""
+    """Most draft tokens of a drafter for one position."""
+    least_path_prob: float = 0.01
+    """A drafter of the head drafts no path that is less likely."""
     floor: float = 0.0
     """A draft does not expand a draft token that is less likely than this share of the likeliest of its layer."""
 
@@ -95,11 +97,25 @@ class Strategy(ABC):
         """Note that `count` tokens have become final."""
 
 
+class Bounds(NamedTuple):
+    """How far a drafter of the head may draft."""
+
+    farthest: int
+    """The last position."""
+    width: int = 1
+    """Most draft tokens for one position; 1: a chain."""
+    least_path_prob: float = 0.0
+    """Of the least likely draft token, as a share of the root's."""
+
+
 class Drafter(Protocol):
     """Lives in the head and grows the tree at once, alone or with a draft or exits."""
 
     def begin(self, tokens: Sequence[int]) -> None:
         """Start a request; `tokens` is the head's own list of accepted tokens, which will grow."""
+
+    def prepare(self) -> None:
+        """Do a piece of what is left to do with the prompt, in a millisecond at most; called with each of its runs."""
 
     def accepted(self, root: Node) -> None:
         """Note that the list of accepted tokens has grown by one; `root` is its node."""
@@ -107,5 +123,5 @@ class Drafter(Protocol):
     def also_drafted(self, node: Node) -> None:
         """Note that another drafter has drafted `node`."""
 
-    def grow(self, tree: TokenTree, farthest: int, stops: Collection[Token]) -> None:
-        """Draft what follows the tree's nodes, at positions up to `farthest`, nothing after one of `stops`."""
+    def grow(self, tree: TokenTree, bounds: Bounds, stops: Collection[Token]) -> None:
+        """Draft what follows the tree's nodes, nothing after one of `stops`."""

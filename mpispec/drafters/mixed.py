@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Collection, Sequence
 
 from mpispec.core.ids import Token
+from mpispec.core.strategy import Bounds
 from mpispec.core.tree import BY_DRAFT, BY_EXIT, BY_HEAD, Node, NodeState, TokenTree
-from mpispec.drafters.chain import Predictor
+from mpispec.drafters.predictor import Predictor
 
 _OTHERS = BY_DRAFT | BY_EXIT
 _FIRST_RATE = 0.95
@@ -49,6 +50,10 @@ class Mixed:
         """See `Drafter`."""
         self._predictor.begin(tokens)
 
+    def prepare(self) -> None:
+        """See `Drafter`."""
+        self._predictor.observe()
+
     def accepted(self, root: Node) -> None:
         """See `Drafter`; learn how often the other had drafted the decided token."""
         self._predictor.observe()
@@ -61,8 +66,9 @@ class Mixed:
         """See `Drafter`."""
         self._waiting.append(node)
 
-    def grow(self, tree: TokenTree, farthest: int, stops: Collection[Token]) -> None:
-        """See `Drafter`."""
+    def grow(self, tree: TokenTree, bounds: Bounds, stops: Collection[Token]) -> None:
+        """See `Drafter`; one draft token at most next to each of the other's, whatever the width."""
+        farthest = bounds.farthest
         if tree.root is not self._root:
             self._root = tree.root
             self._begin_anew(tree)
@@ -114,10 +120,10 @@ class Mixed:
                 self._cut = node
                 return
             node.is_asked = True
-            prediction = self._predictor.predict(path)
-            if prediction is None:
+            predictions = self._predictor.predict(path, 1)
+            if not predictions:
                 return
-            token, prob = Token(prediction[0]), prediction[1]
+            token, prob = Token(predictions[0][0]), predictions[0][1]
             is_ours = node.drafters == BY_HEAD
             if not (is_ours and self._is_sure(prob)) and _is_due(node):
                 self._kept = (node, token, prob)

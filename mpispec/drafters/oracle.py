@@ -27,12 +27,13 @@ class Oracle:
     def observe(self) -> None:
         """The script does not depend on what was accepted."""
 
-    def predict(self, path: Sequence[int]) -> tuple[int, float] | None:
-        """Return the scripted token for the position after the path."""
+    def predict(self, path: Sequence[int], width: int) -> list[tuple[int, float]]:
+        """Return the scripted token for the position after the path, and no other."""
+        del width
         pos = len(self._tokens) + len(path)
         if pos >= len(self._recorded):
-            return None
+            return []
         digest = hashlib.blake2b(f"{self._seed}:{pos}".encode(), digest_size=8).digest()
         is_right = int.from_bytes(digest, "little") / 2**64 < self._acceptance_rate
         right = self._recorded[pos]
-        return (right if is_right else (right + 1) % self._vocabulary), max(self._acceptance_rate, 0.01)
+        return [(right if is_right else (right + 1) % self._vocabulary, max(self._acceptance_rate, 0.01))]

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from mpispec.runtime import ngrams
 from mpispec.runtime.balance import advice, balanced
 from mpispec.runtime.downloads import download
 from mpispec.runtime.engine import Engine
-from mpispec.runtime.group import Group, agree, gather
+from mpispec.runtime.group import Group, agree, gather, on_rank_0
 from mpispec.runtime.loading import Models, held, load
 from mpispec.runtime.process import joined
 from mpispec.runtime.rank import Rank, RankReport, make_engine, read_reports
@@ -84,6 +85,7 @@ def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
         for path in setup.code:
             say(f"warning: the code in {path} is run on all ranks; it can do all that you can")
         stops = front_end.open(group, setup)
+        said_before = on_rank_0(group, lambda: ngrams.opened(options, setup), None)
         setup = balanced(options, group, setup, say)
         front_end.begin(group, setup)
 
@@ -105,7 +107,7 @@ def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
 
         # Serve: the cores and models of this rank run; on rank 0 the front end submits to the engine.
         engine = make_engine(options, setup, stops, promise) if group.rank == 0 else None
-        rank = Rank(options, group, setup, models, costs, trace, engine)
+        rank = Rank(options, group, setup, models, costs, trace, engine, said_before)
         if engine is None:
             rank.follow()
         else:
@@ -115,6 +117,7 @@ def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
         reports = gather(group, rank.report(clock_offset), _MOST_REPORT)
         outcome = None if engine is None else Outcome(value, read_reports(reports, setup))
         front_end.end(group, outcome)
+        on_rank_0(group, lambda: ngrams.keep(options, setup, said_before), None)
         return outcome
 
 

@@ -22,9 +22,10 @@ from mpispec.core.ids import HEAD, Actor
 from mpispec.core.level import LevelCore
 from mpispec.core.request import EXIT
 from mpispec.core.stage import StageCore
-from mpispec.drafters import IN_HEAD
-from mpispec.drafters.chain import Chain
+from mpispec.drafters import in_head
+from mpispec.drafters.beam import Beam
 from mpispec.drafters.oracle import Oracle
+from mpispec.drafters.suffix_store import SuffixStore
 from mpispec.runtime.driver import Core, Driver
 from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group
@@ -75,14 +76,19 @@ class Rank:
         costs: Sequence[PipelineCosts],
         trace: Trace,
         engine: Engine | None,
+        said_before: SuffixStore | None,
     ) -> None:
-        """`costs` are those of the target and on each level, as `Plan.pipelines`; `engine` is rank 0's."""
+        """`costs` are those of the target and on each level, as `Plan.pipelines`.
+
+        `engine` and `said_before`, from which n-grams draft, are rank 0's.
+        """
         self._options = options
         self._group = group
         self._setup = setup
         self._models = models
         self._trace = trace
         self._engine = engine
+        self._said_before = said_before
         self._wall_s = 0.0
         self._cores: dict[Actor, Core] = {}
         self._workers: dict[Actor, Worker] = {}
@@ -197,11 +203,11 @@ class Rank:
             actor=pipeline.head,
         )
 
-        def oracle() -> Chain:
+        def oracle() -> Beam:
             recorded = () if self._engine is None else self._engine.recorded
-            return Chain(Oracle(recorded, options.oracle_acceptance_rate, model.vocabulary))
+            return Beam(Oracle(recorded, options.oracle_acceptance_rate, model.vocabulary))
 
-        return HeadCore(config, PRESETS, {**IN_HEAD, "oracle": oracle})
+        return HeadCore(config, PRESETS, {**in_head(self._said_before), "oracle": oracle})
 
 
 def make_engine(options: JobOptions, setup: Setup, stops: frozenset[int], promise: TextPromise) -> Engine:

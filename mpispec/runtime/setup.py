@@ -14,6 +14,7 @@ from mpispec.compute.base import TorchOptions
 from mpispec.compute.factory import backend_of, is_order_exact
 from mpispec.core.ids import Actor
 from mpispec.core.request import EXIT
+from mpispec.drafters.suffix_store import MOST_TOKENS
 from mpispec.models import default, hf_folder
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
@@ -61,6 +62,10 @@ class JobOptions:
     strategy: str = "auto"
     drafter: str | None = None
     """None: `draft` where a draft is given, else `ngram`."""
+    ngram_tokens: int = MOST_TOKENS
+    """Tokens of this and earlier requests that n-grams draft from; 0: each request from its own text."""
+    ngram_file: Path | None = None
+    """Keeps them from one job to the next."""
     oracle_acceptance_rate: float = 0.0
     exits: tuple[int, ...] = ()
     """Stages, counted from 1, that also draft from their own output."""
@@ -294,8 +299,8 @@ def num_cells(asked: int | None, context: int, parallel: int, is_shared: bool) -
     """Return how many positions a cache has cells for that several requests use. Raises JobError.
 
     By default a quarter of what requests at once could fill, since few do, and two texts at least, so that two chats
-    that take turns keep theirs. Without sharing the caches of the target are sized otherwise, and those of what drafts for
-    it hold what all requests could fill.
+    that take turns keep theirs. Without sharing the caches of the target are sized otherwise, and those of what drafts
+    for it hold what all requests could fill.
     """
     if asked is None:
         return context * (max(2, -(-parallel // 4)) if is_shared else parallel)

@@ -23,7 +23,8 @@ from mpispec.core.ids import Actor, RequestId
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
 from mpispec.core.traits import BackendTraits
-from mpispec.drafters import IN_HEAD
+from mpispec.drafters import in_head
+from mpispec.drafters.suffix_store import SuffixStore
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled
 from mpispec.sim.script import Acceptance, Script, ScriptedPredictor, ScriptedTarget
@@ -37,7 +38,7 @@ class _TimedHead(HeadCore):
     """Adds up what each kind of event costs, from the first token of the answer on."""
 
     def __init__(self, config: HeadConfig, strategy: str, study: Study) -> None:
-        super().__init__(config, {strategy: lambda: sized(strategy, study)}, IN_HEAD)
+        super().__init__(config, {strategy: lambda: sized(strategy, study)}, in_head(SuffixStore()))
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.events: defaultdict[str, int] = defaultdict(int)
         self.tree_nodes = 0

@@ -24,7 +24,8 @@ from mpispec.core.ids import Actor, RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
 from mpispec.core.traits import BackendTraits
-from mpispec.drafters import IN_HEAD
+from mpispec.drafters import in_head
+from mpispec.drafters.suffix_store import SuffixStore
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import ROWS_FACTORS, Modelled
 from mpispec.sim.script import Acceptance, Script, ScriptedPredictor, ScriptedTarget
@@ -71,7 +72,7 @@ def tokens_per_s(case: Case, script: Script, strategy: str, drafter: str) -> flo
         traits=BackendTraits(may_branch=case.may_branch),
     )
     cluster = VirtualCluster(
-        HeadCore(config, PRESETS, IN_HEAD),
+        HeadCore(config, PRESETS, in_head(SuffixStore())),
         [StageCore(stage, case.stages, 8 * config.most_in_flight) for stage in config.stages],
         (
             DraftCore(config.chunk, sequences=_SEQUENCES),

@@ -39,9 +39,10 @@ def answers(
 ) -> list[dict[str, Any]]:
     """Return the answers of one job of `n` ranks with these `JobOptions`, in the order of the requests.
 
-    One thread a compute: with more, ggml's threads spin on each other whenever something else takes a core.
+    One thread a compute: with more, ggml's threads spin on each other whenever something else takes a core. N-grams
+    draft from each answer alone: a prompt is asked several times, and rejections are what is wanted.
     """
-    options = {"threads": 1, **options}
+    options = {"threads": 1, "ngram_tokens": 0, **options}
     wanted = {"requests": list(requests), "stops": sorted(stops), "at_once": at_once, "options": options}
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "requests.json"), Path(folder, "answers.json")

@@ -19,8 +19,9 @@ from mpispec.core.ids import Actor, Token
 from mpispec.core.messages import Run, Sampling
 from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Drafter
-from mpispec.drafters import IN_HEAD
-from mpispec.drafters.chain import Chain
+from mpispec.drafters import in_head
+from mpispec.drafters.beam import Beam
+from mpispec.drafters.suffix_store import SuffixStore
 from mpispec.sampling import decide
 from mpispec.sim.cluster import VirtualCluster
 from tests.protocol.playing import finish, submit
@@ -62,13 +63,13 @@ class Oracle:
     def observe(self) -> None:
         """The script does not depend on what was accepted."""
 
-    def predict(self, path: Sequence[int]) -> tuple[int, float] | None:
+    def predict(self, path: Sequence[int], width: int) -> list[tuple[int, float]]:
         """See `Predictor`."""
         pos = len(self._tokens) + len(path)
         if pos >= len(self._text):
-            return None
+            return []
         right = self._text[pos]
-        return (right if self._character(pos, self._seed) else (right + 1) % VOCABULARY), SURE
+        return [(right if self._character(pos, self._seed) else (right + 1) % VOCABULARY, SURE)]
 
 
 def decided(value: int, sampling: Sampling, pos: int) -> Token:
@@ -188,9 +189,9 @@ class Situation:
             first_queue=given.first_queue,
             traits=in_cell_order(8) if given.parallel == 1 else toy.TRAITS,
         )
-        drafters: dict[str, Callable[[], Drafter]] = dict(IN_HEAD)
+        drafters: dict[str, Callable[[], Drafter]] = in_head(SuffixStore())
         if cell.drafter in ORACLES:
-            drafters["oracle"] = lambda: Chain(Oracle(whole, ORACLES[cell.drafter], given.seed))
+            drafters["oracle"] = lambda: Beam(Oracle(whole, ORACLES[cell.drafter], given.seed))
         draft = None
         if has_draft:
             scripted = ScriptedDraft(whole, given.acceptance_rate, VOCABULARY, given.seed)

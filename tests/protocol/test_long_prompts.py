@@ -21,7 +21,8 @@ from mpispec.core.request import Request
 from mpispec.core.stage import StageCore
 from mpispec.core.traits import BackendTraits
 from mpispec.core.waiting import Waiting
-from mpispec.drafters import IN_HEAD
+from mpispec.drafters import IN_HEAD, in_head
+from mpispec.drafters.suffix_store import SuffixStore
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.strategies import PRESETS
 from tests.protocol.playing import Breach, assert_noticed
@@ -65,7 +66,7 @@ def answers(
     config = HeadConfig(STAGES, None, 400, sequences=6, chunk=7, traits=replace(TRAITS, is_row_exact=is_row_exact))
     stages = [StageCore(stage, STAGES, 1000) for stage in config.stages]
     target = (TiledTarget if is_row_exact else InexactTarget)(STAGES, VOCABULARY, in_order=True)
-    cluster = VirtualCluster(HeadCore(config, PRESETS, IN_HEAD), stages, None, Chaos(seed), target)
+    cluster = VirtualCluster(HeadCore(config, PRESETS, in_head(SuffixStore())), stages, None, Chaos(seed), target)
     for index, prompt in enumerate(prompts):
         tokens = tuple(Token(token) for token in prompt)
         request = Submitted(RequestId(index), tokens, count, frozenset(), Sampling(), strategy, "ngram")

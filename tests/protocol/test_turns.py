@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from mpispec.drafters.chain import Chain
 
 from mpispec.compute.toy import reference
 from mpispec.core.config import HeadConfig
@@ -11,7 +12,6 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
-from mpispec.drafters.chain import Chain
 from mpispec.drafters.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled

@@ -19,10 +19,12 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, NodeId, Pos, RequestId, Token
 from mpispec.core.messages import CacheOp, CacheOpKind, Run, Sampling
 from mpispec.core.stage import StageCore
+from mpispec.core.strategy import Bounds
 from mpispec.core.traits import BackendTraits
 from mpispec.core.tree import TokenTree
-from mpispec.drafters import IN_HEAD
-from mpispec.drafters.chain import Chain
+from mpispec.drafters import IN_HEAD, in_head
+from mpispec.drafters.beam import Beam
+from mpispec.drafters.suffix_store import SuffixStore
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.study import Study, measure
 from mpispec.strategies import PRESETS
@@ -60,15 +62,15 @@ def test_the_strategy_keeps_the_text_in_random_orders_of_messages(monkeypatch: p
 
 def test_the_drafter_grows_a_path_below_the_root() -> None:
     text = [3, 1, 4, 1, 5, 3]
-    drafter = Chain(example("Bigram")())
+    drafter = Beam(example("Bigram")())
     tree = TokenTree(NodeId(5), Token(3), Pos(5))
     drafter.begin(text)
-    drafter.grow(tree, farthest=8, stops=())
+    drafter.grow(tree, Bounds(8), stops=())
     assert tree.path(tree.tip()) == [1, 5, 3]
 
 
 def test_the_drafter_keeps_the_text_in_random_orders_of_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(IN_HEAD, "bigram", lambda: Chain(example("Bigram")()))
+    monkeypatch.setitem(IN_HEAD, "bigram", lambda store: Beam(example("Bigram")()))
     for seed in SEEDS:
         scenario.play(scenario.draw(seed, drafters=("bigram",)))
 
@@ -115,7 +117,7 @@ def test_the_backend_writes_the_text_of_its_model_under_every_strategy(strategy:
         target = OneStage(example("SumStage")(VOCABULARY))
         config = HeadConfig(1, Actor(2), context=64, sequences=8, traits=scenario.in_cell_order(8))
         cluster = VirtualCluster(
-            HeadCore(config, PRESETS, IN_HEAD),
+            HeadCore(config, PRESETS, in_head(SuffixStore())),
             [StageCore(Actor(1), 1, 1000)],
             (DraftCore(4, 1, 8), ScriptedDraft([text], 0.6, VOCABULARY, seed)),
             Chaos(seed),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from mpispec.core.ids import NodeId, Pos, RunId, Token
+from mpispec.core.strategy import Bounds
 from mpispec.core.tree import BY_DRAFT, BY_HEAD, Node, NodeState, TokenTree
 from mpispec.drafters.mixed import Mixed
 
@@ -28,9 +29,9 @@ class Known:
     def observe(self) -> None:
         """See `Predictor`."""
 
-    def predict(self, path: Sequence[int]) -> tuple[int, float] | None:
+    def predict(self, path: Sequence[int], width: int) -> list[tuple[int, float]]:
         self.asked.append(tuple(path))
-        return self._draft_tokens.get(tuple(path))
+        return [self._draft_tokens[tuple(path)]] if tuple(path) in self._draft_tokens else []
 
 
 class Scene:
@@ -44,7 +45,7 @@ class Scene:
         self._farthest, self._stops = farthest, stops
 
     def grow(self) -> None:
-        self.mixed.grow(self.tree, self._farthest, self._stops)
+        self.mixed.grow(self.tree, Bounds(self._farthest), self._stops)
 
     def let_draft(self, parent: Node, token: int, prob: float = 0.8) -> Node:
         """Add a draft token of the draft, then let the head draft."""
