@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Callable
+from typing import TypeVar
 
 from mpispec.core.calibration import Calibration
+
+_Kind = TypeVar("_Kind")
 
 _MEMORY = 400
 """Verifications that the acceptance rate is the mean of."""
@@ -18,8 +22,16 @@ class Experience:
 
     def __init__(self) -> None:
         self._calibrations: defaultdict[int, Calibration] = defaultdict(Calibration)
+        self._shared: dict[type, object] = {}
         self._rate = 0.0
         self._tries = 0
+
+    def of(self, kind: type[_Kind], make: Callable[[], _Kind]) -> _Kind:
+        """Return the thing of a kind that all requests share, made when it is first asked for."""
+        found = self._shared.get(kind)
+        if not isinstance(found, kind):
+            found = self._shared[kind] = make()
+        return found
 
     @property
     def rate(self) -> float | None:

@@ -5,6 +5,7 @@ What is in flight it leaves to `RunsInFlight`, what happens to cells to `CacheOp
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import Node, NodeState
 from mpispec.core.waiting import Waiting
 
+_FEW_NEW = 8
+"""Requests that have not begun and are looked at for a run: what they may share of other prompts takes time to find."""
 _Decided = Mapping[tuple[RequestId, NodeId], Token]
 """Token after each deciding row of a run."""
 
@@ -298,9 +301,8 @@ class HeadCore:
     def _dispatch(self) -> None:
         """Fill the pipeline with what the scheduler plans."""
         self._runs.load = len(self._active)
-        while self._runs.has_room:
-            able = [request for request in self._active.values() if not self._must_wait(request)]
-            shares = self._scheduler.plan(able)
+        while self._runs.has_room and self._scheduler.is_due(len(self._active)):
+            shares = self._scheduler.plan(self._able())
             segments, rows, branches = self._placed(self._with_room(shares))
             if not segments:
                 if all(self._is_active(share.request) for share in shares):
@@ -318,10 +320,18 @@ class HeadCore:
                 if segment.given and segment.given[-1] != request.ids[segment.last_pos]:
                     self._cache.truncate(request.seq, request.filled)
 
+    def _able(self) -> list[Request]:
+        """Return the requests that may have rows in the next run; of those that have not begun a few, the oldest."""
+        new = [request for request in self._active.values() if not request.has_begun]
+        if len(new) > _FEW_NEW:
+            new = heapq.nsmallest(_FEW_NEW, new, key=lambda request: request.rank)
+        begun = [request for request in self._active.values() if request.has_begun and not self._must_wait(request)]
+        return begun + [request for request in new if not self._waits_for_prefix(request)]
+
     def _must_wait(self, request: Request) -> bool:
         """Tell whether a request's dead cells must be collected first, which takes that only its text is alive."""
         if request.is_behind:
-            return self._waits_for_prefix(request)
+            return False
         if request.tree.root.state is NodeState.PENDING:
             if self._cache.should_collect(request.seq):
                 self._cache.collect(request.seq)
@@ -330,8 +340,6 @@ class HeadCore:
 
     def _waits_for_prefix(self, request: Request) -> bool:
         """Share what others have computed of a new prompt; tell whether so much of it is coming that waiting pays."""
-        if request.has_begun:
-            return False
         request.catch_up(self._cache.catch_up(request.slot))
         return self._cache.is_coming(request.slot, self.config.chunk)
 

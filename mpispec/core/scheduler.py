@@ -70,6 +70,10 @@ class Scheduler:
         self._was_chunk = False
         """Whether the last run was a chunk alone: then rows of trees come first."""
 
+    def is_due(self, load: int) -> bool:
+        """Tell whether a run may be planned now, with `load` requests active."""
+        return load == 1 or self._runs.first.is_idle or self._runs.first.num_waiting == 0
+
     def plan(self, requests: Sequence[Request]) -> list[Share]:
         """Return the next run's shares; [] to wait. `requests` are in the order in which they were last served."""
         if not requests:

@@ -125,7 +125,7 @@ class Auto(Strategy):
         if traits.may_branch and self._pass > 1.0:
             self._least_alternative = _LEAST_GAIN / (self._pass - 1.0)
         self._economy = Economy(view, self._most_rows, self._longest_lead)
-        self._crowd = Crowd(view, self._most_rows)
+        self._crowd = view.experience.of(Crowd, lambda: Crowd(view, self._most_rows))
         if self._economy.is_shared:
             self._begin_shared()
         step, pair = view.config.draft_step, view.config.draft_pair
@@ -181,7 +181,7 @@ class Auto(Strategy):
         self._refresh(view)
         root = view.tree.root
         usual = self._beliefs.usual
-        self._depth = self._crowd.depth(view.load, self._usual.rate if usual is None else usual)
+        self._depth = self._crowd.depth(view, self._usual.rate if usual is None else usual)
         self.is_divisible = not self._depth.waits
         self.waits = self._depth.waits
         self.run_rows, self.run_requests = self._depth.run_rows, self._depth.run_requests
@@ -242,7 +242,6 @@ class Auto(Strategy):
             if self._since_costs >= _COSTS_EVERY:
                 self._since_costs = 0
                 self._economy.read(view)
-                self._crowd.read(view)
             self._is_batching = self._economy.pays_to_batch(self._usual.rate)
             self._news = False
             self._beliefs.begin(view.tree.root)

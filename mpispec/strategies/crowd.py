@@ -15,6 +15,7 @@ token alone: the rows of others fill the pipeline.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -33,6 +34,8 @@ _BEYOND = 3.0
 estimates, and where others have nothing to dispatch a row costs less than under the mean load."""
 _FREE = 1.1
 """Where the longest run takes no more than this much of one row, there is nothing to weigh: all that is ready goes."""
+_REREAD = 1024
+"""Questions after which the costs of rows, which are refined all the time, are read again."""
 _LEAST = 0.005
 """Rows less likely than this are never worth the head's time."""
 
@@ -61,36 +64,51 @@ class Crowd:
         self._is_apart = view.config.traits.has_own_cells
         """Whether a run carries rows of one request only."""
         self._step = view.config.draft_step if view.is_drafted else 0.0
+        self._asked = 0
         self._cost: list[float] = []
         self._passing: list[float] = []
         self._depths: dict[tuple[int, int], Depth] = {}
-        self.read(view)
+        self._read(view)
 
-    def read(self, view: View) -> None:
-        """Learn what rows cost by now."""
-        sizes = range(1, max(_SIZES) + 1)
-        self._cost = [view.cost(rows) for rows in sizes]
-        self._passing = [view.passing(rows) for rows in sizes]
-        self._depths.clear()
-
-    def depth(self, load: int, acceptance: float) -> Depth:
-        """Return how far to speculate where `load` requests are active and draft tokens are right so often."""
-        key = load, round(acceptance * 100.0)
+    def depth(self, view: View, acceptance: float) -> Depth:
+        """Return how far to speculate under the load of now, where draft tokens are right so often."""
+        self._asked += 1
+        if self._asked % _REREAD == 0:
+            self._read(view)
+        key = view.load, round(acceptance * 100.0)
         depth = self._depths.get(key)
         if depth is None:
-            depth = self._depths[key] = self._best(load, min(acceptance, _CERTAIN))
+            depth = self._depths[key] = self._best(view.load, min(acceptance, _CERTAIN))
         return depth
+
+    def _read(self, view: View) -> None:
+        """Learn what rows cost by now."""
+        self._cost = [view.cost(rows) for rows in _SIZES]
+        self._passing = [view.passing(rows) for rows in _SIZES]
+        self._depths.clear()
 
     def _best(self, load: int, acceptance: float) -> Depth:
         if self._passing[-1] <= _FREE * self._passing[0] and self._cost[-1] <= _FREE * self._cost[0]:
             return Depth(max(_LENGTHS), False, max(_SIZES), 1, _LEAST)
         best, best_s = Depth(0, True, 1, 1, 1.0), math.inf
-        for size in _SIZES:
+        right = [0.0, *itertools.accumulate(acceptance**place for place in range(1, max(_LENGTHS) + 1))]
+        for size, cost, passing in zip(_SIZES, self._cost, self._passing, strict=True):
             for length in _LENGTHS:
                 if length > self._most_rows or size > load * length or (self._is_apart and size != length):
                     continue
-                tokens, is_waiting, token_s = self._token_s(load, length, size, acceptance)
-                margin = _BETTER if is_waiting else _FLOWING if size == 1 else _FLOWING_WIDE
+                apart = max(1.0, load * length / size) * cost
+                is_waiting = apart >= passing
+                if is_waiting and size < length:
+                    continue
+                if is_waiting:
+                    drafting = (length - 1) * self._step
+                    tokens, margin = length - 1, _BETTER
+                    token_s = max(apart, passing + drafting, load * drafting) / (1.0 + right[length - 1])
+                else:
+                    apart = max(apart, load * length * self._step)
+                    tokens, margin = length * math.ceil(passing / apart), _FLOWING if size == 1 else _FLOWING_WIDE
+                    runs = 1.0 / (1.0 - acceptance**length)
+                    token_s = (passing + apart * (runs - 1.0)) / (1.0 + right[length] * runs)
                 if token_s * margin < best_s:
                     best = Depth(tokens, is_waiting, size, max(1, size // length), self._least(tokens, acceptance))
                     best_s = token_s
@@ -99,18 +117,3 @@ class Crowd:
     @staticmethod
     def _least(tokens: int, acceptance: float) -> float:
         return max(_LEAST, acceptance ** (tokens + _BEYOND)) if tokens else 1.0
-
-    def _token_s(self, load: int, length: int, size: int, acceptance: float) -> tuple[int, bool, float]:
-        """Return the draft tokens in flight, whether they wait, and the time of a token; the formulas above."""
-        cost, passing = self._cost[size - 1], self._passing[size - 1]
-        apart = max(1.0, load * length / size) * cost
-        if apart >= passing:
-            if size < length:
-                return 0, True, math.inf
-            drafting = (length - 1) * self._step
-            apart = max(apart, passing + drafting, load * drafting)
-            return length - 1, True, apart / (1.0 + sum(acceptance**place for place in range(1, length)))
-        apart = max(apart, load * length * self._step)
-        runs = 1.0 / (1.0 - acceptance**length)
-        expected = sum(acceptance**place for place in range(1, length + 1))
-        return length * math.ceil(passing / apart), False, (passing + apart * (runs - 1.0)) / (1.0 + expected * runs)

@@ -1,4 +1,4 @@
-"""A thousand requests on the default model: lengths and clients that hang up are drawn, every text is that of a solo run."""
+"""A thousand requests on the default model: lengths and clients that hang up are drawn, every text is as alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from mpispec.compute.llama_vocabulary import Vocabulary
 from tests.mpi.jobs import answers, request, tokens_of
 
-pytestmark = [pytest.mark.mpi, pytest.mark.slow]
+pytestmark = [pytest.mark.mpi, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 REQUESTS, TEXTS, LONGEST = 1000, 24, 12
 WARM = 200
