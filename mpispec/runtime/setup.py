@@ -294,8 +294,8 @@ def num_cells(asked: int | None, context: int, parallel: int, is_shared: bool) -
     """Return how many positions a cache has cells for that several requests use. Raises JobError.
 
     By default a quarter of what requests at once could fill, since few do, and two texts at least, so that two chats
-    that take turns keep theirs. Without sharing the caches of the target are sized otherwise, and those of what drafts for
-    it hold what all requests could fill.
+    that take turns keep theirs. Without sharing the caches of the target are sized otherwise, and those of what drafts
+    for it hold what all requests could fill.
     """
     if asked is None:
         return context * (max(2, -(-parallel // 4)) if is_shared else parallel)
