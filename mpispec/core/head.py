@@ -321,10 +321,13 @@ class HeadCore:
                     self._cache.truncate(request.seq, request.filled)
 
     def _able(self) -> list[Request]:
-        """Return the requests that may have rows in the next run; of those that have not begun a few, the oldest."""
+        """Return the requests that may have rows in the next run; of those that have not begun a few, the oldest.
+
+        The one that was admitted first is always among these, for the others may wait for what it is to compute.
+        """
         new = [request for request in self._active.values() if not request.has_begun]
         if len(new) > _FEW_NEW:
-            new = heapq.nsmallest(_FEW_NEW, new, key=lambda request: request.rank)
+            new = [new[0], *heapq.nsmallest(_FEW_NEW, new[1:], key=lambda request: request.rank)]
         begun = [request for request in self._active.values() if request.has_begun and not self._must_wait(request)]
         return begun + [request for request in new if not self._waits_for_prefix(request)]
 

@@ -10,7 +10,7 @@ RequestId = NewType("RequestId", int)
 RunId = NewType("RunId", int)
 """One pass of some rows through all stages; increases by one with each dispatch."""
 NodeId = NewType("NodeId", int)
-"""One token of one request's tree; never reused within a request."""
+"""One token of one request's tree; not reused before the request is closed."""
 SeqId = NewType("SeqId", int)
 """A sequence id of the cache: a label that cells carry (design, Token trees)."""
 Token = NewType("Token", int)

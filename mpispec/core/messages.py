@@ -117,7 +117,7 @@ def opening(request: RequestId, sampling: Sampling, prompt: Sequence[Token], cac
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """A request has ended; no later run names it."""
+    """A request has ended, or has to wait for cells: no later run names it unless it is opened again."""
 
     request: RequestId
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,12 +11,14 @@ from hypothesis import strategies as st
 
 from mpispec.compute.toy import reference
 from mpispec.core.cache_operations import CacheOperations
-from mpispec.core.ids import SeqId
+from mpispec.core.events import Submitted
+from mpispec.core.ids import RequestId, SeqId, Token
+from mpispec.core.messages import Sampling
 from mpispec.core.prefix_cache import PrefixCache, Segment
 from mpispec.core.request import Request
 from mpispec.core.waiting import Waiting
 from mpispec.sim.cluster import Answer
-from tests.protocol.chats import VOCABULARY, AccountedHead, Chats, Turn, draw, play
+from tests.protocol.chats import VOCABULARY, AccountedHead, Chats, Turn, build, draw, play
 from tests.protocol.playing import Breach, assert_noticed
 
 pytestmark = pytest.mark.protocol
@@ -95,6 +98,22 @@ def test_a_request_that_finds_no_cells_waits_and_one_that_runs_out_of_them_goes_
     answers = play(chats(5, 50, some))
     assert total([*answers.values()], "preemptions") > 0
     assert all(answer.finish == "length" for answer in answers.values())
+
+
+def test_many_that_are_more_urgent_may_wait_for_the_prompt_of_one_that_is_less() -> None:
+    """All are admitted while another one fills the pipeline, so that none of them has begun."""
+    prompt = [1, 2, 3, 4] * 10
+    some = turns([[0] * 30, *[prompt] * 20], [None] * 21)
+    cluster = build(replace(chats(21, 1000, some), turns=()))
+    cluster.chats = chats(21, 1000, some)
+    for index, turn in enumerate(some):
+        tokens = tuple(Token(token) for token in turn.prompt)
+        urgency = 0 if index == 1 else 1
+        one = Submitted(RequestId(index), tokens, 6, frozenset(), Sampling(), "plain", "none", priority=urgency)
+        cluster.at(0.0, one)
+    cluster.run()
+    cluster.check_drained()
+    assert all(cluster.answers[index].tokens == list(turn.answer) for index, turn in enumerate(some))
 
 
 def cells_that_may_never_be_written_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:

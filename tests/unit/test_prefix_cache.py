@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mpispec.core.cache_operations import CacheOperations
-from mpispec.core.cells import Slot
+from mpispec.core.cells import Slot, num_common
 from mpispec.core.ids import NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.messages import CacheOp, CacheOpKind
 from mpispec.core.tree import TokenTree
@@ -62,6 +64,13 @@ def ended(cache: CacheOperations, *tokens: int) -> None:
     cache.keep(slot, text(*tokens))
     cache.check(set())
     cache.take()
+
+
+@given(st.lists(st.integers(0, 2), max_size=80), st.lists(st.integers(0, 2), max_size=80), st.integers(0, 80))
+def test_what_two_texts_have_in_common(one: list[int], other: list[int], shared: int) -> None:
+    ours, theirs = text(*one), text(*one[:shared], *other)
+    same = [first == second for first, second in zip(ours, theirs, strict=False)]
+    assert num_common(ours, theirs) == (same.index(False) if False in same else len(same))
 
 
 def test_a_prompt_that_goes_on_where_a_text_ended_takes_its_cells_over() -> None:
