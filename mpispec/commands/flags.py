@@ -81,6 +81,39 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Choice(list(PRESETS)),
             help="What is dispatched next. [default: auto; pipespec with --cascade]",
         ),
+        *drafter_flags(),
+        click.option(
+            "--exit", "exits", type=int, multiple=True, metavar="STAGE", help="Let this stage draft too; repeatable."
+        ),
+        click.option("--ctx", "context", type=click.IntRange(min=2), help="Positions of one request. [default: 2048]"),
+        click.option(
+            "--threads", type=click.IntRange(min=1), help="Threads of each compute; default: the host's share."
+        ),
+        click.option("--layout", help="Who holds what, like 0:0-9,1:draft,2:10-19,3:torch:20-29."),
+        click.option(
+            "--balance", "is_balanced", is_flag=True, help="Measure the hosts first; the faster one gets more layers."
+        ),
+        _exactness_flag(),
+        click.option("--wire", type=click.Choice(_WIRES), default="f32", show_default=True, help="Activation format."),
+        *torch_flags(),
+        click.option("--insist", is_flag=True, help="Run a model whose layer ranges are not certified."),
+    ]
+    return with_flags(command, *flags)
+
+
+def _exactness_flag() -> Flag:
+    return click.option(
+        "--exactness",
+        type=click.Choice(EXACTNESS),
+        default="auto",
+        show_default=True,
+        help="With several requests at once: exact keeps each text that of the model alone, throughput need not.",
+    )
+
+
+def drafter_flags() -> tuple[Flag, ...]:
+    """Return the options that say what drafts, and what n-grams draft from."""
+    return (
         click.option(
             "--drafter",
             "--proposer",
@@ -99,29 +132,7 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Path(path_type=Path),
             help="Keep these tokens, which are what was said, in a file for the next start.",
         ),
-        click.option(
-            "--exit", "exits", type=int, multiple=True, metavar="STAGE", help="Let this stage draft too; repeatable."
-        ),
-        click.option("--ctx", "context", type=click.IntRange(min=2), help="Positions of one request. [default: 2048]"),
-        click.option(
-            "--threads", type=click.IntRange(min=1), help="Threads of each compute; default: the host's share."
-        ),
-        click.option("--layout", help="Who holds what, like 0:0-9,1:draft,2:10-19,3:torch:20-29."),
-        click.option(
-            "--balance", "is_balanced", is_flag=True, help="Measure the hosts first; the faster one gets more layers."
-        ),
-        click.option(
-            "--exactness",
-            type=click.Choice(EXACTNESS),
-            default="auto",
-            show_default=True,
-            help="With several requests at once: exact keeps each text that of the model alone, throughput need not.",
-        ),
-        click.option("--wire", type=click.Choice(_WIRES), default="f32", show_default=True, help="Activation format."),
-        *torch_flags(),
-        click.option("--insist", is_flag=True, help="Run a model whose layer ranges are not certified."),
-    ]
-    return with_flags(command, *flags)
+    )
 
 
 def backend_flags() -> tuple[Flag, ...]:

@@ -1,9 +1,10 @@
-"""What n-grams bring to a draft, on a virtual pipeline that writes a text of yours; all but the text is synthetic.
+"""What n-grams bring, to a draft or alone, on a virtual pipeline that writes texts of yours; all else is synthetic.
 
-python scripts/research mix --text docs/design.md --text mpispec/core/head.py
+python scripts/research mix --text docs/design.md --text mpispec/core/head.py [--alone]
 
-The words of a file are the tokens, so repetitions are real ones. The draft is right as often as asked, whatever
-the text, which is unfair to it where text repeats itself: there a real one is better, and the mix brings less.
+Alone, the texts are requests one after the other, and n-grams draft from the earlier ones too. The words of a file are
+the tokens, so repetitions are real ones. The draft is right as often as asked, whatever the text, which is unfair to it
+where text repeats itself: there a real one is better, and the mix brings less.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,21 +54,23 @@ class Case:
     may_branch: bool
 
 
-def read(path: Path, most: int) -> Script:
-    """Return a file's words as the text that is written."""
-    words = _WORDS.findall(path.read_text())[:most]
-    numbers = {word: Token(index) for index, word in enumerate(dict.fromkeys(words))}
-    return Script({RequestId(0): [numbers[word] for word in words]})
+def read(paths: Sequence[Path], most: int) -> Script:
+    """Return the words of each file as the text of a request.
+
+    A number of its own stands before each, for the script knows nothing of cells that a later request may keep.
+    """
+    files = [_WORDS.findall(path.read_text())[:most] for path in paths]
+    numbers = {word: Token(index) for index, word in enumerate(dict.fromkeys(itertools.chain(*files)), len(files))}
+    texts = [[Token(index), *(numbers[word] for word in words)] for index, words in enumerate(files)]
+    return Script({RequestId(index): text for index, text in enumerate(texts)})
 
 
 def tokens_per_s(case: Case, script: Script, strategy: str, drafter: str) -> float:
-    """Return the speed from the first token of the answer to the last."""
-    text = script.texts[RequestId(0)]
-    prompt, num_tokens = tuple(text[:_PROMPT_TOKENS]), len(text) - _PROMPT_TOKENS - 1
+    """Return the speed from the first token of each answer to its last."""
     config = HeadConfig(
         case.stages,
         Actor(case.stages + 1),
-        context=len(text),
+        context=max(map(len, script.texts.values())),
         sequences=_SEQUENCES,
         rows_cost=ROWS_FACTORS[case.rows],
         traits=BackendTraits(may_branch=case.may_branch),
@@ -82,11 +86,25 @@ def tokens_per_s(case: Case, script: Script, strategy: str, drafter: str) -> flo
         check=False,
         target=ScriptedTarget(script, case.stages),
     )
-    cluster.at(0.0, Submitted(RequestId(0), prompt, num_tokens, frozenset(), Sampling(), strategy, drafter))
+    for request, text in script.texts.items():
+        prompt, num_tokens = tuple(text[:_PROMPT_TOKENS]), len(text) - _PROMPT_TOKENS - 1
+        cluster.at(0.0, Submitted(request, prompt, num_tokens, frozenset(), Sampling(), strategy, drafter))
     cluster.run(100_000_000)
-    answer = cluster.answers[0]
-    assert answer.tokens == list(text[_PROMPT_TOKENS : _PROMPT_TOKENS + num_tokens]), "the mix changed the text"
-    return (num_tokens - 1) / (answer.times[-1] - answer.times[0])
+    gaps = seconds = 0.0
+    for request, text in script.texts.items():
+        answer = cluster.answers[request]
+        assert answer.tokens == list(text[_PROMPT_TOKENS:-1]), "the mix changed the text"
+        gaps += len(answer.times) - 1
+        seconds += answer.times[-1] - answer.times[0]
+    return gaps / seconds
+
+
+def alone(script: Script, strategy: str, rows: str) -> Iterator[dict[str, object]]:
+    """Yield the speed with n-grams and no draft as a multiple of plain decoding's, by number of stages."""
+    for stages, may_branch in itertools.product(STAGES, (False, True)):
+        case = Case(stages, 0.0, 1.0, rows, may_branch)
+        plain, fast = tokens_per_s(case, script, "plain", "none"), tokens_per_s(case, script, strategy, "ngram")
+        yield {"stages": stages, "rows": rows, "may_branch": may_branch, "speedup": round(fast / plain, 3)}
 
 
 @click.command()
@@ -94,16 +112,22 @@ def tokens_per_s(case: Case, script: Script, strategy: str, drafter: str) -> flo
 @click.option("--tokens", type=click.IntRange(min=2 * _PROMPT_TOKENS), default=1500, show_default=True)
 @click.option("--strategy", type=click.Choice(list(PRESETS)), default="auto", show_default=True)
 @click.option("--rows", "kinds", type=click.Choice(list(ROWS_FACTORS)), multiple=True, default=("cpu", "flat"))
-def main(texts: tuple[Path, ...], tokens: int, strategy: str, kinds: tuple[str, ...]) -> None:
+@click.option("--alone", "is_alone", is_flag=True, help="Compare n-grams without a draft with plain decoding.")
+def main(texts: tuple[Path, ...], tokens: int, strategy: str, kinds: tuple[str, ...], is_alone: bool) -> None:
     """Print the speed of draft and n-grams together as a share of the draft's alone, by text, as JSON."""
+    if is_alone:
+        for rows in kinds:
+            for found in alone(read(texts, tokens), strategy, rows):
+                click.echo(json.dumps(found))
+        return
     for path, rows in itertools.product(texts, kinds):
-        script = read(path, tokens)
+        script = read([path], tokens)
         shares = []
         for stages, acceptance, draft_step, may_branch in itertools.product(
             STAGES, ACCEPTANCE_RATES, DRAFT_STEPS, (False, True)
         ):
             case = Case(stages, acceptance, draft_step, rows, may_branch)
-            alone, mixed = (tokens_per_s(case, script, strategy, name) for name in ("draft", "draft+ngram"))
-            shares.append(mixed / alone)
-            click.echo(json.dumps({"text": path.name, **vars(case), "share": round(mixed / alone, 3)}))
+            drafted, mixed = (tokens_per_s(case, script, strategy, name) for name in ("draft", "draft+ngram"))
+            shares.append(mixed / drafted)
+            click.echo(json.dumps({"text": path.name, **vars(case), "share": round(mixed / drafted, 3)}))
         click.echo(f"{path.name}, {rows} rows: {min(shares):.3f} to {max(shares):.3f}", err=True)

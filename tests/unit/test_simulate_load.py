@@ -43,7 +43,7 @@ def test_requests_that_never_meet_get_what_one_alone_gets() -> None:
 def test_as_many_clients_as_stages_fill_a_plain_pipeline() -> None:
     found = _figures("plain", load=replace(LOAD, answer=(100, 100)))
     assert found["tokens_per_s"] == pytest.approx(100.0, rel=0.02)
-    assert found["deciding_rows_per_run"] == 1.0
+    assert 1.0 <= found["deciding_rows_per_run"] < 2.0, "requests that came together may share a run"
     assert list(found["idle"]) == ["stage 1", "stage 2", "stage 3", "stage 4"]
     assert max(found["idle"].values()) < 0.03
 
