@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from mpispec.drafters.chain import Chain
 
 from mpispec.compute.toy import reference
 from mpispec.core.config import HeadConfig
@@ -13,6 +12,7 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
+from mpispec.drafters.beam import Beam
 from mpispec.drafters.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled, law_speedup
@@ -33,7 +33,7 @@ def _tokens_per_s(num_stages: int, acceptance_rate: float, strategy: str, drafte
     draft = (DraftCore(64), ScriptedDraft([text], acceptance_rate, VOCABULARY)) if has_draft else None
     config = HeadConfig(num_stages, Actor(num_stages + 1) if has_draft else None, context=1000, sequences=4)
     cluster = VirtualCluster(
-        HeadCore(config, PRESETS, {"oracle": lambda: Chain(Oracle(text, acceptance_rate, VOCABULARY))}),
+        HeadCore(config, PRESETS, {"oracle": lambda: Beam(Oracle(text, acceptance_rate, VOCABULARY))}),
         [StageCore(Actor(index), num_stages, 1000) for index in range(1, num_stages + 1)],
         draft,
         Modelled(stage_s=(0.01,) * num_stages, draft_s=0.002, link_s=1e-4),

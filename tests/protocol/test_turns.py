@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from mpispec.drafters.chain import Chain
 
 from mpispec.compute.toy import reference
 from mpispec.core.config import HeadConfig
@@ -12,6 +11,7 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
+from mpispec.drafters.beam import Beam
 from mpispec.drafters.oracle import Oracle
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.sim.costs import Modelled
@@ -32,7 +32,7 @@ def written(acceptance_rate: float, strategy: str, num_requests: int) -> list[in
     answer = reference(PROMPT, TOKENS, STAGES, VOCABULARY)
     config = HeadConfig(STAGES, None, context=2 * TOKENS, sequences=12, max_active=num_requests)
     cluster = VirtualCluster(
-        HeadCore(config, PRESETS, {"oracle": lambda: Chain(Oracle([*PROMPT, *answer], acceptance_rate, VOCABULARY))}),
+        HeadCore(config, PRESETS, {"oracle": lambda: Beam(Oracle([*PROMPT, *answer], acceptance_rate, VOCABULARY))}),
         [StageCore(Actor(index), STAGES, 1000) for index in range(1, STAGES + 1)],
         None,
         Modelled(stage_s=(0.01,) * STAGES, link_s=1e-4),
