@@ -17,7 +17,8 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.stage import StageCore
-from mpispec.drafters import IN_HEAD
+from mpispec.drafters import in_head
+from mpispec.drafters.suffix_store import SuffixStore
 from mpispec.sim.cluster import Answer, VirtualCluster
 from tests.protocol.scenario import STRATEGIES
 from tests.protocol.toys import Chaos, ScriptedDraft, ToyTarget
@@ -189,7 +190,7 @@ def build(chats: Chats) -> ChatCluster:
         chunk=chats.chunk,
         cells=chats.cells,
     )
-    head = AccountedHead(config, STRATEGIES, IN_HEAD)
+    head = AccountedHead(config, STRATEGIES, in_head(SuffixStore()))
     head.target = BoundedTarget(num_stages, chats.cells)
     draft = None
     if has_draft:

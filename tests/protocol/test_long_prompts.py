@@ -21,7 +21,7 @@ from mpispec.core.request import Request
 from mpispec.core.stage import StageCore
 from mpispec.core.traits import BackendTraits
 from mpispec.core.waiting import Waiting
-from mpispec.drafters import IN_HEAD, in_head
+from mpispec.drafters import in_head
 from mpispec.drafters.suffix_store import SuffixStore
 from mpispec.sim.cluster import VirtualCluster
 from mpispec.strategies import PRESETS
@@ -81,7 +81,7 @@ def shared_answers(prompts: Sequence[Sequence[int]], strategy: str, seed: int) -
     config = HeadConfig(STAGES, None, 260, sequences=20, chunk=7, traits=traits, max_active=3, cells=260)
     stages = [StageCore(stage, STAGES, 1000) for stage in config.stages]
     target = TiledTarget(STAGES, VOCABULARY)
-    cluster = VirtualCluster(HeadCore(config, PRESETS, IN_HEAD), stages, None, Chaos(seed), target)
+    cluster = VirtualCluster(HeadCore(config, PRESETS, in_head(SuffixStore())), stages, None, Chaos(seed), target)
     rng = random.Random(seed)
     for index, prompt in enumerate(prompts):
         tokens = tuple(Token(token) for token in prompt)
