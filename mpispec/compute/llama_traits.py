@@ -55,6 +55,11 @@ class Tiling(Prefill):
     long: int = 512
     """Tokens of the shortest prompt that is computed in tiles; at least `tile`."""
 
+    @property
+    def most_rows(self) -> int:
+        """See `Prefill`."""
+        return self.tile - 1
+
     def is_long(self, num_tokens: int) -> bool:
         """Tell whether a prompt of this many tokens is computed in tiles."""
         return num_tokens >= self.long

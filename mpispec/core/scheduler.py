@@ -64,6 +64,7 @@ class Scheduler:
         self._runs = runs
         self._sizes: dict[int, tuple[int, int]] = {}
         self._chunks: dict[int, int] = {}
+        self._most = config.traits.prefill.most_rows
         self._is_apart = config.traits.has_own_cells
         """Whether a run carries one request: rows of several would be computed one after the other."""
         self._planned = 0
@@ -82,7 +83,7 @@ class Scheduler:
             (request,) = requests
             if request.is_behind:
                 return [Share(request, (), request.chunk)]
-            nodes = request.choose()
+            nodes = request.choose()[: self._most]
             return [Share(request, nodes)] if nodes else []
         return self._of_many(requests)
 
@@ -99,7 +100,8 @@ class Scheduler:
 
     def _of_many(self, requests: Sequence[Request]) -> list[Share]:
         first = self._runs.first
-        offers = [(request, nodes) for request in requests if not request.is_behind and (nodes := request.offers())]
+        able = [request for request in requests if not request.is_behind]
+        offers = [(request, nodes) for request in able if (nodes := request.offers()[: self._most])]
         ready = sum(len(nodes) for _, nodes in offers)
         together, most = self._sizes_for(offers, ready)
         if not (first.is_idle or (first.num_waiting == 0 and ready >= most)):
@@ -122,7 +124,7 @@ class Scheduler:
     def _chunks_of(self, joining: Sequence[Request], requests: Sequence[Request], taken: int) -> list[Share]:
         """Return chunks of prompts, as many as go into one run next to the rows that it has already."""
         shares = []
-        left = min(self._chunk(joining[0], requests), _SIZES[-1] - taken) if joining else 0
+        left = min(self._chunk(joining[0], requests), self._most - taken) if joining else 0
         for request in joining:
             if left <= 0:
                 break
@@ -145,7 +147,7 @@ class Scheduler:
         wanted = [strategy.run_rows for strategy in strategies if strategy.run_rows is not None]
         least, most = self.sizes(self._runs.num_rows + ready)
         if wanted:
-            most = max(wanted)
+            most = min(self._most, max(wanted))
         if not offers or not all(strategy.waits for strategy in strategies):
             return 1, most
         together = [strategy.run_requests for strategy in strategies if strategy.run_requests is not None]
@@ -154,7 +156,7 @@ class Scheduler:
     def _best_sizes(self, num_rows: int) -> tuple[int, int]:
         config, correction = self._config, self._runs.row_times.correction
         seconds: dict[int, float] = {}
-        for size in (*(size for size in _SIZES if size < num_rows), min(num_rows, _SIZES[-1])):
+        for size in (*(size for size in _SIZES if size < min(num_rows, self._most)), min(num_rows, self._most)):
             factor = correction(size)
             seconds[size] = max(config.passing(size, factor), -(-num_rows // size) * config.cost(size, factor))
         good = [size for size in seconds if seconds[size] <= _AS_GOOD * min(seconds.values())]

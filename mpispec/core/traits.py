@@ -32,6 +32,11 @@ class Prefill:
     chunk: int = 0
     """Rows of all runs of a prompt, where a row's bits depend on its run; 0: they do not."""
 
+    @property
+    def most_rows(self) -> int:
+        """Rows of the largest run, but for a prompt's own, in which a row has the bits that it has alone."""
+        return 63
+
     def in_runs_of(self, num_rows: int) -> Prefill:
         """Return the same for a backend where a row's bits depend on its run."""
         return replace(self, chunk=num_rows)
