@@ -7,6 +7,19 @@ from dataclasses import dataclass, field
 from mpispec.core.ids import HEAD, Actor
 from mpispec.core.traits import BackendTraits, Prefill
 
+MOST_NEW = 9
+"""Requests that begin with one run: each comes with an `Open`, and a `Close` may follow before the run is taken."""
+
+
+def most_in_flight(num_stages: int) -> int:
+    """Return how many runs may be in flight with the cancelled ones, which cost no compute but do take places."""
+    return 4 * num_stages + 8
+
+
+def queue_limit(num_stages: int, max_active: int) -> int:
+    """Return how many messages may wait in front of a stage: of all runs in flight, and a `Close` of each request."""
+    return most_in_flight(num_stages) * (1 + 2 * MOST_NEW) + max_active
+
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
@@ -107,5 +120,5 @@ class HeadConfig:
 
     @property
     def most_in_flight(self) -> int:
-        """Runs in flight with the cancelled ones, which cost no compute but do take places in queues."""
-        return 4 * self.num_stages + 8
+        """See `most_in_flight`."""
+        return most_in_flight(self.num_stages)

@@ -10,7 +10,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from mpispec.core.config import HeadConfig
+from mpispec.core.config import MOST_NEW, HeadConfig
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.events import Corrected, Event, ProtocolError, Received, StopRequested, Submitted, Tick, Withdrawn
 from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, Token, relays
@@ -36,8 +36,6 @@ from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import Node, NodeState
 from mpispec.core.waiting import Waiting
 
-_FEW_NEW = 8
-"""Requests that have not begun and are looked at for a run: what they may share of other prompts takes time to find."""
 _Decided = Mapping[tuple[RequestId, NodeId], Token]
 """Token after each deciding row of a run."""
 
@@ -326,8 +324,8 @@ class HeadCore:
         The one that was admitted first is always among these, for the others may wait for what it is to compute.
         """
         new = [request for request in self._active.values() if not request.has_begun]
-        if len(new) > _FEW_NEW:
-            new = [new[0], *heapq.nsmallest(_FEW_NEW, new[1:], key=lambda request: request.rank)]
+        if len(new) > MOST_NEW:  # what they may share of other prompts takes time to find
+            new = [new[0], *heapq.nsmallest(MOST_NEW - 1, new[1:], key=lambda request: request.rank)]
         begun = [request for request in self._active.values() if request.has_begun and not self._must_wait(request)]
         return begun + [request for request in new if not self._waits_for_prefix(request)]
 

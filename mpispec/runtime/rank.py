@@ -14,7 +14,7 @@ import msgpack
 from mpispec.compute.base import ExitModel
 from mpispec.compute.factory import traits_of
 from mpispec.compute.llama_traits import SPARE_CELLS
-from mpispec.core.config import HeadConfig
+from mpispec.core.config import HeadConfig, queue_limit
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Emit
 from mpispec.core.head import HeadCore
@@ -41,9 +41,6 @@ from mpispec.strategies import PRESETS
 
 T = TypeVar("T")
 
-_QUEUE_LIMIT = 64
-"""Messages that may wait in front of a stage, for each stage, plus a `Close` of each request that runs at once; the
-head's bound of runs in flight, each with an `Open` before it and a `Close` behind, is below."""
 _LEVEL_STRATEGY = "pipespec"
 """Dispatches the runs of every level of a cascade; what dispatches the target's runs is the user's choice."""
 
@@ -161,7 +158,7 @@ class Rank:
             if model is None:
                 continue
             has_exit = pipeline.stages[index].has_exit
-            limit = _QUEUE_LIMIT * num_stages + self._options.parallel
+            limit = queue_limit(num_stages, self._options.parallel)
             core = StageCore(actor, num_stages, limit, pipeline.head, has_exit)
             self._cores[actor] = core
             name, wire = self._setup.plan.role_of(actor), self._options.wire

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from mpispec.compute import llama_traits
-from mpispec.core.config import HeadConfig
+from mpispec.core.config import HeadConfig, queue_limit
 from mpispec.core.draft import DraftCore
 from mpispec.core.events import Submitted
 from mpispec.core.head import HeadCore
@@ -252,7 +252,7 @@ def cluster_of(name: str, study: Study, script: Script) -> VirtualCluster:
     levels, draft, costs = _below(config, study, script) if is_drafted else ([], None, study.costs)
     return VirtualCluster(
         HeadCore(config, {name: lambda: sized(name, study)}, {}),
-        [StageCore(stage, stages, 8 * config.most_in_flight) for stage in config.stages],
+        [StageCore(stage, stages, queue_limit(stages, study.num_requests)) for stage in config.stages],
         draft,
         costs,
         ScriptedTarget(script, stages, study.row_bytes),

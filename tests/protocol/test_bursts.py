@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpispec.core.config import HeadConfig
+from mpispec.core.config import HeadConfig, queue_limit
 from mpispec.core.effects import Effect, Send
 from mpispec.core.events import Received, Submitted, Withdrawn
 from mpispec.core.head import HeadCore
@@ -34,8 +34,7 @@ class Stubborn(Modelled):
 def burst(num_stages: int, slow: int, parallel: int, gap_s: float) -> VirtualCluster:
     """Return a cluster with one slow stage, whose requests are withdrawn one after the other, `gap_s` apart."""
     config = HeadConfig(num_stages, None, context=64, sequences=parallel, max_active=parallel)
-    limit = 3 * config.most_in_flight + parallel
-    stages = [StageCore(actor, num_stages, limit) for actor in config.stages]
+    stages = [StageCore(actor, num_stages, queue_limit(num_stages, parallel)) for actor in config.stages]
     costs = Stubborn(tuple(1000.0 if actor == slow else 0.001 for actor in config.stages))
     cluster = VirtualCluster(HeadCore(config, PRESETS, {}), stages, None, costs, ToyTarget(len(stages), 5))
     for index in range(BURST):

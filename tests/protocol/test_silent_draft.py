@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -53,7 +54,7 @@ def test_an_answer_goes_on_without_a_draft_that_hangs(strategy: str) -> None:
 
 def test_a_draft_is_waited_for_again_once_it_has_sent_draft_tokens() -> None:
     tree = TokenTree(NodeId(0), Token(5), Pos(0))
-    link = DraftLink(Actor(2), RequestId(0), lead=4, width=1, floor=0.0, last=Pos(100))
+    link = DraftLink(Actor(2), RequestId(0), lead=4, width=1, floor=0.0, last=Pos(100), epochs=itertools.count())
     link.prime((Token(5),), Sampling(), tree.root)
     for now, is_due in ((0.0, True), (DEADLINE_S, True), (DEADLINE_S + 1, False)):
         link.look(tree, now, DEADLINE_S)
@@ -66,7 +67,7 @@ def test_a_draft_is_waited_for_again_once_it_has_sent_draft_tokens() -> None:
 
 def test_a_draft_that_has_drafted_up_to_its_limit_owes_nothing() -> None:
     tree = TokenTree(NodeId(0), Token(5), Pos(0))
-    link = DraftLink(Actor(2), RequestId(0), lead=1, width=1, floor=0.0, last=Pos(100))
+    link = DraftLink(Actor(2), RequestId(0), lead=1, width=1, floor=0.0, last=Pos(100), epochs=itertools.count())
     link.prime((Token(5),), Sampling(), tree.root)
     link.received(Draft(RequestId(0), Pos(0), 0, (ROOT,), (Token(6),), (0.5,)), tree, [Token(5)])
     for now in (0.0, 2 * DEADLINE_S):
