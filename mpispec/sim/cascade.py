@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from mpispec.compute.base import ComputeError
 from mpispec.compute.toy import mixed
-from mpispec.core.config import HeadConfig
+from mpispec.core.config import HeadConfig, queue_limit
 from mpispec.core.draft import DraftCore
 from mpispec.core.events import DraftToken, Payload
 from mpispec.core.head import HeadCore
@@ -191,7 +191,7 @@ def build(
             Level(
                 LevelCore(head, above, _STRATEGY),
                 [
-                    StageCore(stage, model.num_stages, 8 * config.most_in_flight, config.actor)
+                    StageCore(stage, model.num_stages, queue_limit(model.num_stages, config.max_active), config.actor)
                     for stage in config.stages
                 ],
                 ScriptedLevel(cascade, depth, model.num_stages),
