@@ -19,7 +19,7 @@ from mpispec.sim.costs import ROWS_FACTORS
 from mpispec.sim.script import Acceptance, Script
 from mpispec.sim.study import MOST_STEPS, PROMPT_TOKENS, Study, cluster_of, submission, uncollected
 
-LOADS = (1, 2, 4, 8, 16, 64)
+LOADS = (2, 8, 32)
 STAGES = (4, 8)
 ACCEPTANCE_RATES = (0.3, 0.5, 0.8, 0.85)
 ROWS = ("flat", "cpu8", "gpu4", "moe")
@@ -61,7 +61,7 @@ def measured(case: Case, tokens: int, seed: int) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--tokens", default=100, show_default=True, help="Of each answer.")
+@click.option("--tokens", default=40, show_default=True, help="Of each answer.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "is_json", is_flag=True)
 def main(tokens: int, seed: int, is_json: bool) -> None:
