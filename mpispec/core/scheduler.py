@@ -6,7 +6,7 @@ its strategy says. Of several, a run takes, in this order:
 1. rows by the chance that their tokens are right, which is 1 for the newest token of a request, so that no request
    waits for the guesses of another; among equals the request that has waited longest comes first,
 2. until the run has as many rows as bring all rows in the system through the pipeline soonest (`Scheduler.sizes`),
-3. a chunk of a prompt, the oldest first, of as few rows as read it nearly as soon as larger ones.
+3. but leaves room for a chunk of a prompt, the oldest first, of as few rows as read it nearly as soon as larger ones.
 
 Runs are planned when the first stage is out of work, not before: whatever becomes ready meanwhile shares the run.
 """
@@ -118,13 +118,14 @@ class Scheduler:
         self._reread()
         if self._is_apart and offers:
             offers = [max(offers, key=lambda offer: (offer[0].priority, offer[0].strategy.value(offer[1][0])))]
-        shares = _likeliest(offers, most)
-        return shares + self._chunks_of(joining, requests, sum(len(share.nodes) for share in shares))
+        chunks = self._chunks_of(joining, requests)
+        kept = min(sum(share.num_rows for share in chunks), self._most - 1)
+        return _likeliest(offers, min(most, self._most - kept)) + chunks
 
-    def _chunks_of(self, joining: Sequence[Request], requests: Sequence[Request], taken: int) -> list[Share]:
-        """Return chunks of prompts, as many as go into one run next to the rows that it has already."""
+    def _chunks_of(self, joining: Sequence[Request], requests: Sequence[Request]) -> list[Share]:
+        """Return chunks of prompts, as many as go into one run; guesses must leave them room, or they would starve."""
         shares = []
-        left = min(self._chunk(joining[0], requests), self._most - taken) if joining else 0
+        left = min(self._chunk(joining[0], requests), self._most // 2 + 1) if joining else 0
         for request in joining:
             if left <= 0:
                 break
