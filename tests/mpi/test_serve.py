@@ -140,7 +140,12 @@ def test_interrupts_stop_answers_and_then_the_program_without_mpirun() -> None:
 def test_a_server_without_a_chat_ends_at_an_interrupt(n: int) -> None:
     with serving(n, "--no-repl") as (program, client):
         health = client.get("/health").json()
-        assert health == {"status": "ok", "is_exact": True, "exactness": "that of the model alone, whatever the other requests", "mode": "exact"}
+        assert health == {
+            "status": "ok",
+            "is_exact": True,
+            "exactness": "that of the model alone, whatever the other requests",
+            "mode": "exact",
+        }
         program.interrupt()
         assert program.assert_ended() == 0
         assert "Traceback" not in program.stderr
