@@ -47,8 +47,6 @@ _LONG_PASS = 10.0
 """Where rows are expensive, a late draft makes alternatives only if a rejection costs more than this many row times."""
 _LEAST_GAIN = 2.5
 """Runs that an alternative must save on average; it takes one itself, and comes late."""
-_MOST_ROWS = 63
-"""Runs of up to this many rows have the bits of single ones (docs/design.md, exactness)."""
 _UNLIKELY = 0.005
 """A draft token of a lower path probability is not dispatched: next to others it takes the head more time than it is
 worth, alone it takes a run of stages that may share a machine. Where rows are free it may go alone."""
@@ -89,7 +87,7 @@ class Auto(Strategy):
         """Below this chance an alternative to a dispatched draft token is not dispatched."""
         self._is_batching = False
         """Whether it pays to wait until the first stage is free, so that runs grow."""
-        self._most_rows = 1
+        self._longest_run = self._most_rows = 1
         self._plan = Plan(False, lead)
         """How to go on where cores are shared."""
         self._is_among_others = False
@@ -120,7 +118,8 @@ class Auto(Strategy):
         self._beliefs = Beliefs(view.experience)
         if not traits.may_branch:
             self.width = 1
-        self._most_rows = _MOST_ROWS if traits.may_gather else 1
+        self._longest_run = traits.prefill.most_rows
+        self._most_rows = self._longest_run if traits.may_gather else 1
         self._may_branch, self._pass = traits.may_branch, view.passing(1)
         if traits.may_branch and self._pass > 1.0:
             self._least_alternative = _LEAST_GAIN / (self._pass - 1.0)
@@ -191,7 +190,7 @@ class Auto(Strategy):
         pending += [(-self._beliefs.path_prob(node), node.id, node) for node in view.tree.ready()]
         heapq.heapify(pending)
         chosen: list[Node] = []
-        while pending and len(chosen) < _MOST_ROWS:
+        while pending and len(chosen) < self._most_rows:
             chance, _, node = heapq.heappop(pending)
             if -chance < self._depth.least and node is not root:
                 break
@@ -205,10 +204,11 @@ class Auto(Strategy):
         root = view.tree.root
         if root.state is not NodeState.PENDING or view.live_runs:
             return []
-        chain = [node for node in self._favourites(root) if self._beliefs.path_prob(node) >= self._depth.least]
-        if len(chain) == len(self._favourites(root)) < self._depth.tokens and view.is_awaiting_draft:
+        chain = self._favourites(root)[: self._depth.tokens]
+        likely = [node for node in chain if self._beliefs.path_prob(node) >= self._depth.least]
+        if len(likely) == len(chain) < self._depth.tokens and view.is_awaiting_draft:
             return []
-        return [root, *chain[: self._depth.tokens]]
+        return [root, *likely]
 
     def _with_root(self, view: View) -> list[Node]:
         """Dispatch the root with as much of its chain as pays, once the chain is complete and nothing is in flight."""
@@ -346,7 +346,7 @@ class Auto(Strategy):
     def _chain(self, node: Node) -> list[Node]:
         """Return a draft token and what is likeliest below it, as far as it is likely to be reached."""
         chain, path_prob = [node], self._beliefs.chance(node)
-        while node.children and len(chain) < _MOST_ROWS and path_prob >= _UNREACHED:
+        while node.children and len(chain) < self._longest_run and path_prob >= _UNREACHED:
             node = self._following(node)
             path_prob *= self._beliefs.chance(node)
             chain.append(node)

@@ -361,3 +361,12 @@ def test_auto_lets_the_head_draft_ahead_even_where_it_is_always_wrong() -> None:
     for _ in range(50):
         strategy.verified(situation.tree.root, Token(77))
     assert strategy.lead > 1
+
+
+def test_auto_among_others_keeps_to_one_row_a_run_where_more_have_other_bits() -> None:
+    for may_gather, most in ((True, 4), (False, 1)):
+        situation = Situation(load=2, may_gather=may_gather, expensive_rows=False)
+        situation.chain(0.9, 0.9, 0.9)
+        strategy = Auto()
+        strategy.begin(situation)
+        assert len(strategy.choose(situation)) == most
