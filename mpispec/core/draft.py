@@ -8,6 +8,7 @@ speculation), with more it expands the whole frontier in one pass and keeps the 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mpispec.core.cache_operations import CacheOperations
@@ -191,7 +192,7 @@ class DraftCore:
 
     def _compute(self, first: DraftStream) -> list[Effect]:
         effects = self._begin(first)
-        rows = self._rows(first, self._chunk, 0)
+        rows = self._rows(first, self._chunk, self._make_room)
         waiting = [] if len(rows) >= _TOGETHER else self._others(first)
         waiting.sort(key=lambda stream: -stream.worth(self._cache.num_free))
         for stream in waiting:
@@ -200,29 +201,29 @@ class DraftCore:
                 break
             if self._has_work(stream):
                 effects += self._begin(stream)
-                rows += self._rows(stream, left, len(rows))
+                rows += self._rows(stream, left, lambda _, num_rows: self._cache.make_room(num_rows))
         run = Run(self._next_run, tuple(rows), self._cache.take())
         self._next_run = RunId(self._next_run + 1)
         return [*effects, ComputeDraft(run, max(part.branch for part in self._busy.values()))]
 
-    def _rows(self, stream: DraftStream, most: int, taken: int) -> list[Row]:
+    def _rows(self, stream: DraftStream, most: int, room: Callable[[DraftStream, int], int]) -> list[Row]:
         """Return the next rows of a stream: missing ones of the accepted text, the root with its last, or a layer.
 
-        `taken` are the run's rows so far; if there are any, no stream gives its cells for more.
+        `room` says for how many of them there are cells. No stream gives its own for those of a stream that joins.
         """
         rows: list[Row] = []
         nodes: list[Node] = []
         start = len(stream.tokens)
         if stream.root.state is NodeState.PENDING:
             start, stop = stream.filled, min(stream.filled + most, len(stream.tokens))
-            stop = start + self._room(stream, stop - start, taken)
+            stop = start + room(stream, stop - start)
             rows = given_rows(stream.request, stream.ids, stream.tokens, range(start, stop), stream.seq)
             stream.filled = stop
             if stop == len(stream.tokens):
                 nodes = [stream.root]
         else:
             frontier = stream.frontier(self._cache.num_free)[:most]
-            frontier = frontier[: self._room(stream, len(frontier), taken)]
+            frontier = frontier[: room(stream, len(frontier))]
             nodes = self._cache.place(frontier).nodes  # a layer: no branches within a run
             rows = [self._row(stream, node) for node in nodes]
         for node in nodes:
@@ -230,11 +231,6 @@ class DraftCore:
         if rows:
             self._busy[stream.request] = _Part(stream, nodes, start, max(2, stream.width) if stream.width > 1 else 1)
         return rows
-
-    def _room(self, stream: DraftStream, num_rows: int, taken: int) -> int:
-        if not taken:
-            return self._make_room(stream, num_rows)
-        return max(0, self._cache.make_room(taken + num_rows) - taken)
 
     def _row(self, stream: DraftStream, node: Node) -> Row:
         assert node.seq is not None
