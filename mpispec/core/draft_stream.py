@@ -50,9 +50,7 @@ class DraftStream:
 
     @property
     def seq(self) -> SeqId:
-        seq = self.tree.root.seq
-        assert seq is not None
-        return seq
+        return self.tree.seq
 
     @property
     def num_speculative(self) -> int:
@@ -65,10 +63,7 @@ class DraftStream:
             raise ProtocolError(f"tokens from position {pos} on were accepted where {len(self.tokens)} was due")
         dead: list[Node] = []
         for token in tokens:
-            seq = self.seq
             dead += self.tree.advance(token)
-            if self.root.seq is None:
-                self.root.seq = seq
             self.tokens.append(token)
             self.ids.append(self.root.id)
             if self.root.state is NodeState.DISPATCHED:

@@ -88,15 +88,13 @@ class Request:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Least for the request that is entitled to cells before all others."""
+        """Least for the request that is entitled to cells, and to be read, before all others."""
         return -self.priority, self.id
 
     @property
     def seq(self) -> SeqId:
         """Sequence id of the accepted text."""
-        seq = self.tree.root.seq
-        assert seq is not None
-        return seq
+        return self.tree.seq
 
     @property
     def num_speculative(self) -> int:
@@ -175,11 +173,6 @@ class Request:
     def is_behind(self) -> bool:
         """Whether given tokens lack cells: of the prompt, or those that a level received before it decided them."""
         return self.filled < max(len(self.prompt), self.tree.root.pos)
-
-    @property
-    def num_missing(self) -> int:
-        """Given tokens that lack cells."""
-        return max(0, max(len(self.prompt), self.tree.root.pos) - self.filled)
 
     @property
     def reads_alone(self) -> bool:
@@ -301,10 +294,7 @@ class Request:
         self._offers = None
         self._count_verification(token)
         self.strategy.verified(self.tree.root, token)
-        seq = self.seq
         dead = self.tree.advance(token)
-        if self.tree.root.seq is None:
-            self.tree.root.seq = seq
         self.tokens.append(token)
         self.ids.append(self.tree.root.id)
         if self.tree.root.state is NodeState.DISPATCHED:

@@ -106,7 +106,7 @@ class Scheduler:
         together, most = self._sizes_for(offers, ready)
         if not (first.is_idle or (first.num_waiting == 0 and ready >= most)):
             return []
-        reading = sorted((request for request in requests if request.is_behind), key=_arrival)
+        reading = sorted((request for request in requests if request.is_behind), key=lambda request: request.rank)
         alone = [request for request in reading if request.reads_alone or self._is_apart]
         if alone and alone[0] is reading[0] and not (offers and self._was_chunk):
             self._was_chunk = True
@@ -178,11 +178,6 @@ class Scheduler:
             chunk = next(size for size in (*sizes, request.chunk) if reading(size) <= _LONGER_READING * least)
             self._chunks[request.chunk] = chunk
         return chunk
-
-
-def _arrival(request: Request) -> tuple[int, int]:
-    """Sort requests by priority, then as they came."""
-    return -request.priority, request.id
 
 
 def _likeliest(offers: Sequence[tuple[Request, Sequence[Node]]], most: int) -> list[Share]:

@@ -125,6 +125,12 @@ class TokenTree:
             self._ready[node.id] = node
         return node
 
+    @property
+    def seq(self) -> SeqId:
+        """Sequence id of the accepted text; the root must have one."""
+        assert self.root.seq is not None
+        return self.root.seq
+
     def dispatch(self, node: Node, run: RunId) -> None:
         """Note that `run` carries `node`."""
         node.state = NodeState.DISPATCHED
@@ -148,6 +154,8 @@ class TokenTree:
         self.root.children = []
         self._ready.pop(winner.id, None)
         self.num_speculative -= winner.state is NodeState.DISPATCHED
+        if winner.seq is None:
+            winner.seq = self.root.seq
         winner.parent = None
         winner.prob = 1.0
         if winner.path_prob < _LEAST_PATH_PROB:
