@@ -20,7 +20,7 @@ from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Strategy
 from mpispec.sim import cascade
 from mpispec.sim.cascade import CascadeModel
-from mpispec.sim.cluster import DraftModel, Level, VirtualCluster
+from mpispec.sim.cluster import Answer, DraftModel, Level, VirtualCluster
 from mpispec.sim.costs import Costs, Modelled
 from mpispec.sim.script import VOCABULARY, Acceptance, Script, ScriptedPredictor, ScriptedTarget
 from mpispec.strategies import PRESETS
@@ -200,23 +200,31 @@ def sized(name: str, study: Study) -> Strategy:
     return factory(**{tunable: size for tunable, size in sizes.items() if tunable in known})
 
 
+def answers_of(name: str, study: Study) -> list[Answer]:
+    """Let one strategy answer all requests of a study, which come at once; return what came out for each.
+
+    Raises AssertionError where an answer is not the script's.
+    """
+    script = Script.drawn(study.num_requests, PROMPT_TOKENS + study.num_tokens + 1, study.seed)
+    cluster = cluster_of(name, study, script)
+    for request, text in script.texts.items():
+        cluster.at(0.0, submission(name, request, text[:PROMPT_TOKENS], study.num_tokens))
+    with uncollected():
+        cluster.run(MOST_STEPS)
+    cluster.check_drained()
+    for request, text in script.texts.items():
+        expected = list(text[PROMPT_TOKENS : PROMPT_TOKENS + study.num_tokens])
+        assert cluster.answers[request].tokens == expected, f"{name} changed the text of request {request}"
+    return [cluster.answers[request] for request in script.texts]
+
+
 class _Trial:
     """One strategy's run from the first token to the last."""
 
     def __init__(self, name: str, study: Study) -> None:
-        script = Script.drawn(study.num_requests, PROMPT_TOKENS + study.num_tokens + 1, study.seed)
-        cluster = cluster_of(name, study, script)
-        for request, text in script.texts.items():
-            cluster.at(0.0, submission(name, request, text[:PROMPT_TOKENS], study.num_tokens))
-        with uncollected():
-            cluster.run(MOST_STEPS)
-        cluster.check_drained()
         self.counts = []
         begins, ends = [], []
-        for request, text in script.texts.items():
-            answer = cluster.answers[request]
-            expected = list(text[PROMPT_TOKENS : PROMPT_TOKENS + study.num_tokens])
-            assert answer.tokens == expected, f"{name} changed the text of request {request}"
+        for answer in answers_of(name, study):
             assert answer.statistics is not None
             self.counts.append(answer.statistics)
             begins.append(answer.times[0])

@@ -16,8 +16,8 @@ from typing import Any
 import click
 
 from mpispec.sim.costs import ROWS_FACTORS
-from mpispec.sim.script import Acceptance, Script
-from mpispec.sim.study import MOST_STEPS, PROMPT_TOKENS, Study, cluster_of, submission, uncollected
+from mpispec.sim.script import Acceptance
+from mpispec.sim.study import Study, answers_of
 
 LOADS = (2, 8, 32)
 STAGES = (4, 8)
@@ -32,13 +32,7 @@ Case = tuple[str, int, int, float]
 
 def throughput(strategy: str, study: Study) -> float:
     """Return the tokens a second, in virtual time, that all requests together get while all are active."""
-    script = Script.drawn(study.num_requests, PROMPT_TOKENS + study.num_tokens + 1, study.seed)
-    cluster = cluster_of(strategy, study, script)
-    for request, text in script.texts.items():
-        cluster.at(0.0, submission(strategy, request, text[:PROMPT_TOKENS], study.num_tokens))
-    with uncollected():
-        cluster.run(MOST_STEPS)
-    answers = cluster.answers.values()
+    answers = answers_of(strategy, study)
     begin, end = max(answer.times[0] for answer in answers), min(answer.times[-1] for answer in answers)
     return sum(begin < when <= end for answer in answers for when in answer.times) / (end - begin)
 

@@ -11,8 +11,8 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, RunId, Token
 from mpispec.core.messages import Cancel, Idle, Result, Run, Sampling
 from mpispec.core.traits import BackendTraits
-from mpispec.sim.script import Acceptance, Script
-from mpispec.sim.study import PROMPT_TOKENS, Study, cluster_of, submission
+from mpispec.sim.script import Acceptance
+from mpispec.sim.study import Study, answers_of
 from mpispec.strategies import PRESETS
 
 pytestmark = pytest.mark.unit
@@ -160,10 +160,5 @@ def test_a_request_that_ends_takes_its_rows_out_of_a_run_that_others_keep_alive(
 def test_guesses_leave_room_for_prompts() -> None:
     """Where rows are free, drafts fill every run; who comes later is read all the same."""
     study = Study(4, acceptance=Acceptance((0.9,)), num_tokens=40, num_requests=32)
-    script = Script.drawn(32, PROMPT_TOKENS + 41, 0)
-    cluster = cluster_of("auto", study, script)
-    for request, text in script.texts.items():
-        cluster.at(0.0, submission("auto", request, text[:PROMPT_TOKENS], 40))
-    cluster.run(10_000_000)
-    answers = cluster.answers.values()
+    answers = answers_of("auto", study)
     assert max(answer.times[0] for answer in answers) < min(answer.times[-1] for answer in answers)
