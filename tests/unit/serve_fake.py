@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import httpx
+
 from mpispec.models.template import ChatTemplate
 from mpispec.runtime.engine import EngineStopped, Generation, Progress
 from mpispec.runtime.text_promise import TextPromise
@@ -238,3 +240,13 @@ def serving(
     finally:
         engine.join()
         server.stop()
+
+
+@contextmanager
+def connected(engine: FakeEngine, service: Service | None = None) -> Iterator[httpx.Client]:
+    """Serve an engine; yields a client of the server."""
+    with (
+        serving(engine, service=service) as url,
+        httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client,
+    ):
+        yield client

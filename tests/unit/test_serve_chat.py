@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serve_fake import DEADLINE, TURNS, FakeEngine, make_service, serving
+from serve_fake import TURNS, FakeEngine, connected, make_service, serving
 
 from mpispec.serve.chat import ChatRequest
 from mpispec.serve.service import Service
@@ -27,13 +27,13 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def client(engine: FakeEngine) -> Iterator[httpx.Client]:
-    with serving(engine) as url, httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client:
+    with connected(engine) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[httpx.Client]:
-    with serving(FakeEngine()) as url, httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client:
+    with connected(FakeEngine()) as client:
         yield client
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import ValidationError
-from serve_fake import DEADLINE, ByteVocabulary, FakeEngine, make_service, serving
+from serve_fake import DEADLINE, ByteVocabulary, FakeEngine, connected, make_service, serving
 
 from mpispec.core.messages import Sampling
 from mpispec.models.template import ChatTemplate
@@ -36,23 +36,17 @@ def engine() -> FakeEngine:
     return FakeEngine()
 
 
-@contextlib.contextmanager
-def connect(engine: FakeEngine) -> Iterator[httpx.Client]:
-    with serving(engine) as url, httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client:
-        yield client
-
-
 @pytest.fixture
 def client(engine: FakeEngine) -> Iterator[httpx.Client]:
     """A server of the test's own."""
-    with connect(engine) as client:
+    with connected(engine) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[httpx.Client]:
     """One server for all tests that leave it as it was."""
-    with connect(FakeEngine()) as client:
+    with connected(FakeEngine()) as client:
         yield client
 
 
@@ -204,10 +198,7 @@ def test_whether_repeats_are_cut_is_the_requests_choice(client: httpx.Client) ->
 def test_the_requests_sampling_wins_over_the_servers() -> None:
     engine = FakeEngine()
     manner = Manner(Sampling(0.7, top_k=20), Sampling(min_p=0.5), seed=9, source="someone", cuts_repeats=False)
-    with (
-        serving(engine, service=make_service(engine, manner)) as url,
-        httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client,
-    ):
+    with connected(engine, make_service(engine, manner)) as client:
         for fields in ({}, {"temperature": 0}, {"temperature": 1, "top_k": 0, "seed": 3}):
             assert client.post(CHAT, json=say("hi", **fields)).status_code == 200
         assert client.post(CHAT, json=say("forever")).json()["choices"][0]["finish_reason"] == "length"

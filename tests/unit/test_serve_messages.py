@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serve_fake import DEADLINE, TURNS, FakeEngine, make_service, serving
+from serve_fake import TURNS, FakeEngine, connected, make_service, serving
 
 from mpispec.serve.messages import MessagesRequest
 
@@ -23,7 +23,7 @@ THINKING = TURNS.replace("assistant\n", "assistant\n<think>\n") + "{# </think> #
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with serving(FakeEngine(4096)) as url, httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client:
+    with connected(FakeEngine(4096)) as client:
         yield client
 
 
@@ -152,10 +152,7 @@ def test_a_call_that_is_cut_has_no_input(client: httpx.Client) -> None:
 
 def test_thoughts_are_blocks() -> None:
     engine = FakeEngine(4096)
-    with (
-        serving(engine, service=make_service(engine, template=THINKING)) as url,
-        httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client,
-    ):
+    with connected(engine, make_service(engine, template=THINKING)) as client:
         answer = ask(client, "Hm.</think>Yes.", thinking={"type": "enabled", "budget_tokens": 1024})
     assert answer["content"][0] == {"type": "thinking", "thinking": "Hm.", "signature": ""}
     assert answer["content"][1]["text"] == "Yes."
@@ -222,8 +219,7 @@ def test_other_errors_have_that_form_too(client: httpx.Client) -> None:
 def test_an_engine_that_stops_ends_the_stream_with_an_error() -> None:
     engine = FakeEngine()
     with (
-        serving(engine) as url,
-        httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client,
+        connected(engine) as client,
         client.stream("POST", PATH, json=say("wait", stream=True)) as response,
     ):
         lines = response.iter_lines()

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from serve_fake import DEADLINE, TURNS, FakeEngine, make_service, serving
+from serve_fake import TURNS, FakeEngine, connected, make_service
 
 from mpispec.serve.responses import ResponsesRequest
 
@@ -23,17 +23,14 @@ THINKING = TURNS.replace("assistant\n", "assistant\n<think>\n") + "{# </think> #
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with serving(FakeEngine(4096)) as url, httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client:
+    with connected(FakeEngine(4096)) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def thinker() -> Iterator[httpx.Client]:
     engine = FakeEngine(4096)
-    with (
-        serving(engine, service=make_service(engine, template=THINKING)) as url,
-        httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client,
-    ):
+    with connected(engine, make_service(engine, template=THINKING)) as client:
         yield client
 
 
@@ -235,8 +232,7 @@ def test_what_changes_nothing_is_let_through(client: httpx.Client) -> None:
 def test_an_engine_that_stops_fails_the_response() -> None:
     engine = FakeEngine()
     with (
-        serving(engine) as url,
-        httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client,
+        connected(engine) as client,
         client.stream("POST", PATH, json={"input": "wait", "stream": True}) as response,
     ):
         lines = response.iter_lines()

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serve_fake import DEADLINE, TURNS, ByteVocabulary, FakeEngine, make_service, serving
+from serve_fake import DEADLINE, TURNS, ByteVocabulary, FakeEngine, connected, make_service, serving
 
 from mpispec.models.template import ChatTemplate
 from mpispec.serve.dialogue import ChatMessage, Dialogue
@@ -130,7 +130,7 @@ def test_words_of_the_system_stand_before_the_users_where_there_is_no_system() -
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with serving(FakeEngine(4096)) as url, httpx.Client(base_url=url, timeout=DEADLINE, trust_env=False) as client:
+    with connected(FakeEngine(4096)) as client:
         yield client
 
 
