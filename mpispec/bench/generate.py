@@ -44,7 +44,7 @@ def measured(engine: Engine, vocabulary: Vocabulary, generation: Generation) -> 
         engine.recorded = (*generation.prompt, *written(engine, vocabulary, warming).tokens)
     other = (generation.prompt[0] + 1) % vocabulary.size
     written(engine, vocabulary, replace(warming, prompt=(other,), max_tokens=_WARM_UP_TOKENS))
-    return Answer(written(engine, vocabulary, generation), False, is_synthetic, engine.promise)
+    return Answer(written(engine, vocabulary, generation), False, is_synthetic, engine.facts.promise)
 
 
 def figures(outcome: Outcome[Answer], setup: Setup) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class Generate(FrontEnd[Answer]):
                 screen.write(text)
         if not self._is_quiet:
             screen.end_line()
-        return Answer(completion.result(), interrupted, is_synthetic, engine.promise)
+        return Answer(completion.result(), interrupted, is_synthetic, engine.facts.promise)
 
     def end(self, group: Group, outcome: Outcome[Answer] | None) -> None:
         """See `FrontEnd`: sum up, and keep the trace."""

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mpispec.compute.factory import backend_of
 from mpispec.models.errors import ModelError
 from mpispec.models.recommended import Recommended
 from mpispec.models.recommended import recommended as find_recommended
@@ -14,6 +13,7 @@ from mpispec.runtime.group import JobError
 from mpispec.runtime.process import complain, knows_end_of_input
 from mpispec.runtime.setup import Setup
 from mpispec.serve.dialogue import Dialogue
+from mpispec.serve.opening import open_template, open_vocabulary
 from mpispec.serve.prompt import Prompts
 
 
@@ -45,10 +45,10 @@ NOTHING: tuple[Any, tuple[int, ...]] = (None, ())
 
 def tokenised(setup: Setup, text: str, chat: bool) -> tuple[Any, tuple[int, ...]]:
     """Return the target's vocabulary and the prompt's tokens. Raises JobError."""
-    vocabulary = open_vocabulary(setup)
+    vocabulary = target_vocabulary(setup)
     try:
         if chat:
-            prompts = Prompts(vocabulary, chat_template(vocabulary))
+            prompts = Prompts(vocabulary, _template(vocabulary))
             tokens = tuple(prompts.prompt(Dialogue([{"role": "user", "content": text}])).tokens)
         else:
             tokens = tuple(vocabulary.tokenize(text, special=False))
@@ -70,47 +70,29 @@ def recommended(setup: Setup) -> Recommended:
         raise JobError(str(error)) from error
 
 
-def open_vocabulary(setup: Setup) -> Any:
+def target_vocabulary(setup: Setup) -> Any:
     """Return the target's vocabulary. Raises JobError."""
     try:
-        return backend_of(setup.model.path).open_tokenizer(setup.model.path)
+        return open_vocabulary(setup.model.path)
     except ModelError as error:
         raise JobError(str(error)) from error
 
 
 def open_chat(setup: Setup, chosen: str | None) -> tuple[Any, Any]:
     """Return the target's vocabulary and its chat template, or the one that is chosen instead. Raises JobError."""
-    vocabulary = open_vocabulary(setup)
+    vocabulary = target_vocabulary(setup)
     try:
-        return vocabulary, chat_template(vocabulary, chosen)
+        return vocabulary, _template(vocabulary, chosen)
     except ModelError as error:
         raise JobError(f"{error} Another can be given with serve --chat-template: chatml, or a file.") from error
 
 
-def chat_template(vocabulary: Any, chosen: str | None = None) -> Any:
-    """Return the chat template that the target's file holds; warns the user if it holds none. Raises ModelError.
-
-    `chosen` is another one: `chatml`, or the name of a file.
-    """
-    from mpispec.models.template import CHATML, ChatTemplate  # noqa: PLC0415
-
-    def text(token: int | None) -> str:
-        return "" if token is None else vocabulary.piece(token, special=True).decode("utf-8", "replace")
-
-    source = vocabulary.chat_template
-    if chosen is not None:
-        source = CHATML if chosen == "chatml" else _read_template(Path(chosen))
-    template = ChatTemplate(source, text(vocabulary.bos), text(vocabulary.eos))
+def _template(vocabulary: Any, chosen: str | None = None) -> Any:
+    """Return the chat template; warns the user of what is odd about it. Raises ModelError."""
+    template = open_template(vocabulary, chosen)
     if template.note:
         complain(template.note)
     return template
-
-
-def _read_template(file: Path) -> str:
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"The chat template {file} cannot be read ({error}).") from None
 
 
 def stops_of(vocabulary: Any) -> frozenset[int]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from socket import socket
@@ -16,6 +13,9 @@ import click
 from mpispec.commands.flags import job_flags, job_options, read_sampling, repeats_flag, sampling_flags
 from mpispec.commands.prompt import open_chat, recommended, stops_of
 from mpispec.commands.tables import show_plan
+from mpispec.front.host import EngineHost
+from mpispec.front.messages import Door, Served
+from mpispec.front.process import FrontProcess
 from mpispec.models.default import ABOUT
 from mpispec.models.recommended import Recommended
 from mpispec.runtime import exactness
@@ -26,28 +26,17 @@ from mpispec.runtime.process import AskedToEnd, Interrupts, leave_ending_to_rank
 from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.serve.address import Access, ServeError, bind, find_access
 from mpispec.serve.dialogue import SET_BY_FIELDS
-from mpispec.serve.prompt import Prompts
-from mpispec.serve.repl import DescriptorLines, Repl
-from mpispec.serve.server import PING_SECONDS, Closing, Server
-from mpispec.serve.service import Manner, Service
-
-_STANDARD_INPUT = 0
+from mpispec.serve.server import PING_SECONDS
+from mpispec.serve.service import Manner
 
 
 class Serve(FrontEnd[None]):
-    """Serves until `/quit`, Ctrl-C at an idle prompt, Ctrl-D at a terminal, or a signal to end.
-
-    The end of an input that is no terminal leaves the HTTP server running: under nohup there is no input at all.
-    """
+    """Serves by a front process until that has had enough."""
 
     def __init__(self, flags: dict[str, Any]) -> None:
         self._flags = flags
-        self._door: tuple[socket, Access] | None = None
-        """Where clients come in, and who may; on rank 0, as all below."""
-        self._vocabulary: Any = None
-        self._template: Any = None
-        self._manner = Manner()
-        self._model = ""
+        self._front: FrontProcess | None = None
+        """On rank 0, as all below."""
         self._interrupts: Interrupts | None = None
         self._asked: AskedToEnd | None = None
 
@@ -61,14 +50,15 @@ class Serve(FrontEnd[None]):
         return options
 
     def open(self, group: Group, setup: Setup) -> frozenset[int]:
-        """See `FrontEnd`: take the port."""
-        self._door = on_rank_0(group, self._open_door, None)
-        chosen = self._flags["chat_template"]
-        self._vocabulary, self._template = on_rank_0(group, lambda: open_chat(setup, chosen), (None, None))
+        """See `FrontEnd`: take the port, start the front process."""
+        nobody: tuple[Access, socket | None] = Access(), None
+        access, listener = on_rank_0(group, self._open_door, nobody)
+        vocabulary, _ = on_rank_0(group, lambda: open_chat(setup, self._flags["chat_template"]), (None, None))
         advice = on_rank_0(group, lambda: recommended(setup), Recommended({}, ""))
-        self._manner = _manner(self._flags, advice)
-        self._model = setup.model.path.name.removesuffix(".gguf")
-        return stops_of(self._vocabulary)
+        if listener is not None:
+            door = Door(access, self._flags["sse_ping"], self._flags["repl"], self._flags["grace"])
+            self._front = FrontProcess(door, self._served(setup, advice), listener)
+        return stops_of(vocabulary)
 
     def say(self, sentence: str) -> None:
         """See `FrontEnd`."""
@@ -85,37 +75,32 @@ class Serve(FrontEnd[None]):
 
     def serve(self, engine: Engine) -> None:
         """See `FrontEnd`."""
-        assert self._door is not None and self._interrupts is not None and self._asked is not None
-        greeting = "" if self._flags["model"] else ABOUT
-        prompts = Prompts(self._vocabulary, self._template, self._flags["chat_template_kwargs"])
-        aliases = self._flags["alias"]
-        service = Service(engine, self._vocabulary, prompts, self._model, self._manner, greeting, aliases)
-        ended = threading.Event()
-        server = Server(service, *self._door, ping_s=self._flags["sse_ping"])
-        repl = Repl(service, DescriptorLines(_STANDARD_INPUT), sys.stdout) if self._flags["repl"] else None
-        also = [ended.set] if repl is None else [ended.set, repl.end]
-        closing = Closing(server, engine, self._flags["grace"], also)
-        server.start()
-        sys.stderr.write(f"mpispec: answers are drawn with {self._manner.describe()}\n")
-        sys.stderr.write(f"mpispec: serving {self._model} on {server.url}\n")
-        sys.stderr.flush()
-        self._asked.call(closing.ask)
+        assert self._front is not None and self._interrupts is not None and self._asked is not None
+        host = EngineHost(engine, self._front.link)
+        self._interrupts.call(host.interrupt)
+        self._asked.call(host.refuse)
         try:
-            if repl is not None:
-                self._interrupts.call(repl.interrupt)
-                if repl.run() != "eof" or os.isatty(_STANDARD_INPUT):
-                    return
-            self._interrupts.call(ended.set)
-            ended.wait()
+            host.run()
         finally:
-            closing.wait()
-            server.stop()
+            self._front.end()
 
-    def _open_door(self) -> tuple[socket, Access]:
+    def _served(self, setup: Setup, advice: Recommended) -> Served:
+        flags = self._flags
+        return Served(
+            path=setup.model.path,
+            name=setup.model.path.name.removesuffix(".gguf"),
+            manner=_manner(flags, advice),
+            template=flags["chat_template"],
+            names=flags["chat_template_kwargs"] or {},
+            aliases=flags["alias"],
+            greeting="" if flags["model"] else ABOUT,
+        )
+
+    def _open_door(self) -> tuple[Access, socket | None]:
         flags = self._flags
         try:
             access = find_access(flags["host"], flags["api_key"], flags["api_key_file"], flags["cors_origin"])
-            return bind(flags["host"], flags["port"]), access
+            return access, bind(flags["host"], flags["port"])
         except ServeError as error:
             raise JobError(str(error)) from error
 

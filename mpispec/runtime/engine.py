@@ -18,9 +18,9 @@ from mpispec.core.statistics import RunCounts, Statistics
 from mpispec.runtime.text_promise import TextPromise
 from mpispec.wire.fields import SAMPLING_RANGES
 
-_MOST_REPORTS = 256
+MOST_REPORTS = 256
 """Ended requests whose report is kept (law 7)."""
-_MOST_OPEN = 1024
+MOST_OPEN = 1024
 """Requests that may wait or run (law 7)."""
 
 
@@ -51,6 +51,44 @@ class Progress:
 
 class EngineStopped(Exception):
     """The engine has ended and takes no more requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine takes; the same as long as it runs."""
+
+    context: int
+    """Positions a request may have, prompt and answer together."""
+    vocabulary: int
+    """Token ids are below this."""
+    strategies: tuple[str, ...]
+    """Names a generation may choose from."""
+    drafters: tuple[str, ...]
+    """Names a generation may choose from; `none` always among them."""
+    promise: TextPromise
+    """What is promised of the texts."""
+
+    def check(self, generation: Generation) -> None:
+        """Raise ValueError with a sentence unless the generation can be run."""
+        strategy, drafter = generation.strategy, generation.drafter
+        if strategy is not None and strategy not in self.strategies:
+            raise ValueError(f"There is no strategy {strategy!r}; choose one of {', '.join(self.strategies)}.")
+        if drafter is not None and drafter not in self.drafters:
+            raise ValueError(f"There is no drafter {drafter!r} here; choose one of {', '.join(self.drafters)}.")
+        if not generation.prompt:
+            raise ValueError("The prompt is empty; give at least one token.")
+        if len(generation.prompt) >= self.context:
+            raise ValueError(
+                f"The prompt has {len(generation.prompt)} tokens and the context {self.context}: "
+                "shorten the prompt or start with a larger --ctx."
+            )
+        if generation.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1.")
+        if not all(0 <= token < self.vocabulary for token in generation.prompt):
+            raise ValueError(f"The prompt has a token id outside the vocabulary of {self.vocabulary}.")
+        for name, (low, high) in SAMPLING_RANGES.items():
+            if not low <= getattr(generation.sampling, name) <= high:  # written so that NaN fails too
+                raise ValueError(f"{name} must be from {low} to {high}.")
 
 
 @dataclass(slots=True)
@@ -138,20 +176,12 @@ class Engine:
         default_drafter: str,
         promise: TextPromise,
     ) -> None:
-        self.context = context
-        """Positions a request may have, prompt and answer together."""
-        self.strategies = tuple(strategies)
-        """Names a generation may choose from."""
-        self.drafters = tuple(drafters)
-        """Names a generation may choose from; `none` always among them."""
+        self.facts = EngineFacts(context, vocabulary, tuple(strategies), tuple(drafters), promise)
         self.default_strategy = default_strategy
         """May be assigned; used by later generations that name none."""
         self.default_drafter = default_drafter
-        self.promise = promise
-        """What is promised of the texts."""
         self.recorded: tuple[int, ...] = ()
         """Prompt and continuation that the oracle knows; empty until a plain run has written them."""
-        self._vocabulary = vocabulary
         self._stops = frozenset(Token(token) for token in stops)
         self._tell: Callable[[Event], None] | None = None
         self._meter: Meter | None = None
@@ -185,12 +215,12 @@ class Engine:
         drafter = generation.drafter or self.default_drafter
         if strategy == "plain":
             drafter = "none"
-        self._check(generation, strategy, drafter)
+        self.facts.check(generation)
         with self._lock:
             if self._stopped:
                 raise EngineStopped("The engine has stopped; start mpispec again.")
-            if len(self._listeners) >= _MOST_OPEN:
-                raise ValueError(f"{_MOST_OPEN} requests are open already; wait until some have ended.")
+            if len(self._listeners) >= MOST_OPEN:
+                raise ValueError(f"{MOST_OPEN} requests are open already; wait until some have ended.")
             request = self._next
             self._next += 1
             self._listeners[request] = listener
@@ -287,33 +317,12 @@ class Engine:
         for listener in listeners.values():
             listener(Progress((), "cancelled", time.monotonic()))
 
-    def _check(self, generation: Generation, strategy: str, drafter: str) -> None:
-        """Raise ValueError with a sentence unless the generation can be run."""
-        if strategy not in self.strategies:
-            raise ValueError(f"There is no strategy {strategy!r}; choose one of {', '.join(self.strategies)}.")
-        if drafter not in self.drafters:
-            raise ValueError(f"There is no drafter {drafter!r} here; choose one of {', '.join(self.drafters)}.")
-        if not generation.prompt:
-            raise ValueError("The prompt is empty; give at least one token.")
-        if len(generation.prompt) >= self.context:
-            raise ValueError(
-                f"The prompt has {len(generation.prompt)} tokens and the context {self.context}: "
-                "shorten the prompt or start with a larger --ctx."
-            )
-        if generation.max_tokens < 1:
-            raise ValueError("max_tokens must be at least 1.")
-        if not all(0 <= token < self._vocabulary for token in generation.prompt):
-            raise ValueError(f"The prompt has a token id outside the vocabulary of {self._vocabulary}.")
-        for name, (low, high) in SAMPLING_RANGES.items():
-            if not low <= getattr(generation.sampling, name) <= high:  # written so that NaN fails too
-                raise ValueError(f"{name} must be from {low} to {high}.")
-
     def _send(self, event: Event) -> None:
         assert self._tell is not None, "the engine is not attached to a driver"
         self._tell(event)
 
     def _forget_old(self) -> None:
-        while len(self._timelines) > _MOST_REPORTS + len(self._listeners):
+        while len(self._timelines) > MOST_REPORTS + len(self._listeners):
             oldest = next(request for request in self._timelines if request not in self._listeners)
             statistics = self._timelines.pop(oldest).statistics
             if statistics is not None:

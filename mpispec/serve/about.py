@@ -89,9 +89,9 @@ class About:
     async def stats(self, http: Request) -> Response:
         """GET /stats: counters since the start, of which two readings tell what happened between them."""
         engine = self._service.engine
-        busy = await run_in_threadpool(engine.busy_s)
+        busy, stats = await run_in_threadpool(lambda: (engine.busy_s(), engine.stats()))
         ranks = [{"rank": rank, "busy_s": round(seconds, 6)} for rank, seconds in sorted(busy.items())]
-        return JSONResponse({**engine.stats(), "ranks": ranks})
+        return JSONResponse({**stats, "ranks": ranks})
 
     async def tokenize(self, http: Request) -> Response:
         """POST /tokenize."""
@@ -99,7 +99,7 @@ class About:
         special = asked.parse_special is not False
         begin = asked.add_special is True
         tokens = await run_in_threadpool(self._service.vocabulary.tokenize, asked.content, special, begin)
-        context = self._service.engine.context
+        context = self._service.context
         return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": context})
 
     async def detokenize(self, http: Request) -> Response:
@@ -121,7 +121,6 @@ class About:
         return b"".join(pieces).decode("utf-8", "replace")
 
     def _model(self, name: str) -> dict[str, Any]:
-        engine = self._service.engine
         created = datetime.datetime.fromtimestamp(self._created, datetime.timezone.utc)
         return {
             "id": name,
@@ -129,9 +128,9 @@ class About:
             "created": self._created,
             "owned_by": "mpispec",
             "root": self._service.model,
-            "max_model_len": engine.context,
-            "context_length": engine.context,
-            "meta": {"n_ctx": engine.context, "n_vocab": self._service.vocabulary.size},
+            "max_model_len": self._service.context,
+            "context_length": self._service.context,
+            "meta": {"n_ctx": self._service.context, "n_vocab": self._service.vocabulary.size},
             "mpispec": self._service.manner.fields(),
             **self._exactness(),
             # For Anthropic's clients:
@@ -141,11 +140,12 @@ class About:
         }
 
     def _exactness(self) -> dict[str, Any]:
-        return self._service.engine.promise.fields()
+        return self._service.engine.facts.promise.fields()
 
     async def _has_computed(self) -> bool:
         """Return whether any token has been computed, by whomever; if not, ask for one and wait a while."""
-        self._is_ready = self._is_ready or self._service.engine.stats()["tokens"] > 0
+        if not self._is_ready:
+            self._is_ready = (await run_in_threadpool(self._service.engine.stats))["tokens"] > 0
         if not self._is_ready:
             if self._probe is None or self._probe.done():
                 self._probe = asyncio.ensure_future(self._compute())

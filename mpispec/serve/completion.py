@@ -14,7 +14,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from mpispec.core.effects import FinishReason
-from mpispec.runtime.engine import Engine, Generation, Progress
+from mpispec.runtime.engine import Generation, Progress
+from mpispec.serve.engine import Engine
 from mpispec.serve.text import LoopWatch, TextStream
 from mpispec.serve.turn import Piece, PlainReader, Reader, joined
 from mpispec.serve.vocabulary import Vocabulary

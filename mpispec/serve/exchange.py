@@ -71,8 +71,8 @@ class Exchange:
             raise ApiError(
                 400,
                 # Agents look for these words, and shorten their conversation.
-                f"The prompt is too long: {len(prompt)} tokens > {self._service.engine.context - 1} maximum; shorten "
-                "it, or start mpispec serve with a larger --ctx.",
+                f"The prompt is too long: {len(prompt)} tokens > {self._service.context - 1} maximum; shorten it, or "
+                "start mpispec serve with a larger --ctx.",
                 param=wanted.prompt_field,
                 code="context_length_exceeded",
             )

@@ -84,8 +84,8 @@ class Api:
         if wanted.model:
             self._about.check_model(wanted.model)
         engine = self._service.engine
-        _check_choice("strategy", wanted.strategy, engine.strategies)
-        _check_choice("drafter", wanted.drafter, engine.drafters)
+        _check_choice("strategy", wanted.strategy, engine.facts.strategies)
+        _check_choice("drafter", wanted.drafter, engine.facts.drafters)
         return wanted
 
     async def _prompt(self, wanted: ChatRequest | ResponsesRequest | MessagesRequest) -> Prompt:

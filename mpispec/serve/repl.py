@@ -194,7 +194,7 @@ class Repl:
         room = service.room(prompt)
         if room < 1:
             raise ValueError(
-                f"The conversation with this message has {len(prompt)} tokens, the context {service.engine.context}; "
+                f"The conversation with this message has {len(prompt)} tokens, the context {service.context}; "
                 "shorten it, or /reset forgets the conversation."
             )
         if self._seed_given is None:
@@ -220,7 +220,7 @@ class Repl:
         elif withdrawn:
             self._screen.line("(stopped)")
         elif done.finish_reason == "length":
-            self._screen.line(f"The context of {self._service.engine.context} tokens is full; /reset makes room.")
+            self._screen.line(f"The context of {self._service.context} tokens is full; /reset makes room.")
         self._screen.remark(summarise(done))
 
     def _obey(self, name: str, value: str) -> None:
@@ -239,12 +239,12 @@ class Repl:
 
     def _strategy(self, value: str) -> None:
         engine = self._service.engine
-        if value and value not in engine.strategies:
-            self._screen.line(f"There is no strategy {value}; choose one of {', '.join(engine.strategies)}.")
+        if value and value not in engine.facts.strategies:
+            self._screen.line(f"There is no strategy {value}; choose one of {', '.join(engine.facts.strategies)}.")
             return
         if value:
             engine.default_strategy = value
-        self._screen.line(f"strategy {engine.default_strategy} (of {', '.join(engine.strategies)})")
+        self._screen.line(f"strategy {engine.default_strategy} (of {', '.join(engine.facts.strategies)})")
 
     def _temperature(self, value: str) -> None:
         try:

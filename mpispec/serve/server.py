@@ -7,8 +7,8 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
-from mpispec.runtime.engine import Engine
 from mpispec.serve.address import Access, check_access
+from mpispec.serve.engine import Engine
 from mpispec.serve.service import Service
 
 _GRACE_SECONDS = 2

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mpispec.core.messages import Sampling
-from mpispec.runtime.engine import Engine
 from mpispec.sampling import describe
+from mpispec.serve.engine import Engine
 from mpispec.serve.prompt import Prompts
 from mpispec.serve.vocabulary import Vocabulary
 
@@ -65,6 +65,11 @@ class Service:
     aliases: tuple[str, ...] = ()
     """Other names that requests may ask for; `*` in them stands for anything."""
 
+    @property
+    def context(self) -> int:
+        """Positions that prompt and answer may have together."""
+        return self.engine.facts.context
+
     def room(self, prompt: Sequence[int]) -> int:
         """Return how many tokens of answer the context has room for after `prompt`; below 1 it does not fit."""
-        return self.engine.context - len(prompt)
+        return self.context - len(prompt)

@@ -20,8 +20,14 @@ QUIET_SECONDS = 2.0
 
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time of all threads of a process, to the nanosecond where `stat` counts in 10 ms."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+    return sum(map(_thread_seconds, Path(f"/proc/{pid}/task").glob("*/schedstat")))
+
+
+def _thread_seconds(schedstat: Path) -> float:
+    try:
+        return int(schedstat.read_text().split()[0]) / 1e9
+    except (FileNotFoundError, ProcessLookupError):  # the thread has ended since it was listed
+        return 0.0
 
 
 @click.command()

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mpispec.commands.prompt import chat_template
 from mpispec.compute.base import Floats, StageSize
 from mpispec.compute.llama_stage import EXACT_ROWS, LlamaStage
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
 from mpispec.models import registry
+from mpispec.serve.opening import open_template
 
 QUESTIONS = (
     "Why is the sky blue?",
@@ -131,7 +131,7 @@ def answers(path: Path, questions: Sequence[str], num_tokens: int, threads: int)
 
 def chat_prompt(vocabulary: Vocabulary, question: str) -> list[int]:
     """Return the tokens of a question in the model's own chat template. Raises ModelError."""
-    text = chat_template(vocabulary).render([{"role": "user", "content": question}])
+    text = open_template(vocabulary).render([{"role": "user", "content": question}])
     return list(vocabulary.tokenize(text, special=True))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from mpispec.commands.prompt import open_vocabulary, stops_of
+from mpispec.commands.prompt import stops_of, target_vocabulary
 from mpispec.models import default
 from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group, JobError, on_rank_0
@@ -67,7 +67,7 @@ class Texts(FrontEnd[Answers]):
 
     def open(self, group: Group, setup: Setup) -> frozenset[int]:
         """See `FrontEnd`."""
-        vocabulary = self._vocabulary = on_rank_0(group, lambda: open_vocabulary(setup), None)
+        vocabulary = self._vocabulary = on_rank_0(group, lambda: target_vocabulary(setup), None)
         texts = PROMPTS[: self._num_prompts] if vocabulary is not None else ()
         prompts = tuple(tuple(vocabulary.tokenize(text, special=True)) for text in texts)
         self.task = replace(self.task, prompts=prompts, stops=stops_of(vocabulary))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import httpx
 
 from mpispec.models.template import ChatTemplate
-from mpispec.runtime.engine import EngineStopped, Generation, Progress
+from mpispec.runtime.engine import EngineFacts, EngineStopped, Generation, Progress
 from mpispec.runtime.text_promise import TextPromise
 from mpispec.serve.address import Access, bind
 from mpispec.serve.prompt import Prompts
@@ -80,13 +80,11 @@ class FakeEngine:
     """Answers one request after the other, in portions of 1, 3 and 2 tokens as speculation would."""
 
     def __init__(self, context: int = 512) -> None:
-        self.context = context
-        self.strategies: tuple[str, ...] = ("plain", "sync", "pipeinfer")
-        self.drafters: tuple[str, ...] = ("none", "ngram", "draft")
+        strategies, drafters = ("plain", "sync", "pipeinfer"), ("none", "ngram", "draft")
+        self.facts = EngineFacts(context, ByteVocabulary.size, strategies, drafters, TextPromise())
         self.default_strategy = "pipeinfer"
         self.default_drafter = "ngram"
         self.generations: list[Generation] = []
-        self.promise = TextPromise()
         self.stopped = False
         self.num_tokens = 0
         self._changed = threading.Condition()

@@ -157,7 +157,7 @@ def test_what_clients_send_for_the_default_is_the_default(
     answer = client.post(CHAT, json=say("hi", **fields))
     assert answer.status_code == 200, answer.text
     [generation] = engine.generations
-    assert generation.max_tokens == engine.context - len(generation.prompt)
+    assert generation.max_tokens == engine.facts.context - len(generation.prompt)
     assert (generation.sampling.top_k, answer.json()["seed"]) == (0, generation.sampling.seed)
 
 

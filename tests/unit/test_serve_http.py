@@ -169,7 +169,7 @@ def test_defaults_fill_what_is_not_given(client: httpx.Client, engine: FakeEngin
     seed = client.post(CHAT, json=say("hi", temperature=None)).json()["seed"]
     [generation] = engine.generations
     assert generation.sampling.seed == seed
-    assert generation.max_tokens == engine.context - len(generation.prompt)
+    assert generation.max_tokens == engine.facts.context - len(generation.prompt)
     assert (generation.sampling.temperature, generation.strategy, generation.drafter) == (0.0, None, None)
 
 
@@ -211,7 +211,7 @@ def test_the_requests_sampling_wins_over_the_servers() -> None:
 
 def test_more_tokens_than_fit_are_cut_to_the_room(client: httpx.Client, engine: FakeEngine) -> None:
     answer = client.post(TEXT, json={"prompt": "forever", "max_tokens": 10**9}).json()
-    assert answer["usage"]["total_tokens"] == engine.context
+    assert answer["usage"]["total_tokens"] == engine.facts.context
 
 
 @pytest.mark.parametrize(("stop", "text"), [("said", "You "), (["x", "d:"], "You sai"), (None, "You said: hi")])

@@ -19,9 +19,9 @@ from mpispec.bench.command import run
 from mpispec.bench.errors import BenchError
 from mpispec.bench.termination import terminated_in_order
 from mpispec.commands.flags import with_flags
-from mpispec.commands.prompt import chat_template
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.models import default, registry
+from mpispec.serve.opening import open_template
 from research.peers.llama_server import Deployment, serving
 from research.peers.settings import (
     SEARCH_ALWAYS,
@@ -133,7 +133,7 @@ def _prompt(model: Path, file: Path, is_chat: bool) -> list[int]:
     vocabulary = Vocabulary(model)
     try:
         if is_chat:
-            text = chat_template(vocabulary).render([{"role": "user", "content": text}])
+            text = open_template(vocabulary).render([{"role": "user", "content": text}])
         prompt = list(vocabulary.tokenize(text, special=is_chat))
     finally:
         vocabulary.close()

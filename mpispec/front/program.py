@@ -1,0 +1,103 @@
+"""What runs in the front process: HTTP and chat over an engine at the other end of a link."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from socket import socket
+from typing import TypeVar
+
+from mpispec.front.link import FrontError, Link
+from mpispec.front.messages import Door, Ended, Hello, Interrupt, Message, Progressed, Refuse, Served, Told
+from mpispec.front.remote import RemoteEngine
+from mpispec.serve.opening import open_template, open_vocabulary
+from mpispec.serve.prompt import Prompts
+from mpispec.serve.repl import DescriptorLines, Repl
+from mpispec.serve.server import Closing, Server
+from mpispec.serve.service import Service
+
+_STANDARD_INPUT = 0
+Kind = TypeVar("Kind", bound=Message)
+
+
+class Gone(Exception):
+    """The other end has closed the link."""
+
+
+def expect(messages: Iterator[Message], kind: type[Kind]) -> Kind:
+    """Return the next message. Raises Gone, or FrontError where it is of another kind."""
+    message = next(messages, None)
+    if message is None:
+        raise Gone
+    if not isinstance(message, kind):
+        raise FrontError(f"Rank 0 sent {message} where its front process expected {kind.__name__}.")
+    return message
+
+
+def make_service(engine: RemoteEngine, served: Served) -> Service:
+    """Return what is served of a model. Raises ModelError."""
+    vocabulary = open_vocabulary(served.path)
+    prompts = Prompts(vocabulary, open_template(vocabulary, served.template), served.names)
+    return Service(engine, vocabulary, prompts, served.name, served.manner, served.greeting, served.aliases)
+
+
+class Front:
+    """Chat and HTTP as long as rank 0 is there.
+
+    Serves until `/quit`, Ctrl-C at an idle prompt, Ctrl-D at a terminal, or until rank 0 asks for the end. The end of
+    an input that is no terminal leaves the HTTP server running: under nohup there is no input at all.
+    """
+
+    def __init__(self, door: Door, service: Service, engine: RemoteEngine, listener: socket) -> None:
+        self._service = service
+        self._engine = engine
+        self._ended = threading.Event()
+        self._server = Server(service, listener, door.access, door.ping_s)
+        self._repl = Repl(service, DescriptorLines(_STANDARD_INPUT), sys.stdout) if door.has_repl else None
+        self._closing = Closing(self._server, engine, door.grace_s, [self._end])
+        self._interrupted: Callable[[], None] = self._ended.set if self._repl is None else self._repl.interrupt
+
+    def run(self, link: Link, hello: Hello, messages: Iterator[Message]) -> None:
+        """Serve to the end, and tell rank 0 of it."""
+        self._engine.attach(link, hello)
+        threading.Thread(target=self._listen, args=[messages], name="rank 0", daemon=True).start()
+        self._server.start()
+        announce(self._service, self._server.url)
+        try:
+            if self._repl is not None and (self._repl.run() != "eof" or os.isatty(_STANDARD_INPUT)):
+                return
+            self._interrupted = self._ended.set
+            self._ended.wait()
+        finally:
+            self._closing.wait()
+            self._server.stop()
+            link.send(Ended())
+            link.close()
+
+    def _listen(self, messages: Iterator[Message]) -> None:
+        for message in messages:
+            match message:
+                case Progressed() | Told():
+                    self._engine.take(message)
+                case Interrupt():
+                    self._interrupted()
+                case Refuse():
+                    self._closing.ask()
+                case _:
+                    raise FrontError(f"Rank 0 sent its front process a message of its own kind, {message}.")
+        self._engine.lose()
+        self._end()
+
+    def _end(self) -> None:
+        self._ended.set()
+        if self._repl is not None:
+            self._repl.end()
+
+
+def announce(service: Service, url: str) -> None:
+    """Tell the user where to find the model."""
+    sys.stderr.write(f"mpispec: answers are drawn with {service.manner.describe()}\n")
+    sys.stderr.write(f"mpispec: serving {service.model} on {url}\n")
+    sys.stderr.flush()
