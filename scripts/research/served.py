@@ -29,9 +29,11 @@ class Served:
     """A running job: its address and its ranks."""
 
     def __init__(self, launcher: psutil.Popen, url: str, num_ranks: int) -> None:
-        self._url = url
+        self.url = url
         self.ranks = _ranks_of(launcher, num_ranks)
         """Processes in rank order."""
+        self.front = next(each for each in launcher.children(recursive=True) if "mpispec.front" in each.cmdline())
+        """The process of chat and HTTP."""
 
     def complete(self, prompt: str, max_tokens: int) -> int:
         """Have a text continued; return how many tokens were written. Raises BenchError."""
@@ -45,17 +47,18 @@ class Served:
 
     def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(self._url + path, data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
             return json.load(answer)
 
 
 @contextlib.contextmanager
-def served(num_ranks: int) -> Iterator[Served]:
+def served(num_ranks: int, *options: str) -> Iterator[Served]:
     """Start the default model on `num_ranks` ranks of this host, end it afterwards. Raises BenchError."""
     own = Path(sys.executable).with_name("mpirun")
     mpirun = str(own) if own.exists() else "mpirun"
     command = [mpirun, "-np", str(num_ranks), sys.executable, "-m", "mpispec", "serve", "--no-repl", "--port", "0"]
+    command += options
     with tempfile.TemporaryFile("w+") as output:
         try:
             launcher = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)

@@ -23,6 +23,8 @@ MPISPEC = (sys.executable, "-m", "mpispec")
 GONE_SECONDS = 5.0
 """How long any rank may outlive the end of its job."""
 _MARK = "MPISPEC_TEST_JOB"
+_FRONT = "mpispec.front"
+"""In the command line of a front process, which has the environment of its rank."""
 
 
 class Program:
@@ -111,7 +113,12 @@ class Program:
     def rank(self, number: int) -> psutil.Process:
         """Return the process of one rank."""
         names = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
-        return next(each for each in self.members() if str(number) in map(each.environ().get, names))
+        ranks = (each for each in self.members() if _FRONT not in each.cmdline())
+        return next(each for each in ranks if str(number) in map(each.environ().get, names))
+
+    def front(self) -> psutil.Process:
+        """Return the front process."""
+        return next(each for each in self.members() if _FRONT in each.cmdline())
 
     def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
         """Press Ctrl-C, or another such key: a terminal signals the launcher's process group."""

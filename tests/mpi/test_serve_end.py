@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Iterator
@@ -92,6 +93,29 @@ def test_a_job_that_is_still_loading_ends_at_once() -> None:
         program.wait_for("rank +host", "stderr")
         program.process.terminate()
         program.assert_ended()
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_a_front_process_that_dies_ends_the_job_with_a_sentence(n: int) -> None:
+    with serving(n, "--no-repl") as (program, client):
+        with client.stream("POST", "/v1/chat/completions", json=SERVED) as answer:
+            next(events_of(answer))
+            program.front().kill()
+            program.wait_for("The front process .* has gone", "stderr")
+        assert program.assert_ended() != 0
+        assert "Traceback" not in program.stderr
+
+
+def test_a_front_process_does_not_outlive_its_rank() -> None:
+    with serving(2, "--no-repl") as (program, client):
+        with client.stream("POST", "/v1/chat/completions", json=SERVED) as answer:
+            events = events_of(answer)
+            next(events)
+            program.rank(0).kill()
+            # mpirun may kill its children at once, or leave the front process time to tell the client.
+            with contextlib.suppress(httpx.TransportError):
+                assert any("engine_stopped" in event for event in events)
+        assert program.assert_ended() != 0
 
 
 def test_a_rank_that_stands_still_and_goes_on_changes_no_text() -> None:

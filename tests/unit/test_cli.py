@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import forked
 import pytest
 
-from mpispec.commands.prompt import chat_template
 from mpispec.models.default import resolve
+from mpispec.serve.opening import open_template
 
 pytestmark = pytest.mark.unit
 
@@ -191,19 +191,19 @@ def test_impossible_names_for_the_template_are_refused(value: str) -> None:
     assert "Invalid value for '--chat-template-kwargs': " in done.stderr
 
 
-def test_another_chat_template_may_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_chat_template_may_be_chosen(tmp_path: Path) -> None:
     vocabulary = SimpleNamespace(chat_template="{% foe %}", bos=None, eos=None)
     chat = [{"role": "user", "content": "Hi"}]
-    assert chat_template(vocabulary, "chatml").render(chat).startswith("<|im_start|>user\nHi")
+    assert open_template(vocabulary, "chatml").render(chat).startswith("<|im_start|>user\nHi")
     (tmp_path / "template").write_text("{{ messages[0].content }}!")
-    assert chat_template(vocabulary, str(tmp_path / "template")).render(chat) == "Hi!"
-    assert capsys.readouterr().err == ""
+    assert open_template(vocabulary, str(tmp_path / "template")).render(chat) == "Hi!"
+    assert open_template(vocabulary, "chatml").note == ""
 
 
-def test_a_missing_chat_template_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    vocabulary = SimpleNamespace(chat_template=None, bos=None, eos=None)
-    chat_template(vocabulary).render([{"role": "user", "content": "Hi"}])
-    assert "no chat template; ChatML is used" in capsys.readouterr().err
+def test_a_missing_chat_template_is_reported() -> None:
+    template = open_template(SimpleNamespace(chat_template=None, bos=None, eos=None))
+    template.render([{"role": "user", "content": "Hi"}])
+    assert "no chat template; ChatML is used" in template.note
 
 
 def test_a_port_in_use_is_refused() -> None:

@@ -1,0 +1,223 @@
+"""An engine that is used through a link: the same answers, the same errors, and nothing left when a side goes."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, cast
+
+import pytest
+
+from mpispec.core.messages import Sampling
+from mpispec.front.host import EngineHost
+from mpispec.front.link import FrontError, Link
+from mpispec.front.messages import (
+    Door,
+    Ended,
+    Hello,
+    Interrupt,
+    Message,
+    Open,
+    Progressed,
+    Refuse,
+    Serve,
+    Served,
+    Submit,
+    Told,
+    decode,
+    encode,
+)
+from mpispec.front.program import Gone, expect
+from mpispec.front.remote import RemoteEngine
+from mpispec.runtime.engine import EngineStopped, Generation, Progress
+from mpispec.serve.address import Access
+from mpispec.serve.completion import written
+from mpispec.serve.service import Manner
+from tests.unit.serve_fake import DEADLINE, ByteVocabulary, FakeEngine, connected, make_service
+
+pytestmark = pytest.mark.unit
+
+
+class Joined:
+    """A fake engine, its host and an engine at the other end of the link; `failure` is what the host ended with."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.engine = FakeEngine()
+        self.link = Link(theirs)
+        self.host = EngineHost(cast(Any, self.engine), Link(ours))
+        self.remote = RemoteEngine()
+        self.failure: FrontError | None = None
+        self.orders: SimpleQueue[Message] = SimpleQueue()
+        """What was no answer."""
+        self.hosting = threading.Thread(target=self._run, args=[ours])
+        self.hosting.start()
+        messages = self.link.messages()
+        self.remote.attach(self.link, expect(messages, Hello))
+        self.listening = threading.Thread(target=self._listen, args=[messages])
+        self.listening.start()
+
+    def _run(self, ours: socket.socket) -> None:
+        try:
+            self.host.run()
+        except FrontError as error:
+            self.failure = error
+        ours.shutdown(socket.SHUT_RDWR)
+
+    def _listen(self, messages: Iterator[Message]) -> None:
+        for message in messages:
+            if isinstance(message, (Progressed, Told)):
+                self.remote.take(message)
+            else:
+                self.orders.put(message)
+        self.remote.lose()
+
+
+@contextmanager
+def joined() -> Iterator[Joined]:
+    """Join them, and see that all threads end."""
+    both = Joined()
+    try:
+        yield both
+    finally:
+        both.engine.join()
+        both.link.close()
+        both.hosting.join(DEADLINE)
+        both.listening.join(DEADLINE)
+        assert not both.hosting.is_alive()
+        assert not both.listening.is_alive()
+
+
+def test_the_far_engine_answers_as_the_near_one() -> None:
+    generation = Generation(tuple(b"hello"), 40, Sampling(temperature=0.5, seed=2**64 - 1))
+    with joined() as both:
+        far = written(both.remote, ByteVocabulary(), generation)
+        near = written(both.engine, ByteVocabulary(), generation)
+        assert far == near
+        assert far.text == "You said: hello"
+        assert both.engine.generations == [generation, generation]
+
+
+def test_http_works_over_a_link() -> None:
+    with joined() as both:
+        service = make_service(cast(Any, both.remote))
+        with connected(both.engine, service) as client:
+            assert client.get("/health").json()["status"] == "ok"
+            stats = client.get("/stats").json()
+            assert stats["ranks"] == [{"rank": 0, "busy_s": 1.5}, {"rank": 1, "busy_s": 0.5}]
+            answer = client.post("/v1/completions", json={"prompt": "hello"}).json()
+            assert answer["choices"][0]["text"] == "You said: hello"
+            assert answer["mpispec"]["speculation"]["acceptance_rate"] == 0.75
+
+
+def test_what_cannot_be_run_is_refused_on_this_side() -> None:
+    with joined() as both:
+        with pytest.raises(ValueError, match="The prompt has a token id outside the vocabulary"):
+            both.remote.submit(Generation((1000,), 1), lambda progress: None)
+        with pytest.raises(ValueError, match="There is no strategy"):
+            both.remote.submit(Generation((1,), 1, strategy="best"), lambda progress: None)
+        assert both.engine.generations == []
+
+
+def test_a_request_is_withdrawn_over_there() -> None:
+    heard: SimpleQueue[Progress] = SimpleQueue()
+    with joined() as both:
+        request = both.remote.submit(Generation(tuple(b"wait"), 40), heard.put)
+        while heard.get(timeout=DEADLINE).tokens[-1:] != (ord("t"),):
+            pass
+        both.remote.withdraw(request)
+        assert heard.get(timeout=DEADLINE).finish == "cancelled"
+        both.engine.await_withdrawn(1)
+        assert both.remote.num_open == 0
+
+
+def test_another_default_strategy_is_known_on_both_sides() -> None:
+    with joined() as both:
+        assert both.remote.default_strategy == "pipeinfer"
+        both.remote.default_strategy = "sync"
+        assert both.remote.stats()["requests"] == 0  # by then the message before it has arrived
+        assert (both.remote.default_strategy, both.engine.default_strategy) == ("sync", "sync")
+
+
+def test_orders_of_rank_0_arrive() -> None:
+    with joined() as both:
+        both.host.interrupt()
+        both.host.refuse()
+        assert [both.orders.get(timeout=DEADLINE) for _ in range(2)] == [Interrupt(), Refuse()]
+
+
+def test_open_requests_end_when_rank_0_goes() -> None:
+    heard: SimpleQueue[Progress] = SimpleQueue()
+    with joined() as both:
+        both.remote.submit(Generation(tuple(b"wait"), 40), heard.put)
+        heard.get(timeout=DEADLINE)
+        both.remote.lose()
+        while (last := heard.get(timeout=DEADLINE)).finish is None:
+            pass
+        assert last.finish == "cancelled"
+        assert not both.remote.is_running
+        with pytest.raises(EngineStopped):
+            both.remote.submit(Generation((1,), 1), lambda progress: None)
+        with pytest.raises(EngineStopped):
+            both.remote.stats()
+        both.engine.stop()
+
+
+def test_rank_0_is_told_why_a_front_process_goes() -> None:
+    with joined() as both:
+        both.link.send(Ended())
+        both.hosting.join(DEADLINE)
+        assert both.failure is None
+    with joined() as both:
+        both.link.send(Ended("There is no vocabulary; name another model."))
+        both.hosting.join(DEADLINE)
+        assert str(both.failure) == "There is no vocabulary; name another model."
+    with joined() as both:
+        both.link.close()
+        both.hosting.join(DEADLINE)
+        assert "The front process (chat and HTTP) has gone" in str(both.failure)
+
+
+@pytest.mark.parametrize(
+    ("frame", "word"),
+    [
+        (struct.pack("<I", 1 << 30), "bytes"),
+        (struct.pack("<I", 3) + b"\xc1ab", "do not understand each other"),
+        (struct.pack("<I", len(encode(Refuse()))) + encode(Refuse()), "of its own kind"),
+    ],
+)
+def test_what_is_no_message_ends_the_link(frame: bytes, word: str) -> None:
+    ours, theirs = socket.socketpair()
+    engine = FakeEngine()
+    theirs.sendall(frame)
+    with pytest.raises(FrontError, match=word):
+        EngineHost(cast(Any, engine), Link(ours)).run()
+    theirs.close()
+    engine.join()
+
+
+def test_messages_keep_their_values() -> None:
+    served = Served(Path("/models/a.gguf"), "a", Manner(Sampling(seed=3), seed=7), names={"depth": [1, None]})
+    access = Access(frozenset({"key", "other"}), ("http://localhost:3000",))
+    for message in (
+        Serve(served),
+        Open(Door(access, 0.0, has_repl=True)),
+        Submit(1, Generation((1, 2), 3, Sampling(temperature=0.25), "sync", "ngram")),
+        Progressed(1, (5, 6), "length", 2.5, {"timing": {"ttft_s": None}}),
+        Told(2, {0: 1.5, 1: 2.5}),
+    ):
+        assert decode(encode(message)) == message
+
+
+def test_a_job_that_never_begins_is_no_error() -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    link = Link(theirs)
+    with pytest.raises(Gone):
+        expect(link.messages(), Hello)
+    link.close()
