@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
+
+import msgspec
 
 import mpispec
 from mpispec.serve.completion import Completed
@@ -22,7 +23,7 @@ _REPORTED = ("strategy", "drafter", "timing", "speculation")
 
 def encode(value: Any) -> str:
     """Return JSON, as short as it may be."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return msgspec.json.encode(value).decode()
 
 
 def event(value: dict[str, Any], name: str | None = None) -> str:

@@ -7,14 +7,14 @@ tokens become text on the consumer's side. An inbox holds at most one entry for 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
 from mpispec.core.effects import FinishReason
 from mpispec.runtime.engine import Generation, Progress
+from mpispec.serve.arrivals import arrivals
 from mpispec.serve.engine import Engine
 from mpispec.serve.text import LoopWatch, TextStream
 from mpispec.serve.turn import Piece, PlainReader, Reader, joined
@@ -209,18 +209,17 @@ class AsyncCompletion(_Answer):
         shown: frozenset[int] = frozenset(),
     ) -> None:
         """`reader` reads the text, in which the control tokens `shown` are spelled out."""
-        loop = asyncio.get_running_loop()
+        arriving = arrivals()
         self._inbox: asyncio.Queue[Progress] = asyncio.Queue()
         self._reader = reader or PlainReader()
         self._pieces: list[Piece] = []
 
         def listen(progress: Progress) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                loop.call_soon_threadsafe(self._inbox.put_nowait, progress)
+            arriving.put(self._inbox.put_nowait, progress)
 
         super().__init__(engine, vocabulary, generation, stops, cuts_repeats, listen, shown)
 
-    async def __aiter__(self) -> AsyncIterator[list[Piece]]:
+    async def __aiter__(self) -> AsyncGenerator[list[Piece], None]:
         try:
             while self._finish is None:
                 self._absorb(await self._inbox.get())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -61,29 +62,46 @@ class EventStream(Response):
 
     async def _write(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(self._events) as events, aclosing(_pinged(events, self._ping, self._ping_s)) as texts:
-            async for text in texts:
-                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+        async with aclosing(self._events) as events, _Silence(send, self._ping, self._ping_s) as silence:
+            async for text in events:
+                await silence.end_with(text)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _pinged(events: AsyncGenerator[str, None], ping: str, ping_s: float | None) -> AsyncGenerator[str, None]:
-    """Yield events, and `ping` wherever the next one takes longer than `ping_s`."""
+class _Silence:
+    """Sends texts, and a ping where `ping_s` seconds pass between two; one timer for all of them, since texts are many.
 
-    async def following() -> str | None:
-        return await anext(events, None)
+    A ping is only begun while no text is being sent, and a text waits for a ping to have left.
+    """
 
-    while True:
-        upcoming = asyncio.ensure_future(following())
-        try:
-            while not upcoming.done():
-                await asyncio.wait({upcoming}, timeout=ping_s)
-                if not upcoming.done():
-                    yield ping
-        finally:
-            upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)
-        event = upcoming.result()
-        if event is None:
-            return
-        yield event
+    def __init__(self, send: Send, ping: str, ping_s: float | None) -> None:
+        self._send = send
+        self._ping = ping
+        self._ping_s = ping_s
+        self._since = time.monotonic()
+        self._sending = asyncio.Lock()
+        self._pinging: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> _Silence:
+        if self._ping_s is not None:
+            self._pinging = asyncio.ensure_future(self._watch(self._ping_s))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._pinging is not None:
+            self._pinging.cancel()
+            await asyncio.gather(self._pinging, return_exceptions=True)
+
+    async def end_with(self, text: str) -> None:
+        """Send a text."""
+        async with self._sending:
+            await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+        self._since = time.monotonic()
+
+    async def _watch(self, ping_s: float) -> None:
+        while True:
+            left = ping_s if self._sending.locked() else self._since + ping_s - time.monotonic()
+            if left > 0:
+                await asyncio.sleep(left)
+            else:
+                await self.end_with(self._ping)

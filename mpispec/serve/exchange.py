@@ -154,6 +154,12 @@ async def _stream(completions: Sequence[AsyncCompletion], answer: Answer) -> Asy
 
 async def _merged(completions: Sequence[AsyncCompletion]) -> AsyncGenerator[tuple[int, list[Piece] | None], None]:
     """Yield the pieces of several completions as they come, each with its index; None at the end of each."""
+    if len(completions) == 1:  # nearly always; needs no task of its own
+        async with aclosing(aiter(completions[0])) as portions:
+            async for portion in portions:
+                yield 0, portion
+        yield 0, None
+        return
     inbox: asyncio.Queue[tuple[int, list[Piece] | Exception | None]] = asyncio.Queue(_AHEAD)
 
     async def read(index: int, completion: AsyncCompletion) -> None:

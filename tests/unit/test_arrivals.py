@@ -1,0 +1,74 @@
+"""Calls that come from other threads reach the loop, in order, whatever the bursts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from mpispec.serve.arrivals import Arrivals, arrivals
+
+pytestmark = pytest.mark.unit
+
+
+def test_nothing_is_lost_and_each_thread_keeps_its_order() -> None:
+    count = 2000
+
+    async def main() -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        over = asyncio.Event()
+
+        def take(value: tuple[int, int]) -> None:
+            found.append(value)
+            if len(found) == 3 * count:
+                over.set()
+
+        arriving = arrivals()
+        assert arrivals() is arriving
+
+        def put(thread: int) -> None:
+            for number in range(count):
+                arriving.put(take, (thread, number))
+
+        threads = [threading.Thread(target=put, args=[number]) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        await asyncio.wait_for(over.wait(), 20)
+        for thread in threads:
+            thread.join()
+        return found
+
+    found = asyncio.run(main())
+    for thread in range(3):
+        assert [number for which, number in found if which == thread] == list(range(count))
+
+
+def test_a_burst_wakes_the_loop_once() -> None:
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        num_woken = 0
+        wake = loop.call_soon_threadsafe
+
+        def counted(*args: object) -> object:
+            nonlocal num_woken
+            num_woken += 1
+            return wake(*args)  # type: ignore[arg-type]
+
+        loop.call_soon_threadsafe = counted  # type: ignore[assignment, method-assign]
+        heard: list[int] = []
+        arriving = Arrivals(loop)
+        for number in range(10):
+            arriving.put(heard.append, number)
+        await asyncio.sleep(0)
+        assert heard == list(range(10))
+        return num_woken
+
+    assert asyncio.run(main()) == 1
+
+
+def test_a_closed_loop_hears_nothing() -> None:
+    loop = asyncio.new_event_loop()
+    arriving = Arrivals(loop)
+    loop.close()
+    arriving.put(pytest.fail, "called")
