@@ -208,6 +208,11 @@ def build(chats: Chats) -> ChatCluster:
 
 def play(chats: Chats) -> dict[int, Answer]:
     """Run chats to their end and verify every answer and every cell; return the answers by request."""
+    return played(chats).answers
+
+
+def played(chats: Chats) -> ChatCluster:
+    """Run chats to their end and verify every answer and every cell; return the cluster."""
     cluster = build(chats)
     cluster.run()
     cluster.check_drained()
@@ -217,4 +222,4 @@ def play(chats: Chats) -> dict[int, Answer]:
             assert tokens == list(turn.answer[: len(tokens)])
         else:
             assert tokens == list(turn.answer), f"seed {chats.seed}, request {index}"
-    return cluster.answers
+    return cluster

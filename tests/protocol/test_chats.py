@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,12 +19,16 @@ from mpispec.core.prefix_cache import PrefixCache, Segment
 from mpispec.core.request import Request
 from mpispec.core.waiting import Waiting
 from mpispec.sim.cluster import Answer
-from tests.protocol.chats import VOCABULARY, AccountedHead, Chats, Turn, build, draw, play
+from tests.protocol.chats import VOCABULARY, AccountedHead, Chats, Turn, build, draw, play, played
 from tests.protocol.playing import Breach, assert_noticed
 
 pytestmark = pytest.mark.protocol
 
 SEEDS = range(250)
+STEPS, LONG_STEPS = 10_000, 1_000_000
+"""That chats in a full cache make in all, and make in the long run."""
+NIGHT_SEED = 2**32
+"""First of the seeds that the long run plays."""
 
 
 def total(answers: Sequence[Answer], counter: str) -> int:
@@ -38,14 +43,32 @@ def test_chats_write_the_plain_text_with_what_others_have_cached() -> None:
 
 
 def test_chats_write_the_plain_text_in_a_cache_that_is_full() -> None:
-    answers = [answer for seed in SEEDS for answer in play(draw(seed)).values()]
+    clusters = [played(draw(seed)) for seed in SEEDS]
+    answers = [answer for cluster in clusters for answer in cluster.answers.values()]
     assert total(answers, "preemptions") > 50, "the cells are too many to prove anything"
+    assert sum(cluster.steps for cluster in clusters) >= STEPS, "the chats are too short to prove anything"
 
 
 @given(seed=st.integers(min_value=10_000, max_value=2**31))
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_any_chats_write_the_plain_text(seed: int) -> None:
     play(draw(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_chats_of_a_million_steps_write_the_plain_text() -> None:
+    steps, counts, seed = 0, Counter[str](), NIGHT_SEED
+    while steps < LONG_STEPS:
+        cluster = played(draw(seed))
+        steps += cluster.steps
+        answers = [*cluster.answers.values()]
+        counts.update({counter: total(answers, counter) for counter in ("cached", "preemptions", "cancelled_runs")})
+        counts["withdrawn"] += sum(answer.finish == "cancelled" for answer in answers)
+        seed += 1
+    print(f"{steps} steps of {seed - NIGHT_SEED} seeds: {dict(counts)}")
+    assert counts["cached"] > 10_000
+    assert min(counts["preemptions"], counts["cancelled_runs"], counts["withdrawn"]) > 100, f"too little of {counts}"
 
 
 def turns(prompts: Sequence[Sequence[int]], follows: Sequence[int | None], count: int = 6) -> tuple[Turn, ...]:
