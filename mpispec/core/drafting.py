@@ -90,6 +90,8 @@ class DraftLink:
                 self._places[draft.first + index] = child
                 if first is None and isinstance(child, Node):
                     first = child
+        if len(self._places) > self._most_places:
+            self._forget(tree.root)
         return first
 
     def rolled_back(self) -> None:
@@ -112,20 +114,24 @@ class DraftLink:
             parent = place.parent if isinstance(place, Node) and place.state is NodeState.PENDING else None
             assert parent is None or parent.state is not NodeState.DEAD, "a draft token outlived its parent"
         most_alive = 2 * max(1, self._lead * self._width) + _FEW_PLACES
-        assert self._most_places <= 2 * most_alive, "draft tokens of long ago are remembered"
+        assert len(self._places) <= self._most_places <= 2 * most_alive, "draft tokens of long ago are remembered"
 
     def retire(self) -> list[Effect]:
         """End the stream."""
         return [self._send(Retire(self._request))]
 
     def _forget(self, root: Node) -> None:
-        """Forget draft tokens that have died, and decided ones that no draft token on its way can still name."""
+        """Forget draft tokens that have died, and decided ones that no draft token on its way can still name.
+
+        A draft that had to give up its cells drafts the same once more, and names the newest number of a node only.
+        """
         oldest = root.pos - 2 * self._lead
-        self._places = {
-            number: place
+        numbers = {
+            place: number
             for number, place in self._places.items()
             if isinstance(place, Node) and place.state is not NodeState.DEAD and place.pos >= oldest
         }
+        self._places = {number: place for place, number in numbers.items()}
         self._most_places = 2 * len(self._places) + _FEW_PLACES
 
     def _bound(self, root: Node, lead: int) -> Pos:
