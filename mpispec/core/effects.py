@@ -10,7 +10,7 @@ from mpispec.core.ids import Actor, Plane, RequestId, RunId, Token
 from mpispec.core.messages import CacheOp, Message, Open, Run
 from mpispec.core.statistics import Statistics
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 
 
 class Send(NamedTuple):

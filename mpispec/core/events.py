@@ -64,7 +64,9 @@ class Submitted:
     drafter: str
     """What drafts: `draft`, `exit`, a key of the head's drafters, a mix like `draft+ngram`, or `none`."""
     priority: int = 0
-    """Where runs are short of room, rows of a request of higher priority come first."""
+    """Where there is too little of anything, requests of lower numbers come first, within limits (ADR 0045)."""
+    deadline: float | None = None
+    """Clock of the head when the request ends with what it has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from mpispec.core.config import MOST_NEW, HeadConfig
+from mpispec.core.deadlines import Deadlines
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.events import Corrected, Event, ProtocolError, Received, StopRequested, Submitted, Tick, Withdrawn
 from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, Token, relays
@@ -34,7 +34,7 @@ from mpispec.core.request import Request
 from mpispec.core.scheduler import Scheduler, Share
 from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import Node, NodeState
-from mpispec.core.waiting import Waiting
+from mpispec.core.waiting import Queue, Waiting
 
 _Decided = Mapping[tuple[RequestId, NodeId], Token]
 """Token after each deciding row of a run."""
@@ -52,7 +52,8 @@ class HeadCore:
         self.config = config
         self._strategies = strategies
         self._drafters = drafters
-        self._waiting: deque[Waiting] = deque()
+        self._waiting = Queue()
+        self._deadlines = Deadlines()
         self._active: dict[RequestId, Request] = {}
         self._runs = RunsInFlight(config)
         self._scheduler = Scheduler(config, self._runs)
@@ -96,6 +97,7 @@ class HeadCore:
         # A message of a drafter, or of a level above, is no sign of life of the stages.
         if not self._runs or (isinstance(event, Received) and event.src in self._stages):
             self._last_sign = now
+        self._end_late(now)
         self._admit(now)
         self._dispatch()
         if self._stopping and not self._runs:
@@ -106,7 +108,7 @@ class HeadCore:
     @property
     def is_idle(self) -> bool:
         """No request, no run in flight."""
-        return not (self._active or self._waiting or self._runs)
+        return not (self._active or self._waiting or self._runs or self._deadlines)
 
     def check(self) -> None:
         """Assert the invariants; tests call it after every event."""
@@ -120,17 +122,15 @@ class HeadCore:
     def _admit(self, now: float) -> None:
         self._runs.load = min(self.config.max_active, len(self._active) + len(self._waiting))
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
-            waiting = self._waiting[0]
+            waiting = self._waiting.first
             adopted = self._cache.adopt(waiting.tokens, len(waiting.prompt))
             if adopted is None:
                 return
-            slot, common = adopted
-            self._waiting.popleft()
+            self._waiting.remove(waiting)
             drafter = self._drafters.get(waiting.submitted.drafter)
             request = Request(
                 waiting,
-                slot,
-                common,
+                *adopted,
                 self._strategies[waiting.submitted.strategy](),
                 drafter() if drafter else None,
                 self.config,
@@ -143,7 +143,8 @@ class HeadCore:
         if self._stopping:
             self._out.append(Emit(submitted.request, (), "cancelled", None))
         else:
-            self._waiting.append(Waiting(submitted))
+            self._waiting.add(Waiting(submitted))
+            self._deadlines.add(submitted.request, submitted.deadline)
 
     def _check_deadline(self, now: float) -> None:
         if self._runs and now - self._last_sign > self.config.deadline_s:
@@ -154,15 +155,18 @@ class HeadCore:
         for request in self._active.values():
             request.look(now)
 
-    def _withdraw(self, request_id: RequestId) -> None:
-        for waiting in self._waiting:
-            if waiting.request == request_id:
-                self._waiting.remove(waiting)
-                self._out.append(Emit(request_id, (), "cancelled", waiting.known_statistics))
-                return
-        request = self._active.get(request_id)
-        if request is not None:
-            self._out.append(Emit(request_id, (), "cancelled", request.statistics))
+    def _end_late(self, now: float) -> None:
+        for request_id in self._deadlines.passed(now):
+            self._withdraw(request_id, "timeout")
+
+    def _withdraw(self, request_id: RequestId, reason: FinishReason = "cancelled") -> None:
+        self._deadlines.discard(request_id)
+        waiting = self._waiting.find(request_id)
+        if waiting is not None:
+            self._waiting.remove(waiting)
+            self._out.append(Emit(request_id, (), reason, waiting.known_statistics))
+        elif (request := self._active.get(request_id)) is not None:
+            self._out.append(Emit(request_id, (), reason, request.statistics))
             self._end(request)
 
     def _withdraw_everyone(self) -> None:
@@ -171,9 +175,9 @@ class HeadCore:
             self._withdraw(request_id)
 
     def _preempt(self, request: Request) -> None:
-        """Take an active request's cells; it goes on from where it is, first of all that wait."""
+        """Take an active request's cells; it goes on from where it is when it is its turn again."""
         self._end(request)
-        self._waiting.appendleft(request.preempted())
+        self._waiting.add(request.preempted())
 
     def _end(self, request: Request) -> None:
         """Cancel what is in flight, keep the cache of the accepted text for a successor."""
@@ -209,6 +213,7 @@ class HeadCore:
         if accepted:
             self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics))
         if finish:
+            self._deadlines.discard(request.id)
             self._end(request)
         elif accepted:
             self._out += request.accepted(accepted)
@@ -281,10 +286,10 @@ class HeadCore:
         self._out += request.accepted(event.tokens)
 
     def _correct_waiting(self, event: Corrected) -> None:
-        for waiting in self._waiting:  # none has it where the program is ending
-            if waiting.request == event.request:
-                waiting.tokens = (*waiting.tokens[: event.pos], *event.tokens)
-                waiting.limit = event.limit
+        waiting = self._waiting.find(event.request)
+        if waiting is not None:  # as it is unless the program is ending
+            waiting.tokens = (*waiting.tokens[: event.pos], *event.tokens)
+            waiting.limit = event.limit
 
     def _send_cancel(self, cancel: Cancel | None) -> None:
         """Send the stages a cancel, if there is one.

@@ -13,14 +13,21 @@ from mpispec.core.in_flight import RunsInFlight, Segment
 from mpispec.core.messages import Draft, Row, given_rows
 from mpispec.core.strategy import Bounds, Drafter, Strategy
 from mpispec.core.tree import BY_EXIT, Node, NodeState, TokenTree
-from mpispec.core.waiting import Waiting
+from mpispec.core.waiting import Waiting, rank_of
 
 EXIT = "exit"
 """Name of the drafter that is the target's own stages with an early exit."""
 
 
+_PATIENCE = 8
+"""How often others may be preferred to the newest token of a request of lower priority."""
+
+
 class Request:
     """State of one active request; a `View` for its strategy."""
+
+    num_passed = 0
+    """Runs in a row that had no room for its newest token, but for rows of more urgent requests."""
 
     def __init__(
         self,
@@ -82,14 +89,14 @@ class Request:
         return DraftLink(draft, self.id, strategy.draft_lead, strategy.width, strategy.floor, useless, epochs)
 
     @property
-    def priority(self) -> int:
-        """See `Submitted`."""
-        return self._submitted.priority
-
-    @property
     def rank(self) -> tuple[int, int]:
         """Least for the request that is entitled to cells, and to be read, before all others."""
-        return -self.priority, self.id
+        return rank_of(self._submitted)
+
+    @property
+    def urgency(self) -> float:
+        """The least comes first in a run: the priority, but none is more urgent than one passed over too often."""
+        return float("-inf") if self.num_passed >= _PATIENCE else self._submitted.priority
 
     @property
     def seq(self) -> SeqId:
@@ -231,6 +238,7 @@ class Request:
     def dispatched(self, run_id: RunId, nodes: Sequence[Node]) -> None:
         """Note that a run carries rows of this request, of which those of `nodes` decide."""
         self.has_begun = True
+        self.num_passed = 0
         self.statistics.runs += 1
         self._offers = None
         for node in nodes:

@@ -3,8 +3,8 @@
 A run is planned as a value (`Share`), like vLLM's scheduler output: no messages, no tensors. One request alone goes as
 its strategy says. Of several, a run takes, in this order:
 
-1. rows by the chance that their tokens are right, which is 1 for the newest token of a request, so that no request
-   waits for the guesses of another; among equals the request that has waited longest comes first,
+1. the newest token of each request, so that none waits for the guesses of another, then guesses by the chance that
+   they are right; both of more urgent requests first, and among equals of the one that has waited longest,
 2. until the run has as many rows as bring all rows in the system through the pipeline soonest (`Scheduler.sizes`),
 3. but leaves room for a chunk of a prompt, the oldest first, of as few rows as read it nearly as soon as larger ones.
 
@@ -53,7 +53,7 @@ class Share(NamedTuple):
         """Of these, rows without which the request cannot go on."""
         if self.chunk:
             return self.num_rows
-        return int(bool(self.nodes) and self.nodes[0].state is NodeState.PENDING and self.nodes[0].parent is None)
+        return int(bool(self.nodes) and _is_needed(self.nodes[0]))
 
 
 class Scheduler:
@@ -117,7 +117,9 @@ class Scheduler:
         self._was_chunk = False
         self._reread()
         if self._is_apart and offers:
-            offers = [max(offers, key=lambda offer: (offer[0].priority, offer[0].strategy.value(offer[1][0])))]
+            chosen = min(offers, key=lambda offer: _turn(offer[0], offer[1][0]))
+            _note_passed(offers, [chosen[0]])
+            offers = [chosen]
         chunks = self._chunks_of(joining, requests)
         kept = min(sum(share.num_rows for share in chunks), self._most - 1)
         return _likeliest(offers, min(most, self._most - kept)) + chunks
@@ -180,17 +182,32 @@ class Scheduler:
         return chunk
 
 
+def _is_needed(node: Node) -> bool:
+    """Tell whether a request cannot go on without this row: it computes its newest token."""
+    return node.state is NodeState.PENDING and node.parent is None
+
+
+def _turn(request: Request, node: Node) -> tuple[bool, float, float]:
+    """Return what decides whose row is next: the least is first."""
+    return not _is_needed(node), request.urgency, -request.strategy.value(node)
+
+
+def _note_passed(offers: Sequence[tuple[Request, Sequence[Node]]], taken: Sequence[Request]) -> None:
+    """Count for requests that cannot go on that they were passed over for more urgent ones."""
+    most_urgent = min((request.urgency for request in taken), default=0.0)
+    for request, nodes in offers:
+        if request.urgency > most_urgent and _is_needed(nodes[0]) and request not in taken:
+            request.num_passed += 1
+
+
 def _likeliest(offers: Sequence[tuple[Request, Sequence[Node]]], most: int) -> list[Share]:
     """Return the likeliest rows, about `most`; a strategy whose choice is indivisible gives all of it or nothing."""
-    heap = [
-        (-request.priority, -request.strategy.value(nodes[0]), order, 0)
-        for order, (request, nodes) in enumerate(offers)
-    ]
+    heap = [(*_turn(request, nodes[0]), order, 0) for order, (request, nodes) in enumerate(offers)]
     heapq.heapify(heap)
     counts = [0] * len(offers)
     taken = 0
     while heap and taken < most:
-        priority, _, order, index = heapq.heappop(heap)
+        *_, order, index = heapq.heappop(heap)
         request, nodes = offers[order]
         if not request.strategy.is_divisible:
             if taken and taken + len(nodes) > most:
@@ -201,5 +218,7 @@ def _likeliest(offers: Sequence[tuple[Request, Sequence[Node]]], most: int) -> l
         counts[order] = index + 1
         taken += 1
         if index + 1 < len(nodes):
-            heapq.heappush(heap, (priority, -request.strategy.value(nodes[index + 1]), order, index + 1))
-    return [Share(request, nodes[:count]) for (request, nodes), count in zip(offers, counts, strict=True) if count]
+            heapq.heappush(heap, (*_turn(request, nodes[index + 1]), order, index + 1))
+    shares = [Share(request, nodes[:count]) for (request, nodes), count in zip(offers, counts, strict=True) if count]
+    _note_passed(offers, [share.request for share in shares])
+    return shares

@@ -22,6 +22,8 @@ MOST_REPORTS = 256
 """Ended requests whose report is kept (law 7)."""
 MOST_OPEN = 1024
 """Requests that may wait or run (law 7)."""
+MAX_PRIORITY = 1000
+"""Priorities are from minus this to this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,10 @@ class Generation:
     """None: the engine's current default."""
     drafter: str | None = None
     """None: the engine's default."""
+    priority: int = 0
+    """Requests of lower numbers come first where there is too little for all, as in vLLM; see `Submitted`."""
+    timeout_s: float | None = None
+    """Seconds after which it ends with what it has, to within a second; None for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,8 @@ class Progress:
 
     tokens: tuple[int, ...]
     finish: FinishReason | None
-    """Set with the last call for a request: `stop` (end-of-text token, included in `tokens`), `length`, `cancelled`."""
+    """Set with the last call for a request: `stop` (end-of-text token, included in `tokens`), `length`, `cancelled` or
+    `timeout`."""
     when: float
     """Seconds on the monotonic clock."""
 
@@ -84,6 +91,10 @@ class EngineFacts:
             )
         if generation.max_tokens < 1:
             raise ValueError("max_tokens must be at least 1.")
+        if not -MAX_PRIORITY <= generation.priority <= MAX_PRIORITY:
+            raise ValueError(f"priority must be from -{MAX_PRIORITY} to {MAX_PRIORITY}.")
+        if generation.timeout_s is not None and not generation.timeout_s > 0:
+            raise ValueError("timeout must be above 0 seconds.")
         if not all(0 <= token < self.vocabulary for token in generation.prompt):
             raise ValueError(f"The prompt has a token id outside the vocabulary of {self.vocabulary}.")
         for name, (low, high) in SAMPLING_RANGES.items():
@@ -224,8 +235,9 @@ class Engine:
             request = self._next
             self._next += 1
             self._listeners[request] = listener
+            now = time.monotonic()
             self._timelines[request] = Timeline(
-                time.monotonic(), len(generation.prompt), strategy, drafter, generation.sampling.seed
+                now, len(generation.prompt), strategy, drafter, generation.sampling.seed
             )
             self._forget_old()
             tokens = tuple(Token(token) for token in generation.prompt)
@@ -237,6 +249,8 @@ class Engine:
                 generation.sampling,
                 strategy,
                 drafter,
+                generation.priority,
+                None if generation.timeout_s is None else now + generation.timeout_s,
             )
             self._send(submitted)
         return request

@@ -78,13 +78,16 @@ def count_usage(answers: Sequence[Answered], num_choices: int) -> dict[str, Any]
 
 def finish_reason(turn: Turn, done: Completed) -> str:
     """Return why an answer ended, in OpenAI's words."""
+    if done.is_unfinished:
+        return "length"
     return "tool_calls" if turn.calls and done.finish_reason == "stop" else done.finish_reason
 
 
 def report_of(done: Completed) -> dict[str, Any]:
     """Return what the engine has to say of an answer."""
     report = {name: done.report[name] for name in _REPORTED if name in done.report}
-    return report | ({"cut": "repeats"} if done.is_cut else {})
+    cut = "repeats" if done.is_cut else "timeout" if done.finish_reason == "timeout" else None
+    return report | ({"cut": cut} if cut else {})
 
 
 @dataclass(frozen=True)

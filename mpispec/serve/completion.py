@@ -41,6 +41,11 @@ class Completed:
     """How many of the tokens were thought before the answer."""
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether the model would have gone on: the tokens wanted, or the time, were used up."""
+        return self.finish_reason in ("length", "timeout")
+
+    @property
     def cached_tokens(self) -> int:
         """Tokens of the prompt that were in the cache already; 0 where so many requests ended since that none knows."""
         return int(self.report.get("cached_tokens", 0))

@@ -10,6 +10,7 @@ _ANTHROPIC = {
     404: "not_found_error",
     413: "request_too_large",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 """Anthropic's words for what went wrong."""
 

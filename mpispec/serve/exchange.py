@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import EngineStopped, Generation
 from mpispec.serve.answers import Answer, Answered
-from mpispec.serve.completion import AsyncCompletion
+from mpispec.serve.completion import AsyncCompletion, Completed
 from mpispec.serve.errors import ApiError, engine_stopped
 from mpispec.serve.events import EventStream, unless_gone
 from mpispec.serve.prompt import Prompt
@@ -82,6 +82,8 @@ class Exchange:
             sampling=wanted.sampling(self._service.manner.defaults(wanted.temperature), seed),
             strategy=wanted.strategy,
             drafter=wanted.drafter,
+            priority=wanted.priority or 0,
+            timeout_s=wanted.timeout,
         )
 
     def _cuts_repeats(self, wanted: GenerationRequest) -> bool:
@@ -124,9 +126,18 @@ async def _finish(completions: Sequence[AsyncCompletion]) -> list[Answered]:
             for piece in pieces or ():
                 turns[index].add(piece)
     answers = [completion.result() for completion in completions]
-    if any(done.finish_reason == "cancelled" for done in answers):
-        raise engine_stopped()
+    if (failure := _failure(answers, completions)) is not None:
+        raise failure
     return list(zip(turns, answers, strict=True))
+
+
+def _failure(ended: Sequence[Completed], completions: Sequence[AsyncCompletion]) -> ApiError | None:
+    """Return what went wrong, now that some have ended: the engine has stopped, or not a token came in time."""
+    if any(done.finish_reason == "cancelled" for done in ended):
+        return engine_stopped()
+    if any(done.finish_reason == "timeout" for done in ended) and not any(one.tokens for one in completions):
+        return ApiError(504, "No token was ready in time; allow a longer timeout.", param="timeout", code="timeout")
+    return None
 
 
 async def _stream(completions: Sequence[AsyncCompletion], answer: Answer) -> AsyncGenerator[str, None]:
@@ -137,8 +148,9 @@ async def _stream(completions: Sequence[AsyncCompletion], answer: Answer) -> Asy
     async with aclosing(_merged(completions)) as found:
         async for index, pieces in found:
             done = completions[index].result() if pieces is None else None
-            if done is not None and done.finish_reason == "cancelled":
-                for event in answer.failure(engine_stopped()):
+            failure = _failure([done] if done is not None else [], completions)
+            if failure is not None:
+                for event in answer.failure(failure):
                     yield event
                 return
             for piece in pieces or ():

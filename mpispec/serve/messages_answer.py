@@ -45,13 +45,14 @@ class MessagesAnswer:
                     content.append(self._tool_use(number, calls[number].name, _as_object(calls[number].arguments)))
         return self._message(content) | {
             **_stop(turn, done),
-            "usage": _usage(self.prompt_tokens, len(done.tokens)),
+            "usage": _usage(done.prompt_tokens, done.cached_tokens, len(done.tokens)),
             "mpispec": report_of(done),
         }
 
     def opening(self, index: int) -> Iterator[str]:
         """See `Answer`."""
-        message = self._message([]) | {"usage": _usage(self.prompt_tokens, 0)}
+        # How much of the prompt is cached is known when its turn comes; what is counted at the end replaces this.
+        message = self._message([]) | {"usage": _usage(self.prompt_tokens, 0, 0)}
         yield event({"type": "message_start", "message": message}, "message_start")
 
     def chunk(self, index: int, piece: Piece) -> Iterator[str]:
@@ -71,7 +72,7 @@ class MessagesAnswer:
     def ending(self, index: int, turn: Turn, done: Completed) -> Iterator[str]:
         """See `Answer`."""
         yield from self._close()
-        usage = {"output_tokens": len(done.tokens)}
+        usage = _usage(done.prompt_tokens, done.cached_tokens, len(done.tokens))
         ended = {"type": "message_delta", "delta": _stop(turn, done), "usage": usage, "mpispec": report_of(done)}
         yield event(ended, "message_delta")
 
@@ -120,7 +121,7 @@ class MessagesAnswer:
 
 
 def _stop(turn: Turn, done: Completed) -> dict[str, Any]:
-    if done.finish_reason == "length":
+    if done.is_unfinished:
         reason = "max_tokens"
     elif done.stop is not None:
         reason = "stop_sequence"
@@ -129,12 +130,13 @@ def _stop(turn: Turn, done: Completed) -> dict[str, Any]:
     return {"stop_reason": reason, "stop_sequence": done.stop}
 
 
-def _usage(prompt: int, answer: int) -> dict[str, int]:
+def _usage(prompt: int, cached: int, answer: int) -> dict[str, int]:
+    """Return the token counts; the input has all that was not cached, as Anthropic counts it."""
     return {
-        "input_tokens": prompt,
+        "input_tokens": prompt - cached,
         "output_tokens": answer,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": 0,
+        "cache_read_input_tokens": cached,
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from mpispec.core.messages import Sampling
+from mpispec.runtime.engine import MAX_PRIORITY
 from mpispec.serve.errors import ApiError
 from mpispec.serve.fields import Given, Stops, Whole
 from mpispec.serve.service import MAX_TEMPERATURE
@@ -14,6 +15,9 @@ from mpispec.wire.fields import MAX_SEED, SAMPLING_RANGES
 
 MAX_CHOICES = 64
 """Answers of one request."""
+
+MAX_TIMEOUT = 7 * 86400.0
+"""Seconds."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
@@ -93,6 +97,10 @@ class GenerationRequest(BaseModel):
     stream_options: StreamOptions | None = None
     strategy: str | None = None
     drafter: str | None = Field(None, validation_alias=AliasChoices("drafter", "proposer"))  # its name until 2026-11
+    priority: Whole = Field(None, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
+    """The lower, the sooner, where there is too little for all; vLLM's name and direction."""
+    timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT)
+    """Seconds after which an answer ends with what it has."""
     cut_repeats: bool | None = None
     """Whether the answer is cut where it only repeats itself."""
 

@@ -138,7 +138,7 @@ class ResponsesAnswer:
         """End the last item; an answer without one is an empty message."""
         if not self._output.items:
             yield from self._output.take(Said(""))
-        yield from self._output.close("incomplete" if done.finish_reason == "length" else "completed")
+        yield from self._output.close("incomplete" if done.is_unfinished else "completed")
 
     def _send(self, happened: _Event) -> str:
         numbered = {**happened, "sequence_number": self._num_events}
@@ -146,7 +146,7 @@ class ResponsesAnswer:
         return event(numbered, happened["type"])
 
     def _response(self, done: Completed | None) -> dict[str, Any]:
-        is_cut = done is not None and done.finish_reason == "length"
+        is_cut = done is not None and done.is_unfinished
         ended = {} if done is None else {"usage": _usage(done), "mpispec": report_of(done)}
         status = "in_progress" if done is None else "incomplete" if is_cut else "completed"
         return {

@@ -37,6 +37,8 @@ def test_a_message_is_answered_the_same_streamed_or_not(client: anthropic.Anthro
         done = stream.get_final_message()
     assert text == block.text
     assert (done.stop_reason, done.usage.output_tokens) == (whole.stop_reason, whole.usage.output_tokens)
+    assert done.usage.cache_read_input_tokens, "the same prompt a second time"
+    assert done.usage.input_tokens + done.usage.cache_read_input_tokens >= whole.usage.input_tokens
 
 
 def test_a_tool_is_called_and_its_result_is_read(client: anthropic.Anthropic) -> None:
@@ -63,7 +65,7 @@ def test_an_answer_may_be_begun_and_stopped(client: anthropic.Anthropic) -> None
 def test_tokens_are_counted(client: anthropic.Anthropic) -> None:
     counted = client.messages.count_tokens(model=MODEL, system="Be brief.", messages=say(QUESTION), tools=TOOLS)
     answer = client.messages.create(model=MODEL, max_tokens=1, system="Be brief.", messages=say(QUESTION), tools=TOOLS)
-    assert counted.input_tokens == answer.usage.input_tokens
+    assert counted.input_tokens == answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
     assert answer.stop_reason == "max_tokens"
 
 

@@ -12,7 +12,7 @@ from mpispec.core.cache_operations import CacheOperations
 from mpispec.core.config import HeadConfig
 from mpispec.core.draft import DraftCore
 from mpispec.core.effects import Effect, Emit
-from mpispec.core.events import Event, Submitted, Withdrawn
+from mpispec.core.events import Event, Submitted, Tick, Withdrawn
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
 from mpispec.core.messages import Sampling
@@ -38,6 +38,9 @@ class Turn:
     """The request that must have ended, if this is not the first turn."""
     patience: int | None
     """After how many tokens it is withdrawn; None: not at all."""
+    priority: int = 0
+    lasts: float | None = None
+    """Virtual time after which it is to end with what it has."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Chats:
 
 def draw(seed: int, has_budget: bool = True) -> Chats:
     """Make chats from a seed: they begin with a few system prompts, and grow turn by turn."""
-    rng = random.Random(seed)
+    rng, other = random.Random(seed), random.Random(-seed - 1)
     num_stages = rng.choice([1, 2, 3])
     systems = [[rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 12))] for _ in range(2)]
     turns: list[Turn] = []
@@ -73,7 +76,9 @@ def draw(seed: int, has_budget: bool = True) -> Chats:
             text += [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 4))]
             answer = reference(text, rng.randint(1, 10), num_stages, VOCABULARY)
             patience = rng.randrange(len(answer)) if rng.random() < 0.15 else None
-            turns.append(Turn(chat, tuple(text), tuple(answer), last, patience))
+            priority = other.choice([0, 0, -1, 2])
+            lasts = other.random() * 8 if other.random() < 0.15 else None
+            turns.append(Turn(chat, tuple(text), tuple(answer), last, patience, priority, lasts))
             last = len(turns) - 1
             text = text + answer[: rng.choice([len(answer), len(answer), 1])]
     context = max(len(turn.prompt) + len(turn.answer) for turn in turns) + rng.choice([0, 5])
@@ -157,10 +162,11 @@ class ChatCluster(VirtualCluster):
         tokens = tuple(Token(token) for token in turn.prompt)
         request = RequestId(index)
         count = len(turn.answer)
-        self.at(
-            self.now,
-            Submitted(request, tokens, count, frozenset(), Sampling(), chats.strategy, chats.drafter),
-        )
+        deadline = None if turn.lasts is None else self.now + turn.lasts
+        how = (frozenset[Token](), Sampling(), chats.strategy, chats.drafter)
+        self.at(self.now, Submitted(request, tokens, count, *how, turn.priority, deadline))
+        if deadline is not None:
+            self.at(deadline, Tick())
         if turn.patience == 0:
             self.at(self.now, Withdrawn(request))
 
@@ -218,7 +224,7 @@ def played(chats: Chats) -> ChatCluster:
     cluster.check_drained()
     for index, turn in enumerate(chats.turns):
         tokens = cluster.answers[index].tokens
-        if cluster.answers[index].finish == "cancelled":
+        if cluster.answers[index].finish in ("cancelled", "timeout"):
             assert tokens == list(turn.answer[: len(tokens)])
         else:
             assert tokens == list(turn.answer), f"seed {chats.seed}, request {index}"

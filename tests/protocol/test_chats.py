@@ -17,7 +17,7 @@ from mpispec.core.ids import RequestId, SeqId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.prefix_cache import PrefixCache, Segment
 from mpispec.core.request import Request
-from mpispec.core.waiting import Waiting
+from mpispec.core.waiting import PLACES, Waiting
 from mpispec.sim.cluster import Answer
 from tests.protocol.chats import VOCABULARY, AccountedHead, Chats, Turn, build, draw, play, played
 from tests.protocol.playing import Breach, assert_noticed
@@ -47,6 +47,11 @@ def test_chats_write_the_plain_text_in_a_cache_that_is_full() -> None:
     answers = [answer for cluster in clusters for answer in cluster.answers.values()]
     assert total(answers, "preemptions") > 50, "the cells are too many to prove anything"
     assert sum(cluster.steps for cluster in clusters) >= STEPS, "the chats are too short to prove anything"
+    assert {answer.finish for answer in answers} == {"length", "cancelled", "timeout"}
+
+
+def test_a_draft_that_lost_its_cells_again_and_again_is_not_remembered_for_each_time() -> None:
+    play(draw(NIGHT_SEED + 751))
 
 
 @given(seed=st.integers(min_value=10_000, max_value=2**31))
@@ -64,11 +69,13 @@ def test_chats_of_a_million_steps_write_the_plain_text() -> None:
         steps += cluster.steps
         answers = [*cluster.answers.values()]
         counts.update({counter: total(answers, counter) for counter in ("cached", "preemptions", "cancelled_runs")})
-        counts["withdrawn"] += sum(answer.finish == "cancelled" for answer in answers)
+        counts.update(answer.finish or "never" for answer in answers)
         seed += 1
     print(f"{steps} steps of {seed - NIGHT_SEED} seeds: {dict(counts)}")
     assert counts["cached"] > 10_000
-    assert min(counts["preemptions"], counts["cancelled_runs"], counts["withdrawn"]) > 100, f"too little of {counts}"
+    assert not counts["never"]
+    for counter in ("preemptions", "cancelled_runs", "cancelled", "timeout"):
+        assert counts[counter] > 100, f"too little {counter} to prove anything"
 
 
 def turns(prompts: Sequence[Sequence[int]], follows: Sequence[int | None], count: int = 6) -> tuple[Turn, ...]:
@@ -131,12 +138,37 @@ def test_many_that_are_more_urgent_may_wait_for_the_prompt_of_one_that_is_less()
     cluster.chats = chats(21, 1000, some)
     for index, turn in enumerate(some):
         tokens = tuple(Token(token) for token in turn.prompt)
-        urgency = 0 if index == 1 else 1
-        one = Submitted(RequestId(index), tokens, 6, frozenset(), Sampling(), "plain", "none", priority=urgency)
+        priority = 1 if index == 1 else 0
+        one = Submitted(RequestId(index), tokens, 6, frozenset(), Sampling(), "plain", "none", priority=priority)
         cluster.at(0.0, one)
     cluster.run()
     cluster.check_drained()
     assert all(cluster.answers[index].tokens == list(turn.answer) for index, turn in enumerate(some))
+
+
+def test_a_request_of_lower_priority_stands_further_back_and_does_not_starve() -> None:
+    """Three chats without a pause, one place: two of their turns wait at any time, and so does the fourth request."""
+    single = 3
+    prompts = [[1, index % 3, index % 4] for index in range(150)]
+    follows = [None] * 4 + [index - (4 if index < 7 else 3) for index in range(4, len(prompts))]
+    for priority in (0, 1):
+        some = list(turns(prompts, follows, count=2))
+        some[single] = replace(some[single], priority=priority)
+        answers = play(chats(1, 1000, tuple(some)))
+        before = sum(answer.times[0] < answers[single].times[0] for answer in answers.values())
+        assert before == pytest.approx(single + PLACES * priority, abs=3)
+
+
+def test_a_request_that_takes_too_long_ends_with_what_it_has() -> None:
+    some = turns([[1, 2], [3, 4]], [None, None], count=30)
+    whole = play(chats(1, 200, some))
+    middle = (whole[0].times[10] + whole[0].times[11]) / 2
+    late, never = (replace(turn, lasts=middle) for turn in some)
+    answers = play(chats(1, 200, (late, never)))
+    assert [answer.finish for _, answer in sorted(answers.items())] == ["timeout", "timeout"]
+    assert len(answers[0].tokens) == 11
+    assert not answers[1].tokens, "the second waits for the first to end"
+    assert answers[1].statistics is None
 
 
 def cells_that_may_never_be_written_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def last_words(prompt: Sequence[int]) -> bytes:
 
 
 def answer_to(generation: Generation) -> Iterator[int | None]:
-    """Repeat the last words. None: think until withdrawn (after `wait`). `forever` is repeated without an end.
+    """Repeat the last words. None: think until withdrawn, or out of time (after `wait`). `forever` has no end.
 
     What comes after `write:` is the answer as it stands. `stall` is thought about before the first token.
     """
@@ -87,6 +87,8 @@ class FakeEngine:
         self.generations: list[Generation] = []
         self.stopped = False
         self.num_tokens = 0
+        self.cached_tokens = 0
+        """What is said of every prompt."""
         self._changed = threading.Condition()
         self._queue: deque[tuple[int, Generation, Callable[[Progress], None]]] = deque()
         self._withdrawn: set[int] = set()
@@ -118,6 +120,7 @@ class FakeEngine:
     def report(self, request: int) -> dict[str, object]:
         assert request in self._ended
         return {
+            "cached_tokens": self.cached_tokens,
             "timing": {"tokens_per_s": 12.5},
             "speculation": {"acceptance_rate": 0.75},
             "ranks": [],
@@ -181,6 +184,10 @@ class FakeEngine:
             if token is None:
                 listener(Progress(tuple(portion), None, 0.0))
                 portion = []
+                if generation.timeout_s is not None:
+                    self._end(request)
+                    listener(Progress((), "timeout", 0.0))
+                    return
                 self._await(lambda: request in self._withdrawn or self.stopped)
             if request in self._withdrawn or self.stopped:
                 self._end(request)

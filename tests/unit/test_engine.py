@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import pytest
@@ -49,6 +50,16 @@ def test_a_generation_becomes_an_event_with_the_defaults(engine: Engine, events:
     assert submitted.stops == {2}
 
 
+def test_a_timeout_becomes_a_deadline_on_the_clock_of_the_driver(engine: Engine, events: list[Event]) -> None:
+    before = time.monotonic()
+    engine.submit(Generation((1,), 5, priority=-2, timeout_s=60.0), lambda progress: None)
+    (submitted,) = events
+    assert isinstance(submitted, Submitted)
+    assert submitted.priority == -2
+    assert submitted.deadline is not None
+    assert before + 60 <= submitted.deadline <= time.monotonic() + 60
+
+
 def test_plain_needs_no_drafter(engine: Engine, events: list[Event]) -> None:
     engine.submit(Generation((1,), 5, strategy="plain", drafter="ngram"), lambda progress: None)
     assert isinstance(events[0], Submitted)
@@ -64,6 +75,9 @@ def test_plain_needs_no_drafter(engine: Engine, events: list[Event]) -> None:
         ({"max_tokens": 0}, "at least 1"),
         ({"strategy": "magic"}, "choose one of plain, pipeinfer"),
         ({"drafter": "draft"}, "choose one of none, ngram"),
+        ({"priority": -1001}, "priority must be from -1000 to 1000"),
+        ({"timeout_s": 0.0}, "timeout must be above 0"),
+        ({"timeout_s": math.nan}, "timeout must be above 0"),
         ({"sampling": Sampling(top_k=2**31)}, "top_k must be from 0 to 2147483647"),
         ({"sampling": Sampling(temperature=math.nan)}, "temperature must be from 0"),
         ({"sampling": Sampling(repeat_penalty=1e-40)}, "repeat_penalty must be from 0.01"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from mpispec.core.config import HeadConfig
@@ -121,13 +123,26 @@ def test_chunks_are_as_short_as_they_can_be_read_nearly_as_soon_while_others_dec
         assert sum(row.request == 1 for row in runs[-1].rows) == chunk
 
 
-def test_the_oldest_prompt_is_read_first_and_a_higher_priority_before_it() -> None:
+def test_the_oldest_prompt_is_read_first_and_a_more_urgent_one_before_it() -> None:
     head = Head(stages=1)
     head.submit(0, prompt=1)
-    for request, priority in ((1, 0), (2, 0), (3, 1)):
+    for request, priority in ((1, 0), (2, 0), (3, -1)):
         head.submit(request, prompt=100, priority=priority)
     (run,) = head.answers()
     assert requests_of(run) == [0, 3]
+
+
+def test_of_requests_that_all_wait_every_ninth_run_is_for_a_less_urgent_one() -> None:
+    head = Head(stages=1, own_cells=True)
+    for request, priority in ((0, 5), (1, 0), (2, 0)):
+        head.submit(request, prompt=2, priority=priority)
+    served = []
+    for _ in range(40):
+        served += [requests_of(run)[0] for run in head.runs]
+        head.answers()
+    turns = [run for run, request in enumerate(served[5:]) if request == 0]
+    assert [later - earlier for earlier, later in pairwise(turns)] == [9] * (len(turns) - 1)
+    assert len(turns) >= 3
 
 
 def test_requests_with_cells_of_their_own_take_turns() -> None:

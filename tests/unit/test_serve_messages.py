@@ -113,6 +113,16 @@ def test_a_message_is_answered(client: httpx.Client) -> None:
     assert answer["usage"]["output_tokens"] == len("Hello.") + 1
 
 
+def test_what_was_cached_is_counted_apart() -> None:
+    engine = FakeEngine(4096)
+    with connected(engine) as client:
+        fresh = ask(client, "Hello.")["usage"]
+        engine.cached_tokens = 5
+        usage = ask(client, "Hello.")["usage"]
+    assert (fresh["cache_read_input_tokens"], usage["cache_read_input_tokens"]) == (0, 5)
+    assert usage["input_tokens"] == fresh["input_tokens"] - 5
+
+
 @pytest.mark.parametrize(
     ("fields", "reason", "sequence", "text"),
     [
