@@ -44,7 +44,8 @@ class Serve(FrontEnd[None]):
         """See `FrontEnd`."""
         options = job_options(self._flags)
         parallel = self._flags["parallel"] or exactness.usual_parallel(options.exactness)
-        options = replace(options, parallel=parallel, cells=self._flags["cells"])
+        may_shrink = self._flags["parallel"] is None
+        options = replace(options, parallel=parallel, may_shrink=may_shrink, cells=self._flags["cells"])
         if options.drafter == "oracle":
             raise JobError("--drafter oracle:H needs a recorded text, which a server does not have; use generate.")
         return options

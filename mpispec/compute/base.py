@@ -116,6 +116,8 @@ class Opened(NamedTuple):
     stages: list[StageModel]
     together: Together | None = None
     """Where they share their weights."""
+    context_bytes: int = 0
+    """What each context beyond the first takes of the host's memory, of all these stages."""
 
 
 class Tokenizer(Protocol):

@@ -16,6 +16,7 @@ from mpispec.models.gguf_file import read
 from mpispec.models.registry import ModelSummary
 
 if TYPE_CHECKING:
+    from mpispec.compute.llama_stage import LlamaStage
     from mpispec.compute.llama_vocabulary import Vocabulary
 
 
@@ -58,10 +59,14 @@ class LlamaBackend:
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
     ) -> StageModel:
         """See `Backend`."""
+        return self._open(model, Part(layers, has_exit), size, insist)
+
+    def _open(self, model: ModelSummary, part: Part, size: StageSize, insist: bool) -> LlamaStage:
         from mpispec.compute.llama_stage import LlamaStage  # noqa: PLC0415  loads libllama
 
+        layers = part.layers
         whole = len(layers) == model.layers
-        path = model.path if whole else cut.part(model.path, layers, insist=insist, has_exit=has_exit)
+        path = model.path if whole else cut.part(model.path, layers, insist=insist, has_exit=part.has_exit)
         try:
             return LlamaStage(
                 path, size, first=layers.start == 0, last=layers.stop == model.layers, n_layers=len(layers)
@@ -71,9 +76,8 @@ class LlamaBackend:
 
     def open_stages(self, model: ModelSummary, parts: Sequence[Part], size: StageSize, insist: bool) -> Opened:
         """See `Backend`."""
-        return Opened(
-            [self.open_stage(model, part.layers, size, insist=insist, has_exit=part.has_exit) for part in parts]
-        )
+        opened = [self._open(model, part, size, insist) for part in parts]
+        return Opened([*opened], context_bytes=sum(stage.context_bytes for stage in opened))
 
     def open_tokenizer(self, path: Path) -> Vocabulary:
         """See `Backend`."""

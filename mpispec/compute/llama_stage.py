@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from mpispec.compute import huge_pages
 from mpispec.compute.base import Cancelled, ComputeError, Floats, StageOutput, StageSize
@@ -44,6 +43,8 @@ class LlamaStage:
         self._first, self._last = first, last
         self._size = size
         self._contexts: dict[int, StageContext] = {}
+        self.context_bytes = 0
+        """What a context takes of the host's memory."""
         try:
             if self._model.n_layers != n_layers:
                 raise ModelError(f"{path} holds {self._model.n_layers} layers, not {n_layers}; cut it again.")
@@ -158,10 +159,7 @@ class LlamaStage:
         return StageContext(self._model, held, first=self._first, last=self._last)
 
     def _warm_up(self) -> None:
-        """Touch all weights, and find out before any request waits for it whether all that it needs is there.
-
-        That is the output of the layers, and the memory of contexts that are not made yet.
-        """
+        """Touch all weights, see whether the output of the layers can be had, and how much memory a context takes."""
         run = Run(0, (Row(0, 0, -1, 0, 0, 0, True),))  # type: ignore[arg-type]
         activations = None if self._first else np.zeros((1, self.width), np.float32)
         try:
@@ -169,14 +167,9 @@ class LlamaStage:
         except ComputeError as error:
             self.close()
             raise ModelError(f"{self._model.path} cannot be run as a stage: {error}") from None
-        missing = (self._size.contexts - 1) * self._contexts[0].num_bytes(SeqId(0))
+        if not self._size.gpu_layers:
+            self.context_bytes = self._contexts[0].num_bytes(SeqId(0))
         self._contexts[0].clear()
-        if missing > psutil.virtual_memory().available and not self._size.gpu_layers:
-            self.close()
-            raise ModelError(
-                f"There is no memory for the cells of {self._size.contexts} requests at once, {missing >> 20} MiB more "
-                "than for one; use a smaller --ctx or --parallel, or --exactness throughput."
-            )
 
 
 def _in_row_order(found: Sequence[tuple[Batch, StageOutput]]) -> StageOutput:

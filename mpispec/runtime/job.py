@@ -8,10 +8,11 @@ from typing import Generic, TypeVar
 
 from mpispec.runtime import ngrams
 from mpispec.runtime.balance import advice, balanced
+from mpispec.runtime.context_memory import fitted
 from mpispec.runtime.downloads import download
 from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group, agree, gather, on_rank_0
-from mpispec.runtime.loading import Models, held, load
+from mpispec.runtime.loading import Models, Say, held, load
 from mpispec.runtime.process import joined
 from mpispec.runtime.rank import Rank, RankReport, make_engine, read_reports
 from mpispec.runtime.row_costs import pipeline_costs
@@ -90,8 +91,8 @@ def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
         front_end.begin(group, setup)
 
         # Download and load, and open the planes.
-        download(group, held(setup, group.rank), say)
-        models = front_end.wrap(agree(group, lambda: load(options, group.rank, setup, say)), setup)
+        options, setup, models = _loaded(options, group, setup, say)
+        models = front_end.wrap(models, setup)
         group.open(_limits(options, setup))
 
         # Measure what runs and links cost here, and how the ranks' clocks differ.
@@ -119,6 +120,13 @@ def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
         front_end.end(group, outcome)
         on_rank_0(group, lambda: ngrams.keep(options, setup, said_before), None)
         return outcome
+
+
+def _loaded(options: JobOptions, group: Group, setup: Setup, say: Say) -> tuple[JobOptions, Setup, Models]:
+    """Return what this rank computes with, and the job as far as all ranks have memory for it. Collective."""
+    download(group, held(setup, group.rank), say)
+    models = agree(group, lambda: load(options, group.rank, setup, say))
+    return *fitted(options, group, setup, models.context_bytes, say), models
 
 
 def _silent(_: str) -> None:

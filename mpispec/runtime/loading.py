@@ -31,6 +31,8 @@ class Models:
     """What the bits of each stage depend on."""
     together: Together | None = None
     """Computes with all stages of the target in one pass, where they share their weights."""
+    context_bytes: int = 0
+    """What one more request takes of the host's memory, where each has a context."""
 
     def close(self) -> None:
         """Free their memory."""
@@ -53,18 +55,19 @@ def load(options: JobOptions, rank: int, setup: Setup, say: Say) -> Models:
     try:
         places = setup.places_of(rank)
         stages: dict[Actor, StageModel] = {}
-        together = None
+        together, context_bytes = None, 0
         for _, alike in itertools.groupby(places, lambda place: (place.model.path, place.is_target)):
             mine = [*alike]
             opened = _open_stages(options, setup, mine, say)
             stages.update(zip((place.actor for place in mine), opened.stages, strict=True))
             together = opened.together or together
+            context_bytes += opened.context_bytes if mine[0].is_target else 0
         draft = _load_draft(options, setup, say) if setup.plan.draft_rank == rank else None
         backends = {place.actor: backend_of(place.model.path) for place in places}
         size = _size(options, setup, rank)
         measured = {backend.name: backend.arithmetic(size) for backend in set(backends.values())}
         arithmetic = {actor: measured[backend.name] for actor, backend in backends.items()}
-        return Models(stages, draft, arithmetic, together)
+        return Models(stages, draft, arithmetic, together, context_bytes)
     except (ModelError, ComputeError) as error:
         raise JobError(str(error)) from error
 

@@ -49,6 +49,8 @@ class JobOptions:
     """Positions of one request; None: 2048, or what the model was trained for if that is less."""
     parallel: int = 1
     """Requests that run at once."""
+    may_shrink: bool = False
+    """Whether fewer will do where memory is short: the user did not say how many."""
     cells: int | None = None
     """Cells that they share; None: see `num_cells`."""
     exactness: str = "auto"

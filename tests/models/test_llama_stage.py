@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mpispec.compute import llama_stage
 from mpispec.compute.base import ComputeError, ModelError, StageSize
 from mpispec.compute.llama_stage import LlamaStage
-from mpispec.compute.llama_traits import TILE
+from mpispec.compute.llama_traits import SPARE_CELLS, TILE
 from mpispec.core.ids import Pos, SeqId
 from mpispec.core.messages import Branch, Run
 from mpispec.models import cut
@@ -108,13 +106,11 @@ def test_nothing_goes_from_one_context_to_another(default_model: Path, part_cach
     stage.close()
 
 
-def test_contexts_for_which_there_is_no_memory_are_refused_at_once(
-    default_model: Path, part_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(llama_stage.psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 20))
-    own_cells(default_model, 1).close()
-    with pytest.raises(ModelError, match="cells of 8 requests at once.*--exactness throughput"):
-        own_cells(default_model, 8)
+def test_a_stage_says_how_much_memory_a_context_takes(default_model: Path, part_cache: Path) -> None:
+    stage = own_cells(default_model, 2)
+    cells, layers, keys_and_values, width, f16 = 64 + SPARE_CELLS, 10, 2, 192, 2
+    assert stage.context_bytes == pytest.approx(cells * layers * keys_and_values * width * f16, rel=0.1)
+    stage.close()
 
 
 def test_more_rows_than_a_stage_was_loaded_for_are_refused(pipeline: Pipeline) -> None:
