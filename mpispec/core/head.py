@@ -29,6 +29,7 @@ from mpispec.core.messages import (
     Stop,
     opening,
 )
+from mpispec.core.occupancy import Occupancy
 from mpispec.core.own_caches import caches_of
 from mpispec.core.request import Request
 from mpispec.core.scheduler import Scheduler, Share
@@ -62,6 +63,7 @@ class HeadCore:
         self._relays = relays(config.actor, config.actor, config.num_stages)
         """Stages to which we send a cancel; they pass it on to the others."""
         self._cache = caches_of(config)
+        self.occupancy = Occupancy(config, self._active, self._waiting, self._runs, self._cache)
         self._epochs = itertools.count()
         """Numbers of texts that are drafted for."""
         self._last_sign = 0.0

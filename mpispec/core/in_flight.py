@@ -260,7 +260,9 @@ class RunsInFlight:
         touched: dict[RunId, list[NodeId]] = {}
         for node in dead:
             if node.run in self._runs:
-                self._runs[node.run].segments[request].num_dead += 1
+                segment = self._runs[node.run].segments[request]
+                segment.num_dead += 1
+                segment.statistics.cancelled_rows += not segment.given
                 self.num_rows -= 1
                 touched.setdefault(node.run, []).append(node.id)
         return touched
@@ -269,6 +271,7 @@ class RunsInFlight:
         if not segment.is_cancelled:
             segment.is_cancelled = True
             segment.statistics.cancelled_runs += 1
+            segment.statistics.cancelled_rows += len(segment.given) or len(segment.nodes) - segment.num_dead
             self._no_longer_live(segment)
 
     def _message(

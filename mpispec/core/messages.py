@@ -183,15 +183,17 @@ class Idle:
 
 @dataclass(frozen=True, slots=True)
 class AskWork:
-    """The head's rank -> any actor of another rank: how long has your rank computed? For drivers, not for cores."""
+    """The head's rank -> any actor of another rank: what has your rank done? For drivers, not for cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The answer to `AskWork`: the time that the busiest worker of the rank has computed since the start."""
+    """The answer to `AskWork`: what the rank has done since the start."""
 
     busy_us: int
-    """Microseconds."""
+    """Microseconds that its busiest worker has computed."""
+    sent: tuple[int, ...] = ()
+    """Bytes of frames that it has sent to each rank."""
 
 
 @dataclass(frozen=True, slots=True)

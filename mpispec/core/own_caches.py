@@ -38,6 +38,11 @@ class OwnCaches:
         """Those without a request, the one first that was left first."""
         self._sequences = sequences
 
+    @property
+    def num_cells(self) -> int:
+        """See `CacheOperations`: those of all caches."""
+        return sum(cache.num_cells for cache in self._caches)
+
     def must_collect(self, seq: SeqId) -> bool:
         """See `CacheOperations`."""
         return self._of(seq).must_collect(seq)

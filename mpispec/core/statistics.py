@@ -27,6 +27,8 @@ class Statistics:
     cancelled_runs: int = 0
     void_runs: int = 0
     """Cancelled runs that came back without having been computed to the end."""
+    cancelled_rows: int = 0
+    """Rows that nobody wanted any more while they were in flight."""
 
     def add(self, other: Statistics) -> None:
         """Add the counters of another request."""
@@ -38,6 +40,7 @@ class Statistics:
         self.runs += other.runs
         self.cancelled_runs += other.cancelled_runs
         self.void_runs += other.void_runs
+        self.cancelled_rows += other.cancelled_rows
 
     @property
     def acceptance_rate(self) -> float | None:

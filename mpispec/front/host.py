@@ -101,5 +101,5 @@ class EngineHost:
 
     def _tell(self, asked: Ask) -> None:
         engine = self._engine
-        value: dict[Any, Any] = engine.stats() if asked.what == "stats" else engine.busy_s()
+        value: dict[Any, Any] = engine.stats() if asked.what == "stats" else engine.ranks()
         self._link.send(Told(asked.key, value))

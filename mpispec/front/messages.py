@@ -94,7 +94,7 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
     """To rank 0: a question, answered by `Told` of the same key."""
 
     key: int
-    what: Literal["stats", "busy_s"]
+    what: Literal["stats", "ranks"]
 
 
 class Told(msgspec.Struct, frozen=True, tag=True):

@@ -94,9 +94,9 @@ class RemoteEngine:
         """Ask for totals; raises EngineStopped where no answer comes."""
         return self._ask("stats")
 
-    def busy_s(self) -> dict[int, float]:
-        """Ask for seconds by rank; raises EngineStopped where no answer comes."""
-        return self._ask("busy_s")
+    def ranks(self) -> dict[int, dict[str, Any]]:
+        """Ask for what the ranks do; raises EngineStopped where no answer comes."""
+        return self._ask("ranks")
 
     def stop(self) -> None:
         """End the job."""
@@ -142,7 +142,7 @@ class RemoteEngine:
         for question in questions.values():
             question.set_exception(_stopped())
 
-    def _ask(self, what: Literal["stats", "busy_s"]) -> dict[Any, Any]:
+    def _ask(self, what: Literal["stats", "ranks"]) -> dict[Any, Any]:
         answer: Future[dict[Any, Any]] = Future()
         with self._lock:
             self._check_running()

@@ -27,12 +27,13 @@ from mpispec.core.effects import (
     Send,
 )
 from mpispec.core.events import Event, Received, Tick
+from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Plane
 from mpispec.core.messages import AskWork, Message, Run, Work
 from mpispec.core.statistics import RunCounts
 from mpispec.runtime.plan import Plan
+from mpispec.runtime.rank_work import RankWork, WorkOfRanks
 from mpispec.runtime.trace import Trace
-from mpispec.runtime.work_time import WorkTime
 from mpispec.runtime.worker import Worker
 from mpispec.transport.base import Transport
 from mpispec.wire.codec import decode, encode
@@ -68,7 +69,7 @@ class Driver:
         self._transport = transport
         self._cores = dict(cores)
         self._workers = workers
-        self._work_time = WorkTime(plan.ranks, transport.rank, list(workers.values()))
+        self._work_of_ranks = WorkOfRanks(plan.ranks, transport.rank, list(workers.values()))
         self._trace = trace
         self._emit = emit
         self._guard = threading.Lock()
@@ -91,12 +92,18 @@ class Driver:
         self._inbox.append(event)
         self._transport.wake()
 
-    def busy_s(self) -> dict[int, float]:
-        """Return by rank for how many seconds its busiest worker has computed; from any thread but those of `run`.
+    def work(self) -> dict[int, RankWork]:
+        """Return by rank what it has done since the start; from any thread but those of `run`.
 
         A rank that does not answer soon is left out.
         """
-        return self._work_time.ask(self._transport.wake)
+        return self._work_of_ranks.ask(self._transport.wake)
+
+    def occupancy(self) -> dict[str, int]:
+        """Return what the target's head has in use, where it is on this rank; from any thread but those of `run`."""
+        with self._guard:
+            head = self._cores.get(HEAD)
+            return head.occupancy.read() if isinstance(head, HeadCore) else {}
 
     def run(self) -> None:
         """Return when every core of this rank has quit; raises what a core, a worker or the transport raises."""
@@ -171,7 +178,7 @@ class Driver:
             handled = self._receive(frame.data)
         while self._inbox:
             handled = self._tell(HEAD, self._inbox.popleft())
-        for question in self._work_time.questions():
+        for question in self._work_of_ranks.questions():
             self._send(HEAD, question, time.monotonic())
         while (frame := self._transport.poll(Plane.DRAFT)) is not None:
             handled = self._receive(frame.data)
@@ -183,11 +190,12 @@ class Driver:
     def _receive(self, data: memoryview) -> bool:
         src, dst, message, payload = decode(data)
         if isinstance(message, AskWork):
-            busy_us = int(self._work_time.own_s * 1e6)
-            self._send(dst, Send(src, Plane.CONTROL, Work(busy_us)), time.monotonic())
+            own = self._work_of_ranks.own
+            answer = Work(int(own.busy_s * 1e6), own.sent)
+            self._send(dst, Send(src, Plane.CONTROL, answer), time.monotonic())
             return True
         if isinstance(message, Work):
-            self._work_time.heard(self._ranks[src], message.busy_us / 1e6)
+            self._work_of_ranks.heard(self._ranks[src], RankWork(message.busy_us / 1e6, message.sent))
             return True
         return self._tell(dst, Received(src, message, payload))
 
@@ -232,6 +240,7 @@ class Driver:
             self._transport.announce(rank)
             parts = encode(actor, send.dst, message, send.payload)
             self._transport.send(rank, send.plane, parts)
-            num_bytes = sum(len(part) for part in parts) if self._trace.is_on else 0
+            num_bytes = sum(len(part) for part in parts)
+            self._work_of_ranks.count_sent(rank, num_bytes)
         if self._trace.is_on:
             self._trace.sent(self._names[actor], now, message, num_bytes)

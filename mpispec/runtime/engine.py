@@ -15,7 +15,9 @@ from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.statistics import RunCounts, Statistics
+from mpispec.runtime.rank_work import RankWork
 from mpispec.runtime.text_promise import TextPromise
+from mpispec.runtime.totals import Totals
 from mpispec.wire.fields import SAMPLING_RANGES
 
 MOST_REPORTS = 256
@@ -118,6 +120,11 @@ class Timeline:
     """One for each token of the answer."""
     statistics: Statistics | None = None
 
+    def add_to(self, totals: Totals) -> None:
+        """Add the request to totals, if it has begun."""
+        if self.statistics is not None:
+            totals.add(self.drafter, self.prompt_tokens, self.statistics)
+
     def report(self) -> dict[str, Any]:
         """Return the figures, JSON-ready."""
         statistics = self.statistics or Statistics()
@@ -135,6 +142,7 @@ class Timeline:
             "timing": {
                 "prefill_s": round(times[0] - began, 6) if times else None,
                 "ttft_s": round(times[0] - self.submitted, 6) if times else None,
+                "queue_s": round(began - self.submitted, 6),
                 "decode_s": round(decode_s, 6),
                 "tokens_per_s": round((len(times) - 1) / decode_s, 3) if decode_s > 0 else None,
                 "itl_ms": {"p50": _percentile(gaps, 0.5), "p95": _percentile(gaps, 0.95)},
@@ -166,8 +174,11 @@ class Meter(Protocol):
 
     dispatched: RunCounts
 
-    def busy_s(self) -> dict[int, float]:
-        """Return by rank for how many seconds its busiest worker has computed; from any thread but the driver's."""
+    def work(self) -> dict[int, RankWork]:
+        """Return by rank what it has done since the start; from any thread but the driver's."""
+
+    def occupancy(self) -> dict[str, int]:
+        """Return what the head has in use; from any thread but the driver's."""
 
 
 class Engine:
@@ -193,6 +204,8 @@ class Engine:
         self.default_drafter = default_drafter
         self.recorded: tuple[int, ...] = ()
         """Prompt and continuation that the oracle knows; empty until a plain run has written them."""
+        self.places: tuple[dict[str, Any], ...] = ()
+        """By rank, JSON-ready: `host`, `roles`, and `layers`, the first and the last of each stage that it holds."""
         self._stops = frozenset(Token(token) for token in stops)
         self._tell: Callable[[Event], None] | None = None
         self._meter: Meter | None = None
@@ -203,8 +216,9 @@ class Engine:
         self._stopped = False
         self._num_ended = 0
         self._num_tokens = 0
-        self._forgotten = Statistics()
+        self._forgotten = Totals()
         """Counters of requests whose report is no longer kept."""
+        self._began = time.monotonic()
 
     def attach(self, tell: Callable[[Event], None], meter: Meter | None = None) -> None:
         """Connect the engine to the driver that runs the head."""
@@ -272,36 +286,39 @@ class Engine:
     def stats(self) -> dict[str, Any]:
         """Return totals since the start, JSON-ready: requests, tokens, speculation counters, queue length.
 
-        `runs` are counted by request, `dispatched` are all runs, each once, with their rows.
+        `runs` are counted by request, `dispatched` are all runs, each once, with their rows. `now` is what is in use.
         """
         dispatched = self._meter.dispatched if self._meter is not None else RunCounts()
+        occupancy = self._meter.occupancy() if self._meter is not None else {}
         with self._lock:
-            total = Statistics()
-            total.add(self._forgotten)
+            total = self._forgotten.copy()
             for timeline in self._timelines.values():
-                if timeline.statistics is not None:
-                    total.add(timeline.statistics)
+                timeline.add_to(total)
             return {
+                "uptime_s": round(time.monotonic() - self._began, 3),
                 "requests": self._next,
                 "ended": self._num_ended,
                 "open": len(self._listeners),
                 "tokens": self._num_tokens,
-                "drafted": total.drafted,
-                "accepted": total.accepted,
-                "verified": total.verified,
-                "acceptance_rate": None if total.acceptance_rate is None else round(total.acceptance_rate, 4),
-                "runs": total.runs,
-                "cancelled_runs": total.cancelled_runs,
-                "cached_tokens": total.cached,
-                "preemptions": total.preemptions,
+                **total.fields(),
                 "dispatched": asdict(dispatched),
+                "now": occupancy,
                 "strategy": self.default_strategy,
                 "drafter": self.default_drafter,
             }
 
-    def busy_s(self) -> dict[int, float]:
-        """Return by rank for how many seconds it has computed since the start; ranks that do not say it are missing."""
-        return self._meter.busy_s() if self._meter is not None else {}
+    def ranks(self) -> dict[int, dict[str, Any]]:
+        """Return by rank where it is, what it holds and what it has done since the start, JSON-ready.
+
+        Besides `places` that is `busy_s`, the seconds that it has computed, and `sent`, the bytes of frames that it has
+        sent to each rank. Ranks that do not say it within a second are missing.
+        """
+        works = self._meter.work() if self._meter is not None else {}
+        places = dict(enumerate(self.places))
+        return {
+            rank: {**places.get(rank, {}), "busy_s": round(work.busy_s, 6), "sent": list(work.sent)}
+            for rank, work in sorted(works.items())
+        }
 
     def stop(self) -> None:
         """End the program on all ranks; running requests receive `cancelled`."""
@@ -338,6 +355,4 @@ class Engine:
     def _forget_old(self) -> None:
         while len(self._timelines) > MOST_REPORTS + len(self._listeners):
             oldest = next(request for request in self._timelines if request not in self._listeners)
-            statistics = self._timelines.pop(oldest).statistics
-            if statistics is not None:
-                self._forgotten.add(statistics)
+            self._timelines.pop(oldest).add_to(self._forgotten)

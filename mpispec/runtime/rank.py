@@ -214,7 +214,18 @@ def make_engine(options: JobOptions, setup: Setup, stops: frozenset[int], promis
     drafters = ("none", "ngram", "oracle", *drafts, *exits)
     default = options.drafter or ("draft" if drafts else EXIT if exits else "ngram")
     vocabulary = setup.model.vocabulary
-    return Engine(setup.context, vocabulary, stops, tuple(PRESETS), drafters, options.strategy, default, promise)
+    engine = Engine(setup.context, vocabulary, stops, tuple(PRESETS), drafters, options.strategy, default, promise)
+    plan = setup.plan
+    engine.places = tuple(
+        {"host": host, "roles": plan.roles_of(rank), "layers": _layers_of(setup, rank)}
+        for rank, host in enumerate(setup.hosts)
+    )
+    return engine
+
+
+def _layers_of(setup: Setup, rank: int) -> list[list[int]]:
+    """Return the first and the last layer of each stage of the target that a rank holds."""
+    return [[stage.first, stage.last] for stage in setup.plan.stages_of(rank)]
 
 
 def read_reports(reports: Sequence[bytes], setup: Setup) -> list[RankReport]:
@@ -222,6 +233,6 @@ def read_reports(reports: Sequence[bytes], setup: Setup) -> list[RankReport]:
     plan, found = setup.plan, []
     for rank, report in enumerate(reports):
         busy, offset, events = msgpack.unpackb(report, strict_map_key=False)
-        layers = [[stage.first, stage.last] for stage in plan.stages_of(rank)]
+        layers = _layers_of(setup, rank)
         found.append(RankReport(rank, setup.hosts[rank], plan.roles_of(rank), layers, busy, offset, events))
     return found

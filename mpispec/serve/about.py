@@ -89,9 +89,8 @@ class About:
     async def stats(self, http: Request) -> Response:
         """GET /stats: counters since the start, of which two readings tell what happened between them."""
         engine = self._service.engine
-        busy, stats = await run_in_threadpool(lambda: (engine.busy_s(), engine.stats()))
-        ranks = [{"rank": rank, "busy_s": round(seconds, 6)} for rank, seconds in sorted(busy.items())]
-        return JSONResponse({**stats, "ranks": ranks})
+        stats, ranks = await run_in_threadpool(lambda: (engine.stats(), engine.ranks()))
+        return JSONResponse({**stats, "ranks": [{"rank": rank, **each} for rank, each in ranks.items()]})
 
     async def tokenize(self, http: Request) -> Response:
         """POST /tokenize."""

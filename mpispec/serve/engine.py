@@ -33,8 +33,8 @@ class Engine(Protocol):
     def stats(self) -> dict[str, Any]:
         """Return totals since the start. May wait for an answer, so never call it on an event loop."""
 
-    def busy_s(self) -> dict[int, float]:
-        """Return by rank for how many seconds it has computed. May wait, as `stats`."""
+    def ranks(self) -> dict[int, dict[str, Any]]:
+        """Return by rank where it is, what it holds and what it has done. May wait, as `stats`."""
 
     def stop(self) -> None:
         """End the job."""

@@ -109,7 +109,7 @@ _SCHEMAS = (
     _schema(11, EarlyDraft, run_id=INT63, requests=TOKENS, nodes=TOKENS, tokens=TOKENS, probs=PROBS),
     _schema(12, Idle, run_id=INT63),
     _schema(13, AskWork),
-    _schema(14, Work, busy_us=INT63),
+    _schema(14, Work, busy_us=INT63, sent=RUN_IDS),
 )
 _BY_CLASS = {schema.cls: schema for schema in _SCHEMAS}
 _BY_KIND = {schema.kind: schema for schema in _SCHEMAS}

@@ -139,8 +139,11 @@ class FakeEngine:
             "dispatched": {"runs": runs, "rows": 2 * runs, "deciding_runs": runs, "deciding_rows": runs},
         }
 
-    def busy_s(self) -> dict[int, float]:
-        return {0: 1.5, 1: 0.5}
+    def ranks(self) -> dict[int, dict[str, object]]:
+        return {
+            0: {"host": "a", "roles": ["head", "stage 1"], "layers": [[0, 9]], "busy_s": 1.5, "sent": [0, 1000]},
+            1: {"host": "b", "roles": ["stage 2"], "layers": [[10, 19]], "busy_s": 0.5, "sent": [300, 0]},
+        }
 
     def stop(self) -> None:
         with self._changed:

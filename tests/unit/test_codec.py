@@ -79,7 +79,7 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
     Credit: st.builds(Credit, INT63),
     Idle: st.builds(Idle, INT63),
     AskWork: st.just(AskWork()),
-    Work: st.builds(Work, INT63),
+    Work: st.builds(Work, INT63, RUN_IDS),
     Stop: st.just(Stop()),
     Prime: st.builds(Prime, INT32, TOKENS, INT32, INT32, PROBABILITIES, SAMPLINGS, INT63),
     Follow: st.builds(Follow, INT32, INT32, TOKENS, INT32, INT63),

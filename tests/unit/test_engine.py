@@ -12,8 +12,9 @@ from mpispec.core.effects import Emit
 from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
 from mpispec.core.messages import Sampling
-from mpispec.core.statistics import Statistics
+from mpispec.core.statistics import RunCounts, Statistics
 from mpispec.runtime.engine import Engine, EngineStopped, Generation, Progress
+from mpispec.runtime.rank_work import RankWork
 from mpispec.runtime.text_promise import TextPromise
 
 pytestmark = pytest.mark.unit
@@ -138,6 +139,39 @@ def test_totals_survive_forgotten_reports(engine: Engine) -> None:
         request = RequestId(engine.submit(Generation((1,), 5), lambda progress: None))
         engine.emitted(Emit(request, _tokens(2), "stop", Statistics(runs=2)), 1.0)
     assert engine.stats()["runs"] == 800
+
+
+def test_acceptance_is_counted_by_drafter_and_in_all(engine: Engine) -> None:
+    for drafter, accepted in (("ngram", 3), ("none", 0), ("ngram", 1)):
+        request = RequestId(engine.submit(Generation((1, 3), 5, drafter=drafter), lambda progress: None))
+        statistics = Statistics(began=0.0, cached=1, drafted=9, accepted=accepted, verified=4, cancelled_rows=5)
+        engine.emitted(Emit(request, _tokens(2), "stop", statistics), 1.0)
+    engine.submit(Generation((1, 3), 5), lambda progress: None)
+    stats = engine.stats()
+    assert stats["drafters"]["ngram"] == {"drafted": 18, "accepted": 4, "verified": 8, "acceptance_rate": 0.5}
+    assert set(stats["drafters"]) == {"ngram", "none"}
+    assert (stats["accepted"], stats["verified"], stats["cancelled_rows"]) == (4, 12, 15)
+    assert (stats["prompt_tokens"], stats["cached_tokens"]) == (6, 3), "of requests that have begun"
+
+
+def test_ranks_are_described_by_what_they_hold_and_what_they_did(engine: Engine) -> None:
+    class Counted:
+        dispatched = RunCounts(runs=3)
+
+        def work(self) -> dict[int, RankWork]:
+            return {1: RankWork(0.25, (7, 0, 0)), 0: RankWork(1.0000004, (0, 9, 0))}
+
+        def occupancy(self) -> dict[str, int]:
+            return {"running": 2}
+
+    engine.attach(lambda event: None, Counted())
+    engine.places = tuple({"host": host, "roles": [], "layers": []} for host in "abc")
+    assert engine.ranks() == {
+        0: {"host": "a", "roles": [], "layers": [], "busy_s": 1.0, "sent": [0, 9, 0]},
+        1: {"host": "b", "roles": [], "layers": [], "busy_s": 0.25, "sent": [7, 0, 0]},
+    }
+    stats = engine.stats()
+    assert (stats["now"], stats["dispatched"]["runs"]) == ({"running": 2}, 3)
 
 
 def test_the_report_of_long_ago_is_empty(engine: Engine) -> None:

@@ -118,6 +118,17 @@ def test_a_cancel_names_runs_without_a_live_row_and_single_rows_of_others() -> N
     assert situation.runs.living(mixed.run_id) is mixed
     assert situation.runs.living(dead.run_id) is None
     assert situation.runs.withdraw(REQUEST, []) is None
+    assert situation.statistics.cancelled_rows == 2
+    situation.runs.withdraw_all(REQUEST, [])
+    assert situation.statistics.cancelled_rows == 3, "the one that was alive goes with its request"
+
+
+def test_all_rows_of_a_chunk_go_with_their_request() -> None:
+    situation = Situation()
+    given = [NodeId(pos) for pos in range(8)]
+    situation.runs.dispatch([Segment(REQUEST, situation.statistics, (situation.tree.root,), Pos(7), given)])
+    situation.runs.withdraw_all(REQUEST, [])
+    assert situation.statistics.cancelled_rows == 8
 
 
 def test_a_rollback_settles_no_more_than_what_is_left_of_the_text() -> None:

@@ -76,7 +76,8 @@ def test_counters_can_be_read_twice_and_compared(client: httpx.Client) -> None:
     after = client.get("/stats").json()
     assert after["requests"] == before["requests"] + 1
     assert after["dispatched"]["rows"] > before["dispatched"]["rows"]
-    assert after["ranks"] == [{"rank": 0, "busy_s": 1.5}, {"rank": 1, "busy_s": 0.5}]
+    places = [(rank["rank"], rank["host"], rank["layers"], rank["busy_s"], rank["sent"]) for rank in after["ranks"]]
+    assert places == [(0, "a", [[0, 9]], 1.5, [0, 1000]), (1, "b", [[10, 19]], 0.5, [300, 0])]
 
 
 def test_a_chat_is_answered(shared: httpx.Client) -> None:
