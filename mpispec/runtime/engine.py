@@ -150,6 +150,7 @@ class Timeline:
             "speculation": {
                 "drafted": statistics.drafted,
                 "accepted": statistics.accepted,
+                "verified": statistics.verified,
                 "acceptance_rate": None if statistics.acceptance_rate is None else round(statistics.acceptance_rate, 4),
                 "runs": statistics.runs,
                 "cancelled_runs": statistics.cancelled_runs,

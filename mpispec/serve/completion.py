@@ -7,6 +7,7 @@ tokens become text on the consumer's side. An inbox holds at most one entry for 
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -67,7 +68,9 @@ class _Answer:
         self._engine = engine
         self._stream = TextStream(vocabulary, stops, shown)
         self._loop = LoopWatch() if cuts_repeats else None
-        self._prompt_tokens = len(generation.prompt)
+        self.prompt_tokens = len(generation.prompt)
+        self.times = array("d")
+        """When each token became final, in seconds on the monotonic clock."""
         self._texts: list[str] = []
         self._tokens: list[int] = []
         self._thought_tokens = 0
@@ -86,6 +89,11 @@ class _Answer:
         """The tokens so far."""
         return tuple(self._tokens)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is a `result`."""
+        return self._finish is not None
+
     def withdraw(self) -> None:
         """End the request early unless it has ended; iterating goes on to the engine's last word."""
         if self._finish is None and not self.withdrawn:
@@ -100,7 +108,7 @@ class _Answer:
             text=self.text,
             tokens=self.tokens,
             finish_reason=self._finish,
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=self.prompt_tokens,
             report=self._engine.report(self._request),
             is_cut=self._is_cut,
             stop=self._stream.stop_found,
@@ -136,6 +144,7 @@ class _Answer:
             if self._is_over:
                 break
             self._tokens.append(token)
+            self.times.append(progress.when)
             self._thought_tokens += self._is_thinking
             added += self._read(self._stream.push(token))
             if self._loop is not None:

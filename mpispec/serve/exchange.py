@@ -15,6 +15,7 @@ from mpispec.serve.answers import Answer, Answered
 from mpispec.serve.completion import AsyncCompletion, Completed
 from mpispec.serve.errors import ApiError, engine_stopped
 from mpispec.serve.events import EventStream, unless_gone
+from mpispec.serve.facts import note
 from mpispec.serve.prompt import Prompt
 from mpispec.serve.request import GenerationRequest
 from mpispec.serve.service import Service
@@ -54,15 +55,15 @@ class Exchange:
             for prompt in prompts
             for choice in range(wanted.num_choices)
         ]
-        completions = self._submit(generations, wanted)
+        completions = self._submit(http, generations, wanted)
         answer = shape(generations[0][1].sampling)
         if wanted.stream:
             events = _stream(completions, answer)
-            return EventStream(events, lambda: self._release(completions), answer.ping, self._ping_s)
+            return EventStream(events, lambda: self._release(http, completions), answer.ping, self._ping_s)
         try:
             answers = await unless_gone(http.receive, _finish(completions))
         finally:
-            self._release(completions)
+            self._release(http, completions)
         return Response(status_code=400) if answers is None else JSONResponse(answer.whole(answers))
 
     def _generation(self, wanted: GenerationRequest, prompt: Sequence[int], seed: int) -> Generation:
@@ -93,7 +94,7 @@ class Exchange:
         return wanted.cut_repeats
 
     def _submit(
-        self, generations: Sequence[tuple[Prompt, Generation]], wanted: GenerationRequest
+        self, http: Request, generations: Sequence[tuple[Prompt, Generation]], wanted: GenerationRequest
     ) -> list[AsyncCompletion]:
         """Submit all or none."""
         if self._admitted + len(generations) > self._max_admitted:
@@ -108,13 +109,14 @@ class Exchange:
                 completions.append(AsyncCompletion(engine, vocabulary, generation, wanted.stop, cuts, *reading))
                 self._admitted += 1
         except (ValueError, EngineStopped) as error:
-            self._release(completions)
+            self._release(http, completions)
             stopped = isinstance(error, EngineStopped)
             raise engine_stopped() if stopped else ApiError(400, str(error), code="invalid_value") from None
         return completions
 
-    def _release(self, completions: Sequence[AsyncCompletion]) -> None:
+    def _release(self, http: Request, completions: Sequence[AsyncCompletion]) -> None:
         self._admitted -= len(completions)
+        note(http.scope, completions)
         for completion in completions:
             completion.withdraw()
 

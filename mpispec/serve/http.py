@@ -26,6 +26,7 @@ from mpispec.serve.exchange import Exchange
 from mpispec.serve.guard import Guard
 from mpispec.serve.messages import MessagesRequest
 from mpispec.serve.messages_answer import MessagesAnswer
+from mpispec.serve.metrics import Metrics, MetricsPage
 from mpispec.serve.openapi import document
 from mpispec.serve.prompt import Prompt
 from mpispec.serve.request import Wanted, parse_request
@@ -33,6 +34,7 @@ from mpispec.serve.responses import ResponsesRequest
 from mpispec.serve.responses_answer import ResponsesAnswer
 from mpispec.serve.service import Service
 from mpispec.serve.texts import TextRequest
+from mpispec.serve.watch import ID_HEADER, Watch
 
 
 class Api:
@@ -137,7 +139,7 @@ async def _answer_disconnect(http: Request, error: Exception) -> Response:
 
 
 async def _answer_bug(http: Request, error: Exception) -> Response:
-    """Answer for an exception nobody expected; starlette raises it again, so that it is logged with its traceback."""
+    """Answer for an exception nobody expected; starlette raises it again, and `Watch` logs it with its traceback."""
     answer = ApiError(500, "The server failed; its log has the cause.", code="internal")
     return JSONResponse(answer.body_for(http.scope["path"]), 500)
 
@@ -145,8 +147,9 @@ async def _answer_bug(http: Request, error: Exception) -> Response:
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-def make_app(service: Service, access: Access, ping_s: float) -> Starlette:
+def make_app(service: Service, access: Access, ping_s: float) -> Watch:
     """Return the ASGI application; without keys in `access` only loopback may be served."""
+    metrics = Metrics()
     about = About(service)
     api = Api(service, about, Exchange(service, ping_s))
     handlers: dict[Any, Handler] = {
@@ -175,6 +178,7 @@ def make_app(service: Service, access: Access, ping_s: float) -> Starlette:
         "/models/{name:path}": about.model,
         "/health": about.health,
         "/stats": about.stats,
+        "/metrics": MetricsPage(service, metrics).answer,
     }
     # Some clients take the address with /v1 and some without.
     routes = [
@@ -185,7 +189,7 @@ def make_app(service: Service, access: Access, ping_s: float) -> Starlette:
     ]
     app = Starlette(routes=routes, middleware=_middleware(access), exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return app
+    return Watch(app, metrics, {*posts, *gets})
 
 
 def _middleware(access: Access) -> list[Middleware]:
@@ -199,6 +203,6 @@ def _middleware(access: Access) -> list[Middleware]:
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
         allow_private_network=True,
-        expose_headers=("Retry-After",),
+        expose_headers=("Retry-After", ID_HEADER),
     )
     return [pages, guard]

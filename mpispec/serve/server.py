@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
+from mpispec.serve import log
 from mpispec.serve.address import Access, check_access
 from mpispec.serve.engine import Engine
 from mpispec.serve.service import Service
@@ -23,14 +24,22 @@ class Server:
     It installs no signal handlers. An exception in its thread reaches `threading.excepthook`.
     """
 
-    def __init__(self, service: Service, listener: socket.socket, access: Access, ping_s: float = PING_SECONDS) -> None:
-        """`ping_s` is how long a stream may be silent, in seconds; 0 is without a bound."""
+    def __init__(
+        self,
+        service: Service,
+        listener: socket.socket,
+        access: Access,
+        ping_s: float = PING_SECONDS,
+        log_form: str = "off",
+    ) -> None:
+        """`ping_s` is how long a stream may be silent, in seconds, 0 without a bound; `log_form` one of `log.FORMS`."""
         # Here and not above: only a rank that serves pays for these imports.
         import uvicorn  # noqa: PLC0415
 
         from mpispec.serve.guard import KEEP_SECONDS, MOST_CONNECTIONS, DeadlineProtocol  # noqa: PLC0415
         from mpispec.serve.http import make_app  # noqa: PLC0415
 
+        log.set_up(log_form)
         self._listener = listener
         host, port = listener.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

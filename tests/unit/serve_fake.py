@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -129,13 +130,29 @@ class FakeEngine:
     def stats(self) -> dict[str, object]:
         """Pretend a run of two rows for each token."""
         runs = self.num_tokens
+        speculation = {"drafted": 8 * runs, "accepted": 3 * runs, "verified": 4 * runs, "acceptance_rate": 0.75}
         return {
+            "uptime_s": 2.0,
             "requests": len(self.generations),
             "tokens": self.num_tokens,
             "speculation": {"acceptance_rate": 0.75},
-            "drafted": 8 * runs,
-            "accepted": 3 * runs,
-            "verified": 4 * runs,
+            **speculation,
+            "drafters": {"ngram": speculation},
+            "runs": runs,
+            "cancelled_runs": 0,
+            "cancelled_rows": 5,
+            "prompt_tokens": sum(len(generation.prompt) for generation in self.generations),
+            "cached_tokens": 0,
+            "preemptions": 1,
+            "now": {
+                "running": len(self.generations) - len(self._ended),
+                "waiting": len(self._queue),
+                "most_running": 1,
+                "runs_in_flight": 0,
+                "rows_in_flight": 0,
+                "cells_used": 64,
+                "cells": 256,
+            },
             "dispatched": {"runs": runs, "rows": 2 * runs, "deciding_runs": runs, "deciding_rows": runs},
         }
 
@@ -185,7 +202,7 @@ class FakeEngine:
         size = next(sizes)
         for count, token in enumerate(answer_to(generation), 1):
             if token is None:
-                listener(Progress(tuple(portion), None, 0.0))
+                listener(Progress(tuple(portion), None, time.monotonic()))
                 portion = []
                 if generation.timeout_s is not None:
                     self._end(request)
@@ -194,17 +211,17 @@ class FakeEngine:
                 self._await(lambda: request in self._withdrawn or self.stopped)
             if request in self._withdrawn or self.stopped:
                 self._end(request)
-                listener(Progress((), "cancelled", 0.0))
+                listener(Progress((), "cancelled", time.monotonic()))
                 return
             assert token is not None
             self.num_tokens += 1
             portion.append(token)
             if token == END or count == generation.max_tokens:
                 self._end(request)
-                listener(Progress(tuple(portion), "stop" if token == END else "length", 0.0))
+                listener(Progress(tuple(portion), "stop" if token == END else "length", time.monotonic()))
                 return
             if len(portion) == size:
-                listener(Progress(tuple(portion), None, 0.0))
+                listener(Progress(tuple(portion), None, time.monotonic()))
                 portion, size = [], next(sizes)
 
     def _end(self, request: int) -> None:
