@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from socket import socket
 from typing import Any
 
 import click
 
+from mpispec.commands.door import door_flags, read_access, read_log
 from mpispec.commands.flags import job_flags, job_options, read_sampling, repeats_flag, sampling_flags
 from mpispec.commands.prompt import open_chat, recommended, stops_of
 from mpispec.commands.tables import show_plan
@@ -24,7 +24,7 @@ from mpispec.runtime.group import Group, JobError, on_rank_0
 from mpispec.runtime.job import FrontEnd, run_job
 from mpispec.runtime.process import AskedToEnd, Interrupts, leave_ending_to_rank_0
 from mpispec.runtime.setup import JobOptions, Setup
-from mpispec.serve.address import Access, ServeError, bind, find_access
+from mpispec.serve.address import Access, ServeError, bind
 from mpispec.serve.dialogue import SET_BY_FIELDS
 from mpispec.serve.server import PING_SECONDS
 from mpispec.serve.service import Manner
@@ -57,7 +57,8 @@ class Serve(FrontEnd[None]):
         vocabulary, _ = on_rank_0(group, lambda: open_chat(setup, self._flags["chat_template"]), (None, None))
         advice = on_rank_0(group, lambda: recommended(setup), Recommended({}, ""))
         if listener is not None:
-            door = Door(access, self._flags["sse_ping"], self._flags["repl"], self._flags["grace"])
+            flags = self._flags
+            door = Door(access, flags["sse_ping"], flags["repl"], flags["grace"], read_log(flags))
             self._front = FrontProcess(door, self._served(setup, advice), listener)
         return stops_of(vocabulary)
 
@@ -100,7 +101,7 @@ class Serve(FrontEnd[None]):
     def _open_door(self) -> tuple[Access, socket | None]:
         flags = self._flags
         try:
-            access = find_access(flags["host"], flags["api_key"], flags["api_key_file"], flags["cors_origin"])
+            access = read_access(flags, self.options().parallel)
             return access, bind(flags["host"], flags["port"])
         except ServeError as error:
             raise JobError(str(error)) from error
@@ -149,19 +150,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
 @click.option("--repl/--no-repl", default=True, help="Chat on standard input of rank 0.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the HTTP server.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
-@click.option("--api-key", envvar="MPISPEC_API_KEY", help="Demanded from clients; required off 127.0.0.1.")
-@click.option(
-    "--api-key-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Further such keys, one a line.",
-)
-@click.option(
-    "--cors-origin",
-    multiple=True,
-    metavar="ORIGIN",
-    help="A web page that may use the server, such as http://localhost:3000; * for all, with a key.",
-)
+@door_flags
 @click.option("--alias", multiple=True, metavar="NAME", help="Another name of the model; gpt-* stands for many.")
 @click.option("--chat-template", metavar="FILE", help="Another chat template than the model's: a file, or chatml.")
 @click.option(

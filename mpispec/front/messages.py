@@ -25,6 +25,8 @@ class Door:
     """Whether there is a chat on standard input."""
     grace_s: float = 30.0
     """Seconds that open requests get at the end."""
+    log_form: str = "off"
+    """One of `serve.log.FORMS`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class Front:
         self._service = service
         self._engine = engine
         self._ended = threading.Event()
-        self._server = Server(service, listener, door.access, door.ping_s)
+        self._server = Server(service, listener, door.access, door.ping_s, door.log_form)
         self._repl = Repl(service, DescriptorLines(_STANDARD_INPUT), sys.stdout) if door.has_repl else None
         self._closing = Closing(self._server, engine, door.grace_s, [self._end])
         self._interrupted: Callable[[], None] = self._ended.set if self._repl is None else self._repl.interrupt

@@ -17,6 +17,7 @@ from mpispec.runtime.engine import EngineStopped, Generation
 from mpispec.serve.body import read_body
 from mpispec.serve.completion import AsyncCompletion
 from mpispec.serve.errors import ApiError
+from mpispec.serve.gate import Drain
 from mpispec.serve.request import parse
 from mpispec.serve.service import Service
 
@@ -47,8 +48,9 @@ class DetokenizeRequest(BaseModel):
 class About:
     """The endpoints that generate nothing; lives on one event loop."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, drain: Drain) -> None:
         self._service = service
+        self._drain = drain
         self._created = int(time.time())
         self._is_ready = False
         self._probe: asyncio.Task[bool] | None = None
@@ -78,10 +80,12 @@ class About:
         return JSONResponse(self._model(name))
 
     async def health(self, http: Request) -> Response:
-        """GET /health: ready once a token has been computed, which the first question sees to."""
+        """GET /health: ready once a token has been computed, which the first question sees to, and until the end."""
         exactness = self._exactness()
         if not self._service.engine.is_running:
             return JSONResponse({"status": "stopped"}, 503)
+        if self._drain.has_begun:
+            return JSONResponse({"status": "draining"}, 503)
         if await self._has_computed():
             return JSONResponse({"status": "ok", **exactness})
         return JSONResponse({"status": "no token computed yet"}, 503, {"Retry-After": "1"})

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpispec.serve.errors import ServeError
+from mpispec.serve.tls import Tls
+
+__all__ = ["Access", "ServeError", "bind", "check_access", "find_access", "is_loopback"]
+
 KEY_VARIABLE = "MPISPEC_API_KEY"
 _BACKLOG = 128
-
-
-class ServeError(Exception):
-    """The server cannot start; the text is one sentence with the remedy."""
+MOST_OPEN = 65
+"""Answers that may be under way or wait, where nobody says it."""
 
 
 def is_loopback(host: str) -> bool:
@@ -30,22 +33,32 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may use the server."""
+    """Who may use the server, and how much of it."""
 
     keys: frozenset[str] = frozenset()
     """Any of them opens it; without one only this machine may use it."""
     origins: tuple[str, ...] = ()
     """Web pages that may use it from a browser, such as http://localhost:3000; `*` for all."""
+    hosts: tuple[str, ...] = ()
+    """Names that it may be called by, besides those of this machine; `*` in them stands for anything."""
+    tls: Tls | None = None
+    most_open: int = MOST_OPEN
+    """Answers that may be under way or wait; more are refused."""
+    most_open_of_key: int | None = None
+    """Of these, those of one key."""
 
 
-def find_access(host: str, api_key: str | None, key_file: Path | None, origins: Sequence[str]) -> Access:
+def find_access(
+    host: str, api_key: str | None, key_file: Path | None, origins: Sequence[str], hosts: Sequence[str] = ()
+) -> Access:
     """Return who may use the server: who knows `api_key`, else the environment's, or a line of `key_file`.
 
     Raises ServeError if other machines, or all web pages, can reach `host` and there is no key.
     """
     key = api_key or os.environ.get(KEY_VARIABLE) or None
     keys = frozenset([*([key] if key else []), *(_read_keys(key_file) if key_file else [])])
-    access = Access(keys, tuple(origin.rstrip("/") for origin in origins))
+    names = tuple(name.lower().rstrip(".") for name in hosts)
+    access = Access(keys, tuple(origin.rstrip("/") for origin in origins), names)
     check_access(host, access)
     return access
 
@@ -61,6 +74,8 @@ def check_access(host: str, access: Access) -> None:
         )
     if "*" in access.origins:
         raise ServeError("--cors-origin '*' lets every web page in, so the server needs a key: give --api-key.")
+    if "*" in access.hosts:
+        raise ServeError("--allow-host '*' lets web pages in by any name, so the server needs a key: give --api-key.")
 
 
 def _read_keys(file: Path) -> list[str]:

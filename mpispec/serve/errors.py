@@ -1,4 +1,4 @@
-"""Requests that are answered with an error. Pure."""
+"""Requests that are answered with an error, and servers that cannot start. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ _ANTHROPIC = {
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
+    429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
 }
 """Anthropic's words for what went wrong."""
+
+
+class ServeError(Exception):
+    """The server cannot start; the text is one sentence with the remedy."""
 
 
 @dataclass(eq=False, slots=True)

@@ -16,15 +16,14 @@ from mpispec.serve.completion import AsyncCompletion, Completed
 from mpispec.serve.errors import ApiError, engine_stopped
 from mpispec.serve.events import EventStream, unless_gone
 from mpispec.serve.facts import note
+from mpispec.serve.guard import key_of
+from mpispec.serve.places import Places
 from mpispec.serve.prompt import Prompt
 from mpispec.serve.request import GenerationRequest
 from mpispec.serve.service import Service
 from mpispec.serve.turn import Piece, Turn
 from mpispec.wire.fields import MAX_SEED
 
-MAX_QUEUE = 64
-"""Answers that may wait behind the one that runs."""
-_RETRY_SECONDS = 5
 _AHEAD = 16
 """Texts of all choices that may wait for a client that reads slowly; the rest waits in their own inboxes."""
 
@@ -32,11 +31,10 @@ _AHEAD = 16
 class Exchange:
     """Has requests answered, so many at once; lives on one event loop."""
 
-    def __init__(self, service: Service, ping_s: float, max_queue: int = MAX_QUEUE) -> None:
+    def __init__(self, service: Service, ping_s: float, places: Places) -> None:
         self._service = service
         self._ping_s = ping_s or None
-        self._max_admitted = max_queue + 1
-        self._admitted = 0
+        self._places = places
 
     async def answer(
         self,
@@ -97,9 +95,7 @@ class Exchange:
         self, http: Request, generations: Sequence[tuple[Prompt, Generation]], wanted: GenerationRequest
     ) -> list[AsyncCompletion]:
         """Submit all or none."""
-        if self._admitted + len(generations) > self._max_admitted:
-            sentence = f"{self._admitted} answers are under way already, too many for this one; try again in a while."
-            raise ApiError(503, sentence, code="queue_full", retry_after=_RETRY_SECONDS)
+        self._places.take(key_of(http.scope), len(generations))
         engine, vocabulary = self._service.engine, self._service.vocabulary
         cuts = self._cuts_repeats(wanted)
         completions: list[AsyncCompletion] = []
@@ -107,15 +103,15 @@ class Exchange:
             for prompt, generation in generations:
                 reading = (prompt.new_reader(), prompt.shown)
                 completions.append(AsyncCompletion(engine, vocabulary, generation, wanted.stop, cuts, *reading))
-                self._admitted += 1
         except (ValueError, EngineStopped) as error:
-            self._release(http, completions)
+            self._release(http, completions, len(generations))
             stopped = isinstance(error, EngineStopped)
             raise engine_stopped() if stopped else ApiError(400, str(error), code="invalid_value") from None
         return completions
 
-    def _release(self, http: Request, completions: Sequence[AsyncCompletion]) -> None:
-        self._admitted -= len(completions)
+    def _release(self, http: Request, completions: Sequence[AsyncCompletion], count: int | None = None) -> None:
+        """Give the places of completions back, or `count` if not all were made, and end what is under way."""
+        self._places.give_back(key_of(http.scope), len(completions) if count is None else count)
         note(http.scope, completions)
         for completion in completions:
             completion.withdraw()

@@ -23,11 +23,13 @@ from mpispec.serve.body import read_body
 from mpispec.serve.chat import ChatRequest
 from mpispec.serve.errors import ApiError
 from mpispec.serve.exchange import Exchange
+from mpispec.serve.gate import Drain, Gate
 from mpispec.serve.guard import Guard
 from mpispec.serve.messages import MessagesRequest
 from mpispec.serve.messages_answer import MessagesAnswer
 from mpispec.serve.metrics import Metrics, MetricsPage
 from mpispec.serve.openapi import document
+from mpispec.serve.places import Places
 from mpispec.serve.prompt import Prompt
 from mpispec.serve.request import Wanted, parse_request
 from mpispec.serve.responses import ResponsesRequest
@@ -147,11 +149,12 @@ async def _answer_bug(http: Request, error: Exception) -> Response:
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-def make_app(service: Service, access: Access, ping_s: float) -> Watch:
+def make_app(service: Service, access: Access, ping_s: float, drain: Drain) -> Watch:
     """Return the ASGI application; without keys in `access` only loopback may be served."""
     metrics = Metrics()
-    about = About(service)
-    api = Api(service, about, Exchange(service, ping_s))
+    about = About(service, drain)
+    places = Places(access.most_open, access.most_open_of_key)
+    api = Api(service, about, Exchange(service, ping_s, places))
     handlers: dict[Any, Handler] = {
         ApiError: _answer_api_error,
         HTTPException: _answer_http_error,
@@ -187,15 +190,15 @@ def make_app(service: Service, access: Access, ping_s: float) -> Watch:
         for path, endpoint in endpoints.items()
         for prefix in ("/v1", "")
     ]
-    app = Starlette(routes=routes, middleware=_middleware(access), exception_handlers=handlers)
+    app = Starlette(routes=routes, middleware=_middleware(access, drain), exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Watch(app, metrics, {*posts, *gets})
 
 
-def _middleware(access: Access) -> list[Middleware]:
-    guard = Middleware(Guard, access=access)
+def _middleware(access: Access, drain: Drain) -> list[Middleware]:
+    inner = [Middleware(Guard, access=access), Middleware(Gate, drain=drain)]
     if not access.origins:
-        return [guard]
+        return inner
     # Before the guard: a browser asks first whether it may send the key, without the key.
     pages = Middleware(
         CORSMiddleware,
@@ -205,4 +208,4 @@ def _middleware(access: Access) -> list[Middleware]:
         allow_private_network=True,
         expose_headers=("Retry-After", ID_HEADER),
     )
-    return [pages, guard]
+    return [pages, *inner]

@@ -36,17 +36,20 @@ class Server:
         # Here and not above: only a rank that serves pays for these imports.
         import uvicorn  # noqa: PLC0415
 
-        from mpispec.serve.guard import KEEP_SECONDS, MOST_CONNECTIONS, DeadlineProtocol  # noqa: PLC0415
+        from mpispec.serve.connection import KEEP_SECONDS, DeadlineProtocol  # noqa: PLC0415
+        from mpispec.serve.gate import Drain  # noqa: PLC0415
         from mpispec.serve.http import make_app  # noqa: PLC0415
 
         log.set_up(log_form)
         self._listener = listener
         host, port = listener.getsockname()[:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme, tls = ("https", access.tls) if access.tls else ("http", None)
+        self.url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         """Where clients reach it."""
         check_access(host, access)
+        self._drain = Drain(self._exit)
         config = uvicorn.Config(
-            make_app(service, access, ping_s),
+            make_app(service, access, ping_s, self._drain),
             http=DeadlineProtocol,
             ws="none",
             lifespan="off",
@@ -56,7 +59,8 @@ class Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=MOST_CONNECTIONS,
+            ssl_certfile=tls.certificate if tls else None,
+            ssl_keyfile=tls.key if tls else None,
             timeout_keep_alive=KEEP_SECONDS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
@@ -68,9 +72,12 @@ class Server:
         self._thread.start()
 
     def refuse(self) -> None:
-        """Stop taking requests; open ones go on until they or the engine end. Returns at once, may be called twice."""
+        """Stop taking requests; open ones go on until they or the engine end. Returns at once, may be called twice.
+
+        While some are open others are told so, and so is who asks after the health.
+        """
         self._uvicorn.config.timeout_graceful_shutdown = None
-        self._uvicorn.should_exit = True
+        self._drain.begin()
 
     def join(self, seconds: float) -> None:
         """Wait at most `seconds` for open requests to end, after `refuse`."""
@@ -82,6 +89,9 @@ class Server:
         if self._thread.is_alive():
             self._thread.join(seconds)
         self._listener.close()
+
+    def _exit(self) -> None:
+        self._uvicorn.should_exit = True
 
     def _run(self) -> None:
         self._uvicorn.run(sockets=[self._listener])

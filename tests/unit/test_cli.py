@@ -166,6 +166,12 @@ def test_impossible_sampling_is_refused(command: str, flag: str, value: str) -> 
         (["--drafter", "oracle:0.5"], "a server does not have; use generate"),
         (["--api-key-file", "/no/such/keys"], "cannot be read .*; name a text file of keys, one a line"),
         (["--cors-origin", "*"], "every web page in, so the server needs a key"),
+        (["--allow-host", "*"], "by any name, so the server needs a key"),
+        (["--tls-cert", "/no/such/cert"], "give --tls-cert and --tls-key"),
+        (
+            ["--tls-cert", "/no/such/cert", "--tls-key", "/dev/null"],
+            "--tls-cert .* cannot be read .*; name a file in PEM",
+        ),
         (["--port", "0", "--chat-template", "/no/such/template"], "cannot be read .* chatml, or a file"),
     ],
 )

@@ -18,9 +18,9 @@ from serve_fake import DEADLINE, ByteVocabulary, FakeEngine, connected, make_ser
 from mpispec.core.messages import Sampling
 from mpispec.models.template import ChatTemplate
 from mpispec.models.template_traits import TemplateTraits
+from mpispec.serve.address import MOST_OPEN
 from mpispec.serve.body import MAX_BODY
 from mpispec.serve.chat import ChatRequest
-from mpispec.serve.exchange import MAX_QUEUE
 from mpispec.serve.prompt import Prompts
 from mpispec.serve.service import Manner
 from mpispec.serve.text import LEAST_TOKENS
@@ -457,7 +457,7 @@ def test_a_body_that_does_not_come_times_out(shared: httpx.Client, monkeypatch: 
 
 
 def test_a_request_that_does_not_come_times_out(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpispec.serve.guard.HEAD_SECONDS", 0.01)
+    monkeypatch.setattr("mpispec.serve.connection.HEAD_SECONDS", 0.01)
     with socket.create_connection((shared.base_url.host, shared.base_url.port or 80), DEADLINE) as connection:
         assert connection.recv(4096) == b""
 
@@ -470,7 +470,7 @@ def test_a_second_request_whose_head_does_not_end_times_out(
         answer = b""
         while b'"ok"' not in answer:
             answer += connection.recv(4096) or pytest.fail("closed too early")
-        monkeypatch.setattr("mpispec.serve.guard.HEAD_SECONDS", 0.01)
+        monkeypatch.setattr("mpispec.serve.connection.HEAD_SECONDS", 0.01)
         connection.sendall(b"GET /hea")
         assert connection.recv(4096) == b""
 
@@ -521,12 +521,12 @@ def test_simultaneous_requests_queue(shared: httpx.Client) -> None:
 
 def test_a_full_queue_says_when_to_come_back(client: httpx.Client, engine: FakeEngine) -> None:
     with contextlib.ExitStack() as stack:
-        for _ in range(MAX_QUEUE + 1):
+        for _ in range(MOST_OPEN):
             stack.enter_context(client.stream("POST", CHAT, json=say("wait", stream=True)))
         refused = client.post(CHAT, json=say("hi"))
         check_error(refused, 503, code="queue_full")
         assert int(refused.headers["retry-after"]) > 0
-    for request in range(1, MAX_QUEUE + 2):
+    for request in range(1, MOST_OPEN + 1):
         engine.await_withdrawn(request)
     assert client.post(CHAT, json=say("hi")).status_code == 200
 
