@@ -33,6 +33,7 @@ from mpispec.core.occupancy import Occupancy
 from mpispec.core.own_caches import caches_of
 from mpispec.core.request import Request
 from mpispec.core.scheduler import Scheduler, Share
+from mpispec.core.silence import Silence
 from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import Node, NodeState
 from mpispec.core.waiting import Queue, Waiting
@@ -58,7 +59,6 @@ class HeadCore:
         self._active: dict[RequestId, Request] = {}
         self._runs = RunsInFlight(config)
         self._scheduler = Scheduler(config, self._runs)
-        self._stages = frozenset(config.stages)
         self._first = config.stages[0]
         self._relays = relays(config.actor, config.actor, config.num_stages)
         """Stages to which we send a cancel; they pass it on to the others."""
@@ -66,8 +66,7 @@ class HeadCore:
         self.occupancy = Occupancy(config, self._active, self._waiting, self._runs, self._cache)
         self._epochs = itertools.count()
         """Numbers of texts that are drafted for."""
-        self._last_sign = 0.0
-        """When a stage last sent a message, or no run was in flight."""
+        self._silence = Silence(config, self._runs)
         self._stopping = False
         self._out: list[Effect] = []
 
@@ -93,12 +92,10 @@ class HeadCore:
             case StopRequested():
                 self._withdraw_everyone()
             case Tick():
-                self._check_deadline(now)
+                self._look(now)
             case _:
                 raise ProtocolError(f"a head cannot handle {event}")
-        # A message of a drafter, or of a level above, is no sign of life of the stages.
-        if not self._runs or (isinstance(event, Received) and event.src in self._stages):
-            self._last_sign = now
+        self._silence.hear(event, now)
         self._end_late(now)
         self._admit(now)
         self._dispatch()
@@ -148,12 +145,8 @@ class HeadCore:
             self._waiting.add(Waiting(submitted))
             self._deadlines.add(submitted.request, submitted.deadline)
 
-    def _check_deadline(self, now: float) -> None:
-        if self._runs and now - self._last_sign > self.config.deadline_s:
-            raise ProtocolError(
-                f"no stage of {self.config.name} has been heard of for {now - self._last_sign:.0f} s "
-                f"while run {self._runs.oldest} is under way: a host hangs or its network is down"
-            )
+    def _look(self, now: float) -> None:
+        self._silence.check(now)
         for request in self._active.values():
             request.look(now)
 

@@ -240,6 +240,8 @@ class AsyncCompletion(_Answer):
                 pieces, self._pieces = joined(self._pieces), []
                 if pieces:
                     yield pieces
+                if not self._inbox.empty():  # nothing else on the loop would have its turn until all is taken
+                    await asyncio.sleep(0)
         finally:
             self.withdraw()
 

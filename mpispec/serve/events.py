@@ -56,16 +56,18 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await unless_gone(receive, self._write(send))
+            is_whole = await unless_gone(receive, self._write(send))
         finally:
             self._on_end()
+        if is_whole:  # last of all, so that whoever has read it finds the request ended
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _write(self, send: Send) -> None:
+    async def _write(self, send: Send) -> bool:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async with aclosing(self._events) as events, _Silence(send, self._ping, self._ping_s) as silence:
             async for text in events:
                 await silence.end_with(text)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return True
 
 
 class _Silence:
