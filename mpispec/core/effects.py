@@ -71,6 +71,15 @@ class AbortDraft:
     """Give up the draft run that is computing if that is still possible."""
 
 
+class Origin(NamedTuple):
+    """What speculation had to do with an accepted token."""
+
+    drafters: int
+    """Who drafted it, as bits of `Node.drafters`; 0 unless its draft was in flight when it was decided."""
+    rejected: tuple[Token, ...] = ()
+    """Draft tokens in flight that its decision rejected: those in its place and all below them, parents first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Emit:
     """Hand accepted tokens to the one who submitted the request; `finish` is set with the last of them."""
@@ -80,6 +89,8 @@ class Emit:
     finish: FinishReason | None
     statistics: Statistics | None
     """The request's counters; None if it never began."""
+    origins: tuple[Origin, ...] = ()
+    """One for each token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,7 @@ class HeadCore:
         request.answered(segment)
         self._send_cancel(self._runs.withdraw(request.id, dead))
         if accepted:
-            self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics))
+            self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics, tuple(request.origins)))
         if finish:
             self._deadlines.discard(request.id)
             self._end(request)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from mpispec.core.cells import Slot
 from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
-from mpispec.core.effects import Effect, FinishReason
+from mpispec.core.effects import Effect, FinishReason, Origin
 from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.in_flight import RunsInFlight, Segment
 from mpispec.core.messages import Draft, Row, given_rows
@@ -47,13 +47,13 @@ class Request:
         slot.holder = self
         self.strategy = strategy
         self.tokens = list(waiting.tokens)
-        """Prompt and accepted tokens."""
+        """Prompt and accepted tokens; `ids` are their nodes."""
         self.ids = [NodeId(pos) for pos in range(len(self.tokens))]
-        """Their nodes."""
         self.filled = common
         """How many of them are cached or dispatched."""
         self.answered_to = common
         """Positions below this have cells on every stage."""
+        self.origins: list[Origin] = []  # of the tokens accepted since the last `accepted`
         self.statistics = waiting.statistics
         self.has_begun = False
         """Whether a run has carried rows of it."""
@@ -305,8 +305,11 @@ class Request:
         dead = self.tree.advance(token)
         self.tokens.append(token)
         self.ids.append(self.tree.root.id)
-        if self.tree.root.state is NodeState.DISPATCHED:
+        is_drafted = self.tree.root.state is NodeState.DISPATCHED
+        if is_drafted:
             self.filled = len(self.tokens)
+        rejected = tuple(node.token for node in dead if node.order >= 0)
+        self.origins.append(Origin(self.tree.root.drafters if is_drafted else 0, rejected))
         if self._drafter is not None:
             self._drafter.accepted(self.tree.root)
         return dead
@@ -335,6 +338,7 @@ class Request:
 
     def accepted(self, tokens: Sequence[Token]) -> list[Effect]:
         """Pass newly accepted tokens to strategy and draft."""
+        self.origins = []
         self.strategy.accepted(len(tokens))
         return self._link.accepted(tokens, self.tree.root, self.strategy.draft_lead) if self._link is not None else []
 

@@ -95,7 +95,7 @@ class EngineHost:
             if progress.finish is not None:
                 with self._guard:
                     report = self._engine.report(self._requests.pop(key))
-            return Progressed(key, progress.tokens, progress.finish, progress.when, report)
+            return Progressed(key, progress.tokens, progress.finish, progress.when, report, progress.origins)
 
         return make
 

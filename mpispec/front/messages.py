@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from mpispec.core.effects import FinishReason
+from mpispec.core.effects import FinishReason, Origin
 from mpispec.runtime.engine import EngineFacts, Generation
 from mpispec.serve.address import Access
 from mpispec.serve.service import Manner
@@ -90,6 +90,7 @@ class Progressed(msgspec.Struct, frozen=True, tag=True):
     finish: FinishReason | None
     when: float
     report: dict[str, Any]
+    origins: tuple[Origin, ...] = ()
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):

@@ -129,7 +129,7 @@ class RemoteEngine:
                 while len(self._reports) > MOST_REPORTS:
                     self._reports.popitem(last=False)
         if listener is not None:
-            listener(Progress(message.tokens, message.finish, message.when))
+            listener(Progress(message.tokens, message.finish, message.when, message.origins))
 
     def lose(self) -> None:
         """End every open request because rank 0 has gone."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from mpispec.core.effects import Emit, FinishReason
+from mpispec.core.effects import Emit, FinishReason, Origin
 from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
 from mpispec.core.messages import Sampling
@@ -44,6 +44,8 @@ class Generation:
     """Requests of lower numbers come first where there is too little for all, as in vLLM; see `Submitted`."""
     timeout_s: float | None = None
     """Seconds after which it ends with what it has, to within a second; None for no limit."""
+    is_traced: bool = False
+    """Whether its progress says where each token came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Progress:
     `timeout`."""
     when: float
     """Seconds on the monotonic clock."""
+    origins: tuple[Origin, ...] = ()
+    """One for each token where the generation is traced."""
 
 
 class EngineStopped(Exception):
@@ -116,6 +120,7 @@ class Timeline:
     strategy: str
     drafter: str
     seed: int
+    is_traced: bool = False
     times: list[float] = field(default_factory=list)
     """One for each token of the answer."""
     statistics: Statistics | None = None
@@ -252,7 +257,12 @@ class Engine:
             self._listeners[request] = listener
             now = time.monotonic()
             self._timelines[request] = Timeline(
-                now, len(generation.prompt), strategy, drafter, generation.sampling.seed
+                now,
+                len(generation.prompt),
+                strategy,
+                drafter,
+                generation.sampling.seed,
+                generation.is_traced,
             )
             self._forget_old()
             tokens = tuple(Token(token) for token in generation.prompt)
@@ -339,7 +349,7 @@ class Engine:
             if emit.finish is not None:
                 del self._listeners[emit.request]
                 self._num_ended += 1
-        listener(Progress(emit.tokens, emit.finish, now))
+        listener(Progress(emit.tokens, emit.finish, now, emit.origins if timeline.is_traced else ()))
 
     def fail(self) -> None:
         """End every open request because the job is going down; called when the driver has ended."""

@@ -124,6 +124,7 @@ class About:
         return b"".join(pieces).decode("utf-8", "replace")
 
     def _model(self, name: str) -> dict[str, Any]:
+        engine = self._service.engine
         created = datetime.datetime.fromtimestamp(self._created, datetime.timezone.utc)
         return {
             "id": name,
@@ -134,7 +135,13 @@ class About:
             "max_model_len": self._service.context,
             "context_length": self._service.context,
             "meta": {"n_ctx": self._service.context, "n_vocab": self._service.vocabulary.size},
-            "mpispec": self._service.manner.fields(),
+            "mpispec": {
+                **self._service.manner.fields(),
+                "strategies": engine.facts.strategies,
+                "drafters": engine.facts.drafters,
+                "strategy": engine.default_strategy,
+                "drafter": engine.default_drafter,
+            },
             **self._exactness(),
             # For Anthropic's clients:
             "type": "model",

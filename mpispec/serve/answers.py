@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -131,7 +131,9 @@ class TextAnswer:
 
     def chunk(self, index: int, piece: Piece) -> Iterator[str]:
         """Yield the events of a piece of a streamed answer."""
-        yield self._chunk(self._chunk_choice(index, piece) | {"finish_reason": None})
+        tokens = [asdict(mark) for mark in piece.marks] if isinstance(piece, Said | Thought) else []
+        further = {"mpispec": {"tokens": tokens}} if tokens else {}
+        yield self._chunk(self._chunk_choice(index, piece) | {"finish_reason": None}, **further)
 
     def ending(self, index: int, turn: Turn, done: Completed) -> Iterator[str]:
         """Yield the events that say why a choice ends."""

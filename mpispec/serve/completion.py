@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from queue import SimpleQueue
 from typing import Any
 
-from mpispec.core.effects import FinishReason
+from mpispec.core.effects import FinishReason, Origin
+from mpispec.core.tree import BY_DRAFT, BY_EXIT, BY_HEAD
 from mpispec.runtime.engine import Generation, Progress
 from mpispec.serve.arrivals import arrivals
 from mpispec.serve.engine import Engine
 from mpispec.serve.text import LoopWatch, TextStream
-from mpispec.serve.turn import Piece, PlainReader, Reader, joined
+from mpispec.serve.turn import Mark, Piece, PlainReader, Reader, Said, Thought, joined
 from mpispec.serve.vocabulary import Vocabulary
 
 
@@ -66,6 +68,7 @@ class _Answer:
         shown: frozenset[int] = frozenset(),
     ) -> None:
         self._engine = engine
+        self._vocabulary = vocabulary
         self._stream = TextStream(vocabulary, stops, shown)
         self._loop = LoopWatch() if cuts_repeats else None
         self.prompt_tokens = len(generation.prompt)
@@ -75,6 +78,8 @@ class _Answer:
         self._tokens: list[int] = []
         self._thought_tokens = 0
         self._finish: FinishReason | None = None
+        self._marks: list[Mark] = []
+        """Of tokens whose text has not been read yet; none unless the generation is traced."""
         self.withdrawn = False
         """Whether this side ended the request early, by a stop string too."""
         self._request = engine.submit(generation, listener)
@@ -140,9 +145,11 @@ class _Answer:
         with it depends on the strategy, and the answer must not (law 6).
         """
         added = ""
-        for token in progress.tokens:
+        for token, origin in zip_longest(progress.tokens, progress.origins):
             if self._is_over:
                 break
+            if origin is not None:
+                self._marks.append(_mark_of(origin, self._vocabulary))
             self._tokens.append(token)
             self.times.append(progress.when)
             self._thought_tokens += self._is_thinking
@@ -195,6 +202,15 @@ class Completion(_Answer):
                     yield added
         finally:
             self.withdraw()
+
+
+_DRAFTERS = {BY_HEAD: "ngram", BY_DRAFT: "draft", BY_EXIT: "exit"}
+
+
+def _mark_of(origin: Origin, vocabulary: Vocabulary) -> Mark:
+    drafted_by = tuple(name for bit, name in _DRAFTERS.items() if origin.drafters & bit)
+    rejected = b"".join(vocabulary.piece(token) for token in origin.rejected)
+    return Mark(drafted_by, rejected.decode("utf-8", "replace"))
 
 
 def written(engine: Engine, vocabulary: Vocabulary, generation: Generation) -> Completed:
@@ -254,6 +270,10 @@ class AsyncCompletion(_Answer):
         return self._reader.is_thinking
 
     def _read(self, text: str, is_last: bool = False) -> str:
-        self._pieces += self._reader.push(text) if text else []
-        self._pieces += self._reader.flush() if is_last else []
+        pieces = self._reader.push(text) if text else []
+        pieces += self._reader.flush() if is_last else []
+        if self._marks and pieces and isinstance(pieces[0], Said | Thought):
+            pieces[0] = replace(pieces[0], marks=tuple(self._marks))
+            self._marks = []
+        self._pieces += pieces
         return text

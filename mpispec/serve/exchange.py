@@ -83,6 +83,7 @@ class Exchange:
             drafter=wanted.drafter,
             priority=wanted.priority or 0,
             timeout_s=wanted.timeout,
+            is_traced=wanted.includes_drafts,
         )
 
     def _cuts_repeats(self, wanted: GenerationRequest) -> bool:

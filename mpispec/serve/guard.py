@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpispec.serve.address import Access, is_loopback
 from mpispec.serve.errors import ApiError
+from mpispec.serve.page_files import is_page
 
 _BAD_HOST = (
     "The Host header must name this machine, such as localhost; for proxies and other names start mpispec serve with "
@@ -60,7 +61,7 @@ class Guard:
         if not self._keys:
             return _refuse_stranger(headers, self._origins)
         scope[_KEY] = _find_key(headers, self._keys)
-        if scope["path"] in _OPEN_PATHS or scope[_KEY] is not None:
+        if scope["path"] in _OPEN_PATHS or is_page(scope["path"]) or scope[_KEY] is not None:
             return None
         sentence = "Send the server's key as `Authorization: Bearer KEY` or `x-api-key: KEY`."
         return ApiError(401, sentence, code="invalid_api_key")

@@ -29,6 +29,7 @@ from mpispec.serve.messages import MessagesRequest
 from mpispec.serve.messages_answer import MessagesAnswer
 from mpispec.serve.metrics import Metrics, MetricsPage
 from mpispec.serve.openapi import document
+from mpispec.serve.page_files import PREFIX, Page
 from mpispec.serve.places import Places
 from mpispec.serve.prompt import Prompt
 from mpispec.serve.request import Wanted, parse_request
@@ -190,6 +191,8 @@ def make_app(service: Service, access: Access, ping_s: float, drain: Drain) -> W
         for path, endpoint in endpoints.items()
         for prefix in ("/v1", "")
     ]
+    page = Page()
+    routes += [Route("/", page.index), Route(PREFIX + "{name}", page.file)]
     app = Starlette(routes=routes, middleware=_middleware(access, drain), exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Watch(app, metrics, {*posts, *gets})

@@ -295,7 +295,7 @@ def flatten(stats: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
     for name, figure in stats.items():
         if isinstance(figure, Mapping):
             yield from flatten(figure, f"{prefix}{name}.")
-        else:
+        elif not isinstance(figure, list | tuple):
             yield prefix + name, f"{figure:.3f}" if isinstance(figure, float) else "-" if figure is None else figure
 
 

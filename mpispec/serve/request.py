@@ -74,6 +74,8 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True)
 
     include_usage: bool | None = None
+    include_drafts: bool | None = None
+    """Whether chunks say who drafted their tokens, and what was rejected: of chats and texts."""
 
 
 class GenerationRequest(BaseModel):
@@ -113,6 +115,11 @@ class GenerationRequest(BaseModel):
     def includes_usage(self) -> bool:
         """Whether a streamed answer ends with the token counts."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def includes_drafts(self) -> bool:
+        """Whether a streamed answer says of its tokens who drafted them."""
+        return bool(self.stream and self.stream_options is not None and self.stream_options.include_drafts)
 
     @property
     def is_chat(self) -> bool:

@@ -8,10 +8,22 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a token of an answer came from."""
+
+    drafted_by: tuple[str, ...]
+    """Who drafted it: `ngram`, `draft`, `exit`; nobody where the model alone decided it."""
+    rejected: str = ""
+    """The draft tokens that were computed in vain when it was decided, as text."""
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """Some of the text for the user."""
 
     text: str
+    marks: tuple[Mark, ...] = ()
+    """Of the tokens that completed this text, where they are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +31,8 @@ class Thought:
     """Some of what a reasoning model writes before it answers."""
 
     text: str
+    marks: tuple[Mark, ...] = ()
+    """See `Said`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +131,13 @@ class PlainReader:
 
 
 def joined(pieces: Iterable[Piece]) -> list[Piece]:
-    """Return the pieces with neighbours that belong together made one."""
+    """Return the pieces with neighbours that belong together made one; those with marks stay as they are."""
     found: list[Piece] = []
     for piece in pieces:
         match found[-1] if found else None, piece:
-            case (Said(one), Said(other)):
+            case (Said(one, ()), Said(other, ())):
                 found[-1] = Said(one + other)
-            case (Thought(one), Thought(other)):
+            case (Thought(one, ()), Thought(other, ())):
                 found[-1] = Thought(one + other)
             case (Argued(index, one), Argued(same, other)) if index == same:
                 found[-1] = Argued(index, one + other)
