@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from mpispec.core.effects import Emit
+from mpispec.core.effects import Emit, Origin
 from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
 from mpispec.core.messages import Sampling
 from mpispec.core.statistics import RunCounts, Statistics
+from mpispec.core.tree import BY_DRAFT
 from mpispec.runtime.engine import Engine, EngineStopped, Generation, Progress
 from mpispec.runtime.rank_work import RankWork
 from mpispec.runtime.text_promise import TextPromise
@@ -108,6 +109,15 @@ def test_tokens_reach_their_listener_and_the_report_adds_up(engine: Engine) -> N
     assert report["timing"]["itl_ms"] == {"p50": 0.0, "p95": 500.0}
     assert report["speculation"]["acceptance_rate"] == 0.5
     assert engine.stats()["tokens"] == 3
+
+
+def test_progress_says_where_tokens_came_from_where_that_was_asked(engine: Engine) -> None:
+    received: list[Progress] = []
+    origins = (Origin(BY_DRAFT), Origin(0, _tokens(5)))
+    for is_traced in (False, True):
+        request = RequestId(engine.submit(Generation((1, 3), 5, is_traced=is_traced), received.append))
+        engine.emitted(Emit(request, _tokens(7, 8), "length", Statistics(), origins), 2.0)
+    assert [progress.origins for progress in received] == [(), origins]
 
 
 def test_withdrawing_an_ended_request_does_nothing(engine: Engine, events: list[Event]) -> None:
