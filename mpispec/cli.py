@@ -10,6 +10,7 @@ from mpispec.commands.groups import OncePerJob
 _COMMANDS = {
     "generate": "mpispec.commands.generate",
     "serve": "mpispec.commands.serve",
+    "chat": "mpispec.commands.chat",
     "inspect": "mpispec.commands.models",
     "cut": "mpispec.commands.models",
     "trace": "mpispec.commands.trace",

@@ -14,9 +14,11 @@ from mpispec.front.messages import Door, Ended, Hello, Interrupt, Message, Progr
 from mpispec.front.remote import RemoteEngine
 from mpispec.serve.opening import open_template, open_vocabulary
 from mpispec.serve.prompt import Prompts
-from mpispec.serve.repl import DescriptorLines, Repl
+from mpispec.serve.repl import COMMANDS, Repl
+from mpispec.serve.screen import Screen
 from mpispec.serve.server import Closing, Server
 from mpispec.serve.service import Service
+from mpispec.serve.terminal import open_entries
 
 _STANDARD_INPUT = 0
 Kind = TypeVar("Kind", bound=Message)
@@ -43,6 +45,12 @@ def make_service(engine: RemoteEngine, served: Served) -> Service:
     return Service(engine, vocabulary, prompts, served.name, served.manner, served.greeting, served.aliases)
 
 
+def open_repl(service: Service) -> Repl:
+    """Return the chat on standard input."""
+    screen = Screen(sys.stdout)
+    return Repl(service, open_entries(_STANDARD_INPUT, screen, COMMANDS), screen)
+
+
 class Front:
     """Chat and HTTP as long as rank 0 is there.
 
@@ -55,7 +63,7 @@ class Front:
         self._engine = engine
         self._ended = threading.Event()
         self._server = Server(service, listener, door.access, door.ping_s, door.log_form)
-        self._repl = Repl(service, DescriptorLines(_STANDARD_INPUT), sys.stdout) if door.has_repl else None
+        self._repl = open_repl(service) if door.has_repl else None
         self._closing = Closing(self._server, engine, door.grace_s, [self._end])
         self._interrupted: Callable[[], None] = self._ended.set if self._repl is None else self._repl.interrupt
 

@@ -45,6 +45,17 @@ class Screen:
             self.end_line()
             self._put(f"{_DIM}{strip_controls(text)}{_PLAIN}\n")
 
+    def aside(self, text: str) -> None:
+        """Write dim text on a terminal, such as a thought; nothing elsewhere."""
+        if self.is_terminal:
+            self._put(f"{_DIM}{strip_controls(text)}{_PLAIN}")
+
+    def control(self, sequence: str) -> None:
+        """Write an escape sequence of ours, which moves nothing; on a terminal only."""
+        if self.is_terminal:
+            self._out.write(sequence)
+            self._out.flush()
+
     def end_line(self) -> None:
         """Go to a new line unless at the start of one."""
         if not self._at_line_start:

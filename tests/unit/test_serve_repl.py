@@ -11,8 +11,11 @@ import pytest
 from serve_fake import DEADLINE, END, FakeEngine, make_service
 
 from mpispec.core.messages import Sampling
-from mpispec.serve.repl import Reason, Repl
+from mpispec.serve.entries import LineEntries
+from mpispec.serve.repl import Repl
+from mpispec.serve.screen import Screen
 from mpispec.serve.service import Manner
+from mpispec.serve.talk import Reason
 from mpispec.serve.text import LEAST_TOKENS
 
 pytestmark = pytest.mark.unit
@@ -61,7 +64,8 @@ class Session:
         self.engine = engine
         self.screen = Terminal(is_terminal)
         source, self._keys = os.pipe()
-        self.repl = Repl(make_service(engine, manner, greeting), Pipe(source), self.screen)
+        screen = Screen(self.screen)
+        self.repl = Repl(make_service(engine, manner, greeting), LineEntries(Pipe(source), screen), screen)
         self.reason: Reason | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -311,15 +315,17 @@ def test_an_answer_that_nobody_reads_any_more_is_withdrawn(engine: FakeEngine) -
                 raise BrokenPipeError
             return super().write(text)
 
-    repl = Repl(make_service(engine), io.BytesIO(b"wait\n"), Closed())
+    screen = Screen(Closed())
+    repl = Repl(make_service(engine), LineEntries(io.BytesIO(b"wait\n"), screen), screen)
     assert repl.run() == "eof"
     engine.await_withdrawn(1)
 
 
 def test_a_screen_that_knows_no_unicode_gets_question_marks(engine: FakeEngine) -> None:
     raw = io.BytesIO()
-    out = io.TextIOWrapper(raw, encoding="ascii")
-    assert Repl(make_service(engine), io.BytesIO("naïve\n/quit\n".encode()), out).run() == "quit"
+    screen = Screen(io.TextIOWrapper(raw, encoding="ascii"))
+    source = io.BytesIO("naïve\n/quit\n".encode())
+    assert Repl(make_service(engine), LineEntries(source, screen), screen).run() == "quit"
     assert b"You said: na?ve\n" in raw.getvalue()
 
 
