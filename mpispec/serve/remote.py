@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
@@ -85,6 +86,7 @@ class Remote:
     def close(self) -> None:
         """Leave the server."""
         self._loop.run_until_complete(self._http.aclose())
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
     def models(self) -> list[str]:
@@ -160,16 +162,14 @@ class Remote:
                 if response.is_error:
                     await response.aread()
                 self._check(response)
-                async for line in response.aiter_lines():
-                    name, _, data = line.partition(":")
-                    if name != "data" or not data.strip():
-                        continue
-                    if data.strip() == "[DONE]":
-                        return
-                    chunk = _read_chunk(data)
-                    if "error" in chunk:
-                        raise Failed(_sentence_of(chunk))
-                    yield chunk
+                async with aclosing(_data_of(response)) as found:
+                    async for data in found:
+                        if data == "[DONE]":
+                            return
+                        chunk = _read_chunk(data)
+                        if "error" in chunk:
+                            raise Failed(_sentence_of(chunk))
+                        yield chunk
         except httpx.HTTPError as error:
             raise self._gone(error) from None
         raise Failed("The connection broke before the answer had ended; ask again.")
@@ -188,6 +188,16 @@ class Remote:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol):
             return Failed(f"No server answers at {self._place.url}; start mpispec serve, or check --url.", is_gone=True)
         return Failed("The connection broke before the answer had ended; ask again.")
+
+
+async def _data_of(response: httpx.Response) -> AsyncGenerator[str, None]:
+    """Yield the data of each event."""
+    lines: Any = response.aiter_lines()
+    async with aclosing(lines):
+        async for line in lines:
+            name, _, data = line.partition(":")
+            if name == "data" and data.strip():
+                yield data.strip()
 
 
 def _read_chunk(data: str) -> dict[str, Any]:

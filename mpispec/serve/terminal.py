@@ -1,14 +1,16 @@
 """What a person types at a terminal: lines that can be edited, a history, pasted blocks as one message.
 
-While an answer is written nobody reads the terminal: what is typed is not shown and waits in its buffer, a pasted block
-with the marks around it, so it neither breaks into the answer nor gets lost.
+What is typed while an answer is written is not shown, and kept for the next prompt, a pasted block with the marks
+around it: it neither breaks into the answer nor gets lost.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import termios
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -20,6 +22,7 @@ from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input, create_input
+from prompt_toolkit.input.typeahead import store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 from prompt_toolkit.patch_stdout import patch_stdout
@@ -48,6 +51,47 @@ def open_history(path: Path) -> History:
     return FileHistory(str(path))
 
 
+_MOST_AHEAD = 1 << 20
+"""Keys that are kept; further ones wait in the terminal."""
+
+
+class _Ahead:
+    """Takes the keys that are pressed while there is no prompt.
+
+    A terminal holds 4,096 bytes. Were they left there, a Ctrl-C behind a long paste would not be seen.
+    """
+
+    def __init__(self, source: Input) -> None:
+        self._source = source
+        self._num_kept = 0
+        self._thread: threading.Thread | None = None
+        self._stop = -1
+
+    def begin(self) -> None:
+        """Take keys from now on."""
+        stopped, self._stop = os.pipe()
+        self._thread = threading.Thread(target=self._take, args=(stopped,), name="typed ahead", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Leave the keys to the next prompt, with those that were taken."""
+        if self._thread is not None:
+            os.close(self._stop)
+            self._thread.join()
+            self._thread = None
+            self._num_kept = 0
+
+    def _take(self, stopped: int) -> None:
+        while not self._source.closed and self._num_kept < _MOST_AHEAD:
+            ready, _, _ = select.select([self._source.fileno(), stopped], [], [])
+            if stopped in ready:
+                break
+            keys = self._source.read_keys()
+            self._num_kept += len(keys)
+            store_typeahead(self._source, keys)
+        os.close(stopped)
+
+
 class TerminalEntries:
     """`Entries` of a terminal."""
 
@@ -65,6 +109,7 @@ class TerminalEntries:
         self._screen = screen
         self._signals: SimpleQueue[Signal] = SimpleQueue()
         self._source = source or create_input()
+        self._ahead = _Ahead(self._source)
         self._quiet: contextlib.ExitStack = contextlib.ExitStack()
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
@@ -84,6 +129,8 @@ class TerminalEntries:
             self._quiet.enter_context(_quiet(self._source.fileno()))
         self._screen.control(_MARKS_ON)
         self._quiet.callback(self._screen.control, _MARKS_OFF)
+        self._ahead.begin()
+        self._quiet.callback(self._ahead.end)
 
     def close(self) -> None:
         """See `Entries`."""
@@ -91,6 +138,7 @@ class TerminalEntries:
 
     def read(self) -> Entry:
         """See `Entries`."""
+        self._ahead.end()
         try:
             with patch_stdout(raw=True):  # what other threads say stands above the prompt
                 text = self._session.prompt(pre_run=self._look, handle_sigint=False)
@@ -101,6 +149,7 @@ class TerminalEntries:
         finally:
             self._screen.expect_line_start()
             self._screen.control(_MARKS_ON)  # the prompt has turned them off
+            self._ahead.begin()
         if text == _SIGNALLED:
             return (self._signals.get(),)
         return strip_controls(text.replace("\r\n", "\n").replace("\r", "\n"))
