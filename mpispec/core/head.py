@@ -22,6 +22,7 @@ from mpispec.core.messages import (
     Credit,
     Draft,
     EarlyDraft,
+    Grammar,
     Idle,
     Result,
     Row,
@@ -49,7 +50,7 @@ class HeadCore:
         self,
         config: HeadConfig,
         strategies: Mapping[str, Callable[[], Strategy]],
-        drafters: Mapping[str, Callable[[], Drafter]],
+        drafters: Mapping[str, Callable[[Grammar | None], Drafter]],
     ) -> None:
         self.config = config
         self._strategies = strategies
@@ -131,7 +132,7 @@ class HeadCore:
                 waiting,
                 *adopted,
                 self._strategies[waiting.submitted.strategy](),
-                drafter() if drafter else None,
+                drafter(waiting.submitted.sampling.grammar) if drafter else None,
                 self.config,
                 self._runs,
             )

@@ -8,11 +8,21 @@ handlers that forget it and the codec's round-trip test the missing row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like; `mpispec/grammars` compiles it where tokens are decided."""
+
+    text: str
+    """In llguidance's form."""
+    start: Pos = Pos(0)
+    """Position of the answer's first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,14 @@ class Sampling:
     """Length in tokens of the window that `repeat_penalty` looks at."""
     seed: int = 0
     """Key of the position-keyed noise, 0 <= seed < 2**64."""
+    grammar: Grammar | None = None
+    """Only tokens that it allows are decided; None: any."""
+
+
+def placed(sampling: Sampling, start: int) -> Sampling:
+    """Return the same for an answer whose first token is at position `start`."""
+    grammar = sampling.grammar
+    return sampling if grammar is None else replace(sampling, grammar=Grammar(grammar.text, Pos(start)))
 
 
 class Row(NamedTuple):
@@ -106,12 +124,14 @@ class Open:
     cached: Pos
     """Prompt positions that have cells already, so that their rows will not pass by."""
     recent: tuple[Token, ...]
-    """The last of those positions' tokens, as many as the repeat penalty looks at; none where it is off."""
+    """The last of those positions' tokens: as many as the repeat penalty looks at, and those that a grammar governs."""
 
 
 def opening(request: RequestId, sampling: Sampling, prompt: Sequence[Token], cached: int) -> Open:
     """Return what opens a request of which the first `cached` tokens of its prompt have cells."""
     window = sampling.repeat_last_n if sampling.repeat_penalty != 1.0 else 0
+    if sampling.grammar is not None:
+        window = max(window, cached - sampling.grammar.start)
     return Open(request, sampling, Pos(cached), tuple(prompt[max(0, cached - window) : cached]))
 
 

@@ -4,25 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import NamedTuple
 
+from mpispec.core.messages import Grammar
 from mpispec.core.strategy import Drafter
 from mpispec.drafters.beam import Beam
+from mpispec.drafters.grammatical import Grammatical, Rules
 from mpispec.drafters.mixed import Mixed
+from mpispec.drafters.predictor import Predictor
 from mpispec.drafters.suffix import Suffix
 from mpispec.drafters.suffix_store import SuffixStore
 
-IN_HEAD: Mapping[str, Callable[[SuffixStore], Drafter]] = {
-    "ngram": lambda store: Beam(Suffix(store)),
-    "draft+ngram": lambda store: Mixed(Suffix(store)),
-    "exit+ngram": lambda store: Mixed(Suffix(store)),
+
+class InHead(NamedTuple):
+    """The head's part of a `--drafter`, made for a request."""
+
+    predictor: Callable[[SuffixStore], Predictor]
+    drafter: Callable[[Predictor], Drafter]
+
+
+IN_HEAD: Mapping[str, InHead] = {
+    "ngram": InHead(Suffix, Beam),
+    "draft+ngram": InHead(Suffix, Mixed),
+    "exit+ngram": InHead(Suffix, Mixed),
 }
-"""The head's part of each `--drafter`, made for a request; a mix names the other drafter first."""
+"""By name; a mix names the other drafter first."""
+
+Walk = Callable[[str], Rules]
+"""Returns a grammar at its beginning."""
+Make = Callable[[Grammar | None], Drafter]
+"""Makes a drafter for a request, which may have a grammar."""
 
 
-def in_head(store: SuffixStore | None) -> dict[str, Callable[[], Drafter]]:
-    """Return the drafters of a head whose requests share what is in `store`; None: each has its own text alone."""
+def in_head(store: SuffixStore | None, walk: Walk | None = None) -> dict[str, Make]:
+    """Return the drafters of a head whose requests share what is in `store`; None: each has its own text alone.
 
-    def made(make: Callable[[SuffixStore], Drafter]) -> Drafter:
-        return make(SuffixStore() if store is None else store)
+    Without `walk` they draft whatever a grammar says.
+    """
 
-    return {name: partial(made, make) for name, make in IN_HEAD.items()}
+    def predictor(part: InHead) -> Predictor:
+        return part.predictor(SuffixStore() if store is None else store)
+
+    return {name: partial(_made, part.drafter, partial(predictor, part), walk) for name, part in IN_HEAD.items()}
+
+
+def alone(predictor: Callable[[], Predictor], walk: Walk | None = None) -> Make:
+    """Return what makes drafters of one predictor alone."""
+    return partial(_made, Beam, predictor, walk)
+
+
+def _made(
+    drafter: Callable[[Predictor], Drafter],
+    predictor: Callable[[], Predictor],
+    walk: Walk | None,
+    grammar: Grammar | None,
+) -> Drafter:
+    if grammar is None or walk is None:
+        return drafter(predictor())
+    return drafter(Grammatical(predictor(), walk(grammar.text), grammar.start))

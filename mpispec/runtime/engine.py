@@ -13,12 +13,12 @@ from typing import Any, Protocol
 from mpispec.core.effects import Emit, FinishReason, Origin
 from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
-from mpispec.core.messages import Sampling
+from mpispec.core.messages import Sampling, placed
 from mpispec.core.statistics import RunCounts, Statistics
 from mpispec.runtime.rank_work import RankWork
 from mpispec.runtime.text_promise import TextPromise
 from mpispec.runtime.totals import Totals
-from mpispec.wire.fields import SAMPLING_RANGES
+from mpispec.wire.fields import MOST_GRAMMAR_BYTES, SAMPLING_RANGES
 
 MOST_REPORTS = 256
 """Ended requests whose report is kept (law 7)."""
@@ -103,6 +103,9 @@ class EngineFacts:
             raise ValueError("timeout must be above 0 seconds.")
         if not all(0 <= token < self.vocabulary for token in generation.prompt):
             raise ValueError(f"The prompt has a token id outside the vocabulary of {self.vocabulary}.")
+        grammar = generation.sampling.grammar
+        if grammar is not None and not 0 < len(grammar.text.encode()) <= MOST_GRAMMAR_BYTES:
+            raise ValueError(f"A grammar may have from 1 to {MOST_GRAMMAR_BYTES} bytes; send a shorter one.")
         for name, (low, high) in SAMPLING_RANGES.items():
             if not low <= getattr(generation.sampling, name) <= high:  # written so that NaN fails too
                 raise ValueError(f"{name} must be from {low} to {high}.")
@@ -271,7 +274,7 @@ class Engine:
                 tokens,
                 generation.max_tokens,
                 self._stops,
-                generation.sampling,
+                placed(generation.sampling, len(tokens)),
                 strategy,
                 drafter,
                 generation.priority,

@@ -21,6 +21,7 @@ from mpispec.runtime.text_promise import text_promise
 from mpispec.runtime.trace import Trace
 from mpispec.transport.base import Limits
 from mpispec.wire.activations import row_bytes
+from mpispec.wire.fields import MOST_GRAMMAR_BYTES
 
 __all__ = ["FrontEnd", "JobOptions", "Outcome", "RankReport", "Setup", "run_job"]
 
@@ -135,4 +136,4 @@ def _silent(_: str) -> None:
 
 def _limits(options: JobOptions, setup: Setup) -> Limits:
     width = max(model.width for model in (setup.model, *setup.levels))
-    return Limits.for_rows(MOST_ROWS, row_bytes(options.wire, width), setup.context)
+    return Limits.for_rows(MOST_ROWS, row_bytes(options.wire, width), setup.context, MOST_GRAMMAR_BYTES)

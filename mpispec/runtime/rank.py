@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 import msgpack
 
 from mpispec.compute.base import ExitModel
-from mpispec.compute.factory import traits_of
+from mpispec.compute.factory import backend_of, traits_of
 from mpispec.compute.llama_traits import SPARE_CELLS
 from mpispec.core.config import HeadConfig, queue_limit
 from mpispec.core.draft import DraftCore
@@ -22,10 +22,11 @@ from mpispec.core.ids import HEAD, Actor
 from mpispec.core.level import LevelCore
 from mpispec.core.request import EXIT
 from mpispec.core.stage import StageCore
-from mpispec.drafters import in_head
-from mpispec.drafters.beam import Beam
+from mpispec.drafters import alone, in_head
 from mpispec.drafters.oracle import Oracle
 from mpispec.drafters.suffix_store import SuffixStore
+from mpispec.grammars.compiler import Compiler
+from mpispec.runtime.decider import Decider
 from mpispec.runtime.driver import Core, Driver
 from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group
@@ -87,6 +88,8 @@ class Rank:
         self._engine = engine
         self._said_before = said_before
         self._wall_s = 0.0
+        path = setup.model.path
+        self._grammars = Compiler(lambda: backend_of(path).open_tokenizer(path))
         self._cores: dict[Actor, Core] = {}
         self._workers: dict[Actor, Worker] = {}
         above = HEAD
@@ -102,7 +105,7 @@ class Rank:
             self._cores[draft] = DraftCore(
                 MOST_ROWS, options.parallel, num_sequences(options.parallel), above, setup.cells + SPARE_CELLS
             )
-            self._workers[draft] = DraftWorker("draft", trace, models.draft)
+            self._workers[draft] = DraftWorker("draft", trace, models.draft, self._decider())
 
     def lead(self, engine: Engine, serve: Callable[[Engine], T]) -> T:
         """Run the driver while `serve` uses the engine in a thread of its own; return what it returned."""
@@ -161,16 +164,19 @@ class Rank:
             limit = queue_limit(num_stages, self._options.parallel)
             core = StageCore(actor, num_stages, limit, pipeline.head, has_exit)
             self._cores[actor] = core
-            name, wire = self._setup.plan.role_of(actor), self._options.wire
+            name, wire, decider = self._setup.plan.role_of(actor), self._options.wire, self._decider()
             if has_exit:
-                workers[actor] = ExitWorker(name, self._trace, cast(ExitModel, model), wire, width)
+                workers[actor] = ExitWorker(name, self._trace, cast(ExitModel, model), wire, width, decider)
             else:
-                workers[actor] = StageWorker(name, self._trace, model, core.is_last, wire, width)
+                workers[actor] = StageWorker(name, self._trace, model, core.is_last, wire, width, decider)
         if self._models.together is not None and pipeline.head == HEAD:
             shared = CycleWorker(self._trace, workers, self._models.together)
             self._workers.update(dict.fromkeys(workers, shared))
         else:
             self._workers.update(workers)
+
+    def _decider(self) -> Decider:
+        return Decider(self._grammars.walk)
 
     def _head(self, pipeline: Pipeline, costs: PipelineCosts) -> HeadCore:
         options, setup, model = self._options, self._setup, self._setup.model
@@ -200,11 +206,12 @@ class Rank:
             actor=pipeline.head,
         )
 
-        def oracle() -> Beam:
+        def oracle() -> Oracle:
             recorded = () if self._engine is None else self._engine.recorded
-            return Beam(Oracle(recorded, options.oracle_acceptance_rate, model.vocabulary))
+            return Oracle(recorded, options.oracle_acceptance_rate, model.vocabulary)
 
-        return HeadCore(config, PRESETS, {**in_head(self._said_before), "oracle": oracle})
+        walk = self._grammars.walk
+        return HeadCore(config, PRESETS, {**in_head(self._said_before, walk), "oracle": alone(oracle, walk)})
 
 
 def make_engine(options: JobOptions, setup: Setup, stops: frozenset[int], promise: TextPromise) -> Engine:

@@ -90,11 +90,11 @@ class Worker(ABC):
 class ModelWorker(Worker):
     """Computes for one actor with one model, a job at a time."""
 
-    def __init__(self, name: str, trace: Trace, model: StageModel) -> None:
+    def __init__(self, name: str, trace: Trace, model: StageModel, decider: Decider | None = None) -> None:
         super().__init__(trace)
         self.name = name
         self._model = model
-        self._decider = Decider()
+        self._decider = decider or Decider()
         self._aborted = -1
         """The newest run that was asked to be given up; runs compute in increasing order."""
         self._computing = -1
@@ -144,11 +144,21 @@ class ModelWorker(Worker):
 class StageWorker(ModelWorker):
     """Computes a layer range and, on the last stage, decides the tokens."""
 
-    def __init__(self, name: str, trace: Trace, model: StageModel, is_last: bool, wire: str, width: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        trace: Trace,
+        model: StageModel,
+        is_last: bool,
+        wire: str,
+        width: int,
+        decider: Decider | None = None,
+    ) -> None:
+        """Without a `decider` no request may have a grammar."""
         self._is_last = is_last
         self._wire = wire
         self._width = width
-        super().__init__(name, trace, model)
+        super().__init__(name, trace, model, decider)
 
     def begun(self, job: Compute) -> StageRun:
         """Apply a run's cache operations; return what is to be computed."""
@@ -184,9 +194,12 @@ class StageWorker(ModelWorker):
 class ExitWorker(StageWorker):
     """Computes a layer range and drafts, from its output, what the last stage will decide."""
 
-    def __init__(self, name: str, trace: Trace, model: ExitModel, wire: str, width: int) -> None:
+    def __init__(
+        self, name: str, trace: Trace, model: ExitModel, wire: str, width: int, decider: Decider | None = None
+    ) -> None:
+        """See `StageWorker`."""
         self._leaving = model
-        super().__init__(name, trace, model, False, wire, width)
+        super().__init__(name, trace, model, False, wire, width, decider)
 
     def finished(self, run: Run, output: StageOutput | None) -> Computed:
         """Return the answer to a run, with what the exit drafts."""

@@ -80,13 +80,15 @@ class Limits:
     draft: int = SMALL_PLANE
 
     @classmethod
-    def for_rows(cls, max_rows: int, row_bytes: int, context: int = 0) -> Limits:
+    def for_rows(cls, max_rows: int, row_bytes: int, context: int = 0, grammar: int = 0) -> Limits:
         """Return limits that fit runs of `max_rows` rows whose activations take `row_bytes` each.
 
-        `context` in tokens widens the draft plane, where a `Prime` carries a whole prompt at 4 bytes a token.
+        `context` in tokens and the bytes of a `grammar` widen the data and the draft plane: an `Open` may carry a whole
+        answer with its grammar, a `Prime` a whole prompt, at 4 bytes a token.
         """
-        data = FRAME_OVERHEAD + max_rows * (row_bytes + ROW_OVERHEAD)
-        return cls(data=data, draft=max(SMALL_PLANE, FRAME_OVERHEAD + 4 * context))
+        beginning = FRAME_OVERHEAD + 4 * context + grammar
+        data = max(FRAME_OVERHEAD + max_rows * (row_bytes + ROW_OVERHEAD), beginning)
+        return cls(data=data, draft=max(SMALL_PLANE, beginning))
 
     def of(self, plane: Plane) -> int:
         """Return the limit of one plane in bytes."""

@@ -55,7 +55,7 @@ from mpispec.wire.fields import (
     PeerProtocolError,
 )
 
-VERSION = 4
+VERSION = 5
 """Raised whenever a frame of the old form could be misread."""
 
 Buffer = bytes | bytearray | memoryview

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import psutil
 
-from mpispec.core.messages import Sampling
+from mpispec.core.messages import Grammar, Sampling
 from mpispec.runtime.engine import Engine, Generation, Progress
 from mpispec.runtime.group import Group
 from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
@@ -28,10 +29,13 @@ class Answer:
         self._inbox: SimpleQueue[Progress] = SimpleQueue()
         self._patience = wanted.get("patience")
         """Tokens after which the client hangs up."""
+        sampling = Sampling(**wanted.get("sampling", {}))
+        if (text := wanted.get("grammar")) is not None:
+            sampling = replace(sampling, grammar=Grammar(text))
         generation = Generation(
             tuple(wanted["prompt"]),
             wanted["max_tokens"],
-            Sampling(**wanted.get("sampling", {})),
+            sampling,
             wanted["strategy"],
             wanted["drafter"],
         )

@@ -18,8 +18,7 @@ from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Strategy, View
 from mpispec.core.traits import BackendTraits
 from mpispec.core.tree import Node, NodeState
-from mpispec.drafters import in_head
-from mpispec.drafters.beam import Beam
+from mpispec.drafters import alone, in_head
 from mpispec.drafters.oracle import Oracle
 from mpispec.drafters.suffix_store import SuffixStore
 from mpispec.sim.cluster import VirtualCluster
@@ -147,8 +146,8 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
         draft_toll=(0.0, 0.2)[scenario.seed % 2] if has_draft else 0.0,
     )
 
-    def oracle() -> Beam:
-        return Beam(Oracle(texts[0], scenario.acceptance_rate, VOCABULARY, scenario.seed))
+    def oracle() -> Oracle:
+        return Oracle(texts[0], scenario.acceptance_rate, VOCABULARY, scenario.seed)
 
     draft = None
     if has_draft:
@@ -156,7 +155,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
         sequences = scenario.parallel + rng.choice([0, 2, 8])
         draft = (DraftCore(rng.choice([1, 4, 64]), scenario.parallel, sequences), scripted)
     cluster = VirtualCluster(
-        HeadCore(config, STRATEGIES, {**in_head(SuffixStore()), "oracle": oracle}),
+        HeadCore(config, STRATEGIES, {**in_head(SuffixStore()), "oracle": alone(oracle)}),
         [
             StageCore(Actor(index), num_stages, 1000, has_exit=index in dict(scenario.exits))
             for index in range(1, num_stages + 1)

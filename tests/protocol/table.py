@@ -18,9 +18,7 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, Token
 from mpispec.core.messages import Run, Sampling
 from mpispec.core.stage import StageCore
-from mpispec.core.strategy import Drafter
-from mpispec.drafters import in_head
-from mpispec.drafters.beam import Beam
+from mpispec.drafters import alone, in_head
 from mpispec.drafters.suffix_store import SuffixStore
 from mpispec.sampling import decide
 from mpispec.sim.cluster import VirtualCluster
@@ -189,9 +187,9 @@ class Situation:
             first_queue=given.first_queue,
             traits=in_cell_order(8) if given.parallel == 1 else toy.TRAITS,
         )
-        drafters: dict[str, Callable[[], Drafter]] = in_head(SuffixStore())
+        drafters = in_head(SuffixStore())
         if cell.drafter in ORACLES:
-            drafters["oracle"] = lambda: Beam(Oracle(whole, ORACLES[cell.drafter], given.seed))
+            drafters["oracle"] = alone(lambda: Oracle(whole, ORACLES[cell.drafter], given.seed))
         draft = None
         if has_draft:
             scripted = ScriptedDraft(whole, given.acceptance_rate, VOCABULARY, given.seed)

@@ -33,7 +33,7 @@ def _tokens_per_s(num_stages: int, acceptance_rate: float, strategy: str, drafte
     draft = (DraftCore(64), ScriptedDraft([text], acceptance_rate, VOCABULARY)) if has_draft else None
     config = HeadConfig(num_stages, Actor(num_stages + 1) if has_draft else None, context=1000, sequences=4)
     cluster = VirtualCluster(
-        HeadCore(config, PRESETS, {"oracle": lambda: Beam(Oracle(text, acceptance_rate, VOCABULARY))}),
+        HeadCore(config, PRESETS, {"oracle": lambda _: Beam(Oracle(text, acceptance_rate, VOCABULARY))}),
         [StageCore(Actor(index), num_stages, 1000) for index in range(1, num_stages + 1)],
         draft,
         Modelled(stage_s=(0.01,) * num_stages, draft_s=0.002, link_s=1e-4),

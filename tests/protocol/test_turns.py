@@ -32,7 +32,7 @@ def written(acceptance_rate: float, strategy: str, num_requests: int) -> list[in
     answer = reference(PROMPT, TOKENS, STAGES, VOCABULARY)
     config = HeadConfig(STAGES, None, context=2 * TOKENS, sequences=12, max_active=num_requests)
     cluster = VirtualCluster(
-        HeadCore(config, PRESETS, {"oracle": lambda: Beam(Oracle([*PROMPT, *answer], acceptance_rate, VOCABULARY))}),
+        HeadCore(config, PRESETS, {"oracle": lambda _: Beam(Oracle([*PROMPT, *answer], acceptance_rate, VOCABULARY))}),
         [StageCore(Actor(index), STAGES, 1000) for index in range(1, STAGES + 1)],
         None,
         Modelled(stage_s=(0.01,) * STAGES, link_s=1e-4),

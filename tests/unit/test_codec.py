@@ -24,6 +24,7 @@ from mpispec.core.messages import (
     Draft,
     EarlyDraft,
     Follow,
+    Grammar,
     Idle,
     Message,
     Open,
@@ -37,7 +38,7 @@ from mpispec.core.messages import (
     Work,
 )
 from mpispec.wire.codec import VERSION, decode, encode
-from mpispec.wire.fields import SAMPLING_RANGES, LocalProtocolError, PeerProtocolError
+from mpispec.wire.fields import MOST_GRAMMAR_BYTES, SAMPLING_RANGES, LocalProtocolError, PeerProtocolError
 
 pytestmark = pytest.mark.unit
 
@@ -58,6 +59,7 @@ SAMPLINGS = st.builds(
     repeat_penalty=st.floats(0.01, 10.0),
     repeat_last_n=INT32,
     seed=st.integers(0, 2**64 - 1),
+    grammar=st.none() | st.builds(Grammar, st.text(min_size=1, max_size=20), INT32),
 )
 ROWS = st.builds(Row, INT32, INT32, st.integers(-1, 2**31 - 2), INT32, INT32, INT32, FLAGS)
 BRANCHES = st.builds(Branch, INT32, INT32, INT32, INT32)
@@ -179,7 +181,19 @@ def test_unsigned_64_bit_seeds_survive(seed: int) -> None:
 
 
 def test_sampling_ranges_name_the_fields_in_their_order() -> None:
-    assert list(SAMPLING_RANGES) == [field.name for field in fields(Sampling)]
+    assert [*SAMPLING_RANGES, "grammar"] == [field.name for field in fields(Sampling)]
+
+
+@pytest.mark.parametrize("blob", [b"\xff", b"a" * (MOST_GRAMMAR_BYTES + 1), 7, None])
+def test_grammars_that_are_no_bounded_text_are_refused(blob: object) -> None:
+    sampling = [0.0, 0, 1.0, 0.0, 1.0, 64, 0, blob, 0]
+    with pytest.raises(PeerProtocolError):
+        decode(forge([0, 0, 1, 0, sampling, 0, b""]))
+
+
+def test_grammars_that_are_too_long_are_not_sent() -> None:
+    with pytest.raises(LocalProtocolError):
+        encode(Actor(0), Actor(1), Open(0, Sampling(grammar=Grammar("a" * (MOST_GRAMMAR_BYTES + 1))), 0, ()))
 
 
 def test_integral_sampling_parameters_arrive_as_floats() -> None:
@@ -256,7 +270,7 @@ def rows_blob(**changes: int) -> bytes:
 @pytest.mark.parametrize(
     "items",
     [
-        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, 0], 0, b""],
+        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, 0, b"", 0], 0, b""],
         [2, 0, 1, 7, rows_blob(), struct.pack("<5i", 0, 0, 0, 0, -1), False, b""],
         [3, 0, 1, 7, bytes(4), bytes(4), bytes(4), False],
         [4, 0, 1, bytes(8), b"", b"", b""],
@@ -302,12 +316,12 @@ def test_the_right_values_in_the_same_places_are_taken(items: object) -> None:
         [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", -0.5), 0],
         [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", float("inf")), 0],
         [10, 0, 1, 1, 1, 1, struct.pack("<q", -2), bytes(4), struct.pack("<d", 1.0), 0],
-        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64], 0, b""],
-        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, -1], 0, b""],
-        [0, 0, 1, 1, [float("nan"), 0, 1.0, 0.0, 1.0, 64, 0], 0, b""],
-        [0, 0, 1, 1, [-1.0, 0, 1.0, 0.0, 1.0, 64, 0], 0, b""],
-        [0, 0, 1, 1, [0.0, 0, 1.5, 0.0, 1.0, 64, 0], 0, b""],
-        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 0.0, 64, 0], 0, b""],
+        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, b"", 0], 0, b""],
+        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, -1, b"", 0], 0, b""],
+        [0, 0, 1, 1, [float("nan"), 0, 1.0, 0.0, 1.0, 64, 0, b"", 0], 0, b""],
+        [0, 0, 1, 1, [-1.0, 0, 1.0, 0.0, 1.0, 64, 0, b"", 0], 0, b""],
+        [0, 0, 1, 1, [0.0, 0, 1.5, 0.0, 1.0, 64, 0, b"", 0], 0, b""],
+        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 0.0, 64, 0, b"", 0], 0, b""],
         [0, 0, 1, 1, b"0123456", 0, b""],
         [2, 0, 1, 7, rows_blob(request=-1), b"", False, b""],
         [2, 0, 1, 7, rows_blob(node=-1), b"", False, b""],
@@ -368,7 +382,7 @@ def test_prefix_lies_are_refused() -> None:
 
 
 def test_another_version_is_named() -> None:
-    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 4; install the same mpispec on every host"):
+    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 5; install the same mpispec on every host"):
         decode(forge([6, 0, 1], version=9))
 
 

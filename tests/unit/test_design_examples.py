@@ -22,7 +22,7 @@ from mpispec.core.stage import StageCore
 from mpispec.core.strategy import Bounds
 from mpispec.core.traits import BackendTraits
 from mpispec.core.tree import TokenTree
-from mpispec.drafters import IN_HEAD, in_head
+from mpispec.drafters import IN_HEAD, InHead, in_head
 from mpispec.drafters.beam import Beam
 from mpispec.drafters.suffix_store import SuffixStore
 from mpispec.sim.cluster import VirtualCluster
@@ -70,7 +70,7 @@ def test_the_drafter_grows_a_path_below_the_root() -> None:
 
 
 def test_the_drafter_keeps_the_text_in_random_orders_of_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(IN_HEAD, "bigram", lambda store: Beam(example("Bigram")()))
+    monkeypatch.setitem(IN_HEAD, "bigram", InHead(lambda _: example("Bigram")(), Beam))
     for seed in SEEDS:
         scenario.play(scenario.draw(seed, drafters=("bigram",)))
 

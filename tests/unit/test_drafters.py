@@ -163,8 +163,8 @@ def test_the_requests_of_a_head_share_a_store_and_without_one_they_do_not() -> N
     for store, expected in ((SuffixStore(), [3]), (None, [])):
         drafters = in_head(store)
         tree = TokenTree(NodeId(1), Token(2), Pos(1))
-        drafters["draft+ngram"]().begin([1, 2, 3])
-        second = drafters["ngram"]()
+        drafters["draft+ngram"](None).begin([1, 2, 3])
+        second = drafters["ngram"](None)
         second.begin([1, 2])
         second.grow(tree, Bounds(9), ())
         assert tree.path(tree.tip()) == expected

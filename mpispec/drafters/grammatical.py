@@ -1,0 +1,71 @@
+"""A predictor within a grammar: it predicts nothing illegal, and what the grammar forces it knows for sure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mpispec.drafters.predictor import Predictor
+
+FORCED = 0.98
+"""Chance of a forced token: the text is certain, and a model seldom writes it in other tokens (ADR 0041)."""
+
+
+class Rules(Protocol):
+    """A grammar that is led along texts, `grammars.walk.Walk`."""
+
+    tokens: list[int]
+    """The text where it stands."""
+
+    def go(self, common: int, rest: Sequence[int]) -> bool:
+        """Go to the first `common` of those tokens and then `rest`; return whether that is legal."""
+
+    def allows(self, token: int) -> bool:
+        """Tell whether a token may come next."""
+
+    def forced(self) -> list[int]:
+        """Return the tokens that surely come next."""
+
+
+class Grammatical:
+    """A `Predictor` that wraps another."""
+
+    def __init__(self, inner: Predictor, rules: Rules, start: int) -> None:
+        """`start` is the position of the answer's first token."""
+        self._inner = inner
+        self._rules = rules
+        self._start = start
+        self._tokens: Sequence[int] = ()
+        self._num_sure = 0
+        """How many tokens of the rules are known to be accepted ones."""
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """See `Predictor`."""
+        self._tokens = tokens
+        self._num_sure = 0
+        self._inner.begin(tokens)
+
+    def observe(self) -> None:
+        """See `Predictor`."""
+        self._inner.observe()
+
+    def predict(self, path: Sequence[int], width: int) -> Sequence[tuple[int, float]]:
+        """See `Predictor`. Where the grammar leaves no choice of text, that is all; the inner one is not asked."""
+        if not self._go_to(path):
+            return []
+        if forced := self._rules.forced():
+            return [(forced[0], FORCED)]
+        return [(token, prob) for token, prob in self._inner.predict(path, width) if self._rules.allows(token)]
+
+    def _go_to(self, path: Sequence[int]) -> bool:
+        """Lead the rules to the end of the accepted answer and a path below it; return whether that is legal."""
+        rules, num_accepted = self._rules, len(self._tokens) - self._start
+        common = self._num_sure = min(self._num_sure, len(rules.tokens))
+        wanted = [*self._tokens[self._start + common :], *path]
+        for ours, theirs in zip(rules.tokens[common:], wanted, strict=False):
+            if ours != theirs:
+                break
+            common += 1
+        is_legal = rules.go(common, wanted[common - self._num_sure :])
+        self._num_sure = min(num_accepted, len(rules.tokens))
+        return is_legal
