@@ -30,35 +30,35 @@ IN_HEAD: Mapping[str, InHead] = {
 }
 """By name; a mix names the other drafter first."""
 
-Walk = Callable[[str], Rules]
-"""Returns a grammar at its beginning."""
+Compile = Callable[[str], Callable[[], Rules | None]]
+"""Begins to compile a grammar; what it returns says None until that is done."""
 Make = Callable[[Grammar | None], Drafter]
 """Makes a drafter for a request, which may have a grammar."""
 
 
-def in_head(store: SuffixStore | None, walk: Walk | None = None) -> dict[str, Make]:
+def in_head(store: SuffixStore | None, compile_: Compile | None = None) -> dict[str, Make]:
     """Return the drafters of a head whose requests share what is in `store`; None: each has its own text alone.
 
-    Without `walk` they draft whatever a grammar says.
+    Without `compile_` they draft whatever a grammar says.
     """
 
     def predictor(part: InHead) -> Predictor:
         return part.predictor(SuffixStore() if store is None else store)
 
-    return {name: partial(_made, part.drafter, partial(predictor, part), walk) for name, part in IN_HEAD.items()}
+    return {name: partial(_made, part.drafter, partial(predictor, part), compile_) for name, part in IN_HEAD.items()}
 
 
-def alone(predictor: Callable[[], Predictor], walk: Walk | None = None) -> Make:
+def alone(predictor: Callable[[], Predictor], compile_: Compile | None = None) -> Make:
     """Return what makes drafters of one predictor alone."""
-    return partial(_made, Beam, predictor, walk)
+    return partial(_made, Beam, predictor, compile_)
 
 
 def _made(
     drafter: Callable[[Predictor], Drafter],
     predictor: Callable[[], Predictor],
-    walk: Walk | None,
+    compile_: Compile | None,
     grammar: Grammar | None,
 ) -> Drafter:
-    if grammar is None or walk is None:
+    if grammar is None or compile_ is None:
         return drafter(predictor())
-    return drafter(Grammatical(predictor(), walk(grammar.text), grammar.start))
+    return drafter(Grammatical(predictor(), compile_(grammar.text), grammar.start))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mpispec.drafters.predictor import Predictor
@@ -30,8 +30,8 @@ class Rules(Protocol):
 class Grammatical:
     """A `Predictor` that wraps another."""
 
-    def __init__(self, inner: Predictor, rules: Rules, start: int) -> None:
-        """`start` is the position of the answer's first token."""
+    def __init__(self, inner: Predictor, rules: Callable[[], Rules | None], start: int) -> None:
+        """`rules` returns None until they are compiled; `start` is the position of the answer's first token."""
         self._inner = inner
         self._rules = rules
         self._start = start
@@ -50,16 +50,17 @@ class Grammatical:
         self._inner.observe()
 
     def predict(self, path: Sequence[int], width: int) -> Sequence[tuple[int, float]]:
-        """See `Predictor`. Where the grammar leaves no choice of text, that is all; the inner one is not asked."""
-        if not self._go_to(path):
+        """See `Predictor`. Where the grammar leaves no choice, the inner one is not asked."""
+        rules = self._rules()
+        if rules is None or not self._lead(rules, path):
             return []
-        if forced := self._rules.forced():
+        if forced := rules.forced():
             return [(forced[0], FORCED)]
-        return [(token, prob) for token, prob in self._inner.predict(path, width) if self._rules.allows(token)]
+        return [(token, prob) for token, prob in self._inner.predict(path, width) if rules.allows(token)]
 
-    def _go_to(self, path: Sequence[int]) -> bool:
+    def _lead(self, rules: Rules, path: Sequence[int]) -> bool:
         """Lead the rules to the end of the accepted answer and a path below it; return whether that is legal."""
-        rules, num_accepted = self._rules, len(self._tokens) - self._start
+        num_accepted = len(self._tokens) - self._start
         common = self._num_sure = min(self._num_sure, len(rules.tokens))
         wanted = [*self._tokens[self._start + common :], *path]
         for ours, theirs in zip(rules.tokens[common:], wanted, strict=False):

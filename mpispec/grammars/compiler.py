@@ -12,7 +12,7 @@ from mpispec.grammars.library import GrammarError, Pieces, compiled, first_error
 from mpispec.grammars.walk import Walk
 
 _MOST_KEPT = 32
-"""Compiled grammars (law 7)."""
+"""Compiled grammars (law 7); of hostile ones each may take 50 MB."""
 
 
 class Compiler:
@@ -37,6 +37,12 @@ class Compiler:
     def walk(self, text: str) -> Walk:
         """Return a grammar at its beginning; one that cannot be compiled allows nothing."""
         return Walk(self._compiled(text), self._eog)
+
+    def soon(self, text: str) -> Callable[[], Walk | None]:
+        """Have a grammar compiled on another thread; return what says None until that is done, then always the walk."""
+        done: list[Walk] = []
+        threading.Thread(target=lambda: done.append(self.walk(text)), name="grammar", daemon=True).start()
+        return lambda: done[0] if done else None
 
     def _compiled(self, text: str) -> LLMatcher:
         with self._lock:

@@ -21,14 +21,15 @@ LIMITS = LLParserLimits(
 )
 """Half of llguidance's own and less: the worst step of hostile grammars takes 0.3 s, a compile 1 s (ADR 0041)."""
 
-_JSON_OPTIONS: Any = {"whitespace_pattern": r"[ ]?|\n{1,2}[ \t]{0,20}", "lenient": False}
-"""Space that llama.cpp allows too: small models would write nothing but space. What is not understood is refused."""
+_SPACE: Any = {"whitespace_pattern": r"[ ]?|\n{1,2}[ \t]{0,20}"}
+"""Between the tokens of JSON, as much as llama.cpp allows: small models would write nothing but space."""
 
 
 class Pieces(Protocol):
     """What a grammar has to know of a tokenizer; `compute.base.Tokenizer` has it."""
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     @property
     def eog(self) -> frozenset[int]: ...
@@ -78,10 +79,14 @@ def compiled(tokenizer: LLTokenizer, text: str) -> LLMatcher:
     return LLMatcher(tokenizer, text, log_level=0, limits=LIMITS)
 
 
-def json_grammar(schema: str) -> str:
-    """Return the grammar of a JSON schema. Raises GrammarError where it is no schema."""
+def json_grammar(schema: str, is_lenient: bool = False) -> str:
+    """Return the grammar of a JSON schema; what it does not understand it refuses, or lets through.
+
+    Raises GrammarError where it is no schema.
+    """
+    options: Any = {**_SPACE, "lenient": is_lenient}
     try:
-        return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
+        return LLMatcher.grammar_from_json_schema(schema, overrides=options)
     except ValueError as error:
         raise GrammarError(str(error)) from None
 

@@ -210,8 +210,8 @@ class Rank:
             recorded = () if self._engine is None else self._engine.recorded
             return Oracle(recorded, options.oracle_acceptance_rate, model.vocabulary)
 
-        walk = self._grammars.walk
-        return HeadCore(config, PRESETS, {**in_head(self._said_before, walk), "oracle": alone(oracle, walk)})
+        soon = self._grammars.soon  # a head that compiles lets everyone wait
+        return HeadCore(config, PRESETS, {**in_head(self._said_before, soon), "oracle": alone(oracle, soon)})
 
 
 def make_engine(options: JobOptions, setup: Setup, stops: frozenset[int], promise: TextPromise) -> Engine:

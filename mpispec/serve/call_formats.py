@@ -24,26 +24,68 @@ class CallFormat:
     """Whether an answer that begins with such an object is a call without any mark."""
     ident_length: int = 0
     """Letters and digits of a call's identifier, where the template refuses any other."""
+    spellings: tuple[tuple[str, str, str, str], ...] = ()
+    """How a call is written that is forced: something in the templates that show it so, what stands before the name,
+    between name and arguments, and after these."""
 
     @property
     def marks(self) -> tuple[str, ...]:
         """Every text that has a meaning; some are control tokens."""
         return (*self.begins, *self.skipped, *self.separators)
 
+    def written(self, source: str) -> tuple[str, str, str]:
+        """Return what stands before the name of a call, between name and arguments, and after these."""
+        hints = (spelling for spelling in self.spellings if spelling[0] in source)
+        _, before, between, after = next(hints)
+        return before, between, after
 
-HERMES = CallFormat(("<tool_call>",), ("<tool_call>",), ("</tool_call>",))
+
+_IN_OBJECT = '", "arguments": '
+HERMES = CallFormat(
+    ("<tool_call>",),
+    ("<tool_call>",),
+    ("</tool_call>",),
+    spellings=(("", '<tool_call>\n{"name": "', _IN_OBJECT, "}\n</tool_call>"),),
+)
 """Qwen, Hermes, SmolLM, Granite 4, and whatever model is told to write so."""
+_DEEPSEEK = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>"
+_DEEPSEEK_END = "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
 FORMATS = (
-    CallFormat(("[TOOL_CALLS]",), ("[TOOL_CALLS]",), ("</s>",), ("[CALL_ID]", "[ARGS]"), ident_length=9),  # Mistral
+    CallFormat(  # Mistral
+        ("[TOOL_CALLS]",),
+        ("[TOOL_CALLS]",),
+        ("</s>",),
+        ("[CALL_ID]", "[ARGS]"),
+        ident_length=9,
+        spellings=(("[ARGS]", "[TOOL_CALLS]", "[ARGS]", ""), ("", '[TOOL_CALLS][{"name": "', _IN_OBJECT, "}]")),
+    ),
     CallFormat(  # DeepSeek
         ("<｜tool▁call▁begin｜>",),
         ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
         ("```", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"),
         ("<｜tool▁sep｜>",),
+        spellings=(
+            ("```json", f"{_DEEPSEEK}function<｜tool▁sep｜>", "\n```json\n", f"\n```{_DEEPSEEK_END}"),
+            ("", _DEEPSEEK, "<｜tool▁sep｜>", _DEEPSEEK_END),
+        ),
     ),
-    CallFormat(("<|tool_call|>",), ("<|tool_call|>",), ("<|/tool_call|>",)),  # Granite 3, Phi-4-mini
+    CallFormat(  # Granite 3, Phi-4-mini
+        ("<|tool_call|>",),
+        ("<|tool_call|>",),
+        ("<|/tool_call|>",),
+        spellings=(
+            ("<|/tool_call|>", '<|tool_call|>[{"name": "', _IN_OBJECT, "}]<|/tool_call|>"),
+            ("", '<|tool_call|>[{"name": "', _IN_OBJECT, "}]"),
+        ),
+    ),
     HERMES,
-    CallFormat(("<|python_tag|>", '"parameters": '), ("<|python_tag|>",), (";",), is_bare=True),  # Llama 3
+    CallFormat(  # Llama 3
+        ("<|python_tag|>", '"parameters": '),
+        ("<|python_tag|>",),
+        (";",),
+        is_bare=True,
+        spellings=(("", '{"name": "', '", "parameters": ', "}"),),
+    ),
 )
 
 THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))

@@ -133,9 +133,11 @@ class ChatRequest(GenerationRequest):
         if self.reasoning_effort is not None:
             names["reasoning_effort"] = self.reasoning_effort
             names |= {"enable_thinking": False} if self.reasoning_effort == "none" else {}
+        offer = offered([tool.function.plain() for tool in self.tools or ()], self.tool_choice)
         return Dialogue(
             [message.plain() for message in self.messages],
-            tools=offered([tool.function.plain() for tool in self.tools or ()], self.tool_choice),
+            tools=offer.tools,
+            forced=offer.forced,
             calls_at_once=self.parallel_tool_calls is not False,
             splits_thought=self.reasoning_format != "none",
             names=names | (self.chat_template_kwargs or {}),

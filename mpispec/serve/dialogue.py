@@ -32,6 +32,8 @@ class Dialogue:
     messages: Sequence[ChatMessage]
     tools: Sequence[dict[str, Any]] = ()
     """What the assistant may call, in OpenAI's form."""
+    forced: Sequence[str] = ()
+    """Names of tools of which the answer must call one; none where it need not call."""
     calls_at_once: bool = True
     """Whether a turn may hold more than one call."""
     splits_thought: bool = True

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mpispec.core.messages import Sampling
+from mpispec.core.messages import Grammar, Sampling
 from mpispec.runtime.engine import EngineStopped, Generation
+from mpispec.serve.answer_grammar import AnswerGrammars
 from mpispec.serve.answers import Answer, Answered
 from mpispec.serve.completion import AsyncCompletion, Completed
 from mpispec.serve.errors import ApiError, engine_stopped
@@ -35,6 +37,7 @@ class Exchange:
         self._service = service
         self._ping_s = ping_s or None
         self._places = places
+        self._grammars = AnswerGrammars(service.vocabulary)
 
     async def answer(
         self,
@@ -48,8 +51,9 @@ class Exchange:
         Raises ApiError.
         """
         seed = self._service.manner.pick_seed() if wanted.seed is None else wanted.seed
+        grammar = await self._grammars.grammar(wanted.structure(), prompts[0].frame)
         generations = [
-            (prompt, self._generation(wanted, prompt.tokens, (seed + choice) & MAX_SEED))
+            (prompt, self._generation(wanted, prompt.tokens, (seed + choice) & MAX_SEED, grammar))
             for prompt in prompts
             for choice in range(wanted.num_choices)
         ]
@@ -64,7 +68,9 @@ class Exchange:
             self._release(http, completions)
         return Response(status_code=400) if answers is None else JSONResponse(answer.whole(answers))
 
-    def _generation(self, wanted: GenerationRequest, prompt: Sequence[int], seed: int) -> Generation:
+    def _generation(
+        self, wanted: GenerationRequest, prompt: Sequence[int], seed: int, grammar: Grammar | None
+    ) -> Generation:
         room = self._service.room(prompt)
         if room < 1:
             raise ApiError(
@@ -78,7 +84,7 @@ class Exchange:
         return Generation(
             prompt=tuple(prompt),
             max_tokens=room if wanted.limit is None else min(wanted.limit, room),
-            sampling=wanted.sampling(self._service.manner.defaults(wanted.temperature), seed),
+            sampling=replace(wanted.sampling(self._service.manner.defaults(wanted.temperature), seed), grammar=grammar),
             strategy=wanted.strategy,
             drafter=wanted.drafter,
             priority=wanted.priority or 0,

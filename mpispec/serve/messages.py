@@ -12,7 +12,8 @@ from mpispec.serve.dialogue import ChatMessage, Dialogue
 from mpispec.serve.errors import ApiError
 from mpispec.serve.fields import Stops
 from mpispec.serve.request import GenerationRequest
-from mpispec.serve.tools import MAX_TOOLS, Function, unforced
+from mpispec.serve.structure import Structure, read_format
+from mpispec.serve.tools import MAX_TOOLS, Function, Offer, forced
 
 
 def _read_text(value: Any) -> Any:
@@ -101,10 +102,11 @@ class Tool(BaseModel):
     name: str = Field(min_length=1, max_length=128)
     description: str | None = None
     input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
 
     def function(self) -> Function:
         """Return it in OpenAI's form."""
-        return Function(name=self.name, description=self.description, parameters=self.input_schema)
+        return Function(name=self.name, description=self.description, parameters=self.input_schema, strict=self.strict)
 
 
 def _only_functions(value: Any) -> Any:
@@ -137,6 +139,17 @@ class MessagesRequest(GenerationRequest):
     tools: Annotated[list[Tool] | None, BeforeValidator(_only_functions)] = Field(None, max_length=MAX_TOOLS)
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+    """Its `format` says what the answer must look like."""
+    output_format: dict[str, Any] | None = None
+    """An older place for that."""
+
+    def _structures(self) -> list[Structure | None]:
+        return [
+            *super()._structures(),
+            read_format((self.output_config or {}).get("format"), "output_config.format"),
+            read_format(self.output_format, "output_format"),
+        ]
 
     def dialogue(self) -> Dialogue:
         """Return what is to be rendered. Raises ApiError for a choice of tools that cannot be made."""
@@ -146,21 +159,28 @@ class MessagesRequest(GenerationRequest):
         last = messages[-1]
         is_thinking = {"enabled": True, "adaptive": True, "disabled": False}.get(str((self.thinking or {}).get("type")))
         choice = self.tool_choice or {}
+        offer = self._offered(choice)
         return Dialogue(
             messages,
-            tools=self._offered(choice),
+            tools=offer.tools,
+            forced=offer.forced,
             calls_at_once=choice.get("disable_parallel_tool_use") is not True,
             names={} if is_thinking is None else {"enable_thinking": is_thinking},
             continues=last["role"] == "assistant" and "tool_calls" not in last,
         )
 
-    def _offered(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
-        match choice.get("type", "auto"):
-            case "auto":
-                return [tool.function().plain() for tool in self.tools or ()]
-            case "none":
-                return []
-            case "any" | "tool":
-                raise unforced()
-        sentence = 'tool_choice: must have the type "auto" or "none".'
+    def _offered(self, choice: dict[str, Any]) -> Offer:
+        tools = [tool.function().plain() for tool in self.tools or ()]
+        match choice:
+            case {"type": "none"}:
+                return Offer([])
+            case {"type": "any"}:
+                return forced(tools)
+            case {"type": "tool", "name": str(name)}:
+                return forced(tools, name)
+            case {"type": "auto"} | {"type": None}:
+                return Offer(tools)
+        if "type" not in choice:
+            return Offer(tools)
+        sentence = 'tool_choice: must have the type "auto", "any", "none", or "tool" with a name.'
         raise ApiError(400, sentence, param="tool_choice", code="invalid_value")

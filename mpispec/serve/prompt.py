@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mpispec.models.errors import ModelError
 from mpispec.models.template_traits import TemplateTraits
+from mpispec.serve.answer_grammar import Frame
 from mpispec.serve.call_formats import HERMES, format_of, thoughts_of
 from mpispec.serve.call_reader import CallReader
 from mpispec.serve.dialogue import ChatMessage, Dialogue
@@ -41,6 +42,8 @@ class Prompt:
     new_reader: Callable[[], Reader] = PlainReader
     shown: frozenset[int] = frozenset()
     """Control tokens that the reader wants to see."""
+    frame: Frame = field(default_factory=Frame)
+    """What may stand around the answer's text, and what in its place."""
 
 
 class Prompts:
@@ -54,8 +57,10 @@ class Prompts:
         self._form = format_of(template.source) if template.traits.takes_tools else None
         self._thoughts = thoughts_of(template.source)
         marks = (*(self._form or HERMES).marks, *(self._thoughts or ()))
-        spelled = [vocabulary.tokenize(mark, special=True, begin=False) for mark in marks]
-        self._shown = frozenset(tokens[0] for tokens in spelled if len(tokens) == 1)
+        spelled = {mark: vocabulary.tokenize(mark, special=True, begin=False) for mark in marks}
+        single = {mark: tokens[0] for mark, tokens in spelled.items() if len(tokens) == 1}
+        self._shown = frozenset(single.values())
+        self._controls = {mark: token for mark, token in single.items() if not vocabulary.piece(token)}
 
     def prompt(self, dialogue: Dialogue) -> Prompt:
         """Return the prompt for a dialogue; raises ModelError as the template does."""
@@ -65,7 +70,8 @@ class Prompts:
             return self._reader(dialogue, text)
 
         is_plain = isinstance(new_reader(), PlainReader)
-        return Prompt(self.tokenize(text), new_reader, frozenset() if is_plain else self._shown)
+        shown = frozenset() if is_plain else self._shown
+        return Prompt(self.tokenize(text), new_reader, shown, self._frame(dialogue, text))
 
     def text(self, dialogue: Dialogue) -> str:
         """Return the text of the prompt; raises ModelError as the template does."""
@@ -107,9 +113,28 @@ class Prompts:
         """Return what reads the answer to a prompt."""
         reader: Reader = PlainReader()
         if dialogue.tools:
-            several = dialogue.calls_at_once and (self._form is None or self._template.traits.takes_several_calls)
+            several = (
+                dialogue.calls_at_once
+                and not dialogue.forced
+                and (self._form is None or self._template.traits.takes_several_calls)
+            )
             names = {tool["function"]["name"] for tool in dialogue.tools}
             reader = CallReader(self._form or HERMES, names, None if several else 1)
         if self._thoughts is not None and dialogue.splits_thought:
             reader = ThoughtReader(self._thoughts, text.rstrip().endswith(self._thoughts[0]), reader)
         return reader
+
+    def _frame(self, dialogue: Dialogue, text: str) -> Frame:
+        """Return what may stand around the text of the answer to a prompt, and what in its place."""
+        marks = self._thoughts
+        has_thought = marks is not None and not text.rstrip().endswith(marks[1])
+        tools = [tool for tool in dialogue.tools if not dialogue.forced or tool["function"]["name"] in dialogue.forced]
+        return Frame(
+            thoughts=marks if has_thought else None,
+            is_thinking=marks is not None and text.rstrip().endswith(marks[0]),
+            form=self._form or HERMES,
+            template=self._template.source,
+            tools=tools,
+            must_call=bool(dialogue.forced),
+            controls=self._controls,
+        )

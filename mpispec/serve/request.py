@@ -11,6 +11,7 @@ from mpispec.runtime.engine import MAX_PRIORITY
 from mpispec.serve.errors import ApiError
 from mpispec.serve.fields import Given, Stops, Whole
 from mpispec.serve.service import MAX_TEMPERATURE
+from mpispec.serve.structure import Structured
 from mpispec.wire.fields import MAX_SEED, SAMPLING_RANGES
 
 MAX_CHOICES = 64
@@ -45,17 +46,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prompt_logprobs": (),
     "echo": (False,),
     "best_of": (1,),
+    "guided_whitespace_pattern": ("",),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": ({},),
-    "guided_json": (),
-    "guided_regex": ("",),
-    "guided_choice": ([],),
-    "guided_grammar": ("",),
     "modalities": (["text"],),
-    "grammar": ("",),
-    "json_schema": ({},),
     "chat_template": ("",),
 }
 """Fields that would change the answer and are not supported, with the values that change nothing, as null does."""
@@ -78,7 +72,7 @@ class StreamOptions(BaseModel):
     """Whether chunks say who drafted their tokens, and what was rejected: of chats and texts."""
 
 
-class GenerationRequest(BaseModel):
+class GenerationRequest(Structured):
     """What every endpoint takes; `None` stands for the default. Unknown fields that change nothing are let through."""
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -94,7 +88,7 @@ class GenerationRequest(BaseModel):
     repeat_penalty: float | None = Field(None, ge=SAMPLING_RANGES["repeat_penalty"][0], le=10)
     repeat_last_n: Whole = Field(None, ge=0, le=4096)
     seed: Given = Field(None, ge=0, le=MAX_SEED)
-    stop: Stops = []
+    stop: Stops = Field([])
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     strategy: str | None = None

@@ -10,6 +10,7 @@ from mpispec.serve.chat import MAX_MESSAGES
 from mpispec.serve.dialogue import ChatMessage, Dialogue
 from mpispec.serve.fields import Given, read_content
 from mpispec.serve.request import GenerationRequest
+from mpispec.serve.structure import Structure, read_format
 from mpispec.serve.tools import MAX_TOOLS, Function, offered
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -145,13 +146,8 @@ class ResponsesRequest(GenerationRequest):
     def _is_waited_for(cls, value: Any) -> Any:
         return None if value in (None, False) else _refuse("the server keeps no responses; wait for the answer")
 
-    @field_validator("text")
-    @classmethod
-    def _is_free(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        form = (value or {}).get("format")
-        if form is not None and form != {"type": "text"}:
-            _refuse("structured output is not supported; leave out the format")
-        return value
+    def _structures(self) -> list[Structure | None]:
+        return [*super()._structures(), read_format((self.text or {}).get("format"), "text.format")]
 
     @property
     def limit(self) -> int | None:
@@ -172,9 +168,11 @@ class ResponsesRequest(GenerationRequest):
         if self.reasoning is not None and self.reasoning.effort is not None:
             names["reasoning_effort"] = self.reasoning.effort
             names |= {"enable_thinking": False} if self.reasoning.effort == "none" else {}
+        offer = offered([function.plain() for function in self.tools or ()], self.tool_choice)
         return Dialogue(
             messages,
-            tools=offered([function.plain() for function in self.tools or ()], self.tool_choice),
+            tools=offer.tools,
+            forced=offer.forced,
             calls_at_once=self.parallel_tool_calls is not False,
             names=names,
         )

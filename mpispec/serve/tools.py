@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +15,7 @@ _NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
 class Function(BaseModel):
-    """A function that a model may call. `strict` is let through: arguments are what the model writes."""
+    """A function that a model may call. `strict` counts where a call is forced."""
 
     model_config = ConfigDict(strict=True)
 
@@ -26,9 +27,10 @@ class Function(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """Return what a chat template takes; many loop over the parameters, so there always are some."""
-        described = {} if self.description is None else {"description": self.description}
+        further = {} if self.description is None else {"description": self.description}
         parameters = self.parameters or _NO_PARAMETERS
-        return {"type": "function", "function": {"name": self.name, **described, "parameters": parameters}}
+        strict = {"strict": True} if self.strict else {}
+        return {"type": "function", "function": {"name": self.name, **further, "parameters": parameters, **strict}}
 
 
 class Tool(BaseModel):
@@ -40,38 +42,54 @@ class Tool(BaseModel):
     function: Function
 
 
-def offered(tools: Sequence[dict[str, Any]], choice: Any) -> list[dict[str, Any]]:
-    """Return the tools that the model may choose from, by `tool_choice` in OpenAI's form. Raises ApiError."""
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the model may call."""
+
+    tools: list[dict[str, Any]]
+    """Those that it is shown, in OpenAI's form."""
+    forced: tuple[str, ...] = ()
+    """Names of which the answer must call one; none where it need not call."""
+
+
+def offered(tools: Sequence[dict[str, Any]], choice: Any) -> Offer:
+    """Return what the model may call, by `tool_choice` in OpenAI's form. Raises ApiError."""
     match choice:
         case None | "auto":
-            return list(tools)
+            return Offer(list(tools))
         case "none":
-            return []
+            return Offer([])
+        case "required":
+            return forced(tools)
+        case {"type": "function", "function": {"name": str(name)}} | {"type": "function", "name": str(name)}:
+            return forced(tools, name)
         case {"type": "allowed_tools"}:
             return _allowed(tools, choice)
-        case "required" | {"type": "function" | "custom"}:
-            raise unforced()
-    sentence = 'tool_choice: must be "none", "auto" or an object that allows some of the tools.'
-    raise ApiError(400, sentence, param="tool_choice", code="invalid_value")
+    sentence = 'tool_choice: must be "none", "auto", "required", or an object that names a function or allows some.'
+    raise _refused(sentence)
 
 
-def unforced() -> ApiError:
-    """Return the answer to who wants a call by force: a model can be told to call a tool, not be made to."""
-    return ApiError(
-        400,
-        "tool_choice: a call can only be forced with structured output, which this server does not have; send "
-        '"auto" and say in the prompt which tool to call.',
-        param="tool_choice",
-        code="unsupported_parameter",
-    )
+def forced(tools: Sequence[dict[str, Any]], name: str | None = None) -> Offer:
+    """Return the offer where a tool must be called, the one of a name or any. Raises ApiError."""
+    names = tuple(tool["function"]["name"] for tool in tools)
+    if name is not None and name not in names:
+        raise _refused(f"tool_choice: no tool has the name {name!r}; offer it as one of the tools.")
+    if not names:
+        raise _refused("tool_choice: a call is demanded and no tool is offered; send tools.")
+    return Offer(list(tools), names if name is None else (name,))
 
 
-def _allowed(tools: Sequence[dict[str, Any]], choice: dict[str, Any]) -> list[dict[str, Any]]:
+def _allowed(tools: Sequence[dict[str, Any]], choice: dict[str, Any]) -> Offer:
     given = choice.get("allowed_tools", choice)  # chats wrap it, responses do not
     if not isinstance(given, dict) or not isinstance(given.get("tools"), list):
-        raise ApiError(400, "tool_choice: allowed_tools lists no tools.", param="tool_choice", code="invalid_value")
-    if given.get("mode", "auto") != "auto":
-        raise unforced()
+        raise _refused("tool_choice: allowed_tools lists no tools.")
+    if given.get("mode", "auto") not in ("auto", "required"):
+        raise _refused('tool_choice: the mode of allowed_tools must be "auto" or "required".')
     named = [each.get("function", each) for each in given["tools"] if isinstance(each, dict)]
     names = {each.get("name") for each in named if isinstance(each, dict) and isinstance(each.get("name"), str)}
-    return [tool for tool in tools if tool["function"]["name"] in names]
+    allowed = [tool for tool in tools if tool["function"]["name"] in names]
+    return forced(allowed) if given.get("mode") == "required" else Offer(allowed)
+
+
+def _refused(sentence: str) -> ApiError:
+    return ApiError(400, sentence, param="tool_choice", code="invalid_value")

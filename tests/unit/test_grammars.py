@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from collections.abc import Sequence
 
@@ -220,7 +221,23 @@ class Guesser:
 
 
 def drafter(compiler: Compiler, regex: str, *guesses: int) -> Grammatical:
-    return Grammatical(Guesser(*guesses), compiler.walk(regex_grammar(regex)), len(PROMPT))
+    walk = compiler.walk(regex_grammar(regex))
+    return Grammatical(Guesser(*guesses), lambda: walk, len(PROMPT))
+
+
+def test_a_drafter_offers_nothing_before_its_grammar_is_compiled() -> None:
+    made = Grammatical(Guesser(ord("a")), lambda: None, len(PROMPT))
+    made.begin(PROMPT)
+    assert made.predict([], 1) == []
+
+
+def test_a_grammar_is_compiled_on_another_thread(compiler: Compiler) -> None:
+    soon = compiler.soon(regex_grammar("ab"))
+    for thread in threading.enumerate():
+        if thread.name == "grammar":
+            thread.join(60)
+    walk = soon()
+    assert walk is not None and walk.allows(ord("a")) and walk is soon()
 
 
 def test_a_drafter_offers_no_illegal_token(compiler: Compiler) -> None:

@@ -345,8 +345,23 @@ BAD_FIELDS = [
     ("tool_choice", {"type": "allowed_tools"}),
     ("tool_choice", 5),
     ("functions", [{"name": "x"}]),
-    ("response_format", {"type": "json_object"}),
-    ("guided_json", {}),
+    ("response_format", {"type": "xml"}),
+    ("response_format", {"type": "structural_tag"}),
+    ("response_format", "json_object"),
+    ("response_format.json_schema", {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}),
+    ("response_format.json_schema", {"type": "json_schema", "json_schema": {"schema": 5}}),
+    ("guided_json", "{"),
+    ("guided_json", {"not": {}}),
+    ("guided_regex", "("),
+    ("guided_choice", [""]),
+    ("guided_choice", ["a"] * 5000),
+    ("guided_grammar", "root ::= ("),
+    ("guided_whitespace_pattern", " "),
+    ("grammar", "start: missing"),
+    ("json_schema", {"$ref": "https://example.com/x.json"}),
+    ("structured_outputs", {"regex": "a", "json": {}}),
+    ("structured_outputs.regex", {"regex": 5}),
+    ("structured_outputs.structural_tag", {"structural_tag": "{}"}),
     ("stop_token_ids", [3]),
     ("min_tokens", 3),
     ("ignore_eos", True),
@@ -358,7 +373,7 @@ BAD_FIELDS = [
 
 @pytest.mark.parametrize(("field", "value"), BAD_FIELDS)
 def test_a_bad_field_is_named(shared: httpx.Client, field: str, value: Any) -> None:
-    message = check_error(shared.post(CHAT, json=say("hi", **{field: value})), 400, field)
+    message = check_error(shared.post(CHAT, json=say("hi", **{field.partition(".")[0]: value})), 400, field)
     assert field in message
 
 
