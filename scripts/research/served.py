@@ -45,6 +45,11 @@ class Served:
             raise BenchError(f"The server did not answer as it should: {error}.") from error
         return int(answer["usage"]["completion_tokens"])
 
+    def chat(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to a chat request. Raises OSError, HTTPError where the server refuses it."""
+        answer: dict[str, Any] = self._ask("/v1/chat/completions", wanted)
+        return answer
+
     def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
@@ -57,8 +62,8 @@ def served(num_ranks: int, *options: str) -> Iterator[Served]:
     """Start the default model on `num_ranks` ranks of this host, end it afterwards. Raises BenchError."""
     own = Path(sys.executable).with_name("mpirun")
     mpirun = str(own) if own.exists() else "mpirun"
-    command = [mpirun, "-np", str(num_ranks), sys.executable, "-m", "mpispec", "serve", "--no-repl", "--port", "0"]
-    command += options
+    serve = [sys.executable, "-m", "mpispec", "serve", "--no-repl", "--port", "0", *options]
+    command = [mpirun, "-np", str(num_ranks), *serve]
     with tempfile.TemporaryFile("w+") as output:
         try:
             launcher = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)

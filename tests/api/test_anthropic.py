@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anthropic
@@ -62,6 +63,24 @@ def test_an_answer_may_be_begun_and_stopped(client: anthropic.Anthropic) -> None
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "Paris")
 
 
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "get_weather"}])
+def test_a_call_is_forced_on_who_would_rather_talk(client: anthropic.Anthropic, choice: Any) -> None:
+    answer = client.messages.create(
+        model=MODEL, max_tokens=128, messages=say("Tell me a joke."), tools=TOOLS, tool_choice=choice
+    )
+    (block,) = [block for block in answer.content if block.type == "tool_use"]
+    assert (block.name, answer.stop_reason) == ("get_weather", "tool_use")
+    assert isinstance(block.input["city"], str)
+
+
+def test_an_answer_keeps_to_a_schema(client: anthropic.Anthropic) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    config: Any = {"format": {"type": "json_schema", "schema": schema}}
+    answer = client.messages.create(model=MODEL, max_tokens=64, messages=say("Pick one."), output_config=config)
+    (block,) = answer.content
+    assert block.type == "text" and json.loads(block.text)["n"] in (1, 2)
+
+
 def test_tokens_are_counted(client: anthropic.Anthropic) -> None:
     counted = client.messages.count_tokens(model=MODEL, system="Be brief.", messages=say(QUESTION), tools=TOOLS)
     answer = client.messages.create(model=MODEL, max_tokens=1, system="Be brief.", messages=say(QUESTION), tools=TOOLS)
@@ -76,8 +95,8 @@ def test_models_are_listed(client: anthropic.Anthropic) -> None:
 def test_errors_have_the_types_the_client_knows(client: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError):
         client.messages.create(model="gpt", max_tokens=1, messages=say("hi"))
-    with pytest.raises(anthropic.BadRequestError, match="structured output"):
-        client.messages.create(model=MODEL, max_tokens=1, messages=say("hi"), tools=TOOLS, tool_choice={"type": "any"})
+    with pytest.raises(anthropic.BadRequestError, match="no tool is offered"):
+        client.messages.create(model=MODEL, max_tokens=1, messages=say("hi"), tool_choice={"type": "any"})
     with pytest.raises(anthropic.BadRequestError, match="prompt is too long"):
         client.messages.create(model=MODEL, max_tokens=1, messages=say("a " * 3000))
     with pytest.raises(anthropic.AuthenticationError):

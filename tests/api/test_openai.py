@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 
 from tests.api.conftest import ALIAS, ASK_FOR_CALL, DESCRIPTION, KEY, PARAMETERS, WEATHER
@@ -131,6 +133,66 @@ def test_a_response_calls_a_tool_and_reads_its_result(client: openai.OpenAI) -> 
     assert "21 C" in answer.output_text
 
 
+class Pet(pydantic.BaseModel):
+    """What a structured answer is parsed to."""
+
+    kind: Literal["cat", "dog"]
+    age: int = pydantic.Field(ge=0, le=30)
+    is_asleep: bool
+
+
+PET = "Describe my dog Rex, who is three and awake."
+
+
+def test_a_chat_is_parsed_into_a_class(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.parse(model=ALIAS, messages=say(PET), response_format=Pet, max_tokens=128)
+    pet = answer.choices[0].message.parsed
+    assert isinstance(pet, Pet) and answer.choices[0].finish_reason == "stop"
+    with client.chat.completions.stream(model=ALIAS, messages=say(PET), response_format=Pet, max_tokens=128) as stream:
+        assert stream.get_final_completion().choices[0].message.parsed == pet
+
+
+def test_a_response_is_parsed_into_a_class(client: openai.OpenAI) -> None:
+    answer = client.responses.parse(model=ALIAS, input=PET, text_format=Pet, max_output_tokens=128)
+    assert isinstance(answer.output_parsed, Pet)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+def test_a_call_is_forced_on_who_would_rather_talk(client: openai.OpenAI, choice: Any) -> None:
+    wanted: Any = {"model": ALIAS, "messages": say("Tell me a joke."), "tools": TOOLS, "tool_choice": choice}
+    whole = client.chat.completions.create(max_tokens=128, **wanted).choices[0]
+    assert whole.finish_reason == "tool_calls" and whole.message.tool_calls is not None
+    (call,) = whole.message.tool_calls
+    assert call.type == "function" and call.function.name == "get_weather"
+    assert isinstance(json.loads(call.function.arguments)["city"], str)
+    with client.chat.completions.stream(max_tokens=128, **wanted) as stream:
+        (again,) = stream.get_final_completion().choices[0].message.tool_calls or []
+    assert again.function.arguments == call.function.arguments
+
+
+def test_a_response_calls_by_force(client: openai.OpenAI) -> None:
+    answer = client.responses.create(
+        model=ALIAS, input="Tell me a joke.", tools=FUNCTIONS, tool_choice="required", max_output_tokens=128
+    )
+    (call,) = [item for item in answer.output if item.type == "function_call"]
+    assert call.name == "get_weather" and isinstance(json.loads(call.arguments)["city"], str)
+
+
+def test_texts_keep_to_regular_expressions_and_choices(client: openai.OpenAI) -> None:
+    for field, pattern in (
+        ({"guided_regex": "[A-Z]{2}-[0-9]{3}"}, "[A-Z]{2}-[0-9]{3}"),
+        ({"structured_outputs": {"choice": ["red", "blue"]}}, "red|blue"),
+        ({"grammar": 'root ::= "x" ("," "x")? "."'}, r"x(,x)?\."),
+    ):
+        answer = client.completions.create(model=ALIAS, prompt="Name one:", max_tokens=24, extra_body=field)
+        assert re.fullmatch(pattern, answer.choices[0].text) and answer.choices[0].finish_reason == "stop"
+
+
+def test_an_answer_that_is_cut_says_so(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.LengthFinishReasonError):
+        client.chat.completions.parse(model=ALIAS, messages=say(PET), response_format=Pet, max_tokens=3)
+
+
 def test_models_are_listed_with_their_context(client: openai.OpenAI) -> None:
     models = list(client.models.list())
     assert [model.id for model in models][1:] == [ALIAS]
@@ -142,8 +204,11 @@ def test_errors_have_the_types_the_client_knows(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="o3", messages=say("hi"))
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model=ALIAS, messages=say("hi"), tools=TOOLS, tool_choice="required")
+        client.chat.completions.create(model=ALIAS, messages=say("hi"), tool_choice="required")
     assert caught.value.param == "tool_choice"
+    wrong: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    with pytest.raises(openai.BadRequestError, match="nonsense"):
+        client.chat.completions.create(model=ALIAS, messages=say("hi"), response_format=wrong)
     with pytest.raises(openai.BadRequestError, match="send the whole conversation"):
         client.responses.create(model=ALIAS, input="hi", previous_response_id="resp_1")
     with pytest.raises(openai.BadRequestError) as caught:

@@ -1,0 +1,97 @@
+"""JSON of many schemas at temperature 1: how many answers are valid, and whether speculation changes any.
+
+The schemas are those of the JSON Schema Test Suite, which has some for every keyword; the source distribution of
+`jsonschema` holds it: pip download --no-deps --no-binary jsonschema jsonschema==4.26.0
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpispec.bench.errors import BenchError
+from research.served import served
+
+_PROMPT = "Answer with a short example of JSON that matches this schema: {schema}"
+_PLAIN = {"strategy": "plain", "drafter": "none"}
+
+
+@click.command()
+@click.argument("suite", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--count", default=200, show_default=True, help="Schemas to try.")
+@click.option("--tokens", default=64, show_default=True, help="Most tokens of an answer.")
+@click.option("--ranks", default=2, show_default=True)
+@click.option("--draft", type=click.Path(exists=True, dir_okay=False), help="A draft model; else n-grams draft.")
+@click.option("--seed", default=1, show_default=True)
+def main(suite: Path, count: int, tokens: int, ranks: int, draft: str | None, seed: int) -> None:
+    """Ask for JSON of the schemas in a folder of the suite, such as json/tests/draft2020-12."""
+    found: Counter[str] = Counter()
+    options = ["--threads", "1"] + (["--draft", draft] if draft is not None else [])
+    speculative = {"strategy": "pipeinfer", "drafter": "draft+ngram" if draft is not None else "ngram"}
+    with served(ranks, *options) as server:
+        for schema in _schemas(suite):
+            wanted = _request(schema, tokens, seed)
+            try:
+                plain = server.chat(wanted | _PLAIN)
+            except urllib.error.HTTPError as error:
+                found["refused" if error.code == 400 else "failed"] += 1
+                continue
+            other = server.chat(wanted | speculative)
+            found["tried"] += 1
+            found["same text"] += _text(plain) == _text(other)
+            found["drafted"] += other["mpispec"]["speculation"]["drafted"]
+            found["accepted"] += other["mpispec"]["speculation"]["accepted"]
+            if plain["choices"][0]["finish_reason"] == "stop":
+                found["complete"] += 1
+                found["valid"] += _is_valid(_text(plain), schema)
+            if found["tried"] == count:
+                break
+            if found["tried"] % 20 == 0:
+                click.echo(f"{found['tried']} of {count}", err=True)
+    click.echo(json.dumps(found, indent=2))
+
+
+def _schemas(suite: Path) -> Iterator[Any]:
+    """Yield the schemas of a suite, each once."""
+    seen = set()
+    files = sorted(suite.rglob("*.json"))
+    if not files:
+        raise BenchError(f"{suite} holds no schemas; name a folder such as json/tests/draft2020-12.")
+    for file in files:
+        for group in json.loads(file.read_text("utf-8")):
+            text = json.dumps(group["schema"])
+            if text not in seen and isinstance(group["schema"], dict):
+                seen.add(text)
+                yield group["schema"]
+
+
+def _request(schema: Any, tokens: int, seed: int) -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": _PROMPT.format(schema=json.dumps(schema))}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
+        "temperature": 1.0,
+        "seed": seed,
+        "max_tokens": tokens,
+    }
+
+
+def _text(answer: dict[str, Any]) -> str:
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def _is_valid(text: str, schema: Any) -> bool:
+    """Return whether an answer is JSON of a schema, by another program than wrote the grammar."""
+    import jsonschema  # noqa: PLC0415  of mpispec[clients]
+
+    try:
+        jsonschema.Draft202012Validator(schema).validate(json.loads(text))
+    except (ValueError, jsonschema.ValidationError) as error:
+        click.echo(f"{json.dumps(schema)}: {text!r} is wrong: {error}", err=True)
+        return False
+    return True
