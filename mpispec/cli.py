@@ -10,6 +10,7 @@ from mpispec.commands.groups import OncePerJob
 _COMMANDS = {
     "generate": "mpispec.commands.generate",
     "serve": "mpispec.commands.serve",
+    "front": "mpispec.commands.front",
     "chat": "mpispec.commands.chat",
     "inspect": "mpispec.commands.models",
     "cut": "mpispec.commands.models",

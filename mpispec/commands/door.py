@@ -1,4 +1,4 @@
-"""Options of `serve` that say who may use the server, how much of it, and what is written of them."""
+"""Options of `serve` and `front`: where people come in, who may, how much of it, and what is written of them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,38 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from mpispec.commands.flags import with_flags
+from mpispec.commands.flags import Flag, with_flags
+from mpispec.front.messages import Door
 from mpispec.serve.address import Access, find_access
 from mpispec.serve.log import FORMS
+from mpispec.serve.server import PING_SECONDS
 from mpispec.serve.tls import find_tls
 
 _QUEUE = 64
+_FILE = click.Path(path_type=Path)
 
 
 def door_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that `read_access` and `read_log` read."""
-    file = click.Path(path_type=Path)
-    flags = [
+    """Add the options that `read_door` reads."""
+    return with_flags(command, *_address_flags(), *_access_flags(), *_bounds(), *_habits())
+
+
+def _address_flags() -> tuple[Flag, ...]:
+    port = click.IntRange(0, 65535)
+    return (
+        click.option("--host", default="127.0.0.1", show_default=True, help="Address of the HTTP server."),
+        click.option("--port", type=port, default=8080, show_default=True, help="0 takes a free one."),
+        click.option("--tls-cert", type=_FILE, metavar="FILE", help="Talk TLS with this certificate, in PEM form."),
+        click.option("--tls-key", type=_FILE, metavar="FILE", help="Its private key."),
+    )
+
+
+def _access_flags() -> tuple[Flag, ...]:
+    return (
         click.option("--api-key", envvar="MPISPEC_API_KEY", help="Demanded from clients; required off 127.0.0.1."),
-        click.option("--api-key-file", type=file, metavar="FILE", help="Further such keys, one a line."),
+        click.option("--api-key-file", type=_FILE, metavar="FILE", help="Further such keys, one a line."),
         click.option(
             "--cors-origin",
             multiple=True,
@@ -35,8 +52,11 @@ def door_flags(command: Callable[..., None]) -> Callable[..., None]:
             metavar="NAME",
             help="A name that clients may call the server by, such as box.lan or *.lan; others are refused.",
         ),
-        click.option("--tls-cert", type=file, metavar="FILE", help="Talk TLS with this certificate, in PEM form."),
-        click.option("--tls-key", type=file, metavar="FILE", help="Its private key."),
+    )
+
+
+def _bounds() -> tuple[Flag, ...]:
+    return (
         click.option(
             "--queue",
             type=click.IntRange(0, 512),
@@ -51,16 +71,40 @@ def door_flags(command: Callable[..., None]) -> Callable[..., None]:
             help="Answers of one key that may be under way or wait; more are refused with 429.",
         ),
         click.option(
+            "--grace",
+            type=click.FloatRange(0, 86_400),
+            default=30.0,
+            show_default=True,
+            help="Seconds that open requests get when SIGTERM asks the server to end.",
+        ),
+    )
+
+
+def _habits() -> tuple[Flag, ...]:
+    return (
+        click.option(
             "--log",
             type=click.Choice(FORMS),
-            help="A line for each HTTP request on standard error. [default: text with --no-repl, else off]",
+            help="A line for each HTTP request on standard error. [default: text where there is no chat, else off]",
         ),
-    ]
-    return with_flags(command, *flags)
+        click.option(
+            "--sse-ping",
+            type=click.FloatRange(0, 3600),
+            default=PING_SECONDS,
+            show_default=True,
+            help="Seconds of silence after which a stream says that it is still there; 0 never does.",
+        ),
+    )
 
 
-def read_access(flags: dict[str, Any], parallel: int) -> Access:
-    """Return who may use a server that has `parallel` answers at once. Raises ServeError."""
+def read_door(flags: dict[str, Any], parallel: int, has_repl: bool) -> Door:
+    """Return the door of a server that has `parallel` answers at once. Raises ServeError."""
+    # Beside a chat lines would be in the way unless they are asked for.
+    log_form = flags["log"] or ("off" if has_repl else "text")
+    return Door(_read_access(flags, parallel), flags["sse_ping"], has_repl, flags["grace"], log_form)
+
+
+def _read_access(flags: dict[str, Any], parallel: int) -> Access:
     access = find_access(
         flags["host"], flags["api_key"], flags["api_key_file"], flags["cors_origin"], flags["allow_host"]
     )
@@ -68,7 +112,17 @@ def read_access(flags: dict[str, Any], parallel: int) -> Access:
     return replace(access, tls=tls, most_open=parallel + flags["queue"], most_open_of_key=flags["per_key"])
 
 
-def read_log(flags: dict[str, Any]) -> str:
-    """Return the form of the log, one of `FORMS`: beside a chat there is none unless it is asked for."""
-    form: str | None = flags["log"]
-    return form or ("off" if flags["repl"] else "text")
+_ELSEWHERE = (
+    *("host", "port", "tls_cert", "tls_key", "api_key", "api_key_file", "cors_origin", "allow_host"),
+    *("queue", "per_key", "log", "sse_ping"),
+)
+"""What is of no use where another process has the server."""
+
+
+def refuse_door() -> None:
+    """Raise UsageError where the command line says something about a server that another process has."""
+    context = click.get_current_context()
+    for name in _ELSEWHERE:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{flag} belongs to mpispec front, which has the server; leave it out here.")

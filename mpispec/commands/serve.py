@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from socket import socket
 from typing import Any
 
 import click
 
-from mpispec.commands.door import door_flags, read_access, read_log
+from mpispec.commands.door import door_flags, read_door, refuse_door
 from mpispec.commands.flags import job_flags, job_options, read_sampling, repeats_flag, sampling_flags
 from mpispec.commands.prompt import open_chat, recommended, stops_of
 from mpispec.commands.tables import show_plan
 from mpispec.front.host import EngineHost
 from mpispec.front.messages import Door, Served
-from mpispec.front.process import FrontProcess
+from mpispec.front.process import FrontProcess, Joined
 from mpispec.models.default import ABOUT
 from mpispec.models.recommended import Recommended
 from mpispec.runtime import exactness
@@ -24,9 +25,8 @@ from mpispec.runtime.group import Group, JobError, on_rank_0
 from mpispec.runtime.job import FrontEnd, run_job
 from mpispec.runtime.process import AskedToEnd, Interrupts, leave_ending_to_rank_0
 from mpispec.runtime.setup import JobOptions, Setup
-from mpispec.serve.address import Access, ServeError, bind
+from mpispec.serve.address import ServeError, bind
 from mpispec.serve.dialogue import SET_BY_FIELDS
-from mpispec.serve.server import PING_SECONDS
 from mpispec.serve.service import Manner
 
 
@@ -35,7 +35,7 @@ class Serve(FrontEnd[None]):
 
     def __init__(self, flags: dict[str, Any]) -> None:
         self._flags = flags
-        self._front: FrontProcess | None = None
+        self._front: FrontProcess | Joined | None = None
         """On rank 0, as all below."""
         self._interrupts: Interrupts | None = None
         self._asked: AskedToEnd | None = None
@@ -52,14 +52,10 @@ class Serve(FrontEnd[None]):
 
     def open(self, group: Group, setup: Setup) -> frozenset[int]:
         """See `FrontEnd`: take the port, start the front process."""
-        nobody: tuple[Access, socket | None] = Access(), None
-        access, listener = on_rank_0(group, self._open_door, nobody)
+        listener = on_rank_0(group, self._take_port, None)
         vocabulary, _ = on_rank_0(group, lambda: open_chat(setup, self._flags["chat_template"]), (None, None))
         advice = on_rank_0(group, lambda: recommended(setup), Recommended({}, ""))
-        if listener is not None:
-            flags = self._flags
-            door = Door(access, flags["sse_ping"], flags["repl"], flags["grace"], read_log(flags))
-            self._front = FrontProcess(door, self._served(setup, advice), listener)
+        self._front = on_rank_0(group, lambda: self._start_front(listener, self._served(setup, advice)), None)
         return stops_of(vocabulary)
 
     def say(self, sentence: str) -> None:
@@ -98,11 +94,25 @@ class Serve(FrontEnd[None]):
             greeting="" if flags["model"] else ABOUT,
         )
 
-    def _open_door(self) -> tuple[Access, socket | None]:
+    def _take_port(self) -> socket | None:
+        """Return where HTTP comes in, before anything is loaded; nothing where that is another process's affair."""
         flags = self._flags
+        if flags["front"] is not None:
+            return None
         try:
-            access = read_access(flags, self.options().parallel)
-            return access, bind(flags["host"], flags["port"])
+            self._door()
+            return bind(flags["host"], flags["port"])
+        except ServeError as error:
+            raise JobError(str(error)) from error
+
+    def _door(self) -> Door:
+        return read_door(self._flags, self.options().parallel, has_repl=self._flags["repl"])
+
+    def _start_front(self, listener: socket | None, served: Served) -> FrontProcess | Joined:
+        try:
+            if listener is None:
+                return Joined(self._flags["front"], served)
+            return FrontProcess(self._door(), served, listener)
         except ServeError as error:
             raise JobError(str(error)) from error
 
@@ -148,8 +158,6 @@ class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
     help="Cells for all requests and cached texts. [default: a quarter of --parallel x --ctx, 2 x --ctx at least]",
 )
 @click.option("--repl/--no-repl", default=True, help="Chat on standard input of rank 0.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the HTTP server.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @door_flags
 @click.option("--alias", multiple=True, metavar="NAME", help="Another name of the model; gpt-* stands for many.")
 @click.option("--chat-template", metavar="FILE", help="Another chat template than the model's: a file, or chatml.")
@@ -160,19 +168,14 @@ class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
     help="Names for the chat template, such as '{\"enable_thinking\": false}'; requests may overrule them.",
 )
 @click.option(
-    "--sse-ping",
-    type=click.FloatRange(0, 3600),
-    default=PING_SECONDS,
-    show_default=True,
-    help="Seconds of silence after which a stream says that it is still there; 0 never does.",
-)
-@click.option(
-    "--grace",
-    type=click.FloatRange(0, 86_400),
-    default=30.0,
-    show_default=True,
-    help="Seconds that open requests get when SIGTERM asks the server to end.",
+    "--front",
+    type=click.Path(path_type=Path),
+    metavar="SOCKET",
+    help="Serve by a front process that was started there (mpispec front), which has the HTTP server.",
 )
 def serve(**flags: Any) -> None:
     """Chat here, and answer OpenAI-compatible HTTP requests at the same time."""
+    if flags["front"] is not None:
+        refuse_door()
+        flags["repl"] = False
     run_job(Serve(flags))

@@ -5,12 +5,27 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 from mpispec.front.link import Link
+from mpispec.front.local_socket import connect
 from mpispec.front.messages import Door, Open, Serve, Served
 
 _LONGEST_END_S = 10.0
 """How long it may take to end after its last word (law 7)."""
+
+
+class Joined:
+    """A front process that was started by itself and goes on without this job."""
+
+    def __init__(self, path: Path, served: Served) -> None:
+        """Connect to the one at `path`; raises ServeError."""
+        self.link = connect(path)
+        self.link.send(Serve(served))
+
+    def end(self) -> None:
+        """Leave it."""
+        self.link.close()
 
 
 class FrontProcess:

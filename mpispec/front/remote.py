@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from mpispec.front.link import Link
-from mpispec.front.messages import Ask, Choose, Hello, Message, Progressed, Stop, Submit, Told, Withdraw
+from mpispec.front.messages import Ask, Choose, Ended, Hello, Message, Progressed, Stop, Submit, Told, Withdraw
 from mpispec.runtime.engine import (
     MOST_OPEN,
     MOST_REPORTS,
@@ -38,6 +38,8 @@ class RemoteEngine:
         self._strategy = "plain"
         self._link: Link | None = None
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        """Notified when the last open request has ended."""
         self._keys = itertools.count()
         self._listeners: dict[int, Listener] = {}
         self._reports: OrderedDict[int, dict[str, Any]] = OrderedDict()
@@ -108,10 +110,16 @@ class RemoteEngine:
         with self._lock:
             self._is_running = False
 
-    @property
-    def num_open(self) -> int:
-        """Requests that have not ended."""
-        return len(self._listeners)
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Wait at most so long for the end of all open requests; return whether it has come."""
+        with self._lock:
+            return self._idle.wait_for(lambda: not self._listeners, seconds)
+
+    def leave(self) -> None:
+        """Tell rank 0, if there is one, that it is not needed any more."""
+        self._send(Ended())
+        if self._link is not None:
+            self._link.close()
 
     def take(self, message: Progressed | Told) -> None:
         """Take a message of rank 0."""
@@ -125,6 +133,8 @@ class RemoteEngine:
             listener = self._listeners.get(message.key)
             if message.finish is not None:
                 self._listeners.pop(message.key, None)
+                if not self._listeners:
+                    self._idle.notify_all()
                 self._reports[message.key] = message.report
                 while len(self._reports) > MOST_REPORTS:
                     self._reports.popitem(last=False)
@@ -136,6 +146,7 @@ class RemoteEngine:
         with self._lock:
             self._is_running = False
             listeners, self._listeners = self._listeners, {}
+            self._idle.notify_all()
             questions, self._questions = self._questions, {}
         for listener in listeners.values():
             listener(Progress((), "cancelled", time.monotonic()))

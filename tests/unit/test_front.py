@@ -133,7 +133,7 @@ def test_a_request_is_withdrawn_over_there() -> None:
         both.remote.withdraw(request)
         assert heard.get(timeout=DEADLINE).finish == "cancelled"
         both.engine.await_withdrawn(1)
-        assert both.remote.num_open == 0
+        assert both.remote.wait_until_idle(DEADLINE)
 
 
 def test_another_default_strategy_is_known_on_both_sides() -> None:
