@@ -1,13 +1,14 @@
 """A job that answers a list of requests: `mpirun -np N python -m tests.mpi.answers REQUESTS.json ANSWERS.json`.
 
 One start of the ranks and one loading of the model serve all requests, which is what makes comparing thousands of
-tokens affordable. REQUESTS holds the job's options, the requests, and how many of them are submitted at once.
+tokens affordable. REQUESTS holds the job's options, the requests, and how many of them may be open at once.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -24,14 +25,15 @@ from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
 class Answer:
     """One request under way."""
 
-    def __init__(self, engine: Engine, wanted: dict[str, Any]) -> None:
+    def __init__(self, engine: Engine, wanted: dict[str, Any], hear: Callable[[Progress], None]) -> None:
         self._engine = engine
-        self._inbox: SimpleQueue[Progress] = SimpleQueue()
         self._patience = wanted.get("patience")
         """Tokens after which the client hangs up."""
         sampling = Sampling(**wanted.get("sampling", {}))
         if (text := wanted.get("grammar")) is not None:
             sampling = replace(sampling, grammar=Grammar(text))
+        self._tokens: list[int] = []
+        self._finish: str | None = None
         generation = Generation(
             tuple(wanted["prompt"]),
             wanted["max_tokens"],
@@ -39,29 +41,46 @@ class Answer:
             wanted["strategy"],
             wanted["drafter"],
         )
-        self._request = engine.submit(generation, self._inbox.put)
+        self._request = engine.submit(generation, hear)
+
+    def take(self, progress: Progress) -> bool:
+        """Take what has become final; return whether that is the end."""
+        self._tokens += progress.tokens
+        self._finish = progress.finish
+        if self._finish is None and self._patience is not None and len(self._tokens) >= self._patience:
+            self._engine.withdraw(self._request)
+            self._patience = None
+        return self._finish is not None
 
     def result(self) -> dict[str, Any]:
-        """Wait for the end; return the tokens, why it ended, and the engine's report."""
-        tokens: list[int] = []
-        finish = None
-        while finish is None:
-            progress = self._inbox.get()
-            tokens += progress.tokens
-            finish = progress.finish
-            if self._patience is not None and len(tokens) >= self._patience:
-                self._engine.withdraw(self._request)
-                self._patience = None
-        report = self._engine.report(self._request)
-        return {"tokens": tokens, "finish": finish, "report": report, "rss": psutil.Process().memory_info().rss}
+        """Return the tokens, why it ended, and the engine's report."""
+        return {"tokens": self._tokens, "finish": self._finish, "report": self._engine.report(self._request)}
 
 
 def answer_all(engine: Engine, requests: list[dict[str, Any]], at_once: int) -> list[dict[str, Any]]:
-    """Return the answers in order."""
-    answers: list[dict[str, Any]] = []
-    for start in range(0, len(requests), at_once):
-        answers += [one.result() for one in [Answer(engine, each) for each in requests[start : start + at_once]]]
-    return answers
+    """Return the answers in order.
+
+    No more than `at_once` are open. A request that `arrives` waits until so many tokens of all have been written, or
+    none is open: a clock that runs alike on every machine.
+    """
+    inbox: SimpleQueue[tuple[int, Progress]] = SimpleQueue()
+    ranks = (psutil.Process().parent() or psutil.Process()).children()
+    begun: list[Answer] = []
+    ended: dict[int, dict[str, Any]] = {}
+    num_written = 0
+    while len(ended) < len(requests):
+        num_open = len(begun) - len(ended)
+        if len(begun) < len(requests) and num_open < at_once:
+            wanted = requests[len(begun)]
+            if not num_open or num_written >= wanted.get("arrives", 0):
+                number = len(begun)
+                begun.append(Answer(engine, wanted, lambda progress, number=number: inbox.put((number, progress))))
+                continue
+        number, progress = inbox.get()
+        num_written += len(progress.tokens)
+        if begun[number].take(progress):
+            ended[number] = {**begun[number].result(), "rss": [rank.memory_info().rss for rank in ranks]}
+    return [ended[number] for number in range(len(requests))]
 
 
 class Answers(FrontEnd[list[dict[str, Any]]]):
