@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from mpispec.core.calibration import Calibration
@@ -50,3 +51,12 @@ class Experience:
         """Learn whether a position's likeliest draft token was right."""
         self._tries += 1
         self._rate += (is_right - self._rate) / min(self._tries, _MEMORY)
+
+
+@dataclass(slots=True)
+class Others:
+    """What a request knows of the others of its head, so that its strategy can."""
+
+    load: int = 0
+    """Requests that are active, or about to be."""
+    experience: Experience = field(default_factory=Experience)

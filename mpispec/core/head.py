@@ -120,7 +120,7 @@ class HeadCore:
     # -- requests -------------------------------------------------------------------------------------------------
 
     def _admit(self, now: float) -> None:
-        self._runs.load = min(self.config.max_active, len(self._active) + len(self._waiting))
+        self._scheduler.others.load = min(self.config.max_active, len(self._active) + len(self._waiting))
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
             waiting = self._waiting.first
             adopted = self._cache.adopt(waiting.tokens, len(waiting.prompt))
@@ -135,6 +135,7 @@ class HeadCore:
                 drafter(waiting.submitted.sampling.grammar) if drafter else None,
                 self.config,
                 self._runs,
+                self._scheduler.others,
             )
             self._active[request.id] = request
             self._out += request.begin(now, self._epochs)
@@ -188,9 +189,8 @@ class HeadCore:
         del self._active[request.id]
 
     def _stop(self) -> list[Effect]:
-        drafts = [self.config.draft] if self.config.draft is not None else []
-        stops: list[Effect] = [Send(actor, Plane.CONTROL, Stop()) for actor in (*self.config.stages, *drafts)]
-        return [*stops, Quit()]
+        actors = [*self.config.stages, *([self.config.draft] if self.config.draft is not None else [])]
+        return [*(Send(actor, Plane.CONTROL, Stop()) for actor in actors), Quit()]
 
     # -- verifications --------------------------------------------------------------------------------------------
 
@@ -299,7 +299,7 @@ class HeadCore:
 
     def _dispatch(self) -> None:
         """Fill the pipeline with what the scheduler plans."""
-        self._runs.load = len(self._active)
+        self._scheduler.others.load = len(self._active)
         while self._runs.has_room and self._scheduler.is_due(len(self._active)):
             shares = self._scheduler.plan(self._able())
             segments, rows, branches = self._placed(self._with_room(shares))

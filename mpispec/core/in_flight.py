@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 from mpispec.core.config import HeadConfig
 from mpispec.core.events import ProtocolError
-from mpispec.core.experience import Experience
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId
 from mpispec.core.messages import Cancel, Result
 from mpispec.core.row_times import RowTimes
@@ -119,9 +118,6 @@ class RunsInFlight:
     def __init__(self, config: HeadConfig) -> None:
         self.first = FirstStage()
         self.row_times = RowTimes(config.compute)
-        self.experience = Experience()
-        self.load = 0
-        """Requests that are active."""
         self._window, self._most, self._credits = config.window, config.most_in_flight, config.first_queue
         self._runs: dict[RunId, RunInFlight] = {}
         """In dispatch order."""

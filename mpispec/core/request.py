@@ -8,6 +8,7 @@ from mpispec.core.cells import Slot
 from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason, Origin
+from mpispec.core.experience import Experience, Others
 from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
 from mpispec.core.in_flight import RunsInFlight, Segment
 from mpispec.core.messages import Draft, Row, given_rows
@@ -38,6 +39,7 @@ class Request:
         drafter: Drafter | None,
         config: HeadConfig,
         runs: RunsInFlight,
+        others: Others,
     ) -> None:
         submitted = self._submitted = waiting.submitted
         self.id = submitted.request
@@ -65,8 +67,7 @@ class Request:
         """What the strategy chose, as long as nothing has changed that it looks at."""
         self._offered_to = 0
         """The load that it looked at."""
-        self._runs = runs
-        self.experience = runs.experience
+        self._runs, self._others = runs, others
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
         self.limit = self._end if waiting.limit is None else waiting.limit
@@ -124,7 +125,12 @@ class Request:
     @property
     def load(self) -> int:
         """See `View`."""
-        return self._runs.load
+        return self._others.load
+
+    @property
+    def experience(self) -> Experience:
+        """See `View`."""
+        return self._others.experience
 
     @property
     def live_runs(self) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpispec.core.config import HeadConfig
+from mpispec.core.experience import Others
 from mpispec.core.in_flight import RunsInFlight
 from mpispec.core.request import Request
 from mpispec.core.tree import Node, NodeState
@@ -57,11 +58,12 @@ class Share(NamedTuple):
 
 
 class Scheduler:
-    """Plans runs of a head; holds no state of requests."""
+    """Plans runs of a head; of requests it knows how many there are, and what they have shown together."""
 
     def __init__(self, config: HeadConfig, runs: RunsInFlight) -> None:
         self._config = config
         self._runs = runs
+        self.others = Others()
         self._sizes: dict[int, tuple[int, int]] = {}
         self._chunks: dict[int, int] = {}
         self._most = config.traits.prefill.most_rows

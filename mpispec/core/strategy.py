@@ -19,8 +19,9 @@ class View(Protocol):
     config: HeadConfig
     """What the head knows of its stages, links and draft."""
 
-    experience: Experience
-    """What earlier requests have shown of the drafters."""
+    @property
+    def experience(self) -> Experience:
+        """What earlier requests have shown of the drafters."""
 
     def cost(self, num_rows: int) -> float:
         """Return for how long a run of `num_rows` rows occupies the busiest core or link, in times of one row."""
