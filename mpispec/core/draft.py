@@ -96,7 +96,17 @@ class DraftCore:
         slot, cached = adopted
         self._streams[prime.request] = DraftStream(prime, slot, cached)
         self._turns.append(prime.request)
+        self._narrow()
         return []
+
+    def _narrow(self) -> None:
+        """Draft for all as wide as the narrowest is to be: streams share steps, so that a wide one costs all of them.
+
+        A request that began alone may have asked for a tree where those that came later know better.
+        """
+        width = min((stream.prime.width for stream in self._streams.values()), default=1)
+        for stream in self._streams.values():
+            stream.width = width
 
     def _follow(self, follow: Follow) -> list[Effect]:
         stream = self._stream(follow.request)
@@ -116,6 +126,7 @@ class DraftCore:
         stream = self._stream(request)
         del self._streams[request]
         self._turns.remove(request)
+        self._narrow()
         self._cache.free(stream.tree.prune_children(), stream.root)
         computed = self._computed(stream, min(stream.filled, stream.root.pos))
         self._cache.keep(stream.slot, tuple(stream.tokens[:computed]))
