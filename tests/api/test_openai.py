@@ -216,3 +216,12 @@ def test_errors_have_the_types_the_client_knows(client: openai.OpenAI) -> None:
     assert caught.value.code == "context_length_exceeded"
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
+
+
+def test_an_answer_that_has_no_time_is_an_error_that_the_client_knows(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(model=ALIAS, messages=say(QUESTION), extra_body={"timeout": 1e-6})
+    assert (caught.value.status_code, caught.value.code) == (504, "timeout")
+    urgent: Any = {"priority": -1, "timeout": 60}
+    answer = client.chat.completions.create(model=ALIAS, messages=say(QUESTION), max_tokens=2, extra_body=urgent)
+    assert answer.choices[0].finish_reason == "length"
