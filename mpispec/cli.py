@@ -16,6 +16,7 @@ _COMMANDS = {
     "cut": "mpispec.commands.models",
     "trace": "mpispec.commands.trace",
     "simulate": "mpispec.commands.simulate",
+    "top": "mpispec.commands.top",
     "bench": "mpispec.bench.group",
 }
 
