@@ -305,21 +305,24 @@ class Engine:
         dispatched = self._meter.dispatched if self._meter is not None else RunCounts()
         occupancy = self._meter.occupancy() if self._meter is not None else {}
         with self._lock:
-            total = self._forgotten.copy()
-            for timeline in self._timelines.values():
-                timeline.add_to(total)
-            return {
+            total, timelines = self._forgotten.copy(), list(self._timelines.values())
+            counts = {
                 "uptime_s": round(time.monotonic() - self._began, 3),
                 "requests": self._next,
                 "ended": self._num_ended,
                 "open": len(self._listeners),
                 "tokens": self._num_tokens,
-                **total.fields(),
-                "dispatched": asdict(dispatched),
-                "now": occupancy,
-                "strategy": self.default_strategy,
-                "drafter": self.default_drafter,
             }
+        for timeline in timelines:  # without the lock, for which the driver would have to wait
+            timeline.add_to(total)
+        return {
+            **counts,
+            **total.fields(),
+            "dispatched": asdict(dispatched),
+            "now": occupancy,
+            "strategy": self.default_strategy,
+            "drafter": self.default_drafter,
+        }
 
     def ranks(self) -> dict[int, dict[str, Any]]:
         """Return by rank where it is, what it holds and what it has done since the start, JSON-ready.
