@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from mpispec.commands.flags import Flag, with_flags
 from mpispec.front.messages import Door
-from mpispec.serve.address import Access, find_access
+from mpispec.serve.address import Access, ServeError, find_access
 from mpispec.serve.log import FORMS
 from mpispec.serve.server import PING_SECONDS
 from mpispec.serve.tls import find_tls
@@ -108,6 +108,8 @@ def _read_access(flags: dict[str, Any], parallel: int) -> Access:
     access = find_access(
         flags["host"], flags["api_key"], flags["api_key_file"], flags["cors_origin"], flags["allow_host"]
     )
+    if flags["per_key"] is not None and not access.keys:
+        raise ServeError("--per-key counts the answers of each key, and there is none; give --api-key-file.")
     tls = find_tls(flags["tls_cert"], flags["tls_key"])
     return replace(access, tls=tls, most_open=parallel + flags["queue"], most_open_of_key=flags["per_key"])
 

@@ -167,6 +167,7 @@ def test_impossible_sampling_is_refused(command: str, flag: str, value: str) -> 
         (["--api-key-file", "/no/such/keys"], "cannot be read .*; name a text file of keys, one a line"),
         (["--cors-origin", "*"], "every web page in, so the server needs a key"),
         (["--allow-host", "*"], "by any name, so the server needs a key"),
+        (["--per-key", "2"], "there is none; give --api-key-file"),
         (["--tls-cert", "/no/such/cert"], "give --tls-cert and --tls-key"),
         (
             ["--tls-cert", "/no/such/cert", "--tls-key", "/dev/null"],

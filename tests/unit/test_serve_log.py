@@ -12,6 +12,7 @@ import httpx
 import pytest
 from serve_fake import DEADLINE, FakeEngine, connected, serving
 
+from mpispec.commands.door import read_log
 from mpispec.serve import log
 
 pytestmark = pytest.mark.unit
@@ -45,7 +46,10 @@ def test_a_request_is_one_line_for_programs(lines: Lines) -> None:
             client.post(CHAT, json=say("private words", stream=True))
             client.get("/nowhere?private=1")
             client.get("/v1/models", headers={"x-api-key": "wrong"})
-    whole, streamed, nowhere, refused = lines.read_json()
+    found = lines.read_json()
+    whole, streamed = (line for line in found if line["path"] == CHAT)
+    (nowhere,) = (line for line in found if line["path"] == "/nowhere")
+    (refused,) = (line for line in found if line["path"] == "/v1/models")
     assert whole["id"] == answer.headers["x-request-id"]
     assert (whole["method"], whole["path"], whole["status"], whole["client"]) == ("POST", CHAT, 200, "127.0.0.1")
     assert (whole["level"], whole["event"], whole["finish_reason"]) == ("info", "request", "stop")
@@ -69,6 +73,11 @@ def test_a_request_is_one_line_for_people(lines: Lines) -> None:
     assert " info request id=req-" in first
     assert " status=200 " in first
     assert "path=/no%0Awhere%1B[2J status=404" in second
+
+
+def test_beside_a_chat_there_is_no_log_unless_it_is_asked_for() -> None:
+    assert [read_log({"log": None, "repl": repl}) for repl in (True, False)] == ["off", "text"]
+    assert read_log({"log": "json", "repl": True}) == "json"
 
 
 def test_the_clients_own_id_is_taken_if_it_is_a_word() -> None:
