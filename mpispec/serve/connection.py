@@ -84,11 +84,11 @@ class DeadlineProtocol(H11Protocol):
             self.loop.call_later(HEAD_SECONDS, self._end_body)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP. In the midst of an answer that cannot be said, so the connection ends."""
-        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE) or self._is_answering:
+        """Answer what is no HTTP. Once an answer has begun that cannot be said, so the connection ends."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
             return
-        sentence = "This is no HTTP request, or its head is longer than 64 KiB; send HTTP/1.1."
+        sentence = "This is no HTTP/1.1, or the head of the request is longer than 64 KiB; send it as HTTP clients do."
         body = encode(ApiError(400, sentence, code="bad_http").body()).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Connection", "close")]
         answer = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")

@@ -198,7 +198,8 @@ def test_a_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_is_no_http_gets_an_answer_in_json() -> None:
     with serving(FakeEngine()) as url:
-        for noise in (b"\x16\x03\x01 hello\r\n\r\n", b"GET / HTTP/1.1\r\nno header\r\n\r\n"):
+        chunks = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n"
+        for noise in (b"\x16\x03\x01 hello\r\n\r\n", b"GET / HTTP/1.1\r\nno header\r\n\r\n", chunks):
             with connect(url) as connection:
                 connection.sendall(noise)
                 status, headers, body = read_answer(connection)

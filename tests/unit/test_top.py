@@ -7,17 +7,22 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 from click.testing import CliRunner, Result
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest
 from rich.console import Console
-from serve_fake import DEADLINE, FakeEngine, serving
+from serve_fake import DEADLINE, FakeEngine, make_service, serving
 
 from mpispec.commands import top as command
 from mpispec.commands.top_frame import frame
 from mpispec.commands.top_reading import Change, NoAnswer, Reading, Refused
+from mpispec.serve.address import Access, bind
+from mpispec.serve.server import Server
+from mpispec.serve.tls import find_tls
 
 pytestmark = pytest.mark.unit
 
@@ -97,6 +102,24 @@ def test_a_server_that_cannot_be_asked_is_refused() -> None:
     assert "is mpispec serve running there?" in away.stderr
     for wrong in ("ftp://x", "127.0.0.1:8080", "http://x:port"):
         assert "write it as http://127.0.0.1:8080" in run("--url", wrong).stderr
+
+
+def test_a_certificate_of_ones_own_is_trusted(tmp_path: Path) -> None:
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    issued = authority.issue_cert("localhost")
+    names = [str(tmp_path / name) for name in ("authority", "certificate", "key")]
+    authority.cert_pem.write_to_path(names[0])
+    issued.cert_chain_pems[0].write_to_path(names[1])
+    issued.private_key_pem.write_to_path(names[2])
+    engine = FakeEngine()
+    server = Server(make_service(engine), bind("127.0.0.1", 0), Access(tls=find_tls(*map(Path, names[1:]))))
+    server.start()
+    url = server.url.replace("127.0.0.1", "localhost")
+    assert "CERTIFICATE_VERIFY_FAILED" in run("--url", url).stderr
+    trusted = CliRunner().invoke(command.top, ["--once", "--url", url], env={"SSL_CERT_FILE": names[0]})
+    assert (trusted.exit_code, trusted.stderr) == (0, "")
+    engine.join()
+    server.stop()
 
 
 class Counted:
