@@ -40,8 +40,8 @@ class Screen:
         self.write(f"{text}\n")
 
     def remark(self, text: str) -> None:
-        """Write a dim line on a terminal, nothing elsewhere."""
-        if self.is_terminal:
+        """Write a dim line on a terminal, nothing elsewhere; none at all without text."""
+        if self.is_terminal and text:
             self.end_line()
             self._put(f"{_DIM}{strip_controls(text)}{_PLAIN}\n")
 
