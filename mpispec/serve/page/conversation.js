@@ -60,6 +60,7 @@ export class Conversation {
     this.scroller = byId("scroller");
     this.follows = true;
     this.scroller.addEventListener("scroll", () => this.look());
+    new ResizeObserver(() => this.settle()).observe(this.log);
     this.open(chats.begin());
   }
 
