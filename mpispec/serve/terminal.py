@@ -6,6 +6,7 @@ around it: it neither breaks into the answer nor gets lost.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
@@ -198,10 +199,13 @@ def _quiet(descriptor: int) -> Iterator[None]:
     quiet[0] &= ~(termios.ICRNL | termios.IXON)
     quiet[3] = (quiet[3] & ~(termios.ECHO | termios.ICANON)) | termios.ISIG | getattr(termios, "NOFLSH", 0)
     termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
+    # A program that ends while a thread of its own chats does not come to the end of this.
+    atexit.register(termios.tcsetattr, descriptor, termios.TCSANOW, before)
     try:
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSANOW, before)
+        atexit.unregister(termios.tcsetattr)
 
 
 def open_entries(descriptor: int, screen: Screen, commands: Sequence[str]) -> Entries:

@@ -47,6 +47,31 @@ def test_an_answer_is_streamed_and_kept_over_a_reload(page: Page, engine: FakeEn
     expect(answers(page).last).to_have_text("You said: again")
 
 
+def test_what_was_written_when_the_page_was_left_is_kept(page: Page, engine: FakeEngine) -> None:
+    say(page, "wait")
+    expect(answers(page)).to_have_text("You said: wait")
+    page.reload()
+    engine.await_withdrawn(1)
+    expect(answers(page)).to_have_text("You said: wait")
+    expect(page.locator(".message.assistant .note")).to_have_text("not answered to the end")
+
+
+def test_two_tabs_keep_the_chats_of_both(page: Page, context: BrowserContext, url: str) -> None:
+    other = context.new_page()
+    other.goto(url)
+    for tab, text in ((page, "one"), (other, "two"), (page, "three")):
+        tab.get_by_role("button", name="New chat").click()
+        say(tab, text)
+        await_end(tab)
+        for each in (page, other):
+            expect(each.locator("#chat-list .chat").first).to_have_text(text)
+    other.reload()
+    expect(other.locator("#chat-list .chat")).to_have_text(["three", "two", "one"])
+    other.get_by_role("button", name="Delete three").click()
+    other.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.locator("#chat-list .chat")).to_have_text(["two", "one"])
+
+
 def test_a_message_of_several_lines_is_one(page: Page) -> None:
     field = page.get_by_label("Message", exact=True)
     field.fill("write:one")

@@ -179,4 +179,6 @@ const last = chats.find(readChoice("mpispec.open", ""));
 if (last) openChat(last);
 else history.show(conversation.chat);
 meetServer(true);
+chats.watch(() => conversation.takeOver());
+window.addEventListener("pagehide", () => conversation.leave());
 if (!TOUCH.matches) message.focus();

@@ -7,6 +7,7 @@ import { MessageView } from "./messages.js";
 const NEAR = 80;
 /** Pixels from the end within which the page follows the answer. */
 
+const BROKEN_OFF = "not answered to the end";
 const ENDS = { length: "cut, as many tokens as were allowed", cancelled: "stopped" };
 
 /** Return what the engine says of an answer in one line. */
@@ -183,7 +184,7 @@ export class Conversation {
     view.show();
     view.write(false);
     if (failure) {
-      view.message.note = "not answered to the end";
+      view.message.note = BROKEN_OFF;
       view.fail(failure.message);
     }
     // Another chat may have been opened meanwhile, and asked.
@@ -206,6 +207,22 @@ export class Conversation {
     } catch (error) {
       this.warn(error.message);
     }
+    this.changed();
+  }
+
+  /** Keep what there is of an answer that is being written when the page is left. */
+  leave() {
+    if (!this.running) return;
+    this.chat.messages.at(-1).note = BROKEN_OFF;
+    this.keep(this.chat);
+  }
+
+  /** Show what other tabs have made of the chats. */
+  takeOver() {
+    if (this.running) return;
+    this.chats.reload(this.chat);
+    const chat = this.chats.find(this.chat.id);
+    if (chat && chat !== this.chat) this.open(chat);
     this.changed();
   }
 

@@ -45,9 +45,23 @@ function areTokens(value) {
 /** All chats, the newest first. */
 export class Chats {
   constructor() {
+    this.all = [];
+    this.reload(null);
+  }
+
+  /** Read what is kept, which another tab may have changed; `current` stays the one that is open here. */
+  reload(current) {
     const kept = read(CHATS, []);
     this.all = (Array.isArray(kept) ? kept : []).map(checkedChat).filter(Boolean);
+    this.all = this.all.map((chat) => (chat.id === current?.id && chat.updated <= current.updated ? current : chat));
     this.sort();
+  }
+
+  /** Call `changed` whenever another tab has changed what is kept. */
+  watch(changed) {
+    window.addEventListener("storage", (event) => {
+      if (event.key === CHATS) changed();
+    });
   }
 
   sort() {
