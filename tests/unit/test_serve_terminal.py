@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.application import get_app_or_none
 from prompt_toolkit.history import FileHistory
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
@@ -27,15 +28,30 @@ def pasted(text: str) -> str:
     return f"\x1b[200~{text}\x1b[201~"
 
 
+class Drawn(DummyOutput):
+    """Knows whether a prompt is drawn that waits for keys."""
+
+    def __init__(self) -> None:
+        self.is_up = threading.Event()
+
+    def flush(self) -> None:
+        app = get_app_or_none()
+        if app is None or app.is_done:
+            self.is_up.clear()
+        else:
+            self.is_up.set()
+
+
 class Session:
     """A REPL at a terminal, on a thread of its own."""
 
     def __init__(self, keys: PipeInput, history: Path) -> None:
         self.engine = FakeEngine(context=300_000)
         self.keys = keys
+        self.drawn = Drawn()
         self.shown = Terminal(is_terminal=True)
         screen = Screen(self.shown)
-        entries = TerminalEntries(screen, COMMANDS, open_history(history), keys, DummyOutput())
+        entries = TerminalEntries(screen, COMMANDS, open_history(history), keys, self.drawn)
         self.repl = Repl(make_service(self.engine), entries, screen)
         self.reason: Reason | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -74,6 +90,7 @@ def session(history: Path) -> Iterator[Session]:
 def test_messages_are_answered_and_remembered(session: Session, history: Path) -> None:
     session.keys.send_text(f"hello{ENTER}")
     session.shown.await_text("You said: hello\n")
+    assert session.drawn.is_up.wait(DEADLINE)
     session.keys.send_text(f"{UP}{ENTER}/quit{ENTER}")
     assert session.end() == "quit"
     assert session.messages() == ["hello", "hello"]
