@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
+import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from mpispec.grammars.library import GrammarError, Pieces, compiled, first_error, tokenizer_of
@@ -13,6 +15,9 @@ from mpispec.grammars.walk import Walk
 
 _MOST_KEPT = 32
 """Compiled grammars (law 7); of hostile ones each may take 50 MB."""
+
+_PROBES, _PROBED_TOKENS = 8, 8
+"""Texts that are tried in advance, and how far: an object with too many optional properties breaks after two tokens."""
 
 
 class Compiler:
@@ -26,13 +31,27 @@ class Compiler:
         self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
 
     def check(self, text: str) -> None:
-        """Raise GrammarError unless a grammar can be compiled and something matches it."""
+        """Raise GrammarError unless a grammar can be compiled, and something matches it that begins within the limits.
+
+        What is only too complex later on ends an answer there.
+        """
         matcher = self._compiled(text)
-        walk = Walk(matcher, self._eog)
         if error := first_error(matcher):
             raise GrammarError(error)
-        if walk.allowed() is None:
-            raise GrammarError("nothing matches it")
+        for seed in range(_PROBES):
+            self._probe(Walk(matcher, self._eog), random.Random(seed))
+
+    def _probe(self, walk: Walk, chance: random.Random) -> None:
+        """Write the beginning of some text that matches. Raises GrammarError."""
+        for _ in range(_PROBED_TOKENS):
+            mask = walk.allowed()
+            if mask is None:
+                raise GrammarError(walk.error or "nothing matches it")
+            token = int(chance.choice(np.flatnonzero(mask)))
+            if token in self._eog:
+                return
+            if not walk.go(len(walk.tokens), [token]):
+                raise GrammarError(walk.error)
 
     def walk(self, text: str) -> Walk:
         """Return a grammar at its beginning; one that cannot be compiled allows nothing."""

@@ -19,7 +19,7 @@ LIMITS = LLParserLimits(
     max_grammar_size=50_000,
     verbose_errors=False,
 )
-"""Half of llguidance's own and less: the worst step of hostile grammars takes 0.3 s, a compile 1 s (ADR 0041)."""
+"""Half of llguidance's own or less: the worst step of hostile grammars takes 0.3 s, a compile 4 s (ADR 0041)."""
 
 _SPACE: Any = {"whitespace_pattern": r"[ ]?|\n{1,2}[ \t]{0,20}"}
 """Between the tokens of JSON, as much as llama.cpp allows: small models would write nothing but space."""

@@ -8,6 +8,8 @@ import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
+from mpispec.grammars.library import first_error
+
 _SAVED_EVERY = 16
 """Tokens between two spare copies. One is 131 KB and 0.17 ms after 1,500 tokens: too much for every row."""
 
@@ -72,6 +74,11 @@ class Walk:
             return []
         tokens = self._matcher.compute_ff_tokens()
         return tokens[: self._matcher.validate_tokens(tokens)]
+
+    @property
+    def error(self) -> str:
+        """Why nothing may come next, in a line; an empty text where the grammar is not too complex."""
+        return first_error(self._matcher)
 
     @property
     def is_complete(self) -> bool:

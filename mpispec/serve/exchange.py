@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -51,19 +52,21 @@ class Exchange:
         Raises ApiError.
         """
         seed = self._service.manner.pick_seed() if wanted.seed is None else wanted.seed
-        grammar = await self._grammars.grammar(wanted.structure(), prompts[0].frame)
+        structure = wanted.structure()
+        grammar = await self._grammars.grammar(structure, prompts[0].frame)
         generations = [
             (prompt, self._generation(wanted, prompt.tokens, (seed + choice) & MAX_SEED, grammar))
             for prompt in prompts
             for choice in range(wanted.num_choices)
         ]
         completions = self._submit(http, generations, wanted)
+        is_json = structure is not None and structure.kind == "json"
         answer = shape(generations[0][1].sampling)
         if wanted.stream:
-            events = _stream(completions, answer)
+            events = _stream(completions, answer, is_json)
             return EventStream(events, lambda: self._release(http, completions), answer.ping, self._ping_s)
         try:
-            answers = await unless_gone(http.receive, _finish(completions))
+            answers = await unless_gone(http.receive, _finish(completions, is_json))
         finally:
             self._release(http, completions)
         return Response(status_code=400) if answers is None else JSONResponse(answer.whole(answers))
@@ -124,13 +127,27 @@ class Exchange:
             completion.withdraw()
 
 
-async def _finish(completions: Sequence[AsyncCompletion]) -> list[Answered]:
+def _ended(completion: AsyncCompletion, turn: Turn, is_json: bool) -> Completed:
+    """Return what came out. JSON that ended too soon was cut: it repeated itself, or its grammar became too complex."""
+    done = completion.result()
+    if not is_json or turn.calls or done.stop is not None or done.finish_reason != "stop":
+        return done
+    try:
+        json.loads(turn.text, parse_int=float)  # any length of integer
+    except ValueError:
+        return replace(done, finish_reason="length")
+    except RecursionError:
+        pass  # it is too deep for this parser
+    return done
+
+
+async def _finish(completions: Sequence[AsyncCompletion], is_json: bool) -> list[Answered]:
     turns = [Turn() for _ in completions]
     async with aclosing(_merged(completions)) as found:
         async for index, pieces in found:
             for piece in pieces or ():
                 turns[index].add(piece)
-    answers = [completion.result() for completion in completions]
+    answers = [_ended(completion, turn, is_json) for completion, turn in zip(completions, turns, strict=True)]
     if (failure := _failure(answers, completions)) is not None:
         raise failure
     return list(zip(turns, answers, strict=True))
@@ -145,14 +162,14 @@ def _failure(ended: Sequence[Completed], completions: Sequence[AsyncCompletion])
     return None
 
 
-async def _stream(completions: Sequence[AsyncCompletion], answer: Answer) -> AsyncGenerator[str, None]:
+async def _stream(completions: Sequence[AsyncCompletion], answer: Answer, is_json: bool) -> AsyncGenerator[str, None]:
     turns = [Turn() for _ in completions]
     for index in range(len(completions)):
         for event in answer.opening(index):
             yield event
     async with aclosing(_merged(completions)) as found:
         async for index, pieces in found:
-            done = completions[index].result() if pieces is None else None
+            done = _ended(completions[index], turns[index], is_json) if pieces is None else None
             failure = _failure([done] if done is not None else [], completions)
             if failure is not None:
                 for event in answer.failure(failure):
@@ -165,7 +182,8 @@ async def _stream(completions: Sequence[AsyncCompletion], answer: Answer) -> Asy
             if done is not None:
                 for event in answer.ending(index, turns[index], done):
                     yield event
-    for event in answer.closing([(turn, completions[index].result()) for index, turn in enumerate(turns)]):
+    ended = [_ended(completion, turn, is_json) for completion, turn in zip(completions, turns, strict=True)]
+    for event in answer.closing(list(zip(turns, ended, strict=True))):
         yield event
 
 

@@ -146,6 +146,23 @@ def test_a_schema_that_is_too_long_is_refused_and_the_server_goes_on(client: htt
     assert client.post(CHAT, json=chat()).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("words", "finish"), [('{"a": 1}', "stop"), ('{"a": ', "length"), ("9" * 600, "stop")])
+def test_json_that_ended_too_soon_was_cut(client: httpx.Client, stream: bool, words: str, finish: str) -> None:
+    """The fake engine keeps to no grammar, as one that has become too complex."""
+    body = {"messages": [{"role": "user", "content": f"write:{words}"}], "response_format": {"type": "json_object"}}
+    text = client.post(CHAT, json={**body, "stream": stream, "cut_repeats": False}).text
+    assert f'"finish_reason":"{finish}"' in text
+
+
+def test_an_object_of_too_many_optional_properties_is_refused(client: httpx.Client) -> None:
+    properties = {f"property_{number}": {"type": "string"} for number in range(600)}
+    schema: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    answer = client.post(CHAT, json=chat(guided_json=schema))
+    assert answer.status_code == 400 and "items" in answer.json()["error"]["message"]
+    assert client.post(CHAT, json=chat(guided_json={**schema, "required": [*properties]})).status_code == 200
+
+
 # -- calls --------------------------------------------------------------------------------------------------------
 
 FORCED: list[tuple[str, dict[str, Any], int]] = [
