@@ -53,7 +53,7 @@ def main(suite: Path, count: int, tokens: int, ranks: int, draft: str | None, se
             if found["tried"] == count:
                 break
             if found["tried"] % 20 == 0:
-                click.echo(f"{found['tried']} of {count}", err=True)
+                click.echo(f"{found['tried']} of {count}: {dict(found)}", err=True)
     click.echo(json.dumps(found, indent=2))
 
 
@@ -87,11 +87,11 @@ def _text(answer: dict[str, Any]) -> str:
 
 def _is_valid(text: str, schema: Any) -> bool:
     """Return whether an answer is JSON of a schema, by another program than wrote the grammar."""
-    import jsonschema  # noqa: PLC0415  of mpispec[clients]
+    import jsonschema_rs  # noqa: PLC0415  of mpispec[dev]
 
     try:
-        jsonschema.Draft202012Validator(schema).validate(json.loads(text))
-    except (ValueError, jsonschema.ValidationError) as error:
+        jsonschema_rs.Draft202012Validator(schema).validate(json.loads(text))
+    except (ValueError, jsonschema_rs.ValidationError) as error:
         click.echo(f"{json.dumps(schema)}: {text!r} is wrong: {error}", err=True)
         return False
     return True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 import pytest
 
 from mpispec.compute.llama_vocabulary import Vocabulary
@@ -52,7 +52,7 @@ def alone(vocabulary: Vocabulary) -> list[list[int]]:
     for answer in found:
         assert answer["finish"] == "stop"
         assert answer["tokens"][-1] in vocabulary.eog
-        jsonschema.validate(json.loads(text_of(vocabulary, answer)), SCHEMA)
+        jsonschema_rs.validate(SCHEMA, json.loads(text_of(vocabulary, answer)))
     assert len({text_of(vocabulary, answer) for answer in found}) == len(SEEDS), "nothing was drawn"
     return tokens_of(found)
 
@@ -85,4 +85,4 @@ def test_requests_that_give_up_their_cells_go_on_within_the_grammar(vocabulary: 
     for answer in found:
         assert answer["finish"] in ("stop", "length")
         if answer["finish"] == "stop":
-            jsonschema.validate(json.loads(text_of(vocabulary, answer)), SCHEMA)
+            jsonschema_rs.validate(SCHEMA, json.loads(text_of(vocabulary, answer)))
