@@ -8,7 +8,7 @@ from typing import Protocol
 from mpispec.drafters.predictor import Predictor
 
 FORCED = 1.0
-"""Chance of a forced token. Its text is certain; that a model writes it in other tokens was not seen in 227 (ADR 0041)."""
+"""Chance of a forced token: its text is certain, and of 227 none was written in other tokens (ADR 0041)."""
 
 
 class Rules(Protocol):
