@@ -195,7 +195,7 @@ def make_app(service: Service, access: Access, ping_s: float, drain: Drain) -> W
     routes += [Route("/", page.index), Route(PREFIX + "{name}", page.file)]
     app = Starlette(routes=routes, middleware=_middleware(access, drain), exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return Watch(app, metrics, {*posts, *gets})
+    return Watch(app, metrics, {*posts, *gets, "/"})
 
 
 def _middleware(access: Access, drain: Drain) -> list[Middleware]:
