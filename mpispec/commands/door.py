@@ -99,9 +99,14 @@ def _habits() -> tuple[Flag, ...]:
 
 def read_door(flags: dict[str, Any], parallel: int, has_repl: bool) -> Door:
     """Return the door of a server that has `parallel` answers at once. Raises ServeError."""
-    # Beside a chat lines would be in the way unless they are asked for.
-    log_form = flags["log"] or ("off" if has_repl else "text")
-    return Door(_read_access(flags, parallel), flags["sse_ping"], has_repl, flags["grace"], log_form)
+    return Door(
+        _read_access(flags, parallel), flags["sse_ping"], has_repl, flags["grace"], log_form(flags["log"], has_repl)
+    )
+
+
+def log_form(asked: str | None, has_repl: bool) -> str:
+    """Return one of `FORMS`: beside a chat lines would be in the way unless they are asked for."""
+    return asked or ("off" if has_repl else "text")
 
 
 def _read_access(flags: dict[str, Any], parallel: int) -> Access:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from serve_fake import DEADLINE, FakeEngine, connected, serving
 
-from mpispec.commands.door import read_log
+from mpispec.commands.door import log_form
 from mpispec.serve import log
 
 pytestmark = pytest.mark.unit
@@ -76,8 +76,8 @@ def test_a_request_is_one_line_for_people(lines: Lines) -> None:
 
 
 def test_beside_a_chat_there_is_no_log_unless_it_is_asked_for() -> None:
-    assert [read_log({"log": None, "repl": repl}) for repl in (True, False)] == ["off", "text"]
-    assert read_log({"log": "json", "repl": True}) == "json"
+    assert [log_form(None, has_repl) for has_repl in (True, False)] == ["off", "text"]
+    assert log_form("json", has_repl=True) == "json"
 
 
 def test_the_clients_own_id_is_taken_if_it_is_a_word() -> None:
