@@ -74,6 +74,8 @@ def test_requests_at_once_are_answered_as_alone(
     found = answers(3, wanted, vocabulary.eog, at_once=AT_ONCE, exactness="exact", timeout=280.0, **options)
     for number in range(ROUNDS):
         assert tokens_of(found[number * AT_ONCE :][:AT_ONCE]) == alone, f"round {number}"
-    speculation = [answer["report"]["speculation"] for answer in found]
-    assert sum(each["accepted"] for each in speculation) > 25, "too little was drafted to prove anything"
-    assert sum(each["cancelled_runs"] for each in speculation) > 5, "too little was rejected to prove anything"
+    # How much the others draft depends on how fast the draft is beside them; this one waits for it.
+    sync = [answer["report"]["speculation"] for answer in found if answer["report"]["strategy"] == "sync"]
+    assert len(sync) == ROUNDS
+    accepted, drafted = (sum(each[counter] for each in sync) for counter in ("accepted", "drafted"))
+    assert drafted > accepted > 5, "too little was drafted, or rejected, to prove anything"
