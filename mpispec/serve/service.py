@@ -46,7 +46,7 @@ class Manner:
 
     def fields(self) -> dict[str, Any]:
         """Return the same for programs."""
-        sampling = {name: value for name, value in asdict(self.sampling).items() if name != "seed"}
+        sampling = {name: value for name, value in asdict(self.sampling).items() if name not in ("seed", "grammar")}
         return {"sampling": sampling, "recommended_by": self.source or None, "cut_repeats": self.cuts_repeats}
 
 
