@@ -8,6 +8,7 @@ token (sample-then-match, as in llama.cpp's speculative decoding; ADR 0006), whi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -15,11 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Tokens = NDArray[np.int32]
+_NO_TOKENS: Tokens = np.zeros(0, np.int32)
 _MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MOST_BITS = 2.0**53 - 1.0
 _ROUNDING = 1.0 + 1e-6
 """More than what rounding may take from either side of a comparison."""
+LEAST_LOGPROB = -9999.0
+"""Stands for the logarithm of nothing, as with OpenAI, since JSON has no infinity."""
+_NEVER = np.float32(-1e30)
+"""Logit of a token that must not be chosen; finite, so that no sum of logits is undefined."""
 
 
 class Parameters(Protocol):
@@ -36,7 +43,21 @@ class Parameters(Protocol):
     @property
     def repeat_penalty(self) -> float: ...
     @property
+    def repeat_last_n(self) -> int: ...
+    @property
     def seed(self) -> int: ...
+    @property
+    def presence_penalty(self) -> float: ...
+    @property
+    def frequency_penalty(self) -> float: ...
+    @property
+    def begins(self) -> int: ...
+    @property
+    def held_to(self) -> int: ...
+    @property
+    def logit_bias(self) -> Sequence[tuple[int, float]]: ...
+    @property
+    def held(self) -> Sequence[int]: ...
 
 
 def describe(parameters: Parameters) -> str:
@@ -47,32 +68,62 @@ def describe(parameters: Parameters) -> str:
         words += [f"top-p {parameters.top_p:g}"] if parameters.top_p < 1.0 else []
         words += [f"min-p {parameters.min_p:g}"] if parameters.min_p > 0.0 else []
     words += [f"repeat penalty {parameters.repeat_penalty:g}"] if parameters.repeat_penalty != 1.0 else []
+    words += [f"presence penalty {parameters.presence_penalty:g}"] if parameters.presence_penalty else []
+    words += [f"frequency penalty {parameters.frequency_penalty:g}"] if parameters.frequency_penalty else []
     return ", ".join(words)
 
 
-def decide(logits: Floats, parameters: Parameters, pos: int, recent: Sequence[int] = ()) -> int:
-    """Return the token at position `pos`.
+def adjusted(logits: Floats, parameters: Parameters, pos: int, path: Tokens = _NO_TOKENS) -> Floats:
+    """Return the logits that decide the token at position `pos`: biases, penalties, then what is held back.
 
-    `logits` is float32 [vocabulary]; `recent` are the last tokens of the path, used by the repeat penalty only.
+    `logits` is float32 [vocabulary] and stays as it is; `path` int [tokens] are those at the positions just before
+    `pos`, as far back as penalties look. A draft of fewer tokens has no logits for the others, which are left out.
     """
-    if parameters.repeat_penalty != 1.0 and recent:
-        logits = penalised(logits, recent, parameters.repeat_penalty)
+    logits = logits.copy()
+    if parameters.logit_bias:
+        tokens, biases = (np.array(column) for column in zip(*parameters.logit_bias, strict=True))
+        known = tokens < logits.size
+        np.add.at(logits, tokens[known], biases[known].astype(np.float32))
+    if parameters.repeat_penalty != 1.0 and parameters.repeat_last_n > 0:
+        _penalise_recent(logits, path[-parameters.repeat_last_n :], parameters.repeat_penalty)
+    if parameters.presence_penalty or parameters.frequency_penalty:
+        _penalise_counts(logits, path[len(path) - min(len(path), max(0, pos - parameters.begins)) :], parameters)
+    if pos < parameters.held_to:
+        held = np.asarray(parameters.held, np.int64)
+        logits[held[held < logits.size]] = _NEVER
+    return logits
+
+
+def _penalise_recent(logits: Floats, recent: Tokens, penalty: float) -> None:
+    """Divide (positive) or multiply (negative) the logits of recent tokens by `penalty`."""
+    seen = np.unique(recent)
+    seen = seen[seen < logits.size]
+    values = logits[seen]
+    logits[seen] = np.where(values > 0, values / penalty, values * penalty)
+
+
+def _penalise_counts(logits: Floats, answer: Tokens, parameters: Parameters) -> None:
+    """Subtract what the penalties say for tokens of the answer so far, and for how often it has each."""
+    seen, counts = np.unique(answer, return_counts=True)
+    known = seen < logits.size
+    penalties = parameters.presence_penalty + parameters.frequency_penalty * counts[known]
+    logits[seen[known]] -= penalties.astype(np.float32)
+
+
+def decide(logits: Floats, parameters: Parameters, pos: int) -> int:
+    """Return the token at position `pos`; `logits` is float32 [vocabulary], adjusted where it has to be."""
     if parameters.temperature <= 0.0:
         return int(np.argmax(logits))
     tokens, scores = allowed(logits, parameters)
     return _perturbed_argmax(tokens, scores, parameters.seed, pos)
 
 
-def successors(
-    logits: Floats, parameters: Parameters, pos: int, count: int, recent: Sequence[int] = ()
-) -> list[tuple[int, float]]:
+def successors(logits: Floats, parameters: Parameters, pos: int, count: int) -> list[tuple[int, float]]:
     """Return the `count` tokens that `decide` would choose first, best first, each with a confidence.
 
     The draft decides under the target's own noise, which couples their tokens at any temperature. The confidence is the
     softmax over the scores that decide, at temperature 0 over the logits: an estimate to be calibrated.
     """
-    if parameters.repeat_penalty != 1.0 and recent:
-        logits = penalised(logits, recent, parameters.repeat_penalty)
     if parameters.temperature <= 0.0:
         return _likeliest(logits, count)
     tokens, scores = allowed(logits, parameters)
@@ -99,14 +150,24 @@ def _likeliest(scores: NDArray[Any], count: int) -> list[tuple[int, float]]:
     return found
 
 
-def penalised(logits: Floats, recent: Sequence[int], penalty: float) -> Floats:
-    """Return a copy with the logits of recent tokens divided (positive) or multiplied (negative) by `penalty`."""
-    logits = logits.copy()
-    seen = np.unique(np.asarray(recent, dtype=np.int64))
-    seen = seen[seen < logits.size]  # a draft of fewer tokens has no logits for the others
-    values = logits[seen]
-    logits[seen] = np.where(values > 0, values / penalty, values * penalty)
-    return logits
+def log_probabilities(logits: Floats, token: int, count: int) -> tuple[float, list[tuple[int, float]]]:
+    """Return the logarithm of a token's probability, and the `count` likeliest tokens with theirs, best first.
+
+    `logits` is float32 [vocabulary] as the model gives them. Of two equals the lower id comes first.
+    """
+    peak = float(logits.max())
+    total = peak + math.log(np.exp(logits - np.float32(peak)).sum(dtype=np.float64))
+
+    def of(value: float) -> float:
+        return min(0.0, max(value - total, LEAST_LOGPROB))
+
+    count = min(count, logits.size)
+    if count <= 0:
+        return of(float(logits[token])), []
+    threshold = np.partition(logits, logits.size - count)[logits.size - count]
+    likely = np.flatnonzero(logits >= threshold)
+    likely = likely[np.argsort(-logits[likely], kind="stable")][:count]
+    return of(float(logits[token])), [(int(other), of(float(logits[other]))) for other in likely]
 
 
 def allowed(logits: Floats, parameters: Parameters) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -134,6 +134,10 @@ class Tokenizer(Protocol):
     """Jinja source of the model's own chat template, None if it has none."""
 
     @property
+    def infill(self) -> tuple[int, int, int] | None:
+        """Tokens before a prefix, before a suffix, and before what goes between; None where the model knows none."""
+
+    @property
     def eog(self) -> frozenset[int]:
         """All tokens that end a generation."""
 

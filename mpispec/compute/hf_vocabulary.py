@@ -9,6 +9,13 @@ from pathlib import Path
 from mpispec.models import hf_folder
 from mpispec.models.errors import ModelError
 
+_INFILL = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+)
+"""How Qwen and Gemma, StarCoder, and Granite spell the tokens for filling in."""
+
 
 class HfVocabulary:
     """A `Tokenizer`. Loads no weights."""
@@ -32,6 +39,15 @@ class HfVocabulary:
         self.chat_template = self._template(folder)
         self._special = {token for token, added in self._reading.get_added_tokens_decoder().items() if added.special}
         self._is_byte_level = '"ByteLevel"' in file.read_text("utf-8")
+
+    @functools.cached_property
+    def infill(self) -> tuple[int, int, int] | None:
+        """See `Tokenizer`."""
+        for names in _INFILL:
+            prefix, suffix, middle = (self._reading.token_to_id(name) for name in names)
+            if prefix is not None and suffix is not None and middle is not None:
+                return prefix, suffix, middle
+        return None
 
     @functools.cached_property
     def eog(self) -> frozenset[int]:

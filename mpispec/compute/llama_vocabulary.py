@@ -35,6 +35,14 @@ class Vocabulary:
         """Jinja source of the model's own chat template, None if it has none."""
 
     @functools.cached_property
+    def infill(self) -> tuple[int, int, int] | None:
+        """See `Tokenizer`."""
+        prefix, suffix, middle = (
+            find(self._handle) for find in (api.llama_vocab_fim_pre, api.llama_vocab_fim_suf, api.llama_vocab_fim_mid)
+        )
+        return (prefix, suffix, middle) if min(prefix, suffix, middle) >= 0 else None
+
+    @functools.cached_property
     def eog(self) -> frozenset[int]:
         """All tokens that end a generation."""
         ends = api.llama_vocab_is_eog

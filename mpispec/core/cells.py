@@ -101,7 +101,7 @@ class Texts(Protocol):
         """Sequence ids that belong to no active request."""
 
     def adopt(self, tokens: tuple[Token, ...], num_prompt: int, most_in_use: int | None) -> tuple[Slot, int] | None:
-        """Begin a request that is given `tokens`, the first `num_prompt` of them being its prompt.
+        """Begin a request that is given `tokens`, the first `num_prompt` of them being its prompt; 0 keeps no cells.
 
         Returns its slot and how many positions have cells already; at least the last one is left to compute, for the
         token after it is still to be decided. None where the cells in use would then be more than `most_in_use`, those

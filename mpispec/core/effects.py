@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from mpispec.core.events import Payload
 from mpispec.core.ids import Actor, Plane, RequestId, RunId, Token
-from mpispec.core.messages import CacheOp, Message, Open, Run
+from mpispec.core.messages import CacheOp, Message, Open, Run, Score
 from mpispec.core.statistics import Statistics
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout"]
@@ -91,6 +91,8 @@ class Emit:
     """The request's counters; None if it never began."""
     origins: tuple[Origin, ...] = ()
     """One for each token."""
+    scores: tuple[Score, ...] = ()
+    """Of these tokens, where the request asks for scores; of its prompt as they come, before the first token."""
 
 
 @dataclass(frozen=True, slots=True)

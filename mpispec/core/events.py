@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mpispec.core.ids import Actor, Pos, RequestId, RunId, Token
-from mpispec.core.messages import Message, Sampling
+from mpispec.core.messages import Message, Sampling, Score
 
 Payload = bytes | bytearray | memoryview | None
 """Activations as raw bytes: rows x width of the wire's dtype, row-major; None where a message carries none."""
@@ -38,6 +38,8 @@ class Computed(NamedTuple):
     aborted: bool
     draft_tokens: tuple[DraftToken, ...] = ()
     """A stage with an exit: its draft token after each deciding row."""
+    scores: tuple[Score | None, ...] = ()
+    """See `Result`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from mpispec.core.messages import (
     Result,
     Row,
     Run,
+    Score,
     Stop,
     opening,
 )
@@ -41,6 +42,7 @@ from mpispec.core.waiting import Queue, Waiting
 
 _Decided = Mapping[tuple[RequestId, NodeId], Token]
 """Token after each deciding row of a run."""
+_Scores = Mapping[tuple[RequestId, NodeId], Score | None]
 
 
 class HeadCore:
@@ -123,7 +125,7 @@ class HeadCore:
         self._scheduler.others.load = min(self.config.max_active, len(self._active) + len(self._waiting))
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
             waiting = self._waiting.first
-            adopted = self._cache.adopt(waiting.tokens, len(waiting.prompt))
+            adopted = self._cache.adopt(waiting.tokens, waiting.num_shared)
             if adopted is None:
                 return
             self._waiting.remove(waiting)
@@ -196,18 +198,20 @@ class HeadCore:
 
     def _answered(self, result: Result) -> None:
         run = self._runs.answered(result)
-        tokens = dict(zip(zip(result.requests, result.nodes, strict=True), result.tokens, strict=True))
+        tokens, scores = result.by_row(result.tokens), result.by_row(result.scores)
         for segment in run.segments.values():
             if not segment.is_cancelled:
-                self._decided(self._active[segment.request], segment, tokens)
+                self._decided(self._active[segment.request], segment, tokens, scores)
 
-    def _decided(self, request: Request, segment: Segment, tokens: _Decided) -> None:
+    def _decided(self, request: Request, segment: Segment, tokens: _Decided, scores: _Scores) -> None:
         """Take what the stages decided after one request's rows of a run."""
         accepted, dead, finish = self._verify(request, segment, tokens)
         request.answered(segment)
         self._send_cancel(self._runs.withdraw(request.id, dead))
-        if accepted:
-            self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics, tuple(request.origins)))
+        found = tuple(score for node in segment.standing if (score := scores.get((request.id, node)))) if scores else ()
+        if accepted or found:
+            origins = tuple(request.origins)
+            self._out.append(Emit(request.id, tuple(accepted), finish, request.statistics, origins, found))
         if finish:
             self._deadlines.discard(request.id)
             self._end(request)
@@ -377,7 +381,7 @@ class HeadCore:
         for request, chosen, chunk in shares:
             if chunk:
                 mine = request.next_chunk(chunk)
-                deciding = [request.tree.root] if mine[-1].decide else []
+                deciding = [request.tree.root] if mine[-1].node == request.tree.root.id else []
                 given = [row.node for row in mine]
                 segment = Segment(request.id, request.statistics, deciding, Pos(request.filled - 1), given)
             else:

@@ -54,6 +54,12 @@ class Segment:
         return self.is_cancelled or (not self.given and self.num_dead == len(self.nodes))
 
     @property
+    def standing(self) -> list[NodeId]:
+        """Nodes of its rows behind which a token stands, now that the run was answered: given, accepted."""
+        decided = (node.id for node in self.nodes if node.state is NodeState.DECIDED)
+        return list(dict.fromkeys((*self.given, *decided)))
+
+    @property
     def num_settled(self) -> int:
         """Positions of the accepted text that surely have cells, once the run has been answered."""
         if self.given:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,39 @@ class Sampling:
     """Length in tokens of the window that `repeat_penalty` looks at."""
     seed: int = 0
     """Key of the position-keyed noise, 0 <= seed < 2**64."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens that the answer has so far."""
+    frequency_penalty: float = 0.0
+    """The same, once for each time that the answer has the token."""
+    begins: int = 0
+    """Position of the answer's first token: these two count from there on."""
+    held_to: int = 0
+    """Before this position no token of `held` is chosen."""
+    top_logprobs: int = -1
+    """How many of the likeliest tokens are named beside each token, with log-probabilities; -1: not even its own."""
+    logit_bias: tuple[tuple[Token, float], ...] = ()
+    """Added to the logits of these tokens, before any penalty."""
+    held: tuple[Token, ...] = ()
+    """Tokens that would end the answer too early."""
+    scores_prompt: bool = False
+    """Whether tokens of the prompt get log-probabilities too, so that all of it is computed."""
     grammar: Grammar | None = None
     """Only tokens that it allows are decided; None: any."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it matters how often the answer has had a token."""
+        return bool(self.presence_penalty or self.frequency_penalty)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the tokens before matter, and not only to the model."""
+        return self.counts or (self.repeat_penalty != 1.0 and self.repeat_last_n > 0)
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether logits are changed before they decide."""
+        return self.looks_back or bool(self.logit_bias or self.held)
 
 
 def placed(sampling: Sampling, start: int) -> Sampling:
@@ -64,14 +97,16 @@ class Row(NamedTuple):
     pos: Pos
     seq: SeqId
     decide: bool
-    """Whether the last stage decides the token after this one (false for all but the end of a prompt)."""
+    """Whether the last stage decides the token after this one: of a prompt that is not scored, only after the last."""
 
 
-def given_rows(request: RequestId, ids: Sequence[NodeId], tokens: Sequence[Token], at: range, seq: SeqId) -> list[Row]:
-    """Return the rows at the positions `at` of a text, whose last token is the only one to decide."""
-    last = len(tokens) - 1
+def given_rows(
+    request: RequestId, ids: Sequence[NodeId], tokens: Sequence[Token], at: range, seq: SeqId, *, every: bool = False
+) -> list[Row]:
+    """Return the rows at the positions `at` of a text, whose last token alone decides, unless `every` row does."""
+    first = 0 if every else len(tokens) - 1
     return [
-        Row(request, ids[pos], ids[pos - 1] if pos else NodeId(-1), tokens[pos], Pos(pos), seq, pos == last)
+        Row(request, ids[pos], ids[pos - 1] if pos else NodeId(-1), tokens[pos], Pos(pos), seq, pos >= first)
         for pos in at
     ]
 
@@ -124,7 +159,9 @@ class Open:
     cached: Pos
     """Prompt positions that have cells already, so that their rows will not pass by."""
     recent: tuple[Token, ...]
-    """The last of those positions' tokens: as many as the repeat penalty looks at, and those that a grammar governs."""
+    """The last of those positions' tokens: as many as penalties look at, and those that a grammar governs."""
+    given: tuple[Token, ...] = ()
+    """The prompt, where its tokens are to be scored: what follows each is not decided but known."""
 
 
 def opening(request: RequestId, sampling: Sampling, prompt: Sequence[Token], cached: int) -> Open:
@@ -132,7 +169,10 @@ def opening(request: RequestId, sampling: Sampling, prompt: Sequence[Token], cac
     window = sampling.repeat_last_n if sampling.repeat_penalty != 1.0 else 0
     if sampling.grammar is not None:
         window = max(window, cached - sampling.grammar.start)
-    return Open(request, sampling, Pos(cached), tuple(prompt[max(0, cached - window) : cached]))
+    if sampling.counts:
+        window = max(window, cached - sampling.begins)
+    given = tuple(prompt) if sampling.scores_prompt and not cached else ()
+    return Open(request, sampling, Pos(cached), tuple(prompt[max(0, cached - window) : cached]), given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +193,17 @@ class Run(NamedTuple):
     """Further labels of its rows, in order: one may rest on an earlier one."""
 
 
+class Score(NamedTuple):
+    """What the model itself gave a token, as natural logarithms: before biases, penalties and temperature."""
+
+    pos: Pos
+    """Position of the token."""
+    token: Token
+    logprob: float
+    top: tuple[tuple[Token, float], ...]
+    """The likeliest tokens there, as many as were asked for, best first."""
+
+
 class Result(NamedTuple):
     """The one answer to a run (law 2): a token for each deciding row that was computed, or void."""
 
@@ -164,6 +215,12 @@ class Result(NamedTuple):
     tokens: tuple[Token, ...]
     """The token after each of them."""
     void: bool = False
+    scores: tuple[Score | None, ...] = ()
+    """What the model gave each of those tokens, None where nobody asked; empty where nobody asked of any."""
+
+    def by_row(self, values: Sequence[Value]) -> dict[tuple[RequestId, NodeId], Value]:
+        """Return values that there are for each deciding row, or none at all, by request and node."""
+        return dict(zip(zip(self.requests, self.nodes, strict=True), values, strict=True)) if values else {}
 
 
 # -- control plane ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from mpispec.core.cells import Slot
 from mpispec.core.config import HeadConfig
@@ -157,7 +158,8 @@ class Request:
         self._link = self._linked(epochs)
         if self._link is None:
             return []
-        return self._link.prime(tuple(self.tokens), self.sampling, self.tree.root)
+        unscored = replace(self.sampling, top_logprobs=-1, scores_prompt=False)
+        return self._link.prime(tuple(self.tokens), unscored, self.tree.root)
 
     def end(self) -> list[Effect]:
         """Stop the drafters."""
@@ -208,7 +210,8 @@ class Request:
         num_rows, num_final = self.config.traits.prefill.next_run(len(self.prompt), start, num_rows)
         stop = min(start + num_rows, most)
         self.filled = min(start + num_final, most)
-        return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq)
+        scored = self.sampling.scores_prompt and most == len(self.prompt)
+        return given_rows(self.id, self.ids, self.tokens, range(start, stop), self.seq, every=scored)
 
     def catch_up(self, filled: int) -> None:
         """Note that more tokens have cells than were cached at first: `filled`."""

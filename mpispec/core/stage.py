@@ -165,7 +165,7 @@ class StageCore:
     def _answer(self, run: Run, event: Computed) -> Effect:
         if self.is_last:
             requests, nodes = _deciding(run)
-            return Send(self._head, Plane.DATA, Result(run.run_id, requests, nodes, event.tokens))
+            return Send(self._head, Plane.DATA, Result(run.run_id, requests, nodes, event.tokens, scores=event.scores))
         return Send(self._next, Plane.DATA, run, event.payload)
 
     def _draft_early(self, run: Run, event: Computed) -> list[Effect]:

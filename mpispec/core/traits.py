@@ -67,8 +67,10 @@ class Prefill:
         """Return how many of `num_common` cached positions a text may keep that begins with such a prompt.
 
         It goes on behind the prompt where its request begins for a second time. The first `num_read` cells were
-        computed as a prompt, of `written_for` tokens then.
+        computed as a prompt, of `written_for` tokens then. A text without a prompt keeps none: it is to be scored.
         """
+        if not num_prompt:
+            return 0
         if num_common > num_prompt == written_for == num_read:
             return num_common  # an answer after the same prompt, computed as answers are
         return self.reusable(num_prompt, min(num_common, num_prompt), num_read, written_for)

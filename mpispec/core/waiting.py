@@ -45,6 +45,16 @@ class Waiting:
         return self.tokens[: len(self.submitted.prompt)]
 
     @property
+    def scores_prompt(self) -> bool:
+        """Whether its prompt is to be scored: not once more when the answer has begun."""
+        return self.submitted.sampling.scores_prompt and len(self.tokens) == len(self.submitted.prompt)
+
+    @property
+    def num_shared(self) -> int:
+        """Of how many tokens, as a prompt, cells may be those of others; what is scored has to be computed."""
+        return 0 if self.scores_prompt else len(self.prompt)
+
+    @property
     def known_statistics(self) -> Statistics | None:
         """Its counters; None if it has never begun."""
         return self.statistics if self.statistics.began is not None else None

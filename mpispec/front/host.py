@@ -79,7 +79,7 @@ class EngineHost:
             with self._guard:
                 self._requests[asked.key] = self._engine.submit(asked.generation, self._listener(asked.key))
         except EngineStopped:
-            self._link.send(Progressed(asked.key, (), "cancelled", 0.0, {}))
+            self._link.send(Progressed(asked.key, Progress((), "cancelled", 0.0), {}))
 
     def _listener(self, key: int) -> Listener:
         """Return what hands tokens on; the driver calls it between two steps, so it does next to nothing."""
@@ -95,7 +95,7 @@ class EngineHost:
             if progress.finish is not None:
                 with self._guard:
                     report = self._engine.report(self._requests.pop(key))
-            return Progressed(key, progress.tokens, progress.finish, progress.when, report, progress.origins)
+            return Progressed(key, progress, report)
 
         return make
 

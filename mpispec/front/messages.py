@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from mpispec.core.effects import FinishReason, Origin
-from mpispec.runtime.engine import EngineFacts, Generation
+from mpispec.runtime.engine import EngineFacts, Generation, Progress
 from mpispec.serve.address import Access
 from mpispec.serve.service import Manner
 
@@ -86,11 +85,8 @@ class Progressed(msgspec.Struct, frozen=True, tag=True):
     """From rank 0: see `runtime.engine.Progress`; with the last one comes the report."""
 
     key: int
-    tokens: tuple[int, ...]
-    finish: FinishReason | None
-    when: float
+    progress: Progress
     report: dict[str, Any]
-    origins: tuple[Origin, ...] = ()
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):

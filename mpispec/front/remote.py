@@ -131,7 +131,7 @@ class RemoteEngine:
             return
         with self._lock:
             listener = self._listeners.get(message.key)
-            if message.finish is not None:
+            if message.progress.finish is not None:
                 self._listeners.pop(message.key, None)
                 if not self._listeners:
                     self._idle.notify_all()
@@ -139,7 +139,7 @@ class RemoteEngine:
                 while len(self._reports) > MOST_REPORTS:
                     self._reports.popitem(last=False)
         if listener is not None:
-            listener(Progress(message.tokens, message.finish, message.when, message.origins))
+            listener(message.progress)
 
     def lose(self) -> None:
         """End every open request because rank 0 has gone."""

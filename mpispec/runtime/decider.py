@@ -2,45 +2,66 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from mpispec.compute.base import Floats
 from mpispec.core.events import DraftToken
-from mpispec.core.ids import Token
-from mpispec.core.messages import Open, Row, Sampling
+from mpispec.core.ids import Pos, Token
+from mpispec.core.messages import Open, Row, Sampling, Score
 from mpispec.grammars.walk import Walk
 from mpispec.runtime.grammar_rows import GrammarRows
-from mpispec.sampling import decide, successors
+from mpispec.sampling import Tokens, adjusted, decide, log_probabilities, successors
 
 _MOST_NODES = 1 << 16
-"""Nodes remembered for the repeat penalty; far more than a window of paths can hold (law 7)."""
+"""Nodes remembered for penalties; far more than a window of paths can hold (law 7)."""
 _AFTER_THE_END = 0.01
 """Confidence in a draft token where nothing may follow; a strategy that waits for the draft wants one nevertheless."""
 
 
 class _Paths:
-    """Tokens by node, so that a row's own history can be read back through its ancestors."""
+    """Tokens of a request by node, so that a row's own history can be read back through its ancestors.
+
+    The path that was read last is kept as an array: the next one mostly goes on with it.
+    """
 
     def __init__(self, opened: Open) -> None:
         self._nodes: dict[int, tuple[int, int]] = {}
-        first = opened.cached - len(opened.recent)
-        for offset, token in enumerate(opened.recent):
-            self._nodes[first + offset] = (first + offset - 1, token)
+        """node -> (parent, token)."""
+        self._first = opened.cached - len(opened.recent)
+        """Position of the first token that is known."""
+        self._line: list[int] = list(range(self._first, opened.cached))
+        """Nodes of the path that was read last; those of a text that was given are its positions."""
+        self._tokens = array("i", opened.recent)
 
     def add(self, row: Row) -> None:
         self._nodes[row.node] = (row.parent, row.token)
         if len(self._nodes) > _MOST_NODES:
             del self._nodes[next(iter(self._nodes))]
 
-    def recent(self, node: int, count: int) -> list[int]:
-        """Return up to `count` tokens of the path that ends at `node`, newest first."""
-        tokens: list[int] = []
-        while len(tokens) < count and node in self._nodes:
-            node, token = self._nodes[node]
-            tokens.append(token)
-        return tokens
+    def to(self, row: Row) -> Tokens:
+        """Return the tokens of the path that ends with `row`, oldest first, as far back as they are known."""
+        node, pos = int(row.node), int(row.pos)
+        self._first = min(self._first, pos + 1)  # a level's text may be rolled back to where nothing is known
+        found: list[tuple[int, int]] = []
+        while pos >= self._first and not self._is_on_line(node, pos):
+            if node not in self._nodes:
+                self._first = pos + 1
+                break
+            parent, token = self._nodes[node]
+            found.append((node, token))
+            node, pos = parent, pos - 1
+        kept = pos + 1 - self._first
+        found.reverse()
+        self._line[kept:] = [node for node, _ in found]
+        self._tokens[kept:] = array("i", [token for _, token in found])
+        return np.array(self._tokens, np.int32)
+
+    def _is_on_line(self, node: int, pos: int) -> bool:
+        index = pos - self._first
+        return index < len(self._line) and self._line[index] == node
 
 
 class Decider:
@@ -52,21 +73,26 @@ class Decider:
         self._sampling: dict[int, Sampling] = {}
         self._paths: dict[int, _Paths] = {}
         self._grammars: dict[int, GrammarRows] = {}
+        self._given: dict[int, tuple[Token, ...]] = {}
+        """Prompts whose tokens are scored."""
 
     def open(self, opened: Open) -> None:
         """Begin a request."""
         self._sampling[opened.request] = opened.sampling
-        if opened.sampling.repeat_penalty != 1.0:
+        if opened.sampling.looks_back:
             self._paths[opened.request] = _Paths(opened)
         if (grammar := opened.sampling.grammar) is not None:
             assert self._walk is not None, "nothing here compiles grammars"
             self._grammars[opened.request] = GrammarRows(opened, grammar, self._walk(grammar.text))
+        if opened.given:
+            self._given[opened.request] = opened.given
 
     def close(self, request: int) -> None:
         """Forget a request."""
         self._sampling.pop(request, None)
         self._paths.pop(request, None)
         self._grammars.pop(request, None)
+        self._given.pop(request, None)
 
     def note(self, rows: Sequence[Row]) -> None:
         """Remember the tokens of rows, where a penalty or a grammar will need them."""
@@ -87,9 +113,21 @@ class Decider:
         deciding = (row for row in rows if row.decide)
         return tuple(self._several(row, line, count) for row, line in zip(deciding, logits, strict=True))
 
+    def scores(self, rows: Sequence[Row], logits: Floats, tokens: Sequence[Token]) -> tuple[Score | None, ...]:
+        """Return what the model gave the tokens that `decide` returned; nothing where no request of a row asks."""
+        deciding = [row for row in rows if row.decide]
+        counts = [self._sampling[row.request].top_logprobs for row in deciding]
+        if max(counts, default=-1) < 0:
+            return ()
+        found = zip(deciding, counts, logits, tokens, strict=True)
+        return tuple(_score(row, count, line, token) for row, count, line, token in found)
+
     def _one(self, row: Row, logits: Floats) -> int:
+        given = self._given.get(row.request, ())
+        if row.pos + 1 < len(given):
+            return given[row.pos + 1]
         logits, _ = self._masked(row, logits)
-        return decide(logits, self._sampling[row.request], row.pos + 1, self._recent(row))
+        return decide(self._adjusted(row, logits), self._sampling[row.request], row.pos + 1)
 
     def _several(self, row: Row, logits: Floats, count: int) -> tuple[DraftToken, ...]:
         trust = 1.0
@@ -97,7 +135,7 @@ class Decider:
             logits, may_go_on = self._masked(row, logits)
             count = min(count, int(np.count_nonzero(logits > -np.inf)))
             trust = 1.0 if may_go_on else _AFTER_THE_END
-        found = successors(logits, self._sampling[row.request], row.pos + 1, count, self._recent(row))
+        found = successors(self._adjusted(row, logits), self._sampling[row.request], row.pos + 1, count)
         return tuple((Token(token), prob * trust) for token, prob in found)
 
     def _masked(self, row: Row, logits: Floats) -> tuple[Floats, bool]:
@@ -105,6 +143,18 @@ class Decider:
         rows = self._grammars.get(row.request)
         return (logits, True) if rows is None else rows.masked(row, logits)
 
-    def _recent(self, row: Row) -> list[int]:
+    def _adjusted(self, row: Row, logits: Floats) -> Floats:
+        """Return the logits that decide the token after a row, those of the model where its request leaves them so."""
+        sampling = self._sampling[row.request]
+        if not sampling.adjusts:
+            return logits
         paths = self._paths.get(row.request)
-        return paths.recent(row.node, self._sampling[row.request].repeat_last_n) if paths is not None else []
+        before = (paths.to(row),) if paths is not None else ()
+        return adjusted(logits, sampling, row.pos + 1, *before)
+
+
+def _score(row: Row, count: int, logits: Floats, token: Token) -> Score | None:
+    if count < 0:
+        return None
+    logprob, top = log_probabilities(logits, token, count)
+    return Score(Pos(row.pos + 1), token, logprob, tuple((Token(other), other_log) for other, other_log in top))

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from mpispec.core.effects import Emit, FinishReason, Origin
 from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
-from mpispec.core.messages import Sampling, placed
-from mpispec.core.statistics import RunCounts, Statistics
+from mpispec.core.messages import Sampling, Score, placed
+from mpispec.core.statistics import RunCounts
 from mpispec.runtime.rank_work import RankWork
 from mpispec.runtime.text_promise import TextPromise
+from mpispec.runtime.timeline import Timeline
 from mpispec.runtime.totals import Totals
-from mpispec.wire.fields import MOST_GRAMMAR_BYTES, SAMPLING_RANGES
+from mpispec.wire.fields import MOST_BIAS, MOST_GRAMMAR_BYTES, SAMPLING_RANGES
 
 MOST_REPORTS = 256
 """Ended requests whose report is kept (law 7)."""
+_MOST_BIASES = 512
+"""Tokens whose logits a request may change (law 7)."""
+_MOST_STOPS = 256
+"""Tokens of its own that may end a request (law 7)."""
 MOST_OPEN = 1024
 """Requests that may wait or run (law 7)."""
 MAX_PRIORITY = 1000
@@ -35,7 +38,9 @@ class Generation:
     prompt: tuple[int, ...]
     """Token ids, at least one, fewer than the context."""
     max_tokens: int
+    """With 0 nothing is written: the prompt is read, and scored where the sampling parameters ask for it."""
     sampling: Sampling = field(default_factory=Sampling)
+    """The engine itself sets where the answer begins and what is held back."""
     strategy: str | None = None
     """None: the engine's current default."""
     drafter: str | None = None
@@ -46,6 +51,12 @@ class Generation:
     """Seconds after which it ends with what it has, to within a second; None for no limit."""
     is_traced: bool = False
     """Whether its progress says where each token came from."""
+    min_tokens: int = 0
+    """Before the answer has so many, no token is chosen that would end it."""
+    ignore_eos: bool = False
+    """Whether tokens that end a text are never chosen."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the answer, besides those that end any text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,11 @@ class Progress:
     """Seconds on the monotonic clock."""
     origins: tuple[Origin, ...] = ()
     """One for each token where the generation is traced."""
+    scores: tuple[Score, ...] = ()
+    """Of these tokens, where the generation asks for scores; of its prompt as they come, before the first token.
+
+    A position of the prompt may come twice; the later counts.
+    """
 
 
 class EngineStopped(Exception):
@@ -95,14 +111,30 @@ class EngineFacts:
                 f"The prompt has {len(generation.prompt)} tokens and the context {self.context}: "
                 "shorten the prompt or start with a larger --ctx."
             )
-        if generation.max_tokens < 1:
-            raise ValueError("max_tokens must be at least 1.")
+        if generation.max_tokens < 0:
+            raise ValueError("max_tokens must be at least 0.")
         if not -MAX_PRIORITY <= generation.priority <= MAX_PRIORITY:
             raise ValueError(f"priority must be from -{MAX_PRIORITY} to {MAX_PRIORITY}.")
         if generation.timeout_s is not None and not generation.timeout_s > 0:
             raise ValueError("timeout must be above 0 seconds.")
-        if not all(0 <= token < self.vocabulary for token in generation.prompt):
-            raise ValueError(f"The prompt has a token id outside the vocabulary of {self.vocabulary}.")
+        self._check_sampling(generation)
+
+    def _check_sampling(self, generation: Generation) -> None:
+        """Raise ValueError with a sentence unless tokens can be decided so."""
+        if not 0 <= generation.min_tokens <= generation.max_tokens:
+            raise ValueError(f"min_tokens must be from 0 to max_tokens, which is {generation.max_tokens}.")
+        if len(generation.stop_token_ids) > _MOST_STOPS:
+            raise ValueError(f"stop_token_ids may have {_MOST_STOPS} entries.")
+        biases = generation.sampling.logit_bias
+        for what, tokens in (
+            ("The prompt", generation.prompt),
+            ("logit_bias", [token for token, _ in biases]),
+            ("stop_token_ids", generation.stop_token_ids),
+        ):
+            if not all(0 <= token < self.vocabulary for token in tokens):
+                raise ValueError(f"{what} has a token id outside the vocabulary of {self.vocabulary}.")
+        if len(biases) > _MOST_BIASES or not all(abs(bias) <= MOST_BIAS for _, bias in biases):
+            raise ValueError(f"logit_bias may have {_MOST_BIASES} entries from {-MOST_BIAS:g} to {MOST_BIAS:g}.")
         grammar = generation.sampling.grammar
         if grammar is not None and not 0 < len(grammar.text.encode()) <= MOST_GRAMMAR_BYTES:
             raise ValueError(f"A grammar may have from 1 to {MOST_GRAMMAR_BYTES} bytes; send a shorter one.")
@@ -111,68 +143,24 @@ class EngineFacts:
                 raise ValueError(f"{name} must be from {low} to {high}.")
 
 
-@dataclass(slots=True)
-class Timeline:
-    """When a request's tokens became final, and the figures that follow from it (docs/methodology.md).
-
-    Times are seconds on the monotonic clock of rank 0.
-    """
-
-    submitted: float
-    prompt_tokens: int
-    strategy: str
-    drafter: str
-    seed: int
-    is_traced: bool = False
-    times: list[float] = field(default_factory=list)
-    """One for each token of the answer."""
-    statistics: Statistics | None = None
-
-    def add_to(self, totals: Totals) -> None:
-        """Add the request to totals, if it has begun."""
-        if self.statistics is not None:
-            totals.add(self.drafter, self.prompt_tokens, self.statistics)
-
-    def report(self) -> dict[str, Any]:
-        """Return the figures, JSON-ready."""
-        statistics = self.statistics or Statistics()
-        times = self.times
-        began = statistics.began if statistics.began is not None else self.submitted
-        decode_s = times[-1] - times[0] if times else 0.0
-        gaps = sorted((later - earlier) * 1000 for earlier, later in itertools.pairwise(times))
-        return {
-            "strategy": self.strategy,
-            "drafter": self.drafter,
-            "seed": self.seed,
-            "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": statistics.cached,
-            "tokens": len(times),
-            "timing": {
-                "prefill_s": round(times[0] - began, 6) if times else None,
-                "ttft_s": round(times[0] - self.submitted, 6) if times else None,
-                "queue_s": round(began - self.submitted, 6),
-                "decode_s": round(decode_s, 6),
-                "tokens_per_s": round((len(times) - 1) / decode_s, 3) if decode_s > 0 else None,
-                "itl_ms": {"p50": _percentile(gaps, 0.5), "p95": _percentile(gaps, 0.95)},
-            },
-            "speculation": {
-                "drafted": statistics.drafted,
-                "accepted": statistics.accepted,
-                "verified": statistics.verified,
-                "acceptance_rate": None if statistics.acceptance_rate is None else round(statistics.acceptance_rate, 4),
-                "runs": statistics.runs,
-                "cancelled_runs": statistics.cancelled_runs,
-                "void_runs": statistics.void_runs,
-            },
-            "preemptions": statistics.preemptions,
-        }
+def _placed(generation: Generation, ends: frozenset[Token], stops: frozenset[Token]) -> Sampling:
+    """Return how tokens are decided, now that the prompt is known, what ends any text, and what else ends this one."""
+    begins = len(generation.prompt)
+    never = tuple((token, -MOST_BIAS) for token in sorted(ends)) if generation.ignore_eos else ()
+    return replace(
+        placed(generation.sampling, begins),
+        logit_bias=(*generation.sampling.logit_bias, *never),
+        begins=begins,
+        held=tuple(sorted(stops)) if generation.min_tokens else (),
+        held_to=begins + generation.min_tokens if generation.min_tokens else 0,
+    )
 
 
-def _percentile(ordered: list[float], share: float) -> float | None:
-    """Return the nearest-rank percentile of an ordered list."""
-    if not ordered:
-        return None
-    return round(ordered[max(0, math.ceil(share * len(ordered)) - 1)], 3)
+def _silenced(emit: Emit, num_prompt: int) -> Emit:
+    """Return the same without tokens of an answer."""
+    finish: FinishReason | None = "length" if emit.finish == "stop" else emit.finish
+    scores = tuple(score for score in emit.scores if score.pos < num_prompt)
+    return replace(emit, tokens=(), finish=finish, origins=(), scores=scores)
 
 
 Listener = Callable[[Progress], None]
@@ -267,14 +255,16 @@ class Engine:
                 generation.sampling.seed,
                 generation.is_traced,
             )
+            self._timelines[request].is_silent = not generation.max_tokens
             self._forget_old()
             tokens = tuple(Token(token) for token in generation.prompt)
+            stops = self._stops.union(map(Token, generation.stop_token_ids))
             submitted = Submitted(
                 RequestId(request),
                 tokens,
-                generation.max_tokens,
-                self._stops,
-                placed(generation.sampling, len(tokens)),
+                max(1, generation.max_tokens),
+                stops,
+                _placed(generation, self._stops, stops),
                 strategy,
                 drafter,
                 generation.priority,
@@ -349,13 +339,15 @@ class Engine:
         with self._lock:
             listener = self._listeners[emit.request]
             timeline = self._timelines[emit.request]
+            if timeline.is_silent:
+                emit = _silenced(emit, timeline.prompt_tokens)
             timeline.times += [now] * len(emit.tokens)
             timeline.statistics = emit.statistics
             self._num_tokens += len(emit.tokens)
             if emit.finish is not None:
                 del self._listeners[emit.request]
                 self._num_ended += 1
-        listener(Progress(emit.tokens, emit.finish, now, emit.origins if timeline.is_traced else ()))
+        listener(Progress(emit.tokens, emit.finish, now, emit.origins if timeline.is_traced else (), emit.scores))
 
     def fail(self) -> None:
         """End every open request because the job is going down; called when the driver has ended."""

@@ -173,7 +173,9 @@ class StageWorker(ModelWorker):
             return Computed(run.run_id, None, (), aborted=True)
         if not self._is_last:
             return Computed(run.run_id, pack(output.hidden, self._wire), (), aborted=False)
-        return Computed(run.run_id, None, self._decider.decide(run.rows, output.logits), aborted=False)
+        tokens = self._decider.decide(run.rows, output.logits)
+        scores = self._decider.scores(run.rows, output.logits, tokens)
+        return Computed(run.run_id, None, tokens, aborted=False, scores=scores)
 
     def prepare(self, job: Job) -> None:
         """Do a job that has no answer."""

@@ -105,6 +105,13 @@ class About:
         context = self._service.context
         return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": context})
 
+    async def tokenizer_info(self, http: Request) -> Response:
+        """GET /tokenizer_info: the tokens that frame a text, spelled out, as vLLM names them."""
+        vocabulary = self._service.vocabulary
+        ends = {"bos_token": vocabulary.bos, "eos_token": vocabulary.eos, "pad_token": vocabulary.eos}
+        spelled = {name: None if token is None else self.text_of([token]) for name, token in ends.items()}
+        return JSONResponse({**spelled, "model_max_length": self._service.context})
+
     async def detokenize(self, http: Request) -> Response:
         """POST /detokenize."""
         tokens = parse(DetokenizeRequest, await read_body(http)).tokens

@@ -13,6 +13,7 @@ import msgspec
 import mpispec
 from mpispec.serve.completion import Completed
 from mpispec.serve.errors import ApiError
+from mpispec.serve.scores import of_chat, of_text
 from mpispec.serve.turn import Argued, Call, Called, Piece, Said, Thought, Turn
 
 PING = ": ping\n\n"
@@ -101,8 +102,6 @@ class TextAnswer:
     """For each prompt."""
     includes_usage: bool = False
     """Whether a stream ends with the token counts."""
-    echoes: tuple[str, ...] = ()
-    """The prompts, where the answers are to repeat them."""
     ident: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -125,9 +124,8 @@ class TextAnswer:
         }
 
     def opening(self, index: int) -> Iterator[str]:
-        """Yield the events before the first text of a choice."""
-        if self.echoes:
-            yield from self.chunk(index, Said(self._echo(index)))
+        """Yield nothing: a text has no event before the first of its choices."""
+        yield from ()
 
     def chunk(self, index: int, piece: Piece) -> Iterator[str]:
         """Yield the events of a piece of a streamed answer."""
@@ -150,14 +148,12 @@ class TextAnswer:
         """Yield the events that end a stream which cannot go on."""
         yield event(error.body())
 
-    def _echo(self, index: int) -> str:
-        return self.echoes[index // self.num_choices] if self.echoes else ""
-
     def _whole_choice(self, index: int, turn: Turn) -> dict[str, Any]:
-        return {"index": index, "text": self._echo(index) + turn.text, "logprobs": None}
+        return {"index": index, "text": turn.text, "logprobs": of_text(turn.scores)}
 
     def _chunk_choice(self, index: int, piece: Piece | None) -> dict[str, Any]:
-        return {"index": index, "text": piece.text if isinstance(piece, Said) else "", "logprobs": None}
+        said = piece if isinstance(piece, Said) else Said("")
+        return {"index": index, "text": said.text, "logprobs": of_text(said.scores)}
 
     def _chunk(self, choice: dict[str, Any], **further: Any) -> str:
         return event(self._frame(self.CHUNK, [choice]) | further)
@@ -194,10 +190,11 @@ class ChatAnswer(TextAnswer):
         if turn.calls:
             message["content"] = turn.text or None
             message["tool_calls"] = [self._call(index, number, call) for number, call in enumerate(turn.calls)]
-        return {"index": index, "message": message, "logprobs": None}
+        return {"index": index, "message": message, "logprobs": of_chat(turn.scores)}
 
     def _chunk_choice(self, index: int, piece: Piece | None) -> dict[str, Any]:
-        return {"index": index, "delta": self._delta(index, piece), "logprobs": None}
+        scores = piece.scores if isinstance(piece, Said) else ()
+        return {"index": index, "delta": self._delta(index, piece), "logprobs": of_chat(scores)}
 
     def _delta(self, index: int, piece: Piece | None) -> dict[str, Any]:
         match piece:

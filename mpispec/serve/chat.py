@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from mpispec.serve.dialogue import SET_BY_FIELDS, ChatMessage, Dialogue
-from mpispec.serve.fields import Content, Given, Whole
+from mpispec.serve.fields import MOST_TOP, Content, Given, Whole
 from mpispec.serve.request import MAX_CHOICES, GenerationRequest
 from mpispec.serve.tools import MAX_TOOLS, Tool, offered
 
@@ -84,6 +84,8 @@ class ChatRequest(GenerationRequest):
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: Given = Field(None, ge=1)
     n: Whole = Field(None, ge=1, le=MAX_CHOICES)
+    logprobs: bool | None = None
+    top_logprobs: Whole = Field(None, ge=0, le=MOST_TOP)
     tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
@@ -111,6 +113,18 @@ class ChatRequest(GenerationRequest):
         if self.continues and self.add_generation_prompt:
             raise ValueError("continue_final_message and add_generation_prompt exclude each other")
         return self
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _is_scored(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise ValueError("needs logprobs: true")
+        return value
+
+    @property
+    def num_top(self) -> int:
+        """See `GenerationRequest`."""
+        return (self.top_logprobs or 0) if self.logprobs else -1
 
     @property
     def limit(self) -> int | None:

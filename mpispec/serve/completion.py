@@ -19,9 +19,14 @@ from mpispec.core.tree import BY_DRAFT, BY_EXIT, BY_HEAD
 from mpispec.runtime.engine import Generation, Progress
 from mpispec.serve.arrivals import arrivals
 from mpispec.serve.engine import Engine
+from mpispec.serve.prompt import Prompt
+from mpispec.serve.scores import Scoring
 from mpispec.serve.text import LoopWatch, TextStream
-from mpispec.serve.turn import Mark, Piece, PlainReader, Reader, Said, Thought, joined
+from mpispec.serve.turn import Mark, Piece, Said, Thought, joined
 from mpispec.serve.vocabulary import Vocabulary
+
+_ANY_PROMPT = Prompt(())
+"""How the answer to a prompt is read that is text alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,12 @@ class _Answer:
         """Take the text of a token, or what was held back at the end; return it."""
         return text
 
+    def _note_scores(self, progress: Progress) -> None:
+        """Take the scores that come with a progress."""
+
+    def _note_token(self, token: int) -> None:
+        """Take a token before its text is read."""
+
     def _absorb(self, progress: Progress) -> str:
         """Take the next progress; return the text it adds.
 
@@ -145,6 +156,7 @@ class _Answer:
         with it depends on the strategy, and the answer must not (law 6).
         """
         added = ""
+        self._note_scores(progress)
         for token, origin in zip_longest(progress.tokens, progress.origins):
             if self._is_over:
                 break
@@ -153,6 +165,7 @@ class _Answer:
             self._tokens.append(token)
             self.times.append(progress.when)
             self._thought_tokens += self._is_thinking
+            self._note_token(token)
             added += self._read(self._stream.push(token))
             if self._loop is not None:
                 self._loop.push(token)
@@ -235,26 +248,28 @@ class AsyncCompletion(_Answer):
         generation: Generation,
         stops: Sequence[str] = (),
         cuts_repeats: bool = False,
-        reader: Reader | None = None,
-        shown: frozenset[int] = frozenset(),
+        prompt: Prompt = _ANY_PROMPT,
     ) -> None:
-        """`reader` reads the text, in which the control tokens `shown` are spelled out."""
+        """`prompt` says how the answer is read, and whether it repeats the prompt."""
         arriving = arrivals()
         self._inbox: asyncio.Queue[Progress] = asyncio.Queue()
-        self._reader = reader or PlainReader()
+        self._reader = prompt.new_reader()
         self._pieces: list[Piece] = []
+        self._echo = prompt.echo
+        """What is still to be repeated."""
+        is_scored = generation.sampling.top_logprobs >= 0
+        self._scoring = Scoring(vocabulary, generation.prompt, prompt.echo) if is_scored else None
 
         def listen(progress: Progress) -> None:
             arriving.put(self._inbox.put_nowait, progress)
 
-        super().__init__(engine, vocabulary, generation, stops, cuts_repeats, listen, shown)
+        super().__init__(engine, vocabulary, generation, stops, cuts_repeats, listen, prompt.shown)
 
     async def __aiter__(self) -> AsyncGenerator[list[Piece], None]:
         try:
             while self._finish is None:
                 self._absorb(await self._inbox.get())
-                pieces, self._pieces = joined(self._pieces), []
-                if pieces:
+                if pieces := self._take_pieces():
                     yield pieces
                 if not self._inbox.empty():  # nothing else on the loop would have its turn until all is taken
                     await asyncio.sleep(0)
@@ -268,6 +283,31 @@ class AsyncCompletion(_Answer):
     @property
     def _is_thinking(self) -> bool:
         return self._reader.is_thinking
+
+    def _take_pieces(self) -> list[Piece]:
+        """Return what has come since the last call, the scores with the text."""
+        pieces, self._pieces = joined(self._pieces), []
+        if self._scoring is None:
+            return pieces
+        for index, piece in enumerate(pieces):
+            if isinstance(piece, Said):
+                pieces[index] = replace(piece, scores=piece.scores + self._scoring.drain())
+                return pieces
+        if self._finish is not None and (scores := self._scoring.drain()):
+            pieces.append(Said("", (), scores))
+        return pieces
+
+    def _note_scores(self, progress: Progress) -> None:
+        if self._scoring is not None:
+            self._scoring.take(progress.scores)
+        if self._echo is not None and (progress.tokens or progress.finish is not None):
+            scores = self._scoring.prompt() if self._scoring is not None else ()
+            self._pieces.append(Said(self._echo, (), scores))
+            self._echo = None
+
+    def _note_token(self, token: int) -> None:
+        if self._scoring is not None:
+            self._scoring.push(token, len(self._tokens) - 1, self._is_thinking)
 
     def _read(self, text: str, is_last: bool = False) -> str:
         pieces = self._reader.push(text) if text else []

@@ -88,6 +88,9 @@ class Exchange:
             prompt=tuple(prompt),
             max_tokens=room if wanted.limit is None else min(wanted.limit, room),
             sampling=replace(wanted.sampling(self._service.manner.defaults(wanted.temperature), seed), grammar=grammar),
+            min_tokens=wanted.min_tokens or 0,
+            ignore_eos=bool(wanted.ignore_eos),
+            stop_token_ids=tuple(wanted.stop_token_ids or ()),
             strategy=wanted.strategy,
             drafter=wanted.drafter,
             priority=wanted.priority or 0,
@@ -111,8 +114,7 @@ class Exchange:
         completions: list[AsyncCompletion] = []
         try:
             for prompt, generation in generations:
-                reading = (prompt.new_reader(), prompt.shown)
-                completions.append(AsyncCompletion(engine, vocabulary, generation, wanted.stop, cuts, *reading))
+                completions.append(AsyncCompletion(engine, vocabulary, generation, wanted.stop, cuts, prompt))
         except (ValueError, EngineStopped) as error:
             self._release(http, completions, len(generations))
             stopped = isinstance(error, EngineStopped)

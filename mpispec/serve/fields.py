@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
+from mpispec.wire.fields import MOST_BIAS, SAMPLING_RANGES
+
 MAX_STOPS = 64
+MOST_LAST_N = 1 << 16
+"""Tokens that the repeat penalty looks back at."""
+MOST_BIASES = 512
+MOST_GIVEN = 100
+"""Largest bias, in either direction, as OpenAI has it."""
+_TOKEN_DIGITS = 9
+MOST_TOP = int(SAMPLING_RANGES["top_logprobs"][1])
+"""Likeliest tokens that are named beside one."""
 MAX_STOP_LENGTH = 256
 """Characters; text of this length may be held back."""
 
@@ -18,12 +29,72 @@ def _read_whole(value: Any) -> Any:
 
 def _read_given(value: Any) -> Any:
     value = _read_whole(value)
-    return None if value == -1 else value
+    return None if value in (-1, math.inf) else value
+
+
+def _read_top_k(value: Any) -> Any:
+    value = _read_whole(value)
+    return 0 if value == -1 else value
+
+
+def _read_last_n(value: Any) -> Any:
+    value = _read_whole(value)
+    return MOST_LAST_N if value == -1 else value
+
+
+def _read_logprobs(value: Any) -> Any:
+    return {False: None, True: 0}[value] if isinstance(value, bool) else _read_whole(value)
 
 
 Whole = Annotated[int | None, BeforeValidator(_read_whole)]
 Given = Annotated[int | None, BeforeValidator(_read_given)]
-"""A whole number, where -1 stands for the default: the way of clients that cannot leave a field out."""
+"""A whole number, where -1 and infinity stand for the default: the way of clients that cannot leave a field out."""
+TopK = Annotated[int | None, BeforeValidator(_read_top_k)]
+"""-1 keeps all, as in vLLM."""
+Logprobs = Annotated[int | None, BeforeValidator(_read_logprobs)]
+"""A number of likeliest tokens; true for none of them, false for no logarithms at all."""
+LastN = Annotated[int | None, BeforeValidator(_read_last_n)]
+"""-1 looks at all of the text, as in llama.cpp."""
+
+
+def _read_biases(value: Any) -> tuple[tuple[int, float], ...]:
+    """Read OpenAI's object of token ids, or llama.cpp's list of pairs, where false forbids a token."""
+    pairs = value.items() if isinstance(value, dict) else [] if value is None else value
+    if not isinstance(value, dict | list | None) or not all(_is_pair(pair) for pair in pairs):
+        raise ValueError("must be an object with a bias for each token id, or a list of pairs of them")
+    if len(pairs) > MOST_BIASES:
+        raise ValueError(f"may hold at most {MOST_BIASES} entries")
+    biases = {_read_token(token): -MOST_BIAS if bias is False else _read_bias(bias) for token, bias in pairs}
+    return tuple(sorted(biases.items()))
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, list | tuple) and len(pair) == 2
+
+
+def _read_token(token: Any) -> int:
+    if isinstance(token, bool) or not isinstance(token, int | str) or not str(token).isascii():
+        raise ValueError("must name tokens by their ids")
+    if not str(token).isdigit() or len(str(token)) > _TOKEN_DIGITS:
+        raise ValueError(f"must name tokens by their ids, and {str(token)[:20]!r} is none; /tokenize tells them")
+    return int(token)
+
+
+def _read_bias(bias: Any) -> float:
+    if isinstance(bias, bool) or not isinstance(bias, int | float) or not -MOST_GIVEN <= bias <= MOST_GIVEN:
+        raise ValueError(f"must hold biases from {-MOST_GIVEN} to {MOST_GIVEN}, or false for a token that is not to be")
+    return float(bias)
+
+
+_BIASES = {
+    "anyOf": [
+        {"type": "object", "additionalProperties": {"anyOf": [{"type": "number"}, {"const": False}]}},
+        {"type": "array", "items": {"type": "array", "minItems": 2, "maxItems": 2}},
+        {"type": "null"},
+    ]
+}
+Biases = Annotated[tuple[tuple[int, float], ...], PlainValidator(_read_biases), WithJsonSchema(_BIASES)]
+"""Token ids, each with what is added to its logit."""
 
 
 def _read_stops(value: Any) -> list[str]:

@@ -36,7 +36,7 @@ from mpispec.serve.request import Wanted, parse_request
 from mpispec.serve.responses import ResponsesRequest
 from mpispec.serve.responses_answer import ResponsesAnswer
 from mpispec.serve.service import Service
-from mpispec.serve.texts import TextRequest
+from mpispec.serve.texts import TextRequest, infilled
 from mpispec.serve.watch import ID_HEADER, Watch
 
 
@@ -57,10 +57,8 @@ class Api:
     async def complete(self, http: Request) -> Response:
         """POST /v1/completions."""
         wanted = await self._parse(http, TextRequest)
-        prompts = await run_in_threadpool(lambda: [Prompt(self._tokens(prompt)) for prompt in wanted.prompt])
-        texts = (prompt if isinstance(prompt, str) else self._about.text_of(prompt) for prompt in wanted.prompt)
-        echoes = tuple(texts) if wanted.echo else ()
-        return await self._exchange.answer(http, wanted, prompts, self._shape(TextAnswer, wanted, echoes))
+        prompts = await run_in_threadpool(lambda: [self._text(prompt, wanted) for prompt in wanted.prompt])
+        return await self._exchange.answer(http, wanted, prompts, self._shape(TextAnswer, wanted))
 
     async def respond(self, http: Request) -> Response:
         """POST /v1/responses."""
@@ -100,19 +98,23 @@ class Api:
         except ModelError as error:
             raise ApiError(400, str(error), param=wanted.prompt_field, code="invalid_value") from None
 
-    def _shape(
-        self, form: type[TextAnswer], wanted: ChatRequest | TextRequest, echoes: tuple[str, ...] = ()
-    ) -> Callable[[Sampling], TextAnswer]:
+    def _shape(self, form: type[TextAnswer], wanted: ChatRequest | TextRequest) -> Callable[[Sampling], TextAnswer]:
         def shape(sampling: Sampling) -> TextAnswer:
-            return form(self._service.model, sampling.seed, wanted.num_choices, wanted.includes_usage, echoes)
+            return form(self._service.model, sampling.seed, wanted.num_choices, wanted.includes_usage)
 
         return shape
 
-    def _tokens(self, prompt: str | list[int]) -> list[int]:
+    def _text(self, prompt: str | list[int], wanted: TextRequest) -> Prompt:
+        """Return a prompt that was given as text or token ids."""
+        vocabulary = self._service.vocabulary
         if isinstance(prompt, str):
-            return self._service.vocabulary.tokenize(prompt, special=True)
-        self._about.check_tokens(prompt, "prompt")
-        return prompt
+            tokens, text = vocabulary.tokenize(prompt, special=True), prompt
+        else:
+            self._about.check_tokens(prompt, "prompt")
+            tokens, text = prompt, self._about.text_of(prompt) if wanted.echo else ""
+        if wanted.suffix:
+            tokens = infilled(vocabulary, tokens, wanted.suffix)
+        return Prompt(tokens, echo=text if wanted.echo else None)
 
 
 def _check_choice(param: str, name: str | None, known: tuple[str, ...]) -> None:
@@ -180,6 +182,7 @@ def make_app(service: Service, access: Access, ping_s: float, drain: Drain) -> W
         "/openapi.json": describe,
         "/models": about.models,
         "/models/{name:path}": about.model,
+        "/tokenizer_info": about.tokenizer_info,
         "/health": about.health,
         "/stats": about.stats,
         "/metrics": MetricsPage(service, metrics).answer,

@@ -26,6 +26,7 @@ _POSTS: dict[str, tuple[type[BaseModel], str]] = {
 _GETS = {
     "/v1/models": "List the names of the model",
     "/v1/models/{name}": "Describe the model",
+    "/tokenizer_info": "Name the tokens that frame a text",
     "/health": "Tell whether tokens can be computed",
 }
 _STREAMED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})

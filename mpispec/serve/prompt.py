@@ -44,6 +44,8 @@ class Prompt:
     """Control tokens that the reader wants to see."""
     frame: Frame = field(default_factory=Frame)
     """What may stand around the answer's text, and what in its place."""
+    echo: str | None = None
+    """The prompt as text, where the answer is to repeat it."""
 
 
 class Prompts:

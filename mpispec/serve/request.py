@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from mpispec.core.ids import Token
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import MAX_PRIORITY
 from mpispec.serve.errors import ApiError
-from mpispec.serve.fields import Given, Stops, Whole
+from mpispec.serve.fields import MAX_STOPS, MOST_LAST_N, Biases, Given, LastN, Stops, TopK, Whole
 from mpispec.serve.service import MAX_TEMPERATURE
 from mpispec.serve.structure import Structured
 from mpispec.wire.fields import MAX_SEED, SAMPLING_RANGES
@@ -22,9 +24,6 @@ MAX_TIMEOUT = 7 * 86400.0
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
     "length_penalty": (1,),
     "typical_p": (1,),
     "top_a": (0,),
@@ -35,12 +34,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "dry_multiplier": (0,),
     "xtc_probability": (0,),
     "use_beam_search": (False,),
-    "min_tokens": (0,),
-    "ignore_eos": (False,),
-    "stop_token_ids": ([],),
     "bad_words": ([],),
     "allowed_token_ids": ([],),
-    "logit_bias": ({}, []),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "prompt_logprobs": (),
@@ -53,6 +48,18 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "chat_template": ("",),
 }
 """Fields that would change the answer and are not supported, with the values that change nothing, as null does."""
+
+_PICKED = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repeat_penalty",
+    "repeat_last_n",
+    "presence_penalty",
+    "frequency_penalty",
+)
+"""Fields of `Sampling` that a request may set as they are."""
 
 REASONS = {
     "functions": "Send functions as tools.",
@@ -83,10 +90,18 @@ class GenerationRequest(Structured):
     )  # the others are llama.cpp's and Hugging Face's names
     temperature: float | None = Field(None, ge=0, le=MAX_TEMPERATURE)
     top_p: float | None = Field(None, ge=0, le=1)
-    top_k: Given = Field(None, ge=0, le=int(SAMPLING_RANGES["top_k"][1]))
+    top_k: TopK = Field(None, ge=0, le=int(SAMPLING_RANGES["top_k"][1]))
     min_p: float | None = Field(None, ge=0, le=1)
     repeat_penalty: float | None = Field(None, ge=SAMPLING_RANGES["repeat_penalty"][0], le=10)
-    repeat_last_n: Whole = Field(None, ge=0, le=4096)
+    repetition_penalty: float | None = Field(None, ge=SAMPLING_RANGES["repeat_penalty"][0], le=10)
+    """vLLM's and Hugging Face's: the repeat penalty over prompt and answer, however long."""
+    repeat_last_n: LastN = Field(None, ge=0, le=MOST_LAST_N)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: Biases = ()
+    min_tokens: Given = Field(None, ge=0)
+    ignore_eos: bool | None = None
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = Field(None, max_length=MAX_STOPS)
     seed: Given = Field(None, ge=0, le=MAX_SEED)
     stop: Stops = Field([])
     stream: bool | None = None
@@ -130,22 +145,25 @@ class GenerationRequest(Structured):
         """The most tokens wanted; None for as many as fit."""
         return self.max_tokens
 
+    @property
+    def num_top(self) -> int:
+        """How many of the likeliest tokens are named beside each; -1 where tokens are not scored."""
+        return -1
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the tokens of the prompt are scored too."""
+        return False
+
     def sampling(self, default: Sampling, seed: int) -> Sampling:
         """Return how the tokens are decided: the fields given here, else those of `default`."""
 
-        def pick(name: str) -> Any:
-            value = getattr(self, name)
-            return getattr(default, name) if value is None else value
-
-        return Sampling(
-            temperature=float(pick("temperature")),
-            top_k=pick("top_k"),
-            top_p=float(pick("top_p")),
-            min_p=float(pick("min_p")),
-            repeat_penalty=float(pick("repeat_penalty")),
-            repeat_last_n=pick("repeat_last_n"),
-            seed=seed,
-        )
+        given = {name: value for name in _PICKED if (value := getattr(self, name)) is not None}
+        if self.repetition_penalty is not None:
+            given = {"repeat_penalty": self.repetition_penalty, "repeat_last_n": MOST_LAST_N} | given
+        biases = tuple((Token(token), bias) for token, bias in self.logit_bias)
+        scored = replace(default, top_logprobs=self.num_top, scores_prompt=self.scores_prompt)
+        return replace(scored, **given, logit_bias=biases, seed=seed)
 
 
 Wanted = TypeVar("Wanted", bound=GenerationRequest)
@@ -184,6 +202,9 @@ def _explain(error: ValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         reason = f"The body is not valid JSON in UTF-8: {first['ctx']['error']}."
         return ApiError(400, reason, code="invalid_json")
+    if not first["loc"] and first["type"] == "value_error":  # of fields that do not go together
+        reason = str(first["ctx"]["error"])
+        return ApiError(400, f"{reason[0].upper()}{reason[1:]}.", code="invalid_value")
     if not first["loc"]:
         return ApiError(400, "The body must be a JSON object.", code="invalid_type")
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]).lstrip(".")

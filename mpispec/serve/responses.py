@@ -8,12 +8,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from mpispec.serve.chat import MAX_MESSAGES
 from mpispec.serve.dialogue import ChatMessage, Dialogue
-from mpispec.serve.fields import Given, read_content
+from mpispec.serve.fields import MOST_TOP, Given, Whole, read_content
 from mpispec.serve.request import GenerationRequest
 from mpispec.serve.structure import Structure, read_format
 from mpispec.serve.tools import MAX_TOOLS, Function, offered
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+LOGPROBS = "message.output_text.logprobs"
+"""What `include` calls them."""
 
 
 class _Conversation:
@@ -123,6 +127,8 @@ class ResponsesRequest(GenerationRequest):
     tools: Annotated[list[Function] | None, BeforeValidator(_only_functions)] = Field(None, max_length=MAX_TOOLS)
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
+    include: list[str] | None = None
+    top_logprobs: Whole = Field(None, ge=0, le=MOST_TOP)
     reasoning: Reasoning | None = None
     text: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
@@ -148,6 +154,12 @@ class ResponsesRequest(GenerationRequest):
 
     def _structures(self) -> list[Structure | None]:
         return [*super()._structures(), read_format((self.text or {}).get("format"), "text.format")]
+
+    @property
+    def num_top(self) -> int:
+        """See `GenerationRequest`. Agents that ask for likely tokens alone mean their logarithms too."""
+        is_asked = bool(self.top_logprobs) or LOGPROBS in (self.include or ())
+        return (self.top_logprobs or 0) if is_asked else -1
 
     @property
     def limit(self) -> int | None:

@@ -13,6 +13,7 @@ from mpispec.serve.answers import PING, Answered, event, report_of
 from mpispec.serve.completion import Completed
 from mpispec.serve.errors import ApiError
 from mpispec.serve.responses import ResponsesRequest
+from mpispec.serve.scores import of_output
 from mpispec.serve.turn import Argued, Called, Piece, Said, Thought, Turn
 
 _Event = dict[str, Any]
@@ -32,9 +33,12 @@ class _Output:
     def take(self, piece: Piece) -> Iterator[_Event]:
         """Add a piece."""
         match piece:
-            case Said(text):
+            case Said(text, _, scores):
+                if not text and self.items and not self._is_message:
+                    return  # only what a call was made of: nothing is said
                 yield from self._open("message", role="assistant", content=[])
-                yield from self._grow(text, {"type": "output_text", "text": "", "annotations": [], "logprobs": []})
+                empty = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+                yield from self._grow(text, empty, of_output(scores))
             case Thought(text):
                 yield from self._open("reasoning", summary=[], content=[])
                 yield from self._grow(text, {"type": "reasoning_text", "text": ""})
@@ -57,7 +61,8 @@ class _Output:
             yield self._event("response.function_call_arguments.done", arguments=item["arguments"], name=item["name"])
         else:
             [part] = item["content"]
-            yield self._event(f"{_GROWING[item['type']]}.done", content_index=0, text=part["text"], logprobs=[])
+            scores = part.get("logprobs", [])
+            yield self._event(f"{_GROWING[item['type']]}.done", content_index=0, text=part["text"], logprobs=scores)
             yield self._event("response.content_part.done", content_index=0, part=part)
         yield {"type": "response.output_item.done", "output_index": len(self.items) - 1, "item": item}
 
@@ -71,14 +76,20 @@ class _Output:
         self.items.append({"type": kind, "id": ident, "status": "in_progress", **fields})
         yield {"type": "response.output_item.added", "output_index": len(self.items) - 1, "item": self.items[-1]}
 
-    def _grow(self, text: str, empty: dict[str, Any]) -> Iterator[_Event]:
+    @property
+    def _is_message(self) -> bool:
+        return self._is_open and self.items[-1]["type"] == "message"
+
+    def _grow(self, text: str, empty: dict[str, Any], logprobs: Sequence[dict[str, Any]] = ()) -> Iterator[_Event]:
         """Add text to the only part of an item."""
         parts = self.items[-1]["content"]
         if not parts:
             yield self._event("response.content_part.added", content_index=0, part=empty)
-            parts.append({**empty})
+            parts.append({**empty, "logprobs": []} if "logprobs" in empty else {**empty})
         parts[0]["text"] += text
-        yield self._event(f"{_GROWING[self.items[-1]['type']]}.delta", content_index=0, delta=text, logprobs=[])
+        if logprobs:
+            parts[0]["logprobs"] += logprobs
+        yield self._event(f"{_GROWING[self.items[-1]['type']]}.delta", content_index=0, delta=text, logprobs=logprobs)
 
     def _event(self, kind: str, **fields: Any) -> _Event:
         place = {"item_id": self.items[-1]["id"], "output_index": len(self.items) - 1}
@@ -176,9 +187,9 @@ class ResponsesAnswer:
             "max_tool_calls": None,
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "top_logprobs": 0,
+            "presence_penalty": self.sampling.presence_penalty,
+            "frequency_penalty": self.sampling.frequency_penalty,
+            "top_logprobs": wanted.top_logprobs or 0,
             "tools": [{"type": "function", **function.model_dump()} for function in wanted.tools or ()],
             "tool_choice": wanted.tool_choice or "auto",
             "parallel_tool_calls": wanted.parallel_tool_calls is not False,

@@ -16,6 +16,11 @@ from mpispec.serve.vocabulary import Vocabulary
 MAX_TEMPERATURE = 2.0
 """Above it a softmax is so flat that the text is noise; OpenAI's bound too."""
 
+_OF_REQUESTS = frozenset(
+    {"seed", "begins", "held_to", "logit_bias", "held", "top_logprobs", "scores_prompt", "grammar"}
+)
+"""Fields of `Sampling` that no server sets for all requests."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manner:
@@ -46,7 +51,7 @@ class Manner:
 
     def fields(self) -> dict[str, Any]:
         """Return the same for programs."""
-        sampling = {name: value for name, value in asdict(self.sampling).items() if name not in ("seed", "grammar")}
+        sampling = {name: value for name, value in asdict(self.sampling).items() if name not in _OF_REQUESTS}
         return {"sampling": sampling, "recommended_by": self.source or None, "cut_repeats": self.cuts_repeats}
 
 

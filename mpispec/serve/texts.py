@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, WithJsonSchema, field_validator, model_validator
 
-from mpispec.serve.fields import Given, Whole
+from mpispec.serve.errors import ApiError
+from mpispec.serve.fields import MOST_TOP, Given, Logprobs, Whole
 from mpispec.serve.request import MAX_CHOICES, GenerationRequest
+from mpispec.serve.vocabulary import Vocabulary
 
 
 def _is_token_ids(value: Any) -> bool:
@@ -33,12 +36,17 @@ class TextRequest(GenerationRequest):
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_read_prompts), WithJsonSchema(_PROMPT)]
     """Each is answered by itself."""
-    max_tokens: Given = Field(16, ge=1)
-    """OpenAI's default, which clients rely on; null means as many as fit."""
+    max_tokens: Given = Field(16, ge=0)
+    """OpenAI's default, which clients rely on; null means as many as fit, 0 that nothing is written."""
     n: Whole = Field(None, ge=1, le=MAX_CHOICES)
     best_of: Whole = None
     echo: bool | None = None
     """Whether the answer repeats the prompt."""
+    logprobs: Logprobs = Field(None, ge=0, le=MOST_TOP)
+    """How many of the likeliest tokens are named beside each, and beside each of the prompt with `echo`."""
+
+    suffix: str | None = None
+    """What is to follow the answer, for models that were trained to fill in."""
 
     @model_validator(mode="after")
     def _fits(self) -> TextRequest:
@@ -64,6 +72,27 @@ class TextRequest(GenerationRequest):
         return "prompt"
 
     @property
+    def num_top(self) -> int:
+        """See `GenerationRequest`."""
+        return -1 if self.logprobs is None else self.logprobs
+
+    @property
+    def scores_prompt(self) -> bool:
+        """See `GenerationRequest`."""
+        return bool(self.echo) and self.logprobs is not None
+
+    @property
     def num_choices(self) -> int:
         """See `GenerationRequest`."""
         return self.n or 1
+
+
+def infilled(vocabulary: Vocabulary, prefix: Sequence[int], suffix: str) -> list[int]:
+    """Return the prompt for what goes between a prefix and a suffix. Raises ApiError where the model knows no such."""
+    if vocabulary.infill is None:
+        sentence = "suffix: this model has no tokens for filling in; leave suffix out, or serve a model that has."
+        raise ApiError(400, sentence, param="suffix", code="unsupported_parameter")
+    before, after, between = vocabulary.infill
+    begins = bool(prefix) and prefix[0] == vocabulary.bos
+    first, rest = list(prefix[:begins]), list(prefix[begins:])
+    return [*first, before, *rest, after, *vocabulary.tokenize(suffix, special=False, begin=False), between]

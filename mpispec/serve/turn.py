@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mpispec.serve.scores import Scored
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -24,6 +26,8 @@ class Said:
     text: str
     marks: tuple[Mark, ...] = ()
     """Of the tokens that completed this text, where they are known."""
+    scores: tuple[Scored, ...] = ()
+    """Tokens that have come meanwhile, where they are scored; held back text makes them more or fewer than the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,11 @@ class Turn:
     def text(self) -> str:
         """All that was said."""
         return "".join(piece.text for piece in self.pieces if isinstance(piece, Said))
+
+    @property
+    def scores(self) -> tuple[Scored, ...]:
+        """All tokens that were scored."""
+        return tuple(scored for piece in self.pieces if isinstance(piece, Said) for scored in piece.scores)
 
     @property
     def thought(self) -> str:
@@ -135,8 +144,8 @@ def joined(pieces: Iterable[Piece]) -> list[Piece]:
     found: list[Piece] = []
     for piece in pieces:
         match found[-1] if found else None, piece:
-            case (Said(one, ()), Said(other, ())):
-                found[-1] = Said(one + other)
+            case (Said(one, (), before), Said(other, (), after)):
+                found[-1] = Said(one + other, (), before + after)
             case (Thought(one, ()), Thought(other, ())):
                 found[-1] = Thought(one + other)
             case (Argued(index, one), Argued(same, other)) if index == same:

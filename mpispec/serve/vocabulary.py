@@ -13,6 +13,18 @@ class Vocabulary(Protocol):
         """Number of tokens; ids are 0 <= id < size."""
 
     @property
+    def bos(self) -> int | None:
+        """Token that begins a text, None if the model has none."""
+
+    @property
+    def eos(self) -> int | None:
+        """Token that ends a text, None if the model has none."""
+
+    @property
+    def infill(self) -> tuple[int, int, int] | None:
+        """Tokens before a prefix, before a suffix, and before what goes between; None where the model knows none."""
+
+    @property
     def eog(self) -> frozenset[int]:
         """Tokens that end a generation."""
 

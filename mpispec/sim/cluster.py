@@ -33,7 +33,7 @@ from mpispec.core.events import Computed, Drafted, DraftToken, Event, Payload, R
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Plane, Token
 from mpispec.core.level import LevelCore
-from mpispec.core.messages import CacheOp, Message, Row, Run
+from mpispec.core.messages import CacheOp, Message, Row, Run, Score
 from mpispec.core.stage import StageCore
 from mpispec.core.statistics import Statistics
 from mpispec.sim.costs import Costs, SharedCore
@@ -91,6 +91,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     """Virtual time at which each token became final."""
+    scores: list[Score] = field(default_factory=list)
     finish: FinishReason | None = None
     statistics: Statistics | None = None
 
@@ -221,13 +222,14 @@ class VirtualCluster:
                 self._abort(actor)
             case ApplyCacheOps(cache_ops):
                 self._apply(actor, cache_ops)
-            case Emit(request, tokens, finish, statistics):
+            case Emit(request, tokens, finish, statistics, _, scores):
                 answer = self.answers[request]
                 assert answer.finish is None, f"request {request} went on after its end"
                 answer.tokens += tokens
                 answer.times += [self.now] * len(tokens)
                 answer.finish = finish
                 answer.statistics = statistics
+                answer.scores += scores
             case Quit():
                 self.quit.add(actor)
             case OpenSampler() | CloseSampler():

@@ -63,10 +63,13 @@ class Transport(Protocol):
         """Finish outstanding sends within a deadline and free the buffers."""
 
 
-FRAME_OVERHEAD = 4096
-"""Bytes granted to a frame for its prefix, message and padding, on top of what `Limits.for_rows` counts."""
-ROW_OVERHEAD = 64
-"""Bytes granted to a row for its entry in the row table and the cache operations it may cause."""
+FRAME_OVERHEAD = 32 << 10
+"""Bytes granted to a frame for its prefix, message and padding, on top of what `Limits.for_rows` counts.
+
+2,048 biases and 1,024 tokens that are held back fit.
+"""
+ROW_OVERHEAD = 384
+"""Bytes granted to a row for its entry in the row table and the cache operations it may cause, or for its scores."""
 SMALL_PLANE = 256 << 10
 """Bytes that a frame of the control or draft plane may take; a prompt of 65,000 tokens fits."""
 
@@ -84,9 +87,9 @@ class Limits:
         """Return limits that fit runs of `max_rows` rows whose activations take `row_bytes` each.
 
         `context` in tokens and the bytes of a `grammar` widen the data and the draft plane: an `Open` may carry a whole
-        answer with its grammar, a `Prime` a whole prompt, at 4 bytes a token.
+        prompt and an answer with its grammar, a `Prime` a whole prompt, at 4 bytes a token.
         """
-        beginning = FRAME_OVERHEAD + 4 * context + grammar
+        beginning = FRAME_OVERHEAD + 8 * context + grammar
         data = max(FRAME_OVERHEAD + max_rows * (row_bytes + ROW_OVERHEAD), beginning)
         return cls(data=data, draft=max(SMALL_PLANE, beginning))
 

@@ -49,6 +49,7 @@ from mpispec.wire.fields import (
     ROWS,
     RUN_IDS,
     SAMPLING,
+    SCORES,
     TOKENS,
     Field,
     LocalProtocolError,
@@ -91,10 +92,10 @@ def _schema(kind: int, cls: type[Any], **fields: Field) -> _Schema:
 
 
 _SCHEMAS = (
-    _schema(0, Open, request=INT32, sampling=SAMPLING, cached=INT32, recent=TOKENS),
+    _schema(0, Open, request=INT32, sampling=SAMPLING, cached=INT32, recent=TOKENS, given=TOKENS),
     _schema(1, Close, request=INT32),
     _schema(2, Run, run_id=INT63, rows=ROWS, cache_ops=CACHE_OPS, void=FLAG, branches=BRANCHES),
-    _schema(3, Result, run_id=INT63, requests=TOKENS, nodes=TOKENS, tokens=TOKENS, void=FLAG),
+    _schema(3, Result, run_id=INT63, requests=TOKENS, nodes=TOKENS, tokens=TOKENS, void=FLAG, scores=SCORES),
     _schema(4, Cancel, run_ids=RUN_IDS, row_runs=RUN_IDS, row_requests=TOKENS, row_nodes=TOKENS),
     _schema(5, Credit, run_id=INT63),
     _schema(6, Stop),
@@ -217,7 +218,7 @@ def _unpack_header(header: memoryview) -> tuple[Any, ...]:
     """Read the msgpack array; bounded by the header's own length, so a lying count allocates nothing."""
     try:
         items = msgpack.unpackb(
-            header, use_list=False, max_array_len=16, max_map_len=0, max_str_len=0, max_ext_len=0, strict_map_key=True
+            header, use_list=False, max_array_len=32, max_map_len=0, max_str_len=0, max_ext_len=0, strict_map_key=True
         )
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise PeerProtocolError(

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from mpispec.core.ids import Pos
-from mpispec.core.messages import Branch, CacheOp, CacheOpKind, Grammar, Row, Sampling
+from mpispec.core.messages import Branch, CacheOp, CacheOpKind, Grammar, Row, Sampling, Score
 
 
 class PeerProtocolError(Exception):
@@ -35,12 +35,24 @@ SAMPLING_RANGES: dict[str, tuple[float, float]] = {
     "repeat_penalty": (0.01, 1e6),
     "repeat_last_n": (0, 2**31 - 1),
     "seed": (0, MAX_SEED),
+    "presence_penalty": (-100.0, 100.0),
+    "frequency_penalty": (-100.0, 100.0),
+    "begins": (0, 2**31 - 1),
+    "held_to": (0, 2**31 - 1),
+    "top_logprobs": (-1, 20),
 }
 """The least and the largest value of each number in `Sampling`: what a message may hold and a float32 can bear."""
 MOST_GRAMMAR_BYTES = 256 << 10
 """Bytes of a grammar's text in UTF-8."""
+MOST_BIASES = 2048
+"""Entries of `Sampling.logit_bias`: a request's own, and the tokens that end a text."""
+MOST_BIAS = 1e6
+"""Largest of them, in either direction."""
+MOST_HELD = 1024
+"""Entries of `Sampling.held`."""
 
-
+_LEAST_LOGPROB = -1e4
+_MOST_TOP = int(SAMPLING_RANGES["top_logprobs"][1])
 INT32_MAX = 2**31 - 1
 INT63_MAX = 2**63 - 1
 PROBABILITY_MAX = 1.001
@@ -49,6 +61,10 @@ PROBABILITY_MAX = 1.001
 _ROW = struct.Struct("<7i")
 _CACHE_OP = struct.Struct("<5i")
 _BRANCH = struct.Struct("<4i")
+_BIAS = struct.Struct("<id")
+_SCORE = struct.Struct("<iiid")
+"""Position, token, number of likeliest tokens that follow, logarithm; -1 of them where there is no score."""
+_TOP = struct.Struct("<id")
 _CACHE_OP_KINDS = tuple(CacheOpKind)
 _new_tuple = tuple.__new__
 
@@ -162,11 +178,76 @@ def _unpack_branches(value: Any) -> tuple[Branch, ...]:
     return tuple(branches)
 
 
+def _pack_scores(scores: tuple[Score | None, ...]) -> bytes:
+    parts = []
+    for score in scores:
+        if score is None:
+            parts.append(_SCORE.pack(0, 0, -1, 0.0))
+            continue
+        parts.append(_SCORE.pack(score.pos, score.token, len(score.top), score.logprob))
+        parts += [_TOP.pack(token, logprob) for token, logprob in score.top]
+    return b"".join(parts)
+
+
+def _unpack_scores(value: Any) -> tuple[Score | None, ...]:
+    if value == b"":  # as in most results
+        return ()
+    blob = _checked_bytes(value, 4, "scores")
+    scores: list[Score | None] = []
+    start = 0
+    while start < len(blob):
+        if len(blob) - start < _SCORE.size:
+            raise PeerProtocolError("A peer sent a score that is cut off.")
+        pos, token, count, logprob = _SCORE.unpack_from(blob, start)
+        start += _SCORE.size
+        if count == -1:
+            scores.append(None)
+            continue
+        end = start + count * _TOP.size
+        if not 0 <= count <= _MOST_TOP or end > len(blob):
+            raise PeerProtocolError("A peer sent a score with too many tokens, or too few.")
+        top = tuple(_TOP.iter_unpack(blob[start:end]))
+        start = end
+        if min(pos, token, *(other for other, _ in top)) < 0 or not _are_logprobs(logprob, *(log for _, log in top)):
+            raise PeerProtocolError("A peer sent a score with a number out of range.")
+        scores.append(_new_tuple(Score, (pos, token, logprob, top)))
+    return tuple(scores)
+
+
+def _are_logprobs(*values: float) -> bool:
+    return all(_LEAST_LOGPROB <= value <= 0.0 for value in values)  # written so that NaN fails too
+
+
 def _sampling_field(low: float, high: float) -> Field:
     return Field(int, _integer(low, int(high))) if isinstance(low, int) else Field(float, _number(low, high))
 
 
-_SAMPLING = {name: _sampling_field(low, high) for name, (low, high) in SAMPLING_RANGES.items()}
+def _pack_biases(biases: tuple[tuple[int, float], ...]) -> bytes:
+    return b"".join(_BIAS.pack(token, bias) for token, bias in biases)
+
+
+def _unpack_biases(value: Any) -> tuple[tuple[int, float], ...]:
+    biases = tuple(_BIAS.iter_unpack(_checked_bytes(value, _BIAS.size, "biases")))
+    # Written so that NaN fails too.
+    if len(biases) > MOST_BIASES or not all(token >= 0 and abs(bias) <= MOST_BIAS for token, bias in biases):
+        raise PeerProtocolError("A peer sent too many biases, or one that is out of range.")
+    return biases
+
+
+def _unpack_held(value: Any) -> tuple[int, ...]:
+    held: tuple[int, ...] = TOKENS.unpack(value)
+    if len(held) > MOST_HELD:
+        raise PeerProtocolError(f"A peer sent more than {MOST_HELD} tokens to hold back.")
+    return held
+
+
+FLAG = Field(bool, _boolean)
+TOKENS = _array("i", "tokens")
+_SAMPLING = {name: _sampling_field(low, high) for name, (low, high) in SAMPLING_RANGES.items()} | {
+    "logit_bias": Field(_pack_biases, _unpack_biases),
+    "held": Field(TOKENS.pack, _unpack_held),
+    "scores_prompt": FLAG,
+}
 """In the order of `Sampling`."""
 
 
@@ -209,13 +290,12 @@ INT32 = Field(_same, _integer(0, INT32_MAX))
 """A request, a position, an actor: any number that a row has too."""
 INT63 = Field(_same, _integer(0, INT63_MAX))
 """A counter that only grows."""
-FLAG = Field(bool, _boolean)
 PROB = Field(float, _number(0.0, 1.0))
-TOKENS = _array("i", "tokens")
 RUN_IDS = _array("q", "run ids")
 PARENTS = _array("q", "parents", least=-1)
 PROBS = Field(_pack_probs, _unpack_probs)
 ROWS = Field(_pack_records, _unpack_rows)
 CACHE_OPS = Field(_pack_records, _unpack_cache_ops)
 BRANCHES = Field(_pack_records, _unpack_branches)
+SCORES = Field(_pack_scores, _unpack_scores)
 SAMPLING = Field(_pack_sampling, _unpack_sampling)

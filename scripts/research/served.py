@@ -38,8 +38,7 @@ class Served:
     def complete(self, prompt: str, max_tokens: int) -> int:
         """Have a text continued; return how many tokens were written. Raises BenchError."""
         try:
-            model = self._ask("/v1/models", None)["data"][0]["id"]
-            wanted = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+            wanted = {"model": self.model(), "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
             answer = self._ask("/v1/completions", wanted)
         except OSError as error:
             raise BenchError(f"The server did not answer as it should: {error}.") from error
@@ -49,6 +48,10 @@ class Served:
         """Return the answer to a chat request. Raises OSError, HTTPError where the server refuses it."""
         answer: dict[str, Any] = self._ask("/v1/chat/completions", wanted)
         return answer
+
+    def model(self) -> str:
+        """Return the name of its model. Raises OSError."""
+        return str(self._ask("/v1/models", None)["data"][0]["id"])
 
     def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
         data = json.dumps(body).encode() if body is not None else None

@@ -11,6 +11,7 @@ import pytest
 from mpispec.compute.base import ModelError
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.models import cut
+from tests.mpi.crafted import infilling
 
 pytestmark = pytest.mark.models
 
@@ -55,6 +56,15 @@ def test_control_tokens_are_special_only_on_request(vocabulary: Vocabulary) -> N
     assert vocabulary.size == 49152
     assert vocabulary.chat_template
     assert "im_start" in vocabulary.chat_template
+
+
+def test_tokens_for_filling_in_are_those_that_the_file_names(
+    vocabulary: Vocabulary, default_model: Path, tmp_path: Path
+) -> None:
+    assert vocabulary.infill is None
+    other = Vocabulary(infilling(default_model, tmp_path / "fill.gguf", (5, 7, 6)))
+    assert other.infill == (5, 7, 6)
+    other.close()
 
 
 def test_tokens_outside_are_refused(vocabulary: Vocabulary) -> None:

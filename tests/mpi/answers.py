@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from mpispec.core.messages import Grammar, Sampling
+from mpispec.core.messages import Grammar, Sampling, Score
 from mpispec.runtime.engine import Engine, Generation, Progress
 from mpispec.runtime.group import Group
 from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
@@ -29,10 +29,11 @@ class Answer:
         self._engine = engine
         self._patience = wanted.get("patience")
         """Tokens after which the client hangs up."""
-        sampling = Sampling(**wanted.get("sampling", {}))
+        sampling = _sampling(wanted.get("sampling", {}))
         if (text := wanted.get("grammar")) is not None:
             sampling = replace(sampling, grammar=Grammar(text))
         self._tokens: list[int] = []
+        self._scores: list[Score] = []
         self._finish: str | None = None
         generation = Generation(
             tuple(wanted["prompt"]),
@@ -46,6 +47,7 @@ class Answer:
     def take(self, progress: Progress) -> bool:
         """Take what has become final; return whether that is the end."""
         self._tokens += progress.tokens
+        self._scores += progress.scores
         self._finish = progress.finish
         if self._finish is None and self._patience is not None and len(self._tokens) >= self._patience:
             self._engine.withdraw(self._request)
@@ -53,8 +55,15 @@ class Answer:
         return self._finish is not None
 
     def result(self) -> dict[str, Any]:
-        """Return the tokens, why it ended, and the engine's report."""
-        return {"tokens": self._tokens, "finish": self._finish, "report": self._engine.report(self._request)}
+        """Return the tokens and their scores, why it ended, and the engine's report."""
+        report = self._engine.report(self._request)
+        return {"tokens": self._tokens, "scores": self._scores, "finish": self._finish, "report": report}
+
+
+def _sampling(wanted: dict[str, Any]) -> Sampling:
+    """Return the sampling parameters that a file names; JSON has lists for tuples."""
+    biases = tuple((token, bias) for token, bias in wanted.get("logit_bias", ()))
+    return Sampling(**{**wanted, "logit_bias": biases})
 
 
 def answer_all(engine: Engine, requests: list[dict[str, Any]], at_once: int) -> list[dict[str, Any]]:

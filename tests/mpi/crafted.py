@@ -38,6 +38,15 @@ def renamed(source: Path, destination: Path, architecture: str) -> Path:
     return _write(model, destination, values, model.tensors)
 
 
+def infilling(source: Path, destination: Path, tokens: Sequence[int]) -> Path:
+    """Write a model whose file names the tokens before a prefix, before a suffix and before what goes between."""
+    model = gguf_file.read(source)
+    keys = (f"tokenizer.ggml.fim_{name}_token_id" for name in ("pre", "suf", "mid"))
+    named = zip(keys, tokens, strict=True)
+    values = {key: Value(ValueType.UINT32, memoryview(struct.pack("<I", token))) for key, token in named}
+    return _write(model, destination, {**model.values, **values}, model.tensors)
+
+
 def padded(source: Path, destination: Path, count: int, first: int | None = None) -> Path:
     """Write the same model with `count` tokens more at the end, which no text can spell.
 

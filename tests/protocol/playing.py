@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import pytest
@@ -34,6 +35,11 @@ class Situation(Protocol):
     def text(self, index: int) -> list[int]: ...
 
 
+def placed(sampling: Sampling, prompt: Sequence[int]) -> Sampling:
+    """Return the sampling parameters of a request with this prompt; `held_to` counts from its end."""
+    return replace(sampling, begins=len(prompt), held_to=len(prompt) + sampling.held_to)
+
+
 def submit(
     situation: Situation, cluster: VirtualCluster, drafter: str, rng: random.Random, sampling: Sampling = GREEDY
 ) -> None:
@@ -43,7 +49,8 @@ def submit(
         when = rng.random() * 3
         tokens = tuple(Token(token) for token in prompt)
         request = RequestId(index)
-        cluster.at(when, Submitted(request, tokens, length, stops, sampling, situation.strategy, drafter))
+        how = placed(sampling, prompt)
+        cluster.at(when, Submitted(request, tokens, length, stops, how, situation.strategy, drafter))
         if rng.random() < 0.2:
             cluster.at(when + rng.random() * 5, Withdrawn(request))
 

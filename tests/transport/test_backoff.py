@@ -69,7 +69,8 @@ def test_limits_leave_room_for_rows_and_prompts() -> None:
     limits = Limits.for_rows(max_rows=64, row_bytes=2304)
     assert limits.of(Plane.DATA) > 64 * (2304 + 28)
     assert limits.of(Plane.CONTROL) == limits.of(Plane.DRAFT) == SMALL_PLANE
-    assert Limits.for_rows(1, 1, context=1_000_000).of(Plane.DRAFT) > 4_000_000
+    for plane in (Plane.DRAFT, Plane.DATA):
+        assert Limits.for_rows(1, 1, context=1_000_000).of(plane) > 4_000_000
     limits.check(Plane.CONTROL, SMALL_PLANE)
     with pytest.raises(TransportError, match=r"262145 bytes exceeds the 262144 bytes of the control plane; send fewer"):
         limits.check(Plane.CONTROL, SMALL_PLANE + 1)

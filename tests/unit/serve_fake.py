@@ -9,9 +9,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 
+from mpispec.core.ids import Pos, Token
+from mpispec.core.messages import Score
 from mpispec.models.template import ChatTemplate
 from mpispec.runtime.engine import EngineFacts, EngineStopped, Generation, Progress
 from mpispec.runtime.text_promise import TextPromise
@@ -30,6 +33,9 @@ class ByteVocabulary:
     """Each byte is a token; two control tokens frame the turns of a chat."""
 
     size = 258
+    bos: int | None = None
+    eos: int | None = END
+    infill: tuple[int, int, int] | None = None
     eog = frozenset({END})
     controls = frozenset(SPECIAL)
 
@@ -75,6 +81,13 @@ def answer_to(generation: Generation) -> Iterator[int | None]:
     if words.startswith(b"wait"):
         yield None
     yield END
+
+
+def score_of(pos: int, token: int, count: int) -> Score:
+    """Return what the fake model gives a token: of even ones it is sure, before others comes the token before them."""
+    best = token - token % 2
+    top = [(Token(best + step), -0.25 - step) for step in range(count)]
+    return Score(Pos(pos), Token(token), -0.25 - (token - best), tuple(top))
 
 
 class FakeEngine:
@@ -200,6 +213,11 @@ class FakeEngine:
         sizes = itertools.cycle((1, 3, 2))
         portion: list[int] = []
         size = next(sizes)
+        listener = self._scoring(generation, listener)
+        if not generation.max_tokens:
+            self._end(request)
+            listener(Progress((), "length", 0.0))
+            return
         for count, token in enumerate(answer_to(generation), 1):
             if token is None:
                 listener(Progress(tuple(portion), None, time.monotonic()))
@@ -223,6 +241,23 @@ class FakeEngine:
             if len(portion) == size:
                 listener(Progress(tuple(portion), None, time.monotonic()))
                 portion, size = [], next(sizes)
+
+    def _scoring(self, generation: Generation, listener: Callable[[Progress], None]) -> Callable[[Progress], None]:
+        """Hand on the scores of a prompt, in two parts; return a listener that gets those of the answer with it."""
+        prompt, sampling = generation.prompt, generation.sampling
+        if sampling.top_logprobs < 0:
+            return listener
+        if sampling.scores_prompt:
+            scores = [score_of(pos, token, sampling.top_logprobs) for pos, token in enumerate(prompt)][1:]
+            for part in (scores[:2], scores[2:]):
+                listener(Progress((), None, 0.0, scores=tuple(part)))
+        positions = itertools.count(len(prompt))
+
+        def listen(progress: Progress) -> None:
+            found = tuple(score_of(next(positions), token, sampling.top_logprobs) for token in progress.tokens)
+            listener(replace(progress, scores=found))
+
+        return listen
 
     def _end(self, request: int) -> None:
         with self._changed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import get_args
 
 import msgpack
@@ -34,6 +34,7 @@ from mpispec.core.messages import (
     Row,
     Run,
     Sampling,
+    Score,
     Stop,
     Work,
 )
@@ -59,14 +60,26 @@ SAMPLINGS = st.builds(
     repeat_penalty=st.floats(0.01, 10.0),
     repeat_last_n=INT32,
     seed=st.integers(0, 2**64 - 1),
+    presence_penalty=st.floats(-2.0, 2.0),
+    frequency_penalty=st.floats(-2.0, 2.0),
+    begins=INT32,
+    held_to=INT32,
+    top_logprobs=st.integers(-1, 20),
+    logit_bias=st.lists(st.tuples(INT32, st.floats(-1e6, 1e6)), max_size=5).map(tuple),
+    held=TOKENS,
+    scores_prompt=FLAGS,
     grammar=st.none() | st.builds(Grammar, st.text(min_size=1, max_size=20), INT32),
 )
 ROWS = st.builds(Row, INT32, INT32, st.integers(-1, 2**31 - 2), INT32, INT32, INT32, FLAGS)
 BRANCHES = st.builds(Branch, INT32, INT32, INT32, INT32)
 CACHE_OPS = st.builds(CacheOp, st.sampled_from(CacheOpKind), INT32, INT32, INT32, st.integers(-1, 2**31 - 2))
 
+LOGPROBS = st.floats(-9999.0, 0.0)
+TOP = st.lists(st.tuples(INT32, LOGPROBS), max_size=20).map(tuple)
+SCORES = st.builds(Score, INT32, INT32, LOGPROBS, TOP)
+
 MESSAGES: dict[type, st.SearchStrategy[Message]] = {
-    Open: st.builds(Open, INT32, SAMPLINGS, INT32, TOKENS),
+    Open: st.builds(Open, INT32, SAMPLINGS, INT32, TOKENS, TOKENS),
     Close: st.builds(Close, INT32),
     Run: st.builds(
         Run,
@@ -76,7 +89,9 @@ MESSAGES: dict[type, st.SearchStrategy[Message]] = {
         FLAGS,
         st.lists(BRANCHES, max_size=9).map(tuple),
     ),
-    Result: st.builds(Result, INT63, TOKENS, TOKENS, TOKENS, FLAGS),
+    Result: st.builds(
+        Result, INT63, TOKENS, TOKENS, TOKENS, FLAGS, st.lists(st.none() | SCORES, max_size=9).map(tuple)
+    ),
     Cancel: st.builds(Cancel, RUN_IDS, RUN_IDS, TOKENS, TOKENS),
     Credit: st.builds(Credit, INT63),
     Idle: st.builds(Idle, INT63),
@@ -106,7 +121,7 @@ ANY_MESSAGE = st.one_of(*MESSAGES.values())
 PAYLOADS = st.none() | st.binary(max_size=100)
 
 SAMPLES: tuple[Message, ...] = (
-    Open(1, Sampling(temperature=0.8, seed=2**64 - 1), 2, (8, 9)),
+    Open(1, Sampling(temperature=0.8, seed=2**64 - 1, logit_bias=((7, -0.5), (8, 1e6)), held=(2,)), 2, (8, 9)),
     Close(1),
     Run(
         7,
@@ -114,7 +129,7 @@ SAMPLES: tuple[Message, ...] = (
         (CacheOp(CacheOpKind.DROP, 1, 0, 5, -1),),
         branches=(Branch(0, 1, 0, 1),),
     ),
-    Result(7, (0, 3), (1, 2), (5, 6)),
+    Result(7, (0, 3), (1, 2), (5, 6), scores=(Score(4, 5, -0.5, ((5, -0.5), (8, -9999.0))), None)),
     Cancel((7, 8), (9, 9), (0, 1), (3, 4)),
     Credit(7),
     Idle(7),
@@ -181,14 +196,15 @@ def test_unsigned_64_bit_seeds_survive(seed: int) -> None:
 
 
 def test_sampling_ranges_name_the_fields_in_their_order() -> None:
-    assert [*SAMPLING_RANGES, "grammar"] == [field.name for field in fields(Sampling)]
+    names = [field.name for field in fields(Sampling)]
+    assert [*SAMPLING_RANGES, "logit_bias", "held", "scores_prompt", "grammar"] == names
 
 
 @pytest.mark.parametrize("blob", [b"\xff", b"a" * (MOST_GRAMMAR_BYTES + 1), 7, None])
 def test_grammars_that_are_no_bounded_text_are_refused(blob: object) -> None:
-    sampling = [0.0, 0, 1.0, 0.0, 1.0, 64, 0, blob, 0]
+    items = [0, 0, 1, 0, sampling(grammar=blob), 0, b"", b""]
     with pytest.raises(PeerProtocolError):
-        decode(forge([0, 0, 1, 0, sampling, 0, b""]))
+        decode(forge(items))
 
 
 def test_grammars_that_are_too_long_are_not_sent() -> None:
@@ -262,17 +278,32 @@ def assert_refused_or_rewritable(frame: bytes | bytearray) -> None:
     assert sentence.endswith(".") and len(sentence) < 300
 
 
+def sampling(**changes: object) -> list[object]:
+    """Sampling parameters as they are written."""
+    neutral = asdict(Sampling(1.0, seed=0)) | {"logit_bias": b"", "held": b"", "grammar": b"", "start": 0}
+    return list({**neutral, **changes}.values())
+
+
 def rows_blob(**changes: int) -> bytes:
     row = {"request": 0, "node": 1, "parent": 0, "token": 5, "pos": 2, "seq": 0, "decide": 1, **changes}
     return struct.pack("<7i", *row.values())
 
 
+def score_blob(**changes: float) -> bytes:
+    """A score with one likely token."""
+    values = {"pos": 3, "token": 5, "count": 1, "logprob": -1.0, **changes}
+    return struct.pack("<iiid", *values.values()) + struct.pack("<id", 6, -0.5)
+
+
 @pytest.mark.parametrize(
     "items",
     [
-        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, 0, b"", 0], 0, b""],
+        [0, 0, 1, 1, sampling(), 0, b"", b""],
+        [0, 0, 1, 1, sampling(grammar=b"start: /a/", start=7), 0, b"", b""],
+        [0, 0, 1, 1, sampling(logit_bias=struct.pack("<id", 5, -1e6), held=bytes(4)), 0, b"", b""],
         [2, 0, 1, 7, rows_blob(), struct.pack("<5i", 0, 0, 0, 0, -1), False, b""],
-        [3, 0, 1, 7, bytes(4), bytes(4), bytes(4), False],
+        [3, 0, 1, 7, bytes(4), bytes(4), bytes(4), False, b""],
+        [3, 0, 1, 7, bytes(4), bytes(4), bytes(4), False, score_blob()],
         [4, 0, 1, bytes(8), b"", b"", b""],
         [5, 0, 1, 2**63 - 1],
         [6, 0, 2**31 - 1],
@@ -305,10 +336,19 @@ def test_the_right_values_in_the_same_places_are_taken(items: object) -> None:
         [5, 0, 1, 2**63],
         [5, 0, 1, 1.0],
         [5, 0, 1, None],
-        [3, 0, 1, 7, b"", b"\0\0\0", False],
-        [3, 0, 1, 7, b"", b"\0\0\0\x80", False],
-        [3, 0, 1, 7, b"", [1], False],
-        [3, 0, 1, 7, b"", b"", 0],
+        [3, 0, 1, 7, b"", b"", b"\0\0\0", False, b""],
+        [3, 0, 1, 7, b"", b"", b"\0\0\0\x80", False, b""],
+        [3, 0, 1, 7, b"", b"", [1], False, b""],
+        [3, 0, 1, 7, b"", b"", b"", 0, b""],
+        [3, 0, 1, 7, b"", b"", b"", False, bytes(3)],
+        [3, 0, 1, 7, b"", b"", b"", False, bytes(16)],
+        [3, 0, 1, 7, b"", b"", b"", False, score_blob(pos=-1)],
+        [3, 0, 1, 7, b"", b"", b"", False, score_blob(count=2)],
+        [3, 0, 1, 7, b"", b"", b"", False, score_blob(count=21) + bytes(240)],
+        [3, 0, 1, 7, b"", b"", b"", False, score_blob(count=-2)],
+        [3, 0, 1, 7, b"", b"", b"", False, score_blob(logprob=0.5)],
+        [3, 0, 1, 7, b"", b"", b"", False, score_blob(logprob=float("nan"))],
+        [3, 0, 1, 7, b"", b"", b"", False, score_blob()[:-8] + struct.pack("<d", float("-inf"))],
         [4, 0, 1, bytes(7), b"", b""],
         [4, 0, 1, b"\xff" * 8, b"", b""],
         [10, 0, 1, 1, 1, 1, bytes(8), bytes(8), bytes(8), 0],
@@ -316,13 +356,21 @@ def test_the_right_values_in_the_same_places_are_taken(items: object) -> None:
         [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", -0.5), 0],
         [10, 0, 1, 1, 1, 1, bytes(8), bytes(4), struct.pack("<d", float("inf")), 0],
         [10, 0, 1, 1, 1, 1, struct.pack("<q", -2), bytes(4), struct.pack("<d", 1.0), 0],
-        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, b"", 0], 0, b""],
-        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 1.0, 64, -1, b"", 0], 0, b""],
-        [0, 0, 1, 1, [float("nan"), 0, 1.0, 0.0, 1.0, 64, 0, b"", 0], 0, b""],
-        [0, 0, 1, 1, [-1.0, 0, 1.0, 0.0, 1.0, 64, 0, b"", 0], 0, b""],
-        [0, 0, 1, 1, [0.0, 0, 1.5, 0.0, 1.0, 64, 0, b"", 0], 0, b""],
-        [0, 0, 1, 1, [0.0, 0, 1.0, 0.0, 0.0, 64, 0, b"", 0], 0, b""],
-        [0, 0, 1, 1, b"0123456", 0, b""],
+        [0, 0, 1, 1, sampling()[:-1], 0, b"", b""],
+        [0, 0, 1, 1, sampling(seed=-1), 0, b"", b""],
+        [0, 0, 1, 1, sampling(temperature=float("nan")), 0, b"", b""],
+        [0, 0, 1, 1, sampling(temperature=-1.0), 0, b"", b""],
+        [0, 0, 1, 1, sampling(top_p=1.5), 0, b"", b""],
+        [0, 0, 1, 1, sampling(repeat_penalty=0.0), 0, b"", b""],
+        [0, 0, 1, 1, b"0123456", 0, b"", b""],
+        [0, 0, 1, 1, sampling(presence_penalty=float("nan")), 0, b"", b""],
+        [0, 0, 1, 1, sampling(top_logprobs=21), 0, b"", b""],
+        [0, 0, 1, 1, sampling(logit_bias=bytes(11)), 0, b"", b""],
+        [0, 0, 1, 1, sampling(logit_bias=struct.pack("<id", 5, float("nan"))), 0, b"", b""],
+        [0, 0, 1, 1, sampling(logit_bias=struct.pack("<id", -1, 1.0)), 0, b"", b""],
+        [0, 0, 1, 1, sampling(logit_bias=bytes(12 * 2049)), 0, b"", b""],
+        [0, 0, 1, 1, sampling(held=bytes(4 * 1025)), 0, b"", b""],
+        [0, 0, 1, 1, sampling(scores_prompt=1), 0, b"", b""],
         [2, 0, 1, 7, rows_blob(request=-1), b"", False, b""],
         [2, 0, 1, 7, rows_blob(node=-1), b"", False, b""],
         [2, 0, 1, 7, rows_blob(parent=-2), b"", False, b""],

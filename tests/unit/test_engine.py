@@ -74,7 +74,7 @@ def test_plain_needs_no_drafter(engine: Engine, events: list[Event]) -> None:
         ({"prompt": ()}, "empty"),
         ({"prompt": (1,) * 16}, "context 16"),
         ({"prompt": (100,)}, "vocabulary"),
-        ({"max_tokens": 0}, "at least 1"),
+        ({"max_tokens": -1}, "at least 0"),
         ({"strategy": "magic"}, "choose one of plain, pipeinfer"),
         ({"drafter": "draft"}, "choose one of none, ngram"),
         ({"priority": -1001}, "priority must be from -1000 to 1000"),
@@ -84,6 +84,13 @@ def test_plain_needs_no_drafter(engine: Engine, events: list[Event]) -> None:
         ({"sampling": Sampling(temperature=math.nan)}, "temperature must be from 0"),
         ({"sampling": Sampling(repeat_penalty=1e-40)}, "repeat_penalty must be from 0.01"),
         ({"sampling": Sampling(seed=-1)}, "seed must be from 0"),
+        ({"sampling": Sampling(presence_penalty=math.nan)}, "presence_penalty must be from -100"),
+        ({"sampling": Sampling(logit_bias=((Token(100), 1.0),))}, "logit_bias has a token id outside"),
+        ({"sampling": Sampling(logit_bias=((Token(1), math.nan),))}, "logit_bias may have 512 entries"),
+        ({"sampling": Sampling(logit_bias=((Token(1), 1.0),) * 513)}, "logit_bias may have 512 entries"),
+        ({"stop_token_ids": (100,)}, "stop_token_ids has a token id outside"),
+        ({"stop_token_ids": (1,) * 257}, "stop_token_ids may have 256 entries"),
+        ({"min_tokens": 4}, "min_tokens must be from 0 to max_tokens, which is 3"),
     ],
 )
 def test_what_cannot_run_is_refused_with_a_sentence(
@@ -190,3 +197,31 @@ def test_the_report_of_long_ago_is_empty(engine: Engine) -> None:
         engine.emitted(Emit(request, _tokens(2), "stop", Statistics()), 1.0)
     assert engine.report(0) == {}
     assert engine.report(request)["tokens"] == 1
+
+
+def _placed(engine: Engine, events: list[Event], **wanted: Any) -> Submitted:
+    """Return what the head is told of a generation with a prompt of two tokens."""
+    engine.submit(Generation((1, 3), 5, **wanted), lambda progress: None)
+    assert isinstance(events[-1], Submitted)
+    return events[-1]
+
+
+def test_the_head_learns_where_the_answer_begins_and_what_ends_it(engine: Engine, events: list[Event]) -> None:
+    submitted = _placed(engine, events, sampling=Sampling(presence_penalty=1.0), stop_token_ids=(7,))
+    assert submitted.sampling == Sampling(presence_penalty=1.0, begins=2)
+    assert submitted.stops == {2, 7}
+
+
+def test_no_end_is_chosen_before_its_time(engine: Engine, events: list[Event]) -> None:
+    sampling = _placed(engine, events, min_tokens=3, stop_token_ids=(7,)).sampling
+    assert (sampling.held, sampling.held_to) == ((2, 7), 5)
+
+
+def test_an_end_that_is_ignored_is_never_chosen_but_tokens_of_ones_own_still_end_the_answer(
+    engine: Engine, events: list[Event]
+) -> None:
+    submitted = _placed(
+        engine, events, sampling=Sampling(logit_bias=((Token(4), 1.0),)), ignore_eos=True, stop_token_ids=(7,)
+    )
+    assert submitted.sampling.logit_bias == ((4, 1.0), (2, -1e6))
+    assert 7 in submitted.stops

@@ -13,7 +13,9 @@ from typing import Any, cast
 
 import pytest
 
-from mpispec.core.messages import Sampling
+from mpispec.core.effects import Origin
+from mpispec.core.ids import Pos, Token
+from mpispec.core.messages import Grammar, Sampling, Score
 from mpispec.front.host import EngineHost
 from mpispec.front.link import FrontError, Link
 from mpispec.front.messages import (
@@ -41,6 +43,15 @@ from mpispec.serve.service import Manner
 from tests.unit.serve_fake import DEADLINE, ByteVocabulary, FakeEngine, connected, make_service
 
 pytestmark = pytest.mark.unit
+
+SAMPLING = Sampling(temperature=0.25, logit_bias=((Token(3), -1.5),), grammar=Grammar("start: /a/"))
+PROGRESS = Progress(
+    (5, 6),
+    "length",
+    2.5,
+    (Origin(1), Origin(0, (Token(7), Token(8)))),
+    (Score(Pos(3), Token(5), -0.5, ((Token(5), -0.5), (Token(9), -1.25))),),
+)
 
 
 class Joined:
@@ -207,8 +218,8 @@ def test_messages_keep_their_values() -> None:
     for message in (
         Serve(served),
         Open(Door(access, 0.0, has_repl=True)),
-        Submit(1, Generation((1, 2), 3, Sampling(temperature=0.25), "sync", "ngram")),
-        Progressed(1, (5, 6), "length", 2.5, {"timing": {"ttft_s": None}}),
+        Submit(1, Generation((1, 2), 3, SAMPLING, "sync", "ngram", stop_token_ids=(4,))),
+        Progressed(1, PROGRESS, {"timing": {"ttft_s": None}}),
         Told(2, {0: 1.5, 1: 2.5}),
     ):
         assert decode(encode(message)) == message

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from mpispec.core.ids import Token
 from mpispec.core.messages import Sampling
-from mpispec.sampling import allowed, decide, gumbel, penalised, successors
+from mpispec.sampling import adjusted, allowed, decide, gumbel, successors
 
 pytestmark = pytest.mark.unit
 
@@ -38,10 +41,11 @@ def test_a_temperature_of_next_to_nothing_is_greedy(temperature: float) -> None:
     rng = np.random.default_rng(2)
     for pos in range(50):
         logits = (rng.standard_normal(500) * 3).astype(np.float32)
-        sampling = Sampling(temperature=temperature, seed=5, repeat_penalty=0.01)
-        greedy = decide(logits, Sampling(repeat_penalty=0.01), pos, [1, 2])
-        assert decide(logits, sampling, pos, [1, 2]) == greedy
-        assert successors(logits, sampling, pos, 3, [1, 2])[0] == (greedy, 1.0)
+        sampling = Sampling(temperature=temperature, seed=5, repeat_penalty=0.01, held=(Token(3),), held_to=60)
+        logits = adjusted(logits, sampling, pos, np.array([1, 2], np.int32))
+        greedy = decide(logits, Sampling(), pos)
+        assert decide(logits, sampling, pos) == greedy
+        assert successors(logits, sampling, pos, 3)[0] == (greedy, 1.0)
 
 
 @pytest.mark.filterwarnings("error")
@@ -95,9 +99,49 @@ def test_filters_keep_what_sorting_all_tokens_would(top_p: float, min_p: float) 
         assert scores == pytest.approx((logits[kept].astype(np.float64) - float(logits.max())) / 0.5)
 
 
-def test_the_penalty_divides_positive_and_multiplies_negative_logits() -> None:
-    assert penalised(LOGITS, [0, 0, 4], 2.0).tolist() == [1.0, 1.0, 0.5, 0.0, -2.0, -3.0]
-    assert decide(LOGITS, Sampling(repeat_penalty=4.0), 0, [0]) == 1
+def after(*path: int) -> np.ndarray:
+    """Return a path of tokens as `adjusted` takes it."""
+    return np.array(path, np.int32)
+
+
+def test_the_repeat_penalty_divides_positive_and_multiplies_negative_logits_of_the_last_tokens() -> None:
+    sampling = Sampling(repeat_penalty=2.0, repeat_last_n=3)
+    assert adjusted(LOGITS, sampling, 9, after(1, 0, 0, 4)).tolist() == [1.0, 1.0, 0.5, 0.0, -2.0, -3.0]
+    assert adjusted(LOGITS, replace(sampling, repeat_last_n=0), 9, after(0, 0, 4)).tolist() == LOGITS.tolist()
+    assert LOGITS[0] == 2.0, "the model's own logits are left alone"
+
+
+def test_presence_counts_once_and_frequency_each_time_in_the_answer_alone() -> None:
+    path = after(5, 5, 5, 0, 3, 0)  # the first three are the prompt's
+    sampling = Sampling(presence_penalty=0.5, frequency_penalty=0.25, begins=10)
+    assert adjusted(LOGITS, sampling, 13, path).tolist() == [1.0, 1.0, 0.5, -0.75, -1.0, -3.0]
+    assert adjusted(LOGITS, sampling, 10, path[:3]).tolist() == LOGITS.tolist()
+    assert adjusted(LOGITS, replace(sampling, begins=0), 6, path)[5] == -4.25
+
+
+def test_a_bias_comes_before_the_penalties() -> None:
+    sampling = Sampling(logit_bias=((Token(5), 5.0),), repeat_penalty=2.0, presence_penalty=0.5)
+    assert adjusted(LOGITS, sampling, 1, after(5))[5] == 0.5
+
+
+def test_what_is_held_back_is_never_drawn_before_its_time() -> None:
+    sampling = Sampling(temperature=2.0, seed=4, logit_bias=((Token(1), 100.0),), held=(Token(1), Token(0)), held_to=40)
+    drawn = [decide(adjusted(LOGITS, sampling, pos), sampling, pos) for pos in range(80)]
+    assert not {0, 1} & set(drawn[:40])
+    assert set(drawn[40:]) == {1}
+
+
+def test_what_is_forbidden_is_never_drawn_however_hot() -> None:
+    sampling = Sampling(temperature=100.0, seed=4, logit_bias=tuple((Token(token), -1e6) for token in range(5)))
+    assert {decide(adjusted(LOGITS, sampling, pos), sampling, pos) for pos in range(300)} == {5}
+
+
+def test_tokens_that_a_draft_does_not_have_are_left_out() -> None:
+    logits = np.array([1.0, 2.0, 3.0], np.float32)
+    sampling = Sampling(
+        repeat_penalty=2.0, presence_penalty=1.0, logit_bias=((Token(9), 1.0),), held=(Token(2), Token(8)), held_to=9
+    )
+    assert adjusted(logits, sampling, 2, after(1, 7)).tolist() == [1.0, 0.0, np.float32(-1e30)]
 
 
 def test_the_first_successor_is_the_decision() -> None:
@@ -105,8 +149,8 @@ def test_the_first_successor_is_the_decision() -> None:
     for pos in range(100):
         logits = (rng.standard_normal(500) * 3).astype(np.float32)
         for sampling in (Sampling(), Sampling(temperature=0.8, seed=3), Sampling(temperature=1.2, top_k=40, top_p=0.9)):
-            found = successors(logits, sampling, pos, 4, [1, 2])
-            assert found[0][0] == decide(logits, sampling, pos, [1, 2])
+            found = successors(logits, sampling, pos, 4)
+            assert found[0][0] == decide(logits, sampling, pos)
             assert [prob for _, prob in found] == sorted((prob for _, prob in found), reverse=True)
             assert 0.0 < sum(prob for _, prob in found) <= 1.0 + 1e-9
 
@@ -118,8 +162,3 @@ def test_confidence_of_a_greedy_draft_token_is_the_softmax() -> None:
 
 def test_there_are_no_more_successors_than_tokens() -> None:
     assert len(successors(LOGITS, Sampling(temperature=1.0, top_k=2), 0, 5)) == 2
-
-
-def test_a_penalty_for_a_token_that_a_draft_does_not_have_is_left_out() -> None:
-    logits = np.array([1.0, 2.0, 3.0], np.float32)
-    assert penalised(logits, [1, 7], 2.0).tolist() == [1.0, 1.0, 3.0]

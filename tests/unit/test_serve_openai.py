@@ -65,8 +65,8 @@ def test_errors_have_the_types_the_client_knows(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="no model"):
         client.chat.completions.create(model="gpt", messages=MESSAGES)
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="toy", messages=MESSAGES, logprobs=True)
-    assert (caught.value.param, caught.value.code) == ("logprobs", "unsupported_parameter")
+        client.chat.completions.create(model="toy", messages=MESSAGES, functions=[{"name": "f"}])
+    assert (caught.value.param, caught.value.code) == ("functions", "unsupported_parameter")
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
 

@@ -192,7 +192,7 @@ def test_an_empty_answer_is_an_empty_message(client: httpx.Client) -> None:
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tools": [1]}, "tools[0]"),
         ({"tools": {}}, "tools"),
-        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"top_logprobs": 21}, "top_logprobs"),
         ({"input": []}, "input"),
         ({"input": None}, "input"),
         ({"input": [1]}, "input"),
