@@ -13,8 +13,8 @@ from llguidance import LLMatcher, LLTokenizer
 from mpispec.grammars.library import GrammarError, Pieces, compiled, first_error, tokenizer_of
 from mpispec.grammars.walk import Walk
 
-_MOST_KEPT = 32
-"""Compiled grammars (law 7); of hostile ones each may take 50 MB."""
+_MOST_KEPT = 16
+"""Compiled grammars (law 7): hostile regular expressions take 5 MB each."""
 
 _PROBES, _PROBED_TOKENS = 8, 8
 """Texts that are tried in advance, and how far: an object with too many optional properties breaks after two tokens."""

@@ -342,7 +342,7 @@ def test_an_ambiguous_grammar_is_cut_off(compiler: Compiler) -> None:
 def test_compiled_grammars_are_kept_and_few(compiler: Compiler) -> None:
     for number in range(100):
         compiler.check(regex_grammar(f"a{number}"))
-    assert len(compiler._kept) == 32
+    assert len(compiler._kept) == 16
     assert regex_grammar("a99") in compiler._kept
 
 

@@ -133,6 +133,10 @@ def test_what_constrains_nothing_has_no_grammar(
     assert grammar_of(engine, client, CHAT, chat(**fields)) is None
 
 
+def test_grammars_are_no_way_of_drawing(client: httpx.Client) -> None:
+    assert "grammar" not in client.get("/v1/models").text
+
+
 def test_two_constraints_are_one_too_many(client: httpx.Client) -> None:
     answer = client.post(CHAT, json=chat(guided_regex="a", response_format={"type": "json_object"}))
     assert answer.status_code == 400
