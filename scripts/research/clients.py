@@ -100,7 +100,13 @@ def front_us_a_token(job: Served, tokens: int) -> float:
 
 @click.command()
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--tokens", type=click.IntRange(min=8), default=200, show_default=True, help="Length of an answer; of many at once a quarter.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=8),
+    default=200,
+    show_default=True,
+    help="Length of an answer; of many at once a quarter.",
+)
 @json_flag
 def main(rounds: int, tokens: int, is_json: bool) -> None:
     """Compare steps with and without difficult clients; count what a streamed token costs the front process."""
