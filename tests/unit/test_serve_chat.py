@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from serve_fake import TURNS, FakeEngine, connected, make_service, serving
+from serve_fake import TURNS, FakeEngine, make_service, serving
 
 from mpispec.serve.chat import ChatRequest
 from mpispec.serve.service import Service
@@ -18,23 +17,6 @@ pytestmark = pytest.mark.unit
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def client(engine: FakeEngine) -> Iterator[httpx.Client]:
-    with connected(engine) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[httpx.Client]:
-    with connected(FakeEngine()) as client:
-        yield client
 
 
 def say(text: Any, **fields: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,25 +28,6 @@ pytestmark = pytest.mark.unit
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def client(engine: FakeEngine) -> Iterator[httpx.Client]:
-    """A server of the test's own."""
-    with connected(engine) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[httpx.Client]:
-    """One server for all tests that leave it as it was."""
-    with connected(FakeEngine()) as client:
-        yield client
 
 
 def say(text: Any, **fields: Any) -> dict[str, Any]:

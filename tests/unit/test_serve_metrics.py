@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client import parser
-from serve_fake import DEADLINE, FakeEngine, connected, serving
+from serve_fake import DEADLINE, FakeEngine, serving
 
 pytestmark = pytest.mark.unit
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 CHAT = "/v1/chat/completions"
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def client(engine: FakeEngine) -> Iterator[httpx.Client]:
-    with connected(engine) as client:
-        yield client
 
 
 def say(text: str, **fields: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -14,24 +13,6 @@ from mpispec.core.messages import Sampling
 pytestmark = pytest.mark.unit
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def client(engine: FakeEngine) -> Iterator[httpx.Client]:
-    with connected(engine) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[httpx.Client]:
-    """A server whose engine no test looks at."""
-    with connected(FakeEngine()) as client:
-        yield client
 
 
 def sampling_of(client: httpx.Client, engine: FakeEngine, **fields: Any) -> Sampling:

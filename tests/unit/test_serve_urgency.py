@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from serve_fake import FakeEngine, connected
+from serve_fake import FakeEngine
 
 from mpispec.serve.answers import encode
 
 pytestmark = pytest.mark.unit
 
 CHAT, TEXT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def client(engine: FakeEngine) -> Iterator[httpx.Client]:
-    with connected(engine) as client:
-        yield client
 
 
 def body(path: str, text: str, **fields: Any) -> dict[str, Any]:
