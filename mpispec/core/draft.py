@@ -19,6 +19,8 @@ from mpispec.core.ids import HEAD, Actor, Plane, RequestId, RunId
 from mpispec.core.messages import ROOT, Draft, Follow, Prime, Retire, Row, Run, Stop, given_rows, opening
 from mpispec.core.tree import Node, NodeState
 
+_FEW = 2
+"""Requests that are each drafted for as wide as they ask."""
 _TOGETHER = 16
 """Rows of a run that several requests share; one alone may have more."""
 
@@ -102,11 +104,12 @@ class DraftCore:
     def _narrow(self) -> None:
         """Draft for all as wide as the narrowest is to be: streams share steps, so that a wide one costs all of them.
 
-        A request that began alone may have asked for a tree where those that came later know better.
+        A request that began alone may have asked for a tree where those that came later know better. Of two, the tree of
+        one is worth its steps (docs/strategies.md, under load).
         """
-        width = min((stream.prime.width for stream in self._streams.values()), default=1)
+        narrowest = min((stream.prime.width for stream in self._streams.values()), default=1)
         for stream in self._streams.values():
-            stream.width = width
+            stream.width = narrowest if len(self._streams) > _FEW else stream.prime.width
 
     def _follow(self, follow: Follow) -> list[Effect]:
         stream = self._stream(follow.request)

@@ -19,7 +19,7 @@ class Drafting:
     """A draft that finds the same two successors of every token."""
 
     def __init__(self) -> None:
-        self.core = DraftCore(64, max_active=2)
+        self.core = DraftCore(64, max_active=3)
         self._effects: list[Effect] = []
 
     def take(self, message: Prime | Retire) -> None:
@@ -47,15 +47,18 @@ def width_of(sent: dict[int, list[Draft]], request: int) -> int:
     return sum(len(draft.tokens) for draft in sent.get(request, []))
 
 
-def test_a_tree_becomes_a_chain_while_another_request_wants_one() -> None:
-    """Each step of a tree has more rows, which the other would wait for."""
+def test_a_tree_becomes_a_chain_while_several_other_requests_want_one() -> None:
+    """Each step of a tree has more rows, which all would wait for."""
     drafting = Drafting()
     drafting.take(prime(0, width=2))
     assert [width_of(drafting.step(), 0) for _ in range(2)] == [2, 2]
     drafting.take(prime(1, width=1))
     drafting.step()  # was under way
-    together = [drafting.step() for _ in range(4)]
-    assert all(width_of(sent, request) <= 1 for sent in together for request in (0, 1))
+    assert max(width_of(drafting.step(), 0) for _ in range(4)) == 2
+    drafting.take(prime(2, width=1))
+    drafting.step()
+    together = [drafting.step() for _ in range(6)]
+    assert all(width_of(sent, request) <= 1 for sent in together for request in (0, 1, 2))
     assert sum(width_of(sent, 0) for sent in together) >= 2
     drafting.take(Retire(RequestId(1)))
     assert max(width_of(drafting.step(), 0) for _ in range(4)) == 2
