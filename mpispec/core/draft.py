@@ -104,8 +104,8 @@ class DraftCore:
     def _narrow(self) -> None:
         """Draft for all as wide as the narrowest is to be: streams share steps, so that a wide one costs all of them.
 
-        A request that began alone may have asked for a tree where those that came later know better. Of two, the tree of
-        one is worth its steps (docs/strategies.md, under load).
+        A request that began alone may have asked for a tree where those that came later know better. Of two, the tree
+        of one is worth its steps (docs/strategies.md, under load).
         """
         narrowest = min((stream.prime.width for stream in self._streams.values()), default=1)
         for stream in self._streams.values():
