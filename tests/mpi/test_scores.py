@@ -61,9 +61,9 @@ def reference(model: Path, text: Sequence[int]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def drafted(default_model: Path, draft: Path, prompts: list[list[int]]) -> list[dict[str, Any]]:
-    """Return the answers of a job with two stages and a draft: plain first, then speculating, twice."""
-    ways = (("plain", "none"), ("specpipe", "draft"), ("auto", "draft+ngram"), ("pipeinfer", "ngram"))
-    asked = [request(prompts[2], TOKENS, *way, **PENALISED) for way in ways]
+    """Return the answers of a job with two stages and a draft: plain first, then speculating; `sync` waits for it."""
+    others = (("sync", "draft"), ("specpipe", "draft"), ("auto", "draft+ngram"), ("pipeinfer", "ngram"))
+    asked = [request(prompts[2], TOKENS, *way, **PENALISED) for way in (("plain", "none"), *others)]
     return answers(3, asked, model=str(default_model), draft=str(draft))
 
 
@@ -75,7 +75,7 @@ def test_tokens_and_scores_are_the_same_with_a_draft(drafted: list[dict[str, Any
     for other in others:
         assert other["tokens"] == plain["tokens"]
         assert other["scores"] == plain["scores"]
-    assert max(other["report"]["speculation"]["accepted"] for other in others) > 0
+    assert others[0]["report"]["speculation"]["accepted"] > 0
 
 
 def test_scores_of_an_answer_are_the_models_own_before_bias_and_penalty(
