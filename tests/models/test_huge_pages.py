@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from tests.stages import rows
 
 pytestmark = pytest.mark.models
 
-SCRIPT = """
+STAGE = """
 import sys
 from pathlib import Path
 from tests.models.pipeline import split
@@ -29,7 +28,29 @@ whole = split(Path(sys.argv[1]), 1)
 print(in_huge_pages() - before)
 whole.close()
 """
-"""A process of its own: in one that has had other models, what is freed and taken again lay in huge pages before."""
+MEMORY = """
+import mmap
+from mpispec.compute import huge_pages
+from tests.models.test_huge_pages import in_huge_pages
+size = huge_pages.page_bytes()
+huge_pages.collapse()  # the heap, if it is large, is not what we look at
+before = in_huge_pages()
+with mmap.mmap(-1, 40 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+    memory.write(b"weight".ljust(16) * (20 * size // 16))
+    huge_pages.collapse()
+    print(in_huge_pages() - before)
+    assert memory[:6] == memory[20 * size - 16 : 20 * size - 10] == b"weight"
+"""
+
+
+def printed(script: str, *arguments: str) -> int:
+    """Return the number that a script prints.
+
+    A process of its own: in one that has had other models, what is freed and taken again lay in huge pages before.
+    """
+    command = [sys.executable, "-c", script, *arguments]
+    root = Path(__file__).parents[2]
+    return int(subprocess.run(command, cwd=root, check=True, capture_output=True, text=True, timeout=60).stdout)
 
 
 @pytest.fixture
@@ -58,23 +79,13 @@ def huge_or_skip() -> int:
 
 def test_what_is_touched_is_moved_and_keeps_its_bytes() -> None:
     size = huge_or_skip()
-    huge_pages.collapse()  # the heap, if it is large, is not what we look at
-    before = in_huge_pages()
-    with mmap.mmap(-1, 40 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        memory.write(b"weight".ljust(16) * (20 * size // 16))
-        huge_pages.collapse()
-        moved = in_huge_pages() - before
-        # The heap of a process that has run other tests may bring a page or two.
-        assert 18 * size <= moved <= 24 * size, "all that was written, not the 20 pages behind it"
-        assert memory[:6] == memory[20 * size - 16 : 20 * size - 10] == b"weight"
+    moved = printed(MEMORY)
+    assert 18 * size <= moved <= 24 * size, "all that was written, not the 20 pages behind it"
 
 
 def test_the_weights_of_a_stage_are_moved(default_model: Path) -> None:
     huge_or_skip()
-    command = [sys.executable, "-c", SCRIPT, str(default_model)]
-    root = Path(__file__).parents[2]
-    found = int(subprocess.run(command, cwd=root, check=True, capture_output=True, text=True, timeout=60).stdout)
-    assert found > 0.9 * registry.inspect(default_model).file_bytes
+    assert printed(STAGE, str(default_model)) > 0.9 * registry.inspect(default_model).file_bytes
 
 
 def test_without_huge_pages_weights_are_mapped_and_compute_the_same(
