@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import httpx
 from mpispec.bench.errors import BenchError
 from mpispec.bench.prompts import Prompts
 from mpispec.load import Load, Planned, Served, planned
+from mpispec.serve.event_data import event_data
 
 _CONNECT_S = 10.0
 _ASK_S = 10.0
@@ -169,18 +171,16 @@ class Client:
         async with self._http.stream("POST", path, json=body) as answer:
             if answer.status_code != 200:
                 raise _Failed(_refusal(answer.status_code, await answer.aread()))
-            async for line in answer.aiter_lines():
-                data = line.removeprefix("data:").strip()
-                if data == line or not data:  # a comment, another field, or the end of an event
-                    continue
-                if data == "[DONE]":
-                    is_complete = True
-                    continue
-                is_complete |= self._note(served, data)
-                if after is not None and len(served.times) >= after and not is_complete:
-                    served.outcome = "cancelled"
-                    served.num_tokens = len(served.times)
-                    return  # which closes the connection
+            async with aclosing(event_data(answer)) as found:
+                async for data in found:
+                    if data == "[DONE]":
+                        is_complete = True
+                        continue
+                    is_complete |= self._note(served, data)
+                    if after is not None and len(served.times) >= after and not is_complete:
+                        served.outcome = "cancelled"
+                        served.num_tokens = len(served.times)
+                        return  # which closes the connection
         if not is_complete:
             raise _Failed("the answer broke off")
         served.outcome = "ok"

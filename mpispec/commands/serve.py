@@ -52,10 +52,10 @@ class Serve(FrontEnd[None]):
 
     def open(self, group: Group, setup: Setup) -> frozenset[int]:
         """See `FrontEnd`: take the port, start the front process."""
-        listener = on_rank_0(group, self._take_port, None)
+        door = on_rank_0(group, self._open_door, None)
         vocabulary, _ = on_rank_0(group, lambda: open_chat(setup, self._flags["chat_template"]), (None, None))
         advice = on_rank_0(group, lambda: recommended(setup), Recommended({}, ""))
-        self._front = on_rank_0(group, lambda: self._start_front(listener, self._served(setup, advice)), None)
+        self._front = on_rank_0(group, lambda: self._start_front(door, self._served(setup, advice)), None)
         return stops_of(vocabulary)
 
     def say(self, sentence: str) -> None:
@@ -94,25 +94,23 @@ class Serve(FrontEnd[None]):
             greeting="" if flags["model"] else ABOUT,
         )
 
-    def _take_port(self) -> socket | None:
-        """Return where HTTP comes in, before anything is loaded; nothing where that is another process's affair."""
+    def _open_door(self) -> tuple[Door, socket] | None:
+        """Take the port before anything is loaded; nothing where that is another process's affair."""
         flags = self._flags
         if flags["front"] is not None:
             return None
         try:
-            self._door()
-            return bind(flags["host"], flags["port"])
+            door = read_door(flags, self.options().parallel, has_repl=flags["repl"])
+            return door, bind(flags["host"], flags["port"])
         except ServeError as error:
             raise JobError(str(error)) from error
 
-    def _door(self) -> Door:
-        return read_door(self._flags, self.options().parallel, has_repl=self._flags["repl"])
-
-    def _start_front(self, listener: socket | None, served: Served) -> FrontProcess | Joined:
+    def _start_front(self, opened: tuple[Door, socket] | None, served: Served) -> FrontProcess | Joined:
+        if opened is not None:
+            door, listener = opened
+            return FrontProcess(door, served, listener)
         try:
-            if listener is None:
-                return Joined(self._flags["front"], served)
-            return FrontProcess(self._door(), served, listener)
+            return Joined(self._flags["front"], served)
         except ServeError as error:
             raise JobError(str(error)) from error
 

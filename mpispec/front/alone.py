@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import socket
-import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 from mpispec.front.link import FrontError, Link
-from mpispec.front.messages import Door, Ended, Hello, Interrupt, Message, Progressed, Refuse, Serve, Served, Told
-from mpispec.front.program import Gone, announce, expect, make_service
+from mpispec.front.messages import Door, Ended, Hello, Serve, Served
+from mpispec.front.program import Gone, announce, expect, follow, make_service
 from mpispec.front.remote import RemoteEngine
 from mpispec.models.errors import ModelError
+from mpispec.runtime.process import complain
 from mpispec.serve.server import Closing, Server
 
 
@@ -52,22 +51,25 @@ class Alone:
     def _take_engines(self) -> None:
         while True:
             connection, _ = self._engines.accept()
-            link = Link(connection)
-            messages = link.messages()
-            try:
-                served, hello = expect(messages, Serve).served, expect(messages, Hello)
-                self._serve(served, hello.facts.promise.parallel)
-                self._engine.attach(link, hello)
-                _say("an engine has come.")
-                self._listen(messages, link)
-            except Gone:
-                pass
-            except (FrontError, ModelError) as error:
-                _say(str(error))
-                link.send(Ended(str(error)))
-            self._engine.lose()
-            link.close()
-            _say("the engine has gone; requests are answered with 503 until there is one.")
+            self._take_engine(Link(connection))
+
+    def _take_engine(self, link: Link) -> None:
+        """Serve one engine until it has gone."""
+        messages = link.messages()
+        try:
+            served, hello = expect(messages, Serve).served, expect(messages, Hello)
+            self._serve(served, hello.facts.promise.parallel)
+            self._engine.attach(link, hello)
+            complain("an engine has come.")
+            follow(messages, self._engine, lambda: link.send(Ended()), lambda: self._refuse(link))
+        except Gone:
+            pass
+        except (FrontError, ModelError) as error:
+            complain(str(error))
+            link.send(Ended(str(error)))
+        self._engine.lose()
+        link.close()
+        complain("the engine has gone; requests are answered with 503 until there is one.")
 
     def _serve(self, served: Served, parallel: int) -> None:
         """Begin to serve the first engine's model; raises FrontError where a later one has another."""
@@ -84,26 +86,13 @@ class Alone:
                 f"This front process serves {self._served.path}, not {served.path}; start another one for that."
             )
 
-    def _listen(self, messages: Iterator[Message], link: Link) -> None:
-        for message in messages:
-            match message:
-                case Progressed() | Told():
-                    self._engine.take(message)
-                case Refuse():
-                    self._engine.refuse()
-                    threading.Thread(target=self._let_go, args=[link], daemon=True).start()
-                case Interrupt():
-                    link.send(Ended())
-                case _:
-                    raise FrontError(f"Rank 0 sent its front process a message of its own kind, {message}.")
+    def _refuse(self, link: Link) -> None:
+        """Take no more requests for an engine that is to end."""
+        self._engine.refuse()
+        threading.Thread(target=self._let_go, args=[link], daemon=True).start()
 
     def _let_go(self, link: Link) -> None:
-        """Tell an engine that is to end when its open requests have ended, or their time is up."""
+        """Tell it when its open requests have ended, or their time is up."""
         if not self._engine.wait_until_idle(self._door.grace_s):
             self._engine.stop()
         link.send(Ended())
-
-
-def _say(sentence: str) -> None:
-    sys.stderr.write(f"mpispec: {sentence}\n")
-    sys.stderr.flush()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from mpispec.front.link import FrontError, Link
@@ -85,19 +85,16 @@ class EngineHost:
         """Return what hands tokens on; the driver calls it between two steps, so it does next to nothing."""
 
         def listen(progress: Progress) -> None:
-            self._link.send_later(self._told(key, progress))
+            self._link.send_later(partial(self._progressed, key, progress))
 
         return listen
 
-    def _told(self, key: int, progress: Progress) -> Callable[[], Message]:
-        def make() -> Message:
-            report = {}
-            if progress.finish is not None:
-                with self._guard:
-                    report = self._engine.report(self._requests.pop(key))
-            return Progressed(key, progress, report)
-
-        return make
+    def _progressed(self, key: int, progress: Progress) -> Message:
+        report = {}
+        if progress.finish is not None:
+            with self._guard:
+                report = self._engine.report(self._requests.pop(key))
+        return Progressed(key, progress, report)
 
     def _tell(self, asked: Ask) -> None:
         engine = self._engine

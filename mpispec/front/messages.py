@@ -10,6 +10,7 @@ import msgspec
 
 from mpispec.runtime.engine import EngineFacts, Generation, Progress
 from mpispec.serve.address import Access
+from mpispec.serve.server import PING_SECONDS
 from mpispec.serve.service import Manner
 
 
@@ -18,7 +19,7 @@ class Door:
     """Where people come in, and who may: the chat and the HTTP server of a front process."""
 
     access: Access = field(default_factory=Access)
-    ping_s: float = 15.0
+    ping_s: float = PING_SECONDS
     """Seconds that a stream may be silent; 0 is without a bound."""
     has_repl: bool = False
     """Whether there is a chat on standard input."""

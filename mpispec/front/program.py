@@ -12,6 +12,7 @@ from typing import TypeVar
 from mpispec.front.link import FrontError, Link
 from mpispec.front.messages import Door, Ended, Hello, Interrupt, Message, Progressed, Refuse, Served, Told
 from mpispec.front.remote import RemoteEngine
+from mpispec.runtime.process import complain
 from mpispec.serve.opening import open_template, open_vocabulary
 from mpispec.serve.prompt import Prompts
 from mpispec.serve.repl import COMMANDS, Repl
@@ -36,6 +37,25 @@ def expect(messages: Iterator[Message], kind: type[Kind]) -> Kind:
     if not isinstance(message, kind):
         raise FrontError(f"Rank 0 sent {message} where its front process expected {kind.__name__}.")
     return message
+
+
+def follow(
+    messages: Iterator[Message],
+    engine: RemoteEngine,
+    on_interrupt: Callable[[], None],
+    on_refuse: Callable[[], None],
+) -> None:
+    """Take what rank 0 says from now on, until it has gone. Raises FrontError where it says what it cannot mean."""
+    for message in messages:
+        match message:
+            case Progressed() | Told():
+                engine.take(message)
+            case Interrupt():
+                on_interrupt()
+            case Refuse():
+                on_refuse()
+            case _:
+                raise FrontError(f"Rank 0 sent its front process a message of its own kind, {message}.")
 
 
 def make_service(engine: RemoteEngine, served: Served) -> Service:
@@ -70,7 +90,7 @@ class Front:
     def run(self, link: Link, hello: Hello, messages: Iterator[Message]) -> None:
         """Serve to the end, and tell rank 0 of it."""
         self._engine.attach(link, hello)
-        threading.Thread(target=self._listen, args=[messages], name="rank 0", daemon=True).start()
+        threading.Thread(target=self._follow, args=[messages], name="rank 0", daemon=True).start()
         self._server.start()
         announce(self._service, self._server.url)
         try:
@@ -84,19 +104,13 @@ class Front:
             link.send(Ended())
             link.close()
 
-    def _listen(self, messages: Iterator[Message]) -> None:
-        for message in messages:
-            match message:
-                case Progressed() | Told():
-                    self._engine.take(message)
-                case Interrupt():
-                    self._interrupted()
-                case Refuse():
-                    self._closing.ask()
-                case _:
-                    raise FrontError(f"Rank 0 sent its front process a message of its own kind, {message}.")
+    def _follow(self, messages: Iterator[Message]) -> None:
+        follow(messages, self._engine, self._interrupt, self._closing.ask)
         self._engine.lose()
         self._end()
+
+    def _interrupt(self) -> None:
+        self._interrupted()  # another one when the chat is over
 
     def _end(self) -> None:
         self._ended.set()
@@ -106,6 +120,5 @@ class Front:
 
 def announce(service: Service, url: str) -> None:
     """Tell the user where to find the model."""
-    sys.stderr.write(f"mpispec: answers are drawn with {service.manner.describe()}\n")
-    sys.stderr.write(f"mpispec: serving {service.model} on {url}\n")
-    sys.stderr.flush()
+    complain(f"answers are drawn with {service.manner.describe()}")
+    complain(f"serving {service.model} on {url}")

@@ -254,8 +254,8 @@ class Engine:
                 drafter,
                 generation.sampling.seed,
                 generation.is_traced,
+                not generation.max_tokens,
             )
-            self._timelines[request].is_silent = not generation.max_tokens
             self._forget_old()
             tokens = tuple(Token(token) for token in generation.prompt)
             stops = self._stops.union(map(Token, generation.stop_token_ids))

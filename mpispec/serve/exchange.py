@@ -166,26 +166,26 @@ def _failure(ended: Sequence[Completed], completions: Sequence[AsyncCompletion])
 
 async def _stream(completions: Sequence[AsyncCompletion], answer: Answer, is_json: bool) -> AsyncGenerator[str, None]:
     turns = [Turn() for _ in completions]
+    ended: dict[int, Completed] = {}
     for index in range(len(completions)):
         for event in answer.opening(index):
             yield event
     async with aclosing(_merged(completions)) as found:
         async for index, pieces in found:
-            done = _ended(completions[index], turns[index], is_json) if pieces is None else None
-            failure = _failure([done] if done is not None else [], completions)
-            if failure is not None:
-                for event in answer.failure(failure):
-                    yield event
-                return
             for piece in pieces or ():
                 turns[index].add(piece)
                 for event in answer.chunk(index, piece):
                     yield event
-            if done is not None:
-                for event in answer.ending(index, turns[index], done):
+            if pieces is not None:
+                continue
+            done = ended[index] = _ended(completions[index], turns[index], is_json)
+            if (failure := _failure([done], completions)) is not None:
+                for event in answer.failure(failure):
                     yield event
-    ended = [_ended(completion, turn, is_json) for completion, turn in zip(completions, turns, strict=True)]
-    for event in answer.closing(list(zip(turns, ended, strict=True))):
+                return
+            for event in answer.ending(index, turns[index], done):
+                yield event
+    for event in answer.closing([(turn, ended[index]) for index, turn in enumerate(turns)]):
         yield event
 
 

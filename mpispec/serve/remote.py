@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import httpx
 
 from mpispec.serve.entries import Entries
+from mpispec.serve.event_data import event_data
 from mpispec.serve.screen import Screen
 from mpispec.serve.talk import Refused, Stopped, Talk, flatten, read_seed, read_temperature, summarise
 
@@ -162,7 +163,7 @@ class Remote:
                 if response.is_error:
                     await response.aread()
                 self._check(response)
-                async with aclosing(_data_of(response)) as found:
+                async with aclosing(event_data(response)) as found:
                     async for data in found:
                         if data == "[DONE]":
                             return
@@ -188,16 +189,6 @@ class Remote:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol):
             return Failed(f"No server answers at {self._place.url}; start mpispec serve, or check --url.", is_gone=True)
         return Failed("The connection broke before the answer had ended; ask again.")
-
-
-async def _data_of(response: httpx.Response) -> AsyncGenerator[str, None]:
-    """Yield the data of each event."""
-    lines: Any = response.aiter_lines()
-    async with aclosing(lines):
-        async for line in lines:
-            name, _, data = line.partition(":")
-            if name == "data" and data.strip():
-                yield data.strip()
 
 
 def _read_chunk(data: str) -> dict[str, Any]:

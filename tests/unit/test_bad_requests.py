@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -15,6 +13,7 @@ import psutil
 import pytest
 
 from tests.hostile import Failure, attack, broken_json, drawn, hostile_names, storm, wrong_fields
+from tests.one_answer import answering
 
 pytestmark = pytest.mark.unit
 
@@ -80,25 +79,11 @@ def test_a_server_outlives_what_strangers_send(count: int, growth_mib: int) -> N
 @pytest.mark.parametrize(("status", "body"), [(500, ERROR), (400, b"Bad Request"), (404, b'{"detail": "Not Found"}')])
 def test_a_server_that_does_worse_is_noticed(status: int, body: bytes) -> None:
     """Failures, and answers that are not in form, whatever the request; so the test above can fail."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, form: str, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with answering(status, body) as url:
         for kind in (wrong_fields, broken_json, hostile_names):
             seed = next(seed for seed in range(1000) if drawn(seed) is kind)
             with pytest.raises(Failure, match=f"seed {seed}, {kind.__name__}"):
                 attack(url, seed)
-        server.shutdown()
 
 
 def test_a_hostile_template_costs_its_time_and_no_more() -> None:

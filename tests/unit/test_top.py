@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -23,6 +19,7 @@ from mpispec.commands.top_reading import Change, NoAnswer, Reading, Refused
 from mpispec.serve.address import Access, bind
 from mpispec.serve.server import Server
 from mpispec.serve.tls import find_tls
+from tests.one_answer import answering
 
 pytestmark = pytest.mark.unit
 
@@ -53,25 +50,6 @@ def test_a_frame_shows_requests_cells_drafts_and_ranks() -> None:
     assert "0 a head+stage 1 0-9 ███████████████····· 75% 500 B" in lines
     assert "1 b stage 2 10-19 █████··············· 25% 150 B" in lines
     assert any(line.startswith("first token") and " ms / " in line for line in lines)
-
-
-@contextmanager
-def answering(status: int, body: bytes) -> Iterator[str]:
-    """Serve one answer to whatever is asked."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, form: str, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 @pytest.mark.parametrize(
