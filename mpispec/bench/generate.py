@@ -24,8 +24,8 @@ from mpispec.runtime.job import FrontEnd, Outcome, run_job
 from mpispec.runtime.loading import Models
 from mpispec.runtime.process import complain
 from mpispec.runtime.setup import JobOptions, Setup
-from mpispec.serve.completion import written
-from mpispec.serve.vocabulary import Vocabulary
+from mpispec.serve.text.completion import written
+from mpispec.serve.text.vocabulary import Vocabulary
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import JobError
 from mpispec.runtime.loading import Models
 from mpispec.runtime.setup import JobOptions, Setup
-from mpispec.serve.completion import written
-from mpispec.serve.vocabulary import Vocabulary
+from mpispec.serve.text.completion import written
+from mpispec.serve.text.vocabulary import Vocabulary
 
 PROMPT = "The capital of France is"
 """Continued where the command line names no prompt."""

@@ -25,7 +25,7 @@ from mpispec.commands.load_table import load_lines
 from mpispec.core.statistics import RunCounts, Statistics
 from mpispec.load import Load, Served, figures, work
 from mpispec.runtime.process import INTERRUPTED
-from mpispec.serve.address import KEY_VARIABLE
+from mpispec.serve.http.address import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from mpispec.bench.serve_client import Server, Target

@@ -15,7 +15,7 @@ import httpx
 from mpispec.bench.errors import BenchError
 from mpispec.bench.prompts import Prompts
 from mpispec.load import Load, Planned, Served, planned
-from mpispec.serve.event_data import event_data
+from mpispec.serve.terminal.event_data import event_data
 
 _CONNECT_S = 10.0
 _ASK_S = 10.0

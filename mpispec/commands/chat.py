@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpispec.runtime.process import INTERRUPTED, USAGE, complain
-from mpispec.serve.address import KEY_VARIABLE
+from mpispec.serve.http.address import KEY_VARIABLE
 
 if TYPE_CHECKING:
-    from mpispec.serve.remote import Remote
+    from mpispec.serve.terminal.remote import Remote
 
 _STANDARD_INPUT = 0
 
@@ -30,8 +30,8 @@ def _check_installed() -> None:
 
 def _once(remote: Remote, model: str, settings: dict[str, Any], text: str) -> int:
     """Answer one message on standard output, and nothing but the answer; return the exit code."""
-    from mpispec.serve.remote import Failed, chat_body  # noqa: PLC0415
-    from mpispec.serve.screen import Screen  # noqa: PLC0415
+    from mpispec.serve.terminal.remote import Failed, chat_body  # noqa: PLC0415
+    from mpispec.serve.terminal.screen import Screen  # noqa: PLC0415
 
     screen = Screen(sys.stdout)
     answer = remote.ask(chat_body(model, [{"role": "user", "content": text}], settings))
@@ -49,10 +49,10 @@ def _once(remote: Remote, model: str, settings: dict[str, Any], text: str) -> in
 
 def _talk(remote: Remote, model: str, settings: dict[str, Any]) -> int:
     """Chat on standard input and output; return the exit code."""
-    from mpispec.serve.entries import DescriptorLines, Entries, LineEntries  # noqa: PLC0415
-    from mpispec.serve.remote import COMMANDS, RemoteTalk  # noqa: PLC0415
-    from mpispec.serve.screen import Screen  # noqa: PLC0415
-    from mpispec.serve.terminal import open_entries  # noqa: PLC0415
+    from mpispec.serve.terminal.editor import open_entries  # noqa: PLC0415
+    from mpispec.serve.terminal.entries import DescriptorLines, Entries, LineEntries  # noqa: PLC0415
+    from mpispec.serve.terminal.remote import COMMANDS, RemoteTalk  # noqa: PLC0415
+    from mpispec.serve.terminal.screen import Screen  # noqa: PLC0415
 
     screen = Screen(sys.stdout)
     is_for_person = os.isatty(_STANDARD_INPUT)
@@ -68,7 +68,7 @@ def _talk(remote: Remote, model: str, settings: dict[str, Any]) -> int:
 
 def _run(flags: dict[str, Any]) -> int:
     _check_installed()
-    from mpispec.serve.remote import Failed, Place, Remote  # noqa: PLC0415
+    from mpispec.serve.terminal.remote import Failed, Place, Remote  # noqa: PLC0415
 
     settings = {name: flags[name] for name in ("system", "temperature", "seed", "max_tokens")}
     settings = {name: value for name, value in settings.items() if value is not None}

@@ -12,10 +12,10 @@ from click.core import ParameterSource
 
 from mpispec.commands.flags import Flag, with_flags
 from mpispec.front.messages import Door
-from mpispec.serve.address import Access, ServeError, find_access
-from mpispec.serve.log import FORMS
-from mpispec.serve.server import PING_SECONDS
-from mpispec.serve.tls import find_tls
+from mpispec.serve.http.address import Access, ServeError, find_access
+from mpispec.serve.http.log import FORMS
+from mpispec.serve.http.server import PING_SECONDS
+from mpispec.serve.http.tls import find_tls
 
 _QUEUE = 64
 _FILE = click.Path(path_type=Path)

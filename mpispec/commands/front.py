@@ -12,7 +12,7 @@ from mpispec.commands.door import door_flags, read_door
 from mpispec.front.alone import Alone
 from mpispec.front.local_socket import listen
 from mpispec.runtime.process import SIGNALS, USAGE, complain
-from mpispec.serve.address import ServeError, bind
+from mpispec.serve.http.address import ServeError, bind
 
 
 @click.command()

@@ -24,8 +24,8 @@ from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.runtime.text_promise import TextPromise
 from mpispec.runtime.trace import Event, write
 from mpispec.sampling import describe
-from mpispec.serve.completion import Completed, Completion, written
-from mpispec.serve.screen import Screen
+from mpispec.serve.terminal.screen import Screen
+from mpispec.serve.text.completion import Completed, Completion, written
 
 
 @dataclass(frozen=True, slots=True)

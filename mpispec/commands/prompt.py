@@ -12,9 +12,9 @@ from mpispec.models.recommended import recommended as find_recommended
 from mpispec.runtime.group import JobError
 from mpispec.runtime.process import complain, knows_end_of_input
 from mpispec.runtime.setup import Setup
-from mpispec.serve.dialogue import Dialogue
-from mpispec.serve.opening import open_template, open_vocabulary
-from mpispec.serve.prompt import Prompts
+from mpispec.serve.text.dialogue import Dialogue
+from mpispec.serve.text.opening import open_template, open_vocabulary
+from mpispec.serve.text.prompt import Prompts
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:

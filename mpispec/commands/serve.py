@@ -25,9 +25,9 @@ from mpispec.runtime.group import Group, JobError, on_rank_0
 from mpispec.runtime.job import FrontEnd, run_job
 from mpispec.runtime.process import AskedToEnd, Interrupts, leave_ending_to_rank_0
 from mpispec.runtime.setup import JobOptions, Setup
-from mpispec.serve.address import ServeError, bind
-from mpispec.serve.dialogue import SET_BY_FIELDS
-from mpispec.serve.service import Manner
+from mpispec.serve.http.address import ServeError, bind
+from mpispec.serve.text.dialogue import SET_BY_FIELDS
+from mpispec.serve.text.service import Manner
 
 
 class Serve(FrontEnd[None]):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpispec.runtime.process import USAGE, complain
-from mpispec.serve.address import KEY_VARIABLE
+from mpispec.serve.http.address import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,7 @@ from mpispec.front.program import Gone, announce, expect, follow, make_service
 from mpispec.front.remote import RemoteEngine
 from mpispec.models.errors import ModelError
 from mpispec.runtime.process import complain
-from mpispec.serve.server import Closing, Server
+from mpispec.serve.http.server import Closing, Server
 
 
 class Alone:

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 from mpispec.front.link import Link
-from mpispec.serve.address import ServeError
+from mpispec.serve.http.address import ServeError
 
 _BACKLOG = 4
 

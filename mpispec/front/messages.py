@@ -9,9 +9,9 @@ from typing import Any, Literal
 import msgspec
 
 from mpispec.runtime.engine import EngineFacts, Generation, Progress
-from mpispec.serve.address import Access
-from mpispec.serve.server import PING_SECONDS
-from mpispec.serve.service import Manner
+from mpispec.serve.http.address import Access
+from mpispec.serve.http.server import PING_SECONDS
+from mpispec.serve.text.service import Manner
 
 
 @dataclass(frozen=True, slots=True)

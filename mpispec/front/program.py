@@ -13,13 +13,13 @@ from mpispec.front.link import FrontError, Link
 from mpispec.front.messages import Door, Ended, Hello, Interrupt, Message, Progressed, Refuse, Served, Told
 from mpispec.front.remote import RemoteEngine
 from mpispec.runtime.process import complain
-from mpispec.serve.opening import open_template, open_vocabulary
-from mpispec.serve.prompt import Prompts
-from mpispec.serve.repl import COMMANDS, Repl
-from mpispec.serve.screen import Screen
-from mpispec.serve.server import Closing, Server
-from mpispec.serve.service import Service
-from mpispec.serve.terminal import open_entries
+from mpispec.serve.http.server import Closing, Server
+from mpispec.serve.terminal.editor import open_entries
+from mpispec.serve.terminal.repl import COMMANDS, Repl
+from mpispec.serve.terminal.screen import Screen
+from mpispec.serve.text.opening import open_template, open_vocabulary
+from mpispec.serve.text.prompt import Prompts
+from mpispec.serve.text.service import Service
 
 _STANDARD_INPUT = 0
 Kind = TypeVar("Kind", bound=Message)

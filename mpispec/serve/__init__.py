@@ -1,7 +1,7 @@
-"""What turns tokens into text and back: prompts, completions, the HTTP server and the line REPL.
+"""What people and programs talk to: prompts and answers as text, the HTTP server, and chats on a terminal.
 
-Requests and what is asked over HTTP need the `serve` extra (starlette, uvicorn, pydantic, prometheus_client): `http`
-and all that it imports by itself. What the REPL and `generate` need too, from `prompt` to `completion`, is the standard
-library only. `server` imports the rest when a server is made, so that a port can be bound before anything heavy is
-loaded.
+`text` goes from conversations to tokens and back, `api` knows the forms that clients send and read, `http` is the
+server, `terminal` the chat of rank 0 and the one of `mpispec chat`. `text` and `terminal.repl` need no extra, `api` and
+`http` need `serve` (starlette, uvicorn, pydantic, prometheus_client). `http.server` imports that when a server is made,
+so that a port can be bound before anything heavy is loaded.
 """

@@ -16,7 +16,7 @@ from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
 from mpispec.models import registry
-from mpispec.serve.opening import open_template
+from mpispec.serve.text.opening import open_template
 
 QUESTIONS = (
     "Why is the sky blue?",

@@ -20,8 +20,8 @@ from mpispec.models import default
 from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group, JobError, on_rank_0
 from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
-from mpispec.serve.completion import written
-from mpispec.serve.vocabulary import Vocabulary
+from mpispec.serve.text.completion import written
+from mpispec.serve.text.vocabulary import Vocabulary
 from mpispec.strategies import PRESETS
 from research.divergence import Divergence, Reference, compare, references, typical_gap
 from research.prompts import PROMPTS

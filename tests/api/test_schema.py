@@ -13,7 +13,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 from serve_fake import FakeEngine, serving
 
-from mpispec.serve.openapi import document
+from mpispec.serve.http.openapi import document
 
 pytestmark = pytest.mark.api
 

@@ -9,8 +9,8 @@ import pytest
 
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.models.template import ChatTemplate
-from mpispec.serve.dialogue import ChatMessage, Dialogue
-from mpispec.serve.prompt import Prompts
+from mpispec.serve.text.dialogue import ChatMessage, Dialogue
+from mpispec.serve.text.prompt import Prompts
 
 pytestmark = pytest.mark.models
 

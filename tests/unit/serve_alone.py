@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import serve_fake
 
 from mpispec.runtime.engine import Generation, Progress
-from mpispec.serve import connection
-from mpispec.serve.address import Access, bind
-from mpispec.serve.server import Server
+from mpispec.serve.http import connection
+from mpispec.serve.http.address import Access, bind
+from mpispec.serve.http.server import Server
 
 ANSWER = b"All is well."
 HOSTILE = "{% if bomb %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}"

@@ -18,10 +18,10 @@ from mpispec.core.messages import Score
 from mpispec.models.template import ChatTemplate
 from mpispec.runtime.engine import EngineFacts, EngineStopped, Generation, Progress
 from mpispec.runtime.text_promise import TextPromise
-from mpispec.serve.address import Access, bind
-from mpispec.serve.prompt import Prompts
-from mpispec.serve.server import Server
-from mpispec.serve.service import Manner, Service
+from mpispec.serve.http.address import Access, bind
+from mpispec.serve.http.server import Server
+from mpispec.serve.text.prompt import Prompts
+from mpispec.serve.text.service import Manner, Service
 
 START, END = 256, 257
 SPECIAL = {"<|start|>": START, "<|end|>": END}

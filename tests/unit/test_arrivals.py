@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from mpispec.serve.arrivals import Arrivals, arrivals
+from mpispec.serve.text.arrivals import Arrivals, arrivals
 
 pytestmark = pytest.mark.unit
 

@@ -16,9 +16,9 @@ import pytest
 from serve_fake import FakeEngine, serving
 from test_serve_repl import Terminal, read
 
-from mpispec.serve.entries import LineEntries
-from mpispec.serve.remote import Failed, Place, Remote, RemoteTalk
-from mpispec.serve.screen import Screen
+from mpispec.serve.terminal.entries import LineEntries
+from mpispec.serve.terminal.remote import Failed, Place, Remote, RemoteTalk
+from mpispec.serve.terminal.screen import Screen
 from tests.launch import REPOSITORY
 from tests.terminal import AtTerminal
 

@@ -16,7 +16,7 @@ import forked
 import pytest
 
 from mpispec.models.default import resolve
-from mpispec.serve.opening import open_template
+from mpispec.serve.text.opening import open_template
 
 pytestmark = pytest.mark.unit
 

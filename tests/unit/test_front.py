@@ -37,9 +37,9 @@ from mpispec.front.messages import (
 from mpispec.front.program import Gone, expect
 from mpispec.front.remote import RemoteEngine
 from mpispec.runtime.engine import EngineStopped, Generation, Progress
-from mpispec.serve.address import Access
-from mpispec.serve.completion import written
-from mpispec.serve.service import Manner
+from mpispec.serve.http.address import Access
+from mpispec.serve.text.completion import written
+from mpispec.serve.text.service import Manner
 from tests.unit.serve_fake import DEADLINE, ByteVocabulary, FakeEngine, connected, make_service
 
 pytestmark = pytest.mark.unit

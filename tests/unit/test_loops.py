@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from mpispec.serve.text import LEAST_REPEATS, LEAST_TOKENS, LONGEST_BLOCK, LoopWatch
+from mpispec.serve.text.detokenizer import LEAST_REPEATS, LEAST_TOKENS, LONGEST_BLOCK, LoopWatch
 
 pytestmark = pytest.mark.unit
 

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from serve_fake import DEADLINE, FakeEngine, make_service, serving
 
-from mpispec.serve.address import Access, ServeError, bind, find_access, is_loopback
-from mpispec.serve.connection import KEEP_SECONDS
-from mpispec.serve.guard import read_hostname
-from mpispec.serve.server import Server
+from mpispec.serve.http.address import Access, ServeError, bind, find_access, is_loopback
+from mpispec.serve.http.connection import KEEP_SECONDS
+from mpispec.serve.http.guard import read_hostname
+from mpispec.serve.http.server import Server
 
 pytestmark = pytest.mark.unit
 
@@ -174,7 +174,7 @@ def test_the_way_round_the_checks_is_told() -> None:
 
 
 def test_a_connection_that_is_kept_idle_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpispec.serve.connection.MOST_CONNECTIONS", 6)
+    monkeypatch.setattr("mpispec.serve.http.connection.MOST_CONNECTIONS", 6)
     with serving(FakeEngine()) as url, ExitStack() as stack:
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
         connections = [stack.enter_context(socket.create_connection(address, DEADLINE)) for _ in range(5)]

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from mpispec.serve.call_formats import FORMATS, HERMES, CallFormat, format_of, thoughts_of
-from mpispec.serve.call_reader import CallReader
-from mpispec.serve.thought_reader import ThoughtReader
-from mpispec.serve.turn import Argued, Called, Piece, PlainReader, Reader, Said, Thought, Turn, joined
+from mpispec.serve.text.call_formats import FORMATS, HERMES, CallFormat, format_of, thoughts_of
+from mpispec.serve.text.call_reader import CallReader
+from mpispec.serve.text.thought_reader import ThoughtReader
+from mpispec.serve.text.turn import Argued, Called, Piece, PlainReader, Reader, Said, Thought, Turn, joined
 
 pytestmark = pytest.mark.unit
 

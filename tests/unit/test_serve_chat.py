@@ -9,8 +9,8 @@ import httpx
 import pytest
 from serve_fake import TURNS, FakeEngine, make_service, serving
 
-from mpispec.serve.chat import ChatRequest
-from mpispec.serve.service import Service
+from mpispec.serve.api.chat import ChatRequest
+from mpispec.serve.text.service import Service
 
 pytestmark = pytest.mark.unit
 

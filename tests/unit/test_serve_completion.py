@@ -9,7 +9,7 @@ import pytest
 from serve_fake import END, ByteVocabulary, FakeEngine
 
 from mpispec.runtime.engine import EngineStopped, Generation
-from mpispec.serve.completion import AsyncCompletion, Completion
+from mpispec.serve.text.completion import AsyncCompletion, Completion
 
 pytestmark = pytest.mark.unit
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from serve_fake import END, START, TURNS, ByteVocabulary, FakeEngine, make_service
 
-from mpispec.serve.repl import Conversation
-from mpispec.serve.service import Service
+from mpispec.serve.terminal.repl import Conversation
+from mpispec.serve.text.service import Service
 
 pytestmark = pytest.mark.unit
 

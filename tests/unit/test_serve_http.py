@@ -17,12 +17,12 @@ from serve_fake import DEADLINE, ByteVocabulary, FakeEngine, connected, make_ser
 from mpispec.core.messages import Sampling
 from mpispec.models.template import ChatTemplate
 from mpispec.models.template_traits import TemplateTraits
-from mpispec.serve.address import MOST_OPEN
-from mpispec.serve.body import MAX_BODY
-from mpispec.serve.chat import ChatRequest
-from mpispec.serve.prompt import Prompts
-from mpispec.serve.service import Manner
-from mpispec.serve.text import LEAST_TOKENS
+from mpispec.serve.api.chat import ChatRequest
+from mpispec.serve.http.address import MOST_OPEN
+from mpispec.serve.http.body import MAX_BODY
+from mpispec.serve.text.detokenizer import LEAST_TOKENS
+from mpispec.serve.text.prompt import Prompts
+from mpispec.serve.text.service import Manner
 
 pytestmark = pytest.mark.unit
 
@@ -269,7 +269,7 @@ def test_a_silent_stream_says_that_it_is_there() -> None:
 def test_a_server_that_has_computed_nothing_is_not_ready(
     client: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpispec.serve.about.PROBE_SECONDS", 0.0)
+    monkeypatch.setattr("mpispec.serve.http.about.PROBE_SECONDS", 0.0)
     with client.stream("POST", CHAT, json=say("stall", stream=True)):
         assert client.get("/health").status_code == 503
         assert engine.num_tokens == 0
@@ -441,13 +441,13 @@ def open_request(client: httpx.Client, headers: bytes = b"") -> socket.socket:
 
 
 def test_a_body_that_does_not_come_times_out(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpispec.serve.body.BODY_SECONDS", 0.01)
+    monkeypatch.setattr("mpispec.serve.http.body.BODY_SECONDS", 0.01)
     with open_request(shared, b"Content-Length: 10\r\n") as connection:
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
 
 
 def test_a_request_that_does_not_come_times_out(shared: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpispec.serve.connection.HEAD_SECONDS", 0.01)
+    monkeypatch.setattr("mpispec.serve.http.connection.HEAD_SECONDS", 0.01)
     with socket.create_connection((shared.base_url.host, shared.base_url.port or 80), DEADLINE) as connection:
         assert connection.recv(4096) == b""
 
@@ -460,7 +460,7 @@ def test_a_second_request_whose_head_does_not_end_times_out(
         answer = b""
         while b'"ok"' not in answer:
             answer += connection.recv(4096) or pytest.fail("closed too early")
-        monkeypatch.setattr("mpispec.serve.connection.HEAD_SECONDS", 0.01)
+        monkeypatch.setattr("mpispec.serve.http.connection.HEAD_SECONDS", 0.01)
         connection.sendall(b"GET /hea")
         assert connection.recv(4096) == b""
 

@@ -13,7 +13,7 @@ import pytest
 from serve_fake import DEADLINE, FakeEngine, connected, serving
 
 from mpispec.commands.door import log_form
-from mpispec.serve import log
+from mpispec.serve.http import log
 
 pytestmark = pytest.mark.unit
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from serve_fake import TURNS, FakeEngine, connected, make_service, serving
 
-from mpispec.serve.messages import MessagesRequest
+from mpispec.serve.api.messages import MessagesRequest
 
 pytestmark = pytest.mark.unit
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from serve_fake import DEADLINE, FakeEngine, connected, make_service, serving
 
-import mpispec.serve
+import mpispec.serve.http
 from mpispec.core.effects import Origin
 from mpispec.core.ids import Token
 from mpispec.core.tree import BY_DRAFT, BY_HEAD
@@ -21,7 +21,7 @@ from mpispec.runtime.engine import Generation, Progress
 
 pytestmark = pytest.mark.unit
 
-FOLDER = Path(mpispec.serve.__file__).parent / "page"
+FOLDER = Path(mpispec.serve.http.__file__).parent / "page"
 FILES = sorted(FOLDER.iterdir())
 FILE_LINES = 400
 

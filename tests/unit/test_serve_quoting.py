@@ -9,10 +9,10 @@ import pytest
 from serve_fake import END, START, TURNS, ByteVocabulary, FakeEngine, make_service
 
 from mpispec.models.template import ChatTemplate
-from mpispec.serve.dialogue import ChatMessage, Dialogue
-from mpispec.serve.prompt import Prompts
-from mpispec.serve.quoting import Quoting
-from mpispec.serve.repl import Conversation
+from mpispec.serve.terminal.repl import Conversation
+from mpispec.serve.text.dialogue import ChatMessage, Dialogue
+from mpispec.serve.text.prompt import Prompts
+from mpispec.serve.text.quoting import Quoting
 
 pytestmark = pytest.mark.unit
 

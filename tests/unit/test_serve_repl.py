@@ -11,12 +11,12 @@ import pytest
 from serve_fake import DEADLINE, END, FakeEngine, make_service
 
 from mpispec.core.messages import Sampling
-from mpispec.serve.entries import LineEntries
-from mpispec.serve.repl import Repl
-from mpispec.serve.screen import Screen
-from mpispec.serve.service import Manner
-from mpispec.serve.talk import Reason
-from mpispec.serve.text import LEAST_TOKENS
+from mpispec.serve.terminal.entries import LineEntries
+from mpispec.serve.terminal.repl import Repl
+from mpispec.serve.terminal.screen import Screen
+from mpispec.serve.terminal.talk import Reason
+from mpispec.serve.text.detokenizer import LEAST_TOKENS
+from mpispec.serve.text.service import Manner
 
 pytestmark = pytest.mark.unit
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 from serve_fake import TURNS, FakeEngine, connected, make_service
 
-from mpispec.serve.responses import ResponsesRequest
+from mpispec.serve.api.responses import ResponsesRequest
 
 pytestmark = pytest.mark.unit
 

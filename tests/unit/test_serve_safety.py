@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import serialization
 from serve_fake import DEADLINE, FakeEngine, make_service, serving
 
 from mpispec.runtime.engine import Generation, Progress
-from mpispec.serve.address import Access, ServeError, bind, find_access
-from mpispec.serve.server import Server
-from mpispec.serve.tls import find_tls
+from mpispec.serve.http.address import Access, ServeError, bind, find_access
+from mpispec.serve.http.server import Server
+from mpispec.serve.http.tls import find_tls
 
 pytestmark = pytest.mark.unit
 
@@ -179,7 +179,7 @@ def test_one_key_cannot_take_all_places() -> None:
 
 
 def test_a_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpispec.serve.connection.MOST_CONNECTIONS", 4)
+    monkeypatch.setattr("mpispec.serve.http.connection.MOST_CONNECTIONS", 4)
     with serving(FakeEngine()) as url, ExitStack() as stack:
         held = [stack.enter_context(connect(url)) for _ in range(4)]
         held[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -218,7 +218,7 @@ def test_noise_after_an_early_answer_ends_the_connection(caplog: pytest.LogCaptu
 
 
 def test_a_body_that_goes_on_after_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpispec.serve.connection.HEAD_SECONDS", 0.1)
+    monkeypatch.setattr("mpispec.serve.http.connection.HEAD_SECONDS", 0.1)
     with serving(FakeEngine(), key="secret") as url, connect(url) as connection:
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n{")
         status, _, _ = read_answer(connection)
@@ -227,7 +227,7 @@ def test_a_body_that_goes_on_after_its_answer_is_cut_off(monkeypatch: pytest.Mon
 
 
 def test_a_client_that_takes_nothing_loses_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpispec.serve.connection.STALL_SECONDS", 0.05)
+    monkeypatch.setattr("mpispec.serve.http.connection.STALL_SECONDS", 0.05)
     listener = bind("127.0.0.1", 0)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     with door(FakeEngine(8192), Access(), listener) as server, client_of(server) as client, socket.socket() as deaf:

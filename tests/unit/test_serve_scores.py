@@ -13,7 +13,7 @@ from serve_fake import END, FakeEngine, make_service, serving
 
 from mpispec.core.ids import Pos, Token
 from mpispec.core.messages import Score
-from mpispec.serve.scores import Scoring, of_text, spelled
+from mpispec.serve.text.scores import Scoring, of_text, spelled
 
 pytestmark = pytest.mark.unit
 

@@ -15,12 +15,12 @@ from test_serve_tools import QWEN
 from mpispec.grammars.compiler import Compiler
 from mpispec.grammars.library import GrammarError
 from mpispec.grammars.walk import Walk
-from mpispec.serve.answer_grammar import Frame, grammar_text
-from mpispec.serve.call_formats import FORMATS, HERMES, CallFormat
-from mpispec.serve.call_reader import CallReader
-from mpispec.serve.dialogue import Dialogue
-from mpispec.serve.structure import Structure
-from mpispec.serve.turn import Turn
+from mpispec.serve.text.answer_grammar import Frame, grammar_text
+from mpispec.serve.text.call_formats import FORMATS, HERMES, CallFormat
+from mpispec.serve.text.call_reader import CallReader
+from mpispec.serve.text.dialogue import Dialogue
+from mpispec.serve.text.structure import Structure
+from mpispec.serve.text.turn import Turn
 
 pytestmark = pytest.mark.unit
 

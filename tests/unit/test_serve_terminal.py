@@ -14,10 +14,10 @@ from prompt_toolkit.output import DummyOutput
 from serve_fake import DEADLINE, FakeEngine, make_service
 from test_serve_repl import Terminal, read
 
-from mpispec.serve.repl import COMMANDS, Repl
-from mpispec.serve.screen import Screen
-from mpispec.serve.talk import Reason
-from mpispec.serve.terminal import TerminalEntries, open_history
+from mpispec.serve.terminal.editor import TerminalEntries, open_history
+from mpispec.serve.terminal.repl import COMMANDS, Repl
+from mpispec.serve.terminal.screen import Screen
+from mpispec.serve.terminal.talk import Reason
 
 pytestmark = pytest.mark.unit
 

@@ -11,8 +11,8 @@ import pytest
 from serve_fake import DEADLINE, TURNS, ByteVocabulary, FakeEngine, connected, make_service, serving
 
 from mpispec.models.template import ChatTemplate
-from mpispec.serve.dialogue import ChatMessage, Dialogue
-from mpispec.serve.prompt import Prompts
+from mpispec.serve.text.dialogue import ChatMessage, Dialogue
+from mpispec.serve.text.prompt import Prompts
 
 pytestmark = pytest.mark.unit
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from serve_fake import FakeEngine
 
-from mpispec.serve.answers import encode
+from mpispec.serve.api.answers import encode
 
 pytestmark = pytest.mark.unit
 

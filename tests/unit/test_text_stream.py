@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpispec.serve.text import TextStream, count_undecided, find_stop
+from mpispec.serve.text.detokenizer import TextStream, count_undecided, find_stop
 
 pytestmark = pytest.mark.unit
 

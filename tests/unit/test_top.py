@@ -16,9 +16,9 @@ from serve_fake import DEADLINE, FakeEngine, make_service, serving
 from mpispec.commands import top as command
 from mpispec.commands.top_frame import frame
 from mpispec.commands.top_reading import Change, NoAnswer, Reading, Refused
-from mpispec.serve.address import Access, bind
-from mpispec.serve.server import Server
-from mpispec.serve.tls import find_tls
+from mpispec.serve.http.address import Access, bind
+from mpispec.serve.http.server import Server
+from mpispec.serve.http.tls import find_tls
 from tests.one_answer import answering
 
 pytestmark = pytest.mark.unit

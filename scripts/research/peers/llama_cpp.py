@@ -21,7 +21,7 @@ from mpispec.bench.termination import terminated_in_order
 from mpispec.commands.flags import with_flags
 from mpispec.compute.llama_vocabulary import Vocabulary
 from mpispec.models import default, registry
-from mpispec.serve.opening import open_template
+from mpispec.serve.text.opening import open_template
 from research.peers.llama_server import Deployment, serving
 from research.peers.settings import (
     SEARCH_ALWAYS,

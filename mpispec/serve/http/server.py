@@ -1,0 +1,138 @@
+"""Runs the HTTP server in a thread of its own next to the engine, and ends it in order."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+
+from mpispec.serve.http import log
+from mpispec.serve.http.address import Access, check_access
+from mpispec.serve.text.engine import Engine
+from mpispec.serve.text.service import Service
+
+_GRACE_SECONDS = 2
+"""How long a stop waits for open answers."""
+PING_SECONDS = 15.0
+"""How often a stream without anything to say says so; proxies and clients give up on silence after 60 s and more."""
+
+
+class Server:
+    """An HTTP server on a socket from `bind`, for those whom `access` lets in; raises ServeError without a needed key.
+
+    It installs no signal handlers. An exception in its thread reaches `threading.excepthook`.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        listener: socket.socket,
+        access: Access,
+        ping_s: float = PING_SECONDS,
+        log_form: str = "off",
+    ) -> None:
+        """`ping_s` is how long a stream may be silent, in seconds, 0 without a bound; `log_form` one of `log.FORMS`."""
+        # Here and not above: only a rank that serves pays for these imports.
+        import uvicorn  # noqa: PLC0415
+
+        from mpispec.serve.http.connection import KEEP_SECONDS, DeadlineProtocol  # noqa: PLC0415
+        from mpispec.serve.http.gate import Drain  # noqa: PLC0415
+        from mpispec.serve.http.routes import make_app  # noqa: PLC0415
+
+        log.set_up(log_form)
+        self._listener = listener
+        host, port = listener.getsockname()[:2]
+        scheme, tls = ("https", access.tls) if access.tls else ("http", None)
+        self.url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        """Where clients reach it."""
+        check_access(host, access)
+        self._drain = Drain(self._exit)
+        config = uvicorn.Config(
+            make_app(service, access, ping_s, self._drain),
+            http=DeadlineProtocol,
+            ws="none",
+            lifespan="off",
+            loop="asyncio",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ssl_certfile=tls.certificate if tls else None,
+            ssl_keyfile=tls.key if tls else None,
+            timeout_keep_alive=KEEP_SECONDS,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        self._uvicorn = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+
+    def start(self) -> None:
+        """Start to answer; returns at once, since the socket takes connections already."""
+        self._thread.start()
+
+    def refuse(self) -> None:
+        """Stop taking requests; open ones go on until they or the engine end. Returns at once, may be called twice.
+
+        While some are open others are told so, and so is who asks after the health.
+        """
+        self._uvicorn.config.timeout_graceful_shutdown = None
+        self._drain.begin()
+
+    def join(self, seconds: float) -> None:
+        """Wait at most `seconds` for open requests to end, after `refuse`."""
+        self._thread.join(seconds)
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """Stop taking requests, end open answers, wait at most `seconds` for the thread. May be called twice."""
+        self._uvicorn.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        self._listener.close()
+
+    def _exit(self) -> None:
+        self._uvicorn.should_exit = True
+
+    def _run(self) -> None:
+        self._uvicorn.run(sockets=[self._listener])
+
+
+_MARGIN_S = 5.0
+"""Within this time a server has informed every client that the engine has stopped."""
+
+
+class Closing:
+    """Ends a server when someone asks for it; `ask` it from any thread or a signal handler."""
+
+    def __init__(self, server: Server, engine: Engine, grace_s: float, also: Sequence[Callable[[], None]]) -> None:
+        """`grace_s` is the time that open requests get; `also` is called when the server takes no more of them."""
+        self._server = server
+        self._engine = engine
+        self._grace_s = grace_s
+        self._also = also
+        self._asked = threading.Event()
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, name="closing", daemon=True).start()
+
+    def ask(self) -> None:
+        """Begin the end; returns at once."""
+        self._asked.set()
+
+    def wait(self) -> None:
+        """Wait until open requests have ended, if the end was asked for; then the server is at its end too."""
+        if self._asked.is_set():
+            self._server.join(self._grace_s + _MARGIN_S)
+        self._ended.set()
+        self._asked.set()
+
+    def _run(self) -> None:
+        self._asked.wait()
+        if self._ended.is_set():
+            return
+        sys.stderr.write(f"mpispec: no new requests; open ones have {self._grace_s:g} s, then the program ends.\n")
+        sys.stderr.flush()
+        self._server.refuse()
+        for call in self._also:
+            call()
+        if not self._ended.wait(self._grace_s):
+            self._engine.stop()

@@ -1,0 +1,112 @@
+"""Token ids to text as they come: cut before a stop string, or where an answer only repeats itself. Pure."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from mpispec.serve.text.vocabulary import Vocabulary
+
+
+def find_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
+    """Return the start of the stop string that is complete first, and the string; None if there is none.
+
+    Of several that end at the same place the longest counts. So the answer depends on the text alone, not on the
+    portions it came in.
+    """
+    found = [(start + len(stop), start, stop) for stop in stops if (start := text.find(stop)) >= 0]
+    if not found:
+        return None
+    _, start, stop = min(found)
+    return start, stop
+
+
+def count_undecided(text: str, stops: Sequence[str]) -> int:
+    """Return the length of the longest end of `text` that is a proper beginning of a stop string."""
+    longest = 0
+    for stop in stops:
+        start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+        while start >= 0:
+            if stop.startswith(text[start:]):
+                longest = max(longest, len(text) - start)
+                break
+            start = text.find(stop[0], start + 1)
+    return longest
+
+
+class TextStream:
+    """Turns tokens into text, holding back incomplete characters and what may become a stop string.
+
+    The texts of all `push` calls and of `flush` together are the decoded bytes of all tokens, up to the first stop
+    string. Bytes that are no UTF-8 become U+FFFD. Tokens of `vocabulary.eog` give no text, control tokens only those
+    that are to be shown.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str] = (), shown: frozenset[int] = frozenset()) -> None:
+        if "" in stops:
+            raise ValueError("A stop string must not be empty.")
+        self.stop_found: str | None = None
+        """The stop string that was found; there is no text after it."""
+        self._vocabulary = vocabulary
+        self._stops = tuple(stops)
+        self._shown = shown
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def push(self, token: int) -> str:
+        """Take the next token; return the text that is certain now, often none."""
+        if self.stop_found is not None or token in self._vocabulary.eog:
+            return ""
+        return self._release(self._decoder.decode(self._vocabulary.piece(token, special=token in self._shown)))
+
+    def flush(self) -> str:
+        """Return what was held back; call it after the last token."""
+        if self.stop_found is not None:
+            return ""
+        text = self._release(self._decoder.decode(b"", final=True)) + self._held
+        self._held = ""
+        return text
+
+    def _release(self, text: str) -> str:
+        text = self._held + text
+        found = find_stop(text, self._stops)
+        if found is not None:
+            start, self.stop_found = found
+            self._held = ""
+            return text[:start]
+        certain = len(text) - count_undecided(text, self._stops)
+        self._held = text[certain:]
+        return text[:certain]
+
+
+LEAST_TOKENS = 256
+LEAST_REPEATS = 8
+"""Both are needed: tables of zeros and refrains are shorter, or vary."""
+LONGEST_BLOCK = 128
+"""Tokens."""
+
+
+class LoopWatch:
+    """Takes an answer's tokens; `is_loop` once the last of them are one block again and again.
+
+    The end of an answer of n tokens repeats a block of p tokens where each token equals the one p places before. So one
+    count for each p is all there is to know, `LONGEST_BLOCK` comparisons for a token.
+    """
+
+    def __init__(self) -> None:
+        self.is_loop = False
+        self._tokens: list[int] = []
+        self._equal = [0] * (LONGEST_BLOCK + 1)
+        """By block length: how many of the last tokens equal the one a block before."""
+
+    def push(self, token: int) -> None:
+        """Take the next token."""
+        tokens, equal = self._tokens, self._equal
+        for block in range(1, min(LONGEST_BLOCK, len(tokens)) + 1):
+            if tokens[-block] != token:
+                equal[block] = 0
+                continue
+            equal[block] += 1
+            if equal[block] + block >= max(LEAST_TOKENS, LEAST_REPEATS * block):
+                self.is_loop = True
+        tokens.append(token)
