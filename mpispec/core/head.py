@@ -22,11 +22,11 @@ from mpispec.core.messages import (
     Credit,
     Draft,
     EarlyDraft,
-    Grammar,
     Idle,
     Result,
     Row,
     Run,
+    Sampling,
     Score,
     Stop,
     opening,
@@ -52,7 +52,7 @@ class HeadCore:
         self,
         config: HeadConfig,
         strategies: Mapping[str, Callable[[], Strategy]],
-        drafters: Mapping[str, Callable[[Grammar | None], Drafter]],
+        drafters: Mapping[str, Callable[[Sampling], Drafter]],
     ) -> None:
         self.config = config
         self._strategies = strategies
@@ -134,7 +134,7 @@ class HeadCore:
                 waiting,
                 *adopted,
                 self._strategies[waiting.submitted.strategy](),
-                drafter(waiting.submitted.sampling.grammar) if drafter else None,
+                drafter(waiting.submitted.sampling) if drafter else None,
                 self.config,
                 self._runs,
                 self._scheduler.others,

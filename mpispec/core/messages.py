@@ -8,23 +8,13 @@ handlers that forget it and the codec's round-trip test the missing row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, TypeVar
 
 from mpispec.core.ids import NodeId, Pos, RequestId, RunId, SeqId, Token
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """What an answer must look like; `mpispec/grammars` compiles it where tokens are decided."""
-
-    text: str
-    """In llguidance's form."""
-    start: Pos = Pos(0)
-    """Position of the answer's first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +51,8 @@ class Sampling:
     """Tokens that would end the answer too early."""
     scores_prompt: bool = False
     """Whether tokens of the prompt get log-probabilities too, so that all of it is computed."""
-    grammar: Grammar | None = None
-    """Only tokens that it allows are decided; None: any."""
+    grammar: str = ""
+    """What the answer must look like, in llguidance's form; compiled where tokens are decided. Empty: anything."""
 
     @property
     def counts(self) -> bool:
@@ -78,12 +68,6 @@ class Sampling:
     def adjusts(self) -> bool:
         """Whether logits are changed before they decide."""
         return self.looks_back or bool(self.logit_bias or self.held)
-
-
-def placed(sampling: Sampling, start: int) -> Sampling:
-    """Return the same for an answer whose first token is at position `start`."""
-    grammar = sampling.grammar
-    return sampling if grammar is None else replace(sampling, grammar=Grammar(grammar.text, Pos(start)))
 
 
 class Row(NamedTuple):
@@ -167,9 +151,7 @@ class Open:
 def opening(request: RequestId, sampling: Sampling, prompt: Sequence[Token], cached: int) -> Open:
     """Return what opens a request of which the first `cached` tokens of its prompt have cells."""
     window = sampling.repeat_last_n if sampling.repeat_penalty != 1.0 else 0
-    if sampling.grammar is not None:
-        window = max(window, cached - sampling.grammar.start)
-    if sampling.counts:
+    if sampling.counts or sampling.grammar:
         window = max(window, cached - sampling.begins)
     given = tuple(prompt) if sampling.scores_prompt and not cached else ()
     return Open(request, sampling, Pos(cached), tuple(prompt[max(0, cached - window) : cached]), given)

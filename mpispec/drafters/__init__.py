@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from mpispec.core.messages import Grammar
+from mpispec.core.messages import Sampling
 from mpispec.core.strategy import Drafter
 from mpispec.drafters.beam import Beam
 from mpispec.drafters.grammatical import Grammatical, Rules
@@ -32,7 +32,7 @@ IN_HEAD: Mapping[str, InHead] = {
 
 Compile = Callable[[str], Callable[[], Rules | None]]
 """Begins to compile a grammar; what it returns says None until that is done."""
-Make = Callable[[Grammar | None], Drafter]
+Make = Callable[[Sampling], Drafter]
 """Makes a drafter for a request, which may have a grammar."""
 
 
@@ -57,8 +57,8 @@ def _made(
     drafter: Callable[[Predictor], Drafter],
     predictor: Callable[[], Predictor],
     compile_: Compile | None,
-    grammar: Grammar | None,
+    sampling: Sampling,
 ) -> Drafter:
-    if grammar is None or compile_ is None:
+    if compile_ is None or not sampling.grammar:
         return drafter(predictor())
-    return drafter(Grammatical(predictor(), compile_(grammar.text), grammar.start))
+    return drafter(Grammatical(predictor(), compile_(sampling.grammar), sampling.begins))

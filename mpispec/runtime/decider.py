@@ -81,9 +81,9 @@ class Decider:
         self._sampling[opened.request] = opened.sampling
         if opened.sampling.looks_back:
             self._paths[opened.request] = _Paths(opened)
-        if (grammar := opened.sampling.grammar) is not None:
+        if grammar := opened.sampling.grammar:
             assert self._walk is not None, "nothing here compiles grammars"
-            self._grammars[opened.request] = GrammarRows(opened, grammar, self._walk(grammar.text))
+            self._grammars[opened.request] = GrammarRows(opened, self._walk(grammar))
         if opened.given:
             self._given[opened.request] = opened.given
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from mpispec.core.effects import Emit, FinishReason, Origin
 from mpispec.core.events import Event, StopRequested, Submitted, Withdrawn
 from mpispec.core.ids import RequestId, Token
-from mpispec.core.messages import Sampling, Score, placed
+from mpispec.core.messages import Sampling, Score
 from mpispec.core.statistics import RunCounts
 from mpispec.runtime.rank_work import RankWork
 from mpispec.runtime.text_promise import TextPromise
@@ -135,9 +135,8 @@ class EngineFacts:
                 raise ValueError(f"{what} has a token id outside the vocabulary of {self.vocabulary}.")
         if len(biases) > _MOST_BIASES or not all(abs(bias) <= MOST_BIAS for _, bias in biases):
             raise ValueError(f"logit_bias may have {_MOST_BIASES} entries from {-MOST_BIAS:g} to {MOST_BIAS:g}.")
-        grammar = generation.sampling.grammar
-        if grammar is not None and not 0 < len(grammar.text.encode()) <= MOST_GRAMMAR_BYTES:
-            raise ValueError(f"A grammar may have from 1 to {MOST_GRAMMAR_BYTES} bytes; send a shorter one.")
+        if len(generation.sampling.grammar.encode()) > MOST_GRAMMAR_BYTES:
+            raise ValueError(f"A grammar may have up to {MOST_GRAMMAR_BYTES} bytes; send a shorter one.")
         for name, (low, high) in SAMPLING_RANGES.items():
             if not low <= getattr(generation.sampling, name) <= high:  # written so that NaN fails too
                 raise ValueError(f"{name} must be from {low} to {high}.")
@@ -148,7 +147,7 @@ def _placed(generation: Generation, ends: frozenset[Token], stops: frozenset[Tok
     begins = len(generation.prompt)
     never = tuple((token, -MOST_BIAS) for token in sorted(ends)) if generation.ignore_eos else ()
     return replace(
-        placed(generation.sampling, begins),
+        generation.sampling,
         logit_bias=(*generation.sampling.logit_bias, *never),
         begins=begins,
         held=tuple(sorted(stops)) if generation.min_tokens else (),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpispec.compute.base import Floats
-from mpispec.core.messages import Grammar, Open, Row
+from mpispec.core.messages import Open, Row
 from mpispec.grammars.walk import Walk
 
 _MOST_NODES = 1 << 16
@@ -15,11 +15,11 @@ _MOST_NODES = 1 << 16
 class GrammarRows:
     """Leads a walk along the paths of a token tree, from one deciding row to the next."""
 
-    def __init__(self, opened: Open, grammar: Grammar, walk: Walk) -> None:
+    def __init__(self, opened: Open, walk: Walk) -> None:
         self._walk = walk
-        self._start = grammar.start
+        self._start = opened.sampling.begins
         self._cached = opened.cached
-        self._given = opened.recent[max(0, len(opened.recent) - max(0, opened.cached - grammar.start)) :]
+        self._given = opened.recent[max(0, len(opened.recent) - max(0, opened.cached - self._start)) :]
         """The part of the answer that had cells when the request was opened."""
         self._nodes: dict[int, tuple[int, int]] = {}
         """Parent and token of each row."""

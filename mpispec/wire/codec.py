@@ -56,7 +56,7 @@ from mpispec.wire.fields import (
     PeerProtocolError,
 )
 
-VERSION = 5
+VERSION = 6
 """Raised whenever a frame of the old form could be misread."""
 
 Buffer = bytes | bytearray | memoryview

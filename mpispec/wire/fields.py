@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
-from mpispec.core.ids import Pos
-from mpispec.core.messages import Branch, CacheOp, CacheOpKind, Grammar, Row, Sampling, Score
+from mpispec.core.messages import Branch, CacheOp, CacheOpKind, Row, Sampling, Score
 
 
 class PeerProtocolError(Exception):
@@ -241,49 +239,42 @@ def _unpack_held(value: Any) -> tuple[int, ...]:
     return held
 
 
+def _pack_grammar(grammar: str) -> bytes:
+    text = grammar.encode()
+    if len(text) > MOST_GRAMMAR_BYTES:
+        raise ValueError(f"a grammar of {len(text)} bytes")
+    return text
+
+
+def _unpack_grammar(value: Any) -> str:
+    text = _checked_bytes(value, 1, "bytes of a grammar")
+    if len(text) > MOST_GRAMMAR_BYTES:
+        raise PeerProtocolError(f"A peer sent a grammar of {len(text)} bytes, more than {MOST_GRAMMAR_BYTES}.")
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise PeerProtocolError("A peer sent a grammar that is not UTF-8.") from None
+
+
 FLAG = Field(bool, _boolean)
 TOKENS = _array("i", "tokens")
 _SAMPLING = {name: _sampling_field(low, high) for name, (low, high) in SAMPLING_RANGES.items()} | {
     "logit_bias": Field(_pack_biases, _unpack_biases),
     "held": Field(TOKENS.pack, _unpack_held),
     "scores_prompt": FLAG,
+    "grammar": Field(_pack_grammar, _unpack_grammar),
 }
 """In the order of `Sampling`."""
 
 
 def _pack_sampling(sampling: Sampling) -> list[Any]:
-    numbers = [field.pack(getattr(sampling, name)) for name, field in _SAMPLING.items()]
-    return [*numbers, *_pack_grammar(sampling.grammar)]
-
-
-def _pack_grammar(grammar: Grammar | None) -> tuple[bytes, int]:
-    """Return text and start, an empty text for none."""
-    if grammar is None:
-        return b"", 0
-    text = grammar.text.encode()
-    if not 0 < len(text) <= MOST_GRAMMAR_BYTES:
-        raise ValueError(f"a grammar of {len(text)} bytes")
-    return text, grammar.start
+    return [field.pack(getattr(sampling, name)) for name, field in _SAMPLING.items()]
 
 
 def _unpack_sampling(value: Any) -> Sampling:
-    if type(value) is not tuple or len(value) != len(_SAMPLING) + 2:
-        raise PeerProtocolError(f"A peer sent something other than {len(_SAMPLING)} sampling parameters and a grammar.")
-    *numbers, text, start = value
-    unpacked = (field.unpack(item) for item, field in zip(numbers, _SAMPLING.values(), strict=True))
-    return replace(Sampling(*unpacked), grammar=_unpack_grammar(text, start))
-
-
-def _unpack_grammar(text: Any, start: Any) -> Grammar | None:
-    blob = _checked_bytes(text, 1, "bytes of a grammar")
-    if len(blob) > MOST_GRAMMAR_BYTES:
-        raise PeerProtocolError(f"A peer sent a grammar of {len(blob)} bytes, more than {MOST_GRAMMAR_BYTES}.")
-    try:
-        words = blob.decode()
-    except UnicodeDecodeError:
-        raise PeerProtocolError("A peer sent a grammar that is not UTF-8.") from None
-    pos = INT32.unpack(start)
-    return Grammar(words, Pos(pos)) if words else None
+    if type(value) is not tuple or len(value) != len(_SAMPLING):
+        raise PeerProtocolError(f"A peer sent something other than {len(_SAMPLING)} sampling parameters.")
+    return Sampling(*(field.unpack(item) for item, field in zip(value, _SAMPLING.values(), strict=True)))
 
 
 INT32 = Field(_same, _integer(0, INT32_MAX))

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from mpispec.core.messages import Grammar, Sampling, Score
+from mpispec.core.messages import Sampling, Score
 from mpispec.runtime.engine import Engine, Generation, Progress
 from mpispec.runtime.group import Group
 from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
@@ -31,7 +31,7 @@ class Answer:
         """Tokens after which the client hangs up."""
         sampling = _sampling(wanted.get("sampling", {}))
         if (text := wanted.get("grammar")) is not None:
-            sampling = replace(sampling, grammar=Grammar(text))
+            sampling = replace(sampling, grammar=text)
         self._tokens: list[int] = []
         self._scores: list[Score] = []
         self._finish: str | None = None

@@ -14,7 +14,7 @@ from mpispec.core.effects import CloseSampler, Effect, OpenSampler
 from mpispec.core.events import Payload, Submitted
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import Actor, RequestId, Token
-from mpispec.core.messages import Grammar, Run, Sampling
+from mpispec.core.messages import Run, Sampling
 from mpispec.core.stage import StageCore
 from mpispec.drafters import in_head
 from mpispec.drafters.suffix_store import SuffixStore
@@ -88,7 +88,7 @@ def written(
     )
     cluster.watch = target.watch
     for number in range(REQUESTS):
-        sampling = Sampling(temperature=1.0, seed=number, grammar=Grammar(GRAMMAR, len(PROMPT)))
+        sampling = Sampling(temperature=1.0, seed=number, grammar=GRAMMAR, begins=len(PROMPT))
         stops = frozenset([Token(EOG)])
         cluster.at(0.0, Submitted(RequestId(number), PROMPT, TOKENS, stops, sampling, strategy, drafter))
     cluster.run()

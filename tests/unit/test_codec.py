@@ -24,7 +24,6 @@ from mpispec.core.messages import (
     Draft,
     EarlyDraft,
     Follow,
-    Grammar,
     Idle,
     Message,
     Open,
@@ -68,7 +67,7 @@ SAMPLINGS = st.builds(
     logit_bias=st.lists(st.tuples(INT32, st.floats(-1e6, 1e6)), max_size=5).map(tuple),
     held=TOKENS,
     scores_prompt=FLAGS,
-    grammar=st.none() | st.builds(Grammar, st.text(min_size=1, max_size=20), INT32),
+    grammar=st.text(max_size=20),
 )
 ROWS = st.builds(Row, INT32, INT32, st.integers(-1, 2**31 - 2), INT32, INT32, INT32, FLAGS)
 BRANCHES = st.builds(Branch, INT32, INT32, INT32, INT32)
@@ -209,7 +208,7 @@ def test_grammars_that_are_no_bounded_text_are_refused(blob: object) -> None:
 
 def test_grammars_that_are_too_long_are_not_sent() -> None:
     with pytest.raises(LocalProtocolError):
-        encode(Actor(0), Actor(1), Open(0, Sampling(grammar=Grammar("a" * (MOST_GRAMMAR_BYTES + 1))), 0, ()))
+        encode(Actor(0), Actor(1), Open(0, Sampling(grammar="a" * (MOST_GRAMMAR_BYTES + 1)), 0, ()))
 
 
 def test_integral_sampling_parameters_arrive_as_floats() -> None:
@@ -280,7 +279,7 @@ def assert_refused_or_rewritable(frame: bytes | bytearray) -> None:
 
 def sampling(**changes: object) -> list[object]:
     """Sampling parameters as they are written."""
-    neutral = asdict(Sampling(1.0, seed=0)) | {"logit_bias": b"", "held": b"", "grammar": b"", "start": 0}
+    neutral = asdict(Sampling(1.0, seed=0)) | {"logit_bias": b"", "held": b"", "grammar": b""}
     return list({**neutral, **changes}.values())
 
 
@@ -299,7 +298,7 @@ def score_blob(**changes: float) -> bytes:
     "items",
     [
         [0, 0, 1, 1, sampling(), 0, b"", b""],
-        [0, 0, 1, 1, sampling(grammar=b"start: /a/", start=7), 0, b"", b""],
+        [0, 0, 1, 1, sampling(grammar=b"start: /a/"), 0, b"", b""],
         [0, 0, 1, 1, sampling(logit_bias=struct.pack("<id", 5, -1e6), held=bytes(4)), 0, b"", b""],
         [2, 0, 1, 7, rows_blob(), struct.pack("<5i", 0, 0, 0, 0, -1), False, b""],
         [3, 0, 1, 7, bytes(4), bytes(4), bytes(4), False, b""],
@@ -430,7 +429,7 @@ def test_prefix_lies_are_refused() -> None:
 
 
 def test_another_version_is_named() -> None:
-    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 5; install the same mpispec on every host"):
+    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 6; install the same mpispec on every host"):
         decode(forge([6, 0, 1], version=9))
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from mpispec.core.effects import Origin
 from mpispec.core.ids import Pos, Token
-from mpispec.core.messages import Grammar, Sampling, Score
+from mpispec.core.messages import Sampling, Score
 from mpispec.front.host import EngineHost
 from mpispec.front.link import FrontError, Link
 from mpispec.front.messages import (
@@ -44,7 +44,7 @@ from tests.unit.serve_fake import DEADLINE, ByteVocabulary, FakeEngine, connecte
 
 pytestmark = pytest.mark.unit
 
-SAMPLING = Sampling(temperature=0.25, logit_bias=((Token(3), -1.5),), grammar=Grammar("start: /a/"))
+SAMPLING = Sampling(temperature=0.25, logit_bias=((Token(3), -1.5),), grammar="start: /a/")
 PROGRESS = Progress(
     (5, 6),
     "length",

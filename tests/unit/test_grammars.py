@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from mpispec.core.messages import Grammar, Open, Row, Sampling, opening
+from mpispec.core.messages import Open, Row, Sampling, opening
 from mpispec.drafters.grammatical import FORCED, Grammatical
 from mpispec.grammars.compiler import Compiler
 from mpispec.grammars.library import GrammarError, json_grammar, lark_grammar, regex_grammar
@@ -70,7 +70,7 @@ def logits_after(path: Sequence[int], size: int = SIZE) -> np.ndarray:
 
 
 def sampling(text: str = GRAMMAR, seed: int = 0, temperature: float = 1.0) -> Sampling:
-    return Sampling(temperature=temperature, seed=seed, grammar=Grammar(text, len(PROMPT)))
+    return Sampling(temperature=temperature, seed=seed, grammar=text, begins=len(PROMPT))
 
 
 def prompt_rows() -> list[Row]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mpispec.core.messages import Grammar, Sampling
+from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import EngineStopped, Generation
 from mpispec.serve.api.answers import Answer, Answered
 from mpispec.serve.api.request import GenerationRequest
@@ -71,9 +71,7 @@ class Exchange:
             self._release(http, completions)
         return Response(status_code=400) if answers is None else JSONResponse(answer.whole(answers))
 
-    def _generation(
-        self, wanted: GenerationRequest, prompt: Sequence[int], seed: int, grammar: Grammar | None
-    ) -> Generation:
+    def _generation(self, wanted: GenerationRequest, prompt: Sequence[int], seed: int, grammar: str) -> Generation:
         room = self._service.room(prompt)
         if room < 1:
             raise ApiError(

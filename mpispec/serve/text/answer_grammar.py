@@ -10,7 +10,6 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from mpispec.core.messages import Grammar
 from mpispec.grammars.compiler import Compiler
 from mpispec.grammars.library import GrammarError, json_grammar, lark_grammar, regex_grammar
 from mpispec.serve.errors import ApiError
@@ -49,31 +48,27 @@ class AnswerGrammars:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._compiler = Compiler(lambda: vocabulary)
 
-    async def grammar(self, structure: Structure | None, frame: Frame) -> Grammar | None:
-        """Return the grammar of an answer, None where it is free. Raises ApiError."""
+    async def grammar(self, structure: Structure | None, frame: Frame) -> str:
+        """Return the grammar of an answer, empty where it is free. Raises ApiError."""
         if structure is None and not frame.must_call:
-            return None
+            return ""
         return await run_in_threadpool(self._checked, structure, frame)
 
-    def _checked(self, structure: Structure | None, frame: Frame) -> Grammar | None:
+    def _checked(self, structure: Structure | None, frame: Frame) -> str:
         param = "tools" if structure is None or frame.must_call else structure.param
         try:
             text = grammar_text(structure, frame)
-            if text is None:
-                return None
             if len(text.encode()) > MOST_GRAMMAR_BYTES:
                 raise GrammarError(f"it takes {len(text.encode())} bytes of grammar, more than {MOST_GRAMMAR_BYTES}")
             self._compiler.check(text)
         except GrammarError as error:
             sentence = f"{param} cannot be kept to: {error}. Send a simpler one."
             raise ApiError(400, sentence, param=param, code="invalid_value") from None
-        return Grammar(text)
+        return text
 
 
-def grammar_text(structure: Structure | None, frame: Frame) -> str | None:
-    """Return the grammar of an answer, None where it is free. Raises GrammarError."""
-    if structure is None and not frame.must_call:
-        return None
+def grammar_text(structure: Structure | None, frame: Frame) -> str:
+    """Return the grammar of an answer with a structure or a call. Raises GrammarError."""
     answer = None if structure is None or frame.must_call else _part(structure)
     if answer is not None and frame.thoughts is None and not frame.tools:
         return json.dumps({"grammars": [answer]})
