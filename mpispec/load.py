@@ -110,6 +110,7 @@ def figures(served: Sequence[Served]) -> dict[str, Any]:
         "requests_per_s": _ratio(len(whole), seconds),
         "ttft_s": spread(one.times[0] - one.asked_s for one in useful if one.times),
         "itl_ms": spread(gap * 1e3 for one in useful for gap in one.gaps()),
+        "tpot_ms": spread(sum(gaps) * 1e3 / len(gaps) for one in useful if (gaps := one.gaps())),
         "latency_s": spread(one.ended_s - one.asked_s for one in whole),
         "fairness": fairness([one.num_tokens / (one.ended_s - one.asked_s) for one in whole if one.num_tokens]),
     }

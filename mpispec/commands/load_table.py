@@ -36,6 +36,7 @@ def _rows(found: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
         row("tokens per s", lambda one: _number(one["tokens_per_s"], 2)),
         row("requests per s", lambda one: _number(one["requests_per_s"], 3)),
         row("TTFT, s: p50, p95, p99", lambda one: _spread(one["ttft_s"], 2)),
+        row("time per output token, ms: p50, p95, p99", lambda one: _spread(one["tpot_ms"], 1)),
         row("between tokens, ms: p50, p95, p99", lambda one: _spread(one["itl_ms"], 1)),
         row("longest gap, ms", lambda one: _number((one["itl_ms"] or {}).get("most"), 1)),
         row("whole answer, s: p50, p95, p99", lambda one: _spread(one["latency_s"], 2)),

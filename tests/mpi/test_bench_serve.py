@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import sys
 from typing import Any
 
 import pytest
@@ -52,3 +54,24 @@ def test_a_server_that_dies_fails_what_was_under_way() -> None:
     assert code == 0, "some were answered before"
     assert "failed: no connection" in program.stdout
     assert "could not be asked at the end" in program.stdout
+
+
+def loaded(port: int, *command: str) -> Program:
+    """`scripts/research loaded`, which ends what it starts."""
+    load = ["--url", f"http://127.0.0.1:{port}", "--load", " ".join(("--requests 4", *LOAD))]
+    return Program(0, [sys.executable, "scripts/research", "loaded", *load, "--", *command])
+
+
+def test_a_server_is_started_for_its_load_and_ended() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with loaded(port, *MPISPEC, "serve", "--no-repl", "--port", str(port)) as program:
+        assert result(program)["requests"] == {"ok": 4, "cancelled": 0, "failed": 0}
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_server_that_does_not_start_is_quoted() -> None:
+    with loaded(9, "sh", "-c", "echo no such model; exit 1") as program:
+        assert program.wait() == 1
+    assert program.stderr.strip().endswith("The server ended and said: no such model")

@@ -71,13 +71,14 @@ def test_figures_follow_their_definitions() -> None:
     assert found["ttft_s"] == {"p50": 1.5, "p95": 1.95, "p99": 1.99, "most": 2.0}
     assert found["itl_ms"]["p50"] == pytest.approx(100.0)
     assert found["itl_ms"]["most"] == pytest.approx(300.0)
+    assert found["tpot_ms"]["p50"] == pytest.approx(200.0)
     assert found["latency_s"]["p50"] == 1.2
 
 
 def test_nothing_has_no_figures() -> None:
     found = figures([])
     assert found["requests"] == {"ok": 0, "cancelled": 0, "failed": 0}
-    assert {found[name] for name in ("tokens_per_s", "ttft_s", "itl_ms", "latency_s", "fairness")} == {None}
+    assert {found[name] for name in ("tokens_per_s", "ttft_s", "itl_ms", "tpot_ms", "latency_s", "fairness")} == {None}
 
 
 @pytest.mark.parametrize(("rates", "index"), [([2.0, 2.0, 2.0], 1.0), ([5.0, 0.0, 0.0, 0.0], 0.25), ([1.0, 3.0], 0.8)])

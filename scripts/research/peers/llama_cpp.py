@@ -34,8 +34,11 @@ from research.peers.settings import (
     write,
 )
 
+_LOOK_SECONDS = 0.5
+"""How often a server is looked at."""
 
-def _work_flags(command: Callable[..., None]) -> Callable[..., None]:
+
+def _deployment_flags(command: Callable[..., None]) -> Callable[..., None]:
     flags = [
         click.option("--model", metavar="MODEL", help="The target; the default model without it."),
         click.option("--draft", metavar="MODEL", help="A draft, computed by the first host."),
@@ -51,13 +54,24 @@ def _work_flags(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Runs a command there: AGENT HOST COMMAND.",
         ),
-        click.option("--file", "file", type=click.Path(path_type=Path), required=True, help="Read the prompt from it."),
-        click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template."),
-        click.option("-n", "max_tokens", type=click.IntRange(min=2), default=128, show_default=True),
         click.option("--ctx", "context", type=click.IntRange(min=2), default=2048, show_default=True),
         click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each host."),
     ]
     return with_flags(command, *flags)
+
+
+def _prompt_flags(command: Callable[..., None]) -> Callable[..., None]:
+    flags = [
+        click.option("--file", "file", type=click.Path(path_type=Path), required=True, help="Read the prompt from it."),
+        click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template."),
+        click.option("-n", "max_tokens", type=click.IntRange(min=2), default=128, show_default=True),
+    ]
+    return with_flags(command, *flags)
+
+
+_settings_flag = click.option(
+    "--settings", type=click.Path(path_type=Path), help="What `search` has found; llama.cpp's own without."
+)
 
 
 @click.group()
@@ -66,21 +80,37 @@ def main() -> None:
 
 
 @main.command("run")
-@_work_flags
-@click.option("--settings", type=click.Path(path_type=Path), help="What `search` has found; llama.cpp's own without.")
-def run_once(settings: Path | None, max_tokens: int, **flags: Any) -> None:
+@_deployment_flags
+@_prompt_flags
+@_settings_flag
+def run_once(settings: Path | None, max_tokens: int, file: Path, chat: bool, **flags: Any) -> None:
     """Answer one prompt once and print one JSON object."""
-    deployment, prompt = _deployment(flags)
-    chosen = read(settings)[0] if settings is not None else Settings()
-    click.echo(json.dumps(_measure(deployment, chosen, prompt, max_tokens)))
+    deployment = _deployment(**flags)
+    prompt = _prompt(deployment.target, file, chat)
+    click.echo(json.dumps(_measure(deployment, _chosen(settings), prompt, max_tokens)))
+
+
+@main.command("serve")
+@_deployment_flags
+@_settings_flag
+@click.option("--port", type=click.IntRange(1, 65535), default=8090, show_default=True)
+@click.option("--parallel", type=click.IntRange(min=1), default=8, show_default=True, help="Requests at once.")
+def serve(settings: Path | None, **flags: Any) -> None:
+    """Serve requests until a signal ends it."""
+    with terminated_in_order(), serving(_deployment(**flags), _chosen(settings)) as server:
+        while True:
+            server.require()
+            time.sleep(_LOOK_SECONDS)
 
 
 @main.command("search")
-@_work_flags
+@_deployment_flags
+@_prompt_flags
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Goes on with what it holds already.")
-def search_settings(out: Path, max_tokens: int, **flags: Any) -> None:
+def search_settings(out: Path, max_tokens: int, file: Path, chat: bool, **flags: Any) -> None:
     """Find better settings than llama.cpp's own, one after the other, and write them to a file."""
-    deployment, prompt = _deployment(flags)
+    deployment = _deployment(**flags)
+    prompt = _prompt(deployment.target, file, chat)
     choices = (
         *(SEARCH_SPLIT if len(deployment.hosts) > 1 else ()),
         *SEARCH_ALWAYS,
@@ -104,19 +134,21 @@ def search_settings(out: Path, max_tokens: int, **flags: Any) -> None:
     click.echo(json.dumps({"best": asdict(best), "reached": reached, "trials": len(trials)}))
 
 
-def _deployment(flags: dict[str, Any]) -> tuple[Deployment, list[int]]:
-    """Return what runs where, and the prompt's tokens. Raises BenchError and ModelError."""
-    target = default.resolve(flags["model"])
-    deployment = Deployment(
+def _chosen(settings: Path | None) -> Settings:
+    return Settings() if settings is None else read(settings)[0]
+
+
+def _deployment(model: str | None, draft: str | None, hostfile: Path | None, agent: str, **flags: Any) -> Deployment:
+    """Return what runs where. Raises BenchError and ModelError."""
+    target = default.resolve(model)
+    return Deployment(
         target=target,
         layers=registry.inspect(target).layers,
-        draft=None if flags["draft"] is None else default.resolve(flags["draft"]),
-        hosts=("localhost",) if flags["hostfile"] is None else _hosts(flags["hostfile"]),
-        agent=tuple(shlex.split(flags["agent"])),
-        threads=flags["threads"],
-        context=flags["context"],
+        draft=None if draft is None else default.resolve(draft),
+        hosts=("localhost",) if hostfile is None else _hosts(hostfile),
+        agent=tuple(shlex.split(agent)),
+        **flags,
     )
-    return deployment, _prompt(target, flags["file"], flags["chat"])
 
 
 def _hosts(hostfile: Path) -> tuple[str, ...]:

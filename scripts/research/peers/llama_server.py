@@ -43,6 +43,11 @@ class Deployment:
     threads: int
     """Of each host."""
     context: int
+    """Of each request."""
+    parallel: int = 1
+    """Requests at once."""
+    port: int | None = None
+    """Where llama-server listens; None: any free one."""
 
 
 class Server:
@@ -62,6 +67,10 @@ class Server:
         except OSError as error:
             self._process.require()
             raise BenchError(f"llama-server did not answer ({error}) and said: {self._process.said()}") from error
+
+    def require(self) -> None:
+        """Raise BenchError with what it said last if it has ended."""
+        self._process.require()
 
     def is_ready(self) -> bool:
         """Return whether the model is loaded. Raises BenchError if the server has ended."""
@@ -88,7 +97,8 @@ def serving(deployment: Deployment, settings: Settings) -> Iterator[Server]:
         addresses = [
             stack.enter_context(_rpc_server(programs, deployment, index, host)) for index, host in peers.items()
         ]
-        url, port = _free_address()
+        port = deployment.port or _free_port()
+        url = f"http://127.0.0.1:{port}"
         argv = [str(programs / "llama-server"), *_model_flags(deployment, settings, addresses)]
         argv += ["--host", "127.0.0.1", "--port", str(port), *settings.flags(deployment.draft is not None)]
         server = Server(url, stack.enter_context(running("llama-server", argv)))
@@ -116,7 +126,8 @@ def _rpc_hosts(deployment: Deployment, settings: Settings) -> dict[int, str]:
 
 def _model_flags(deployment: Deployment, settings: Settings, addresses: Sequence[str]) -> list[str]:
     threads = str(deployment.threads)
-    flags = ["--model", str(deployment.target), "--ctx-size", str(deployment.context), "--parallel", "1"]
+    flags = ["--model", str(deployment.target), "--parallel", str(deployment.parallel)]
+    flags += ["--ctx-size", str(deployment.context * deployment.parallel)]
     flags += ["--threads", threads, "--threads-batch", threads, "--fit", "off", "--cache-ram", "0", "--no-webui"]
     if addresses:
         layers = "all"
@@ -156,7 +167,6 @@ def _listens(address: str, port: int) -> bool:
     return True
 
 
-def _free_address() -> tuple[str, int]:
+def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    return f"http://127.0.0.1:{port}", port
+        return int(free.getsockname()[1])
