@@ -32,6 +32,10 @@ class TemplateTraits:
     """Whether content must be a list of parts; templates of models that can also see loop over it."""
     takes_system: bool = True
     """Whether it shows a message of the system; some refuse it."""
+    takes_later_system: bool = True
+    """Whether it shows further messages of the system, which agents send; some refuse them."""
+    takes_same_role: bool = True
+    """Whether two messages of a user may follow each other; in some roles must take turns."""
     takes_tools: bool = False
     """Whether it shows tools, calls and their results."""
     wants_objects: bool = True
@@ -81,9 +85,12 @@ def probe(render: Callable[..., str]) -> TemplateTraits:
     asked = _Probe(render, wants_parts)
     wants_objects = asked.shows_calls(wants_objects=True)
     shows_calls = wants_objects or asked.shows_calls(wants_objects=False)
+    rules, later = ({"role": "system", "content": text} for text in ("Probing rules", "later rules"))
     return TemplateTraits(
         wants_parts=wants_parts,
-        takes_system=asked.shows(("Probing rules", _WORDS), {"role": "system", "content": "Probing rules"}, _USER),
+        takes_system=asked.shows(("Probing rules", _WORDS), rules, _USER),
+        takes_later_system=asked.shows(("Probing rules", "later rules"), rules, _USER, later, _USER),
+        takes_same_role=asked.shows((_WORDS, "More words"), _USER, {"role": "user", "content": "More words"}),
         takes_tools=shows_calls and asked.shows(("probe_tool", "probe_key"), _USER, tools=[_TOOL]),
         wants_objects=wants_objects,
         takes_several_calls=asked.shows_calls(wants_objects, num_calls=2),

@@ -430,6 +430,8 @@ def test_a_body_that_is_too_large_is_refused(shared: httpx.Client) -> None:
     check_error(shared.post(CHAT, content=b" " * (MAX_BODY + 1)), 413, code="body_too_large")
     parts = (b" " * (1 << 20) for _ in range(9))
     check_error(shared.post(CHAT, content=parts), 413, code="body_too_large")
+    packed = shared.post(CHAT, content=b"x", headers={"Content-Encoding": "zstd"})
+    check_error(packed, 415, code="unsupported_encoding")
     assert shared.get("/health").status_code == 200
 
 

@@ -105,6 +105,15 @@ def test_blocks_become_messages() -> None:
     ]
 
 
+def test_words_for_anthropics_accounts_are_left_out() -> None:
+    accounts = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.197.7d5;"}
+    assert messages_of(say("hi")["messages"][0], system=[accounts, {"type": "text", "text": "Be brief."}])[0] == {
+        "role": "system",
+        "content": "Be brief.",
+    }
+    assert messages_of(say("hi")["messages"][0], system=[accounts])[0]["role"] == "user"
+
+
 def test_a_message_is_answered(client: httpx.Client) -> None:
     answer = ask(client, "Hello.", system="Be brief.", metadata={"user_id": "me"}, top_k=40, temperature=1)
     assert (answer["type"], answer["role"], answer["model"]) == ("message", "assistant", "toy")
@@ -199,7 +208,7 @@ def test_tokens_are_counted(client: httpx.Client) -> None:
         {"messages": [{"role": "user", "content": 1}]},
         {"messages": [{"role": "critic", "content": "x"}]},
         {"messages": [{"role": "user", "content": [{**RESULT, "content": 5}]}]},
-        {"messages": [{"role": "user", "content": [{**RESULT, "content": [{"type": "image"}]}]}]},
+        {"messages": [{"role": "user", "content": [{**RESULT, "content": [{"type": "text"}]}]}]},
         {"system": [{"type": "image"}]},
         {"tools": [{"description": "x"}]},
         {"tools": [1]},

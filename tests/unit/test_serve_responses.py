@@ -144,7 +144,82 @@ def test_calls_are_items(client: httpx.Client) -> None:
     assert message["content"][0]["text"] == "I look."
     assert (first["type"], first["name"], first["arguments"]) == ("function_call", "weather", '{"city": "Oslo"}')
     assert first["call_id"] != second["call_id"]
-    assert [tool["name"] for tool in whole["tools"]] == ["weather"]
+    assert [tool["name"] for tool in whole["tools"]] == ["weather", "x"]
+
+
+NAMESPACE = {"type": "namespace", "name": "mcp__sky", "tools": [FUNCTION, {"type": "web_search"}, 1]}
+PATCH = {
+    "type": "custom",
+    "name": "patch",
+    "format": {"type": "grammar", "syntax": "lark", "definition": "start: /x+/"},
+}
+
+
+def written(name: str, **arguments: Any) -> str:
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+
+def test_a_tool_in_a_namespace_is_called_by_both_names(client: httpx.Client) -> None:
+    whole = respond(client, written("mcp__sky__weather", city="Oslo"), tools=[NAMESPACE, PATCH])
+    (item,) = whole["output"]
+    assert (item["namespace"], item["name"], item["arguments"]) == ("mcp__sky", "weather", '{"city": "Oslo"}')
+    space, custom = whole["tools"]
+    assert (space["name"], [tool["name"] for tool in space["tools"]]) == ("mcp__sky", ["weather"])
+    assert custom == PATCH
+    (made_up,) = respond(client, written("<tool>"), tools=[NAMESPACE])["output"]
+    assert (made_up["name"], "namespace" in made_up) == ("<tool>", False)
+
+
+def test_a_custom_tool_is_called_with_a_text(client: httpx.Client) -> None:
+    (item,) = respond(client, written("patch", input="a\n+b"), tools=[PATCH])["output"]
+    assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "patch", "a\n+b")
+    events = events_of(client, written("patch", input="a\n+b"), tools=[PATCH])
+    kinds = {event["type"]: event for event in events}
+    assert kinds["response.custom_tool_call_input.delta"]["delta"] == "a\n+b"
+    assert kinds["response.custom_tool_call_input.done"]["input"] == "a\n+b"
+    assert kinds["response.output_item.done"]["item"]["input"] == "a\n+b"
+    cut = respond(client, written("patch", input="a" * 9), tools=[PATCH], max_output_tokens=52)["output"][0]
+    assert (cut["input"], cut["status"]) == ('{"input":', "incomplete")
+
+
+def test_a_custom_tool_shows_its_grammar() -> None:
+    wanted = ResponsesRequest.model_validate_json(json.dumps({"input": "x", "tools": [PATCH, NAMESPACE]}))
+    patch, weather = (tool["function"] for tool in wanted.dialogue().tools)
+    assert (list(patch["parameters"]["properties"]), "start: /x+/" in patch["description"]) == (["input"], True)
+    assert weather["name"] == "mcp__sky__weather"
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "function", "name": "weather", "namespace": "mcp__sky"},
+        {"type": "allowed_tools", "mode": "required", "tools": [{"name": "weather", "namespace": "mcp__sky"}]},
+    ],
+)
+def test_a_tool_in_a_namespace_may_be_chosen(choice: dict[str, Any]) -> None:
+    fields = {"input": "x", "tools": [PATCH, NAMESPACE], "tool_choice": choice}
+    assert ResponsesRequest.model_validate_json(json.dumps(fields)).dialogue().forced == ("mcp__sky__weather",)
+
+
+def test_what_agents_have_done_before_is_read() -> None:
+    messages = messages_of(
+        [
+            {"type": "web_search_call", "id": "ws_1", "status": "completed"},
+            {"type": "custom_tool_call", "call_id": "1", "name": "patch", "input": "+b"},
+            {"type": "custom_tool_call_output", "call_id": "1", "output": "Done."},
+            {"type": "function_call", "call_id": "2", "name": "look", "namespace": "mcp__eye", "arguments": "{}"},
+            {
+                "type": "function_call_output",
+                "call_id": "2",
+                "output": [{"type": "input_text", "text": "Here:"}, {"type": "input_image", "image_url": "data:x"}],
+            },
+        ]
+    )
+    patch, done, look, seen = messages
+    assert patch["tool_calls"][0]["function"] == {"name": "patch", "arguments": '{"input": "+b"}'}
+    assert done["content"] == "Done."
+    assert look["tool_calls"][0]["function"]["name"] == "mcp__eye__look"
+    assert seen["content"] == "Here:\n[image: this model reads text alone]"
 
 
 def test_arguments_are_streamed(client: httpx.Client) -> None:

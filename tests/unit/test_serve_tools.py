@@ -66,6 +66,15 @@ NO_SYSTEM = (
     "[{{ m.role }}]{{ m.content }}{% endfor %}"
 )
 
+ONE_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('system first') }}"
+    "{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+)
+IN_TURNS = (
+    "{% for m in messages %}{% if not loop.first and m.role == messages[loop.index0 - 1].role or m.role == 'system' "
+    "and not loop.first %}{{ raise_exception('take turns') }}{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+)
+
 
 def prompts(template: str) -> Prompts:
     return Prompts(ByteVocabulary(), ChatTemplate(template))
@@ -126,6 +135,37 @@ def test_calls_in_words_stand_after_what_was_said() -> None:
 def test_words_of_the_system_stand_before_the_users_where_there_is_no_system() -> None:
     assert rendered(NO_SYSTEM, HISTORY[:2], []) == "[user]Be brief.\n\nOslo?"
     assert rendered(NO_SYSTEM, HISTORY[:1], []) == "[user]Be brief."
+
+
+AGENT: list[ChatMessage] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "system", "content": "Know this."},
+    {"role": "user", "content": "Here is the folder."},
+    {"role": "user", "content": "Oslo?"},
+    {"role": "system", "content": "There are agents."},
+    {"role": "assistant", "content": "Wait."},
+    {"role": "assistant", "content": "", "tool_calls": [call("call_1")]},
+]
+"""As Codex and Claude Code send it."""
+
+
+def test_agents_are_understood_by_a_template_that_takes_any_order() -> None:
+    text = rendered(TURNS, AGENT[:5], [])
+    assert [turn.partition("\n")[0] for turn in text.split("<|start|>")[1:-1]] == ["system"] * 2 + ["user"] * 2 + [
+        "system"
+    ]
+
+
+def test_a_later_word_of_the_system_is_a_users_where_the_template_takes_one_of_the_system() -> None:
+    text = rendered(ONE_SYSTEM, AGENT[:5], [])
+    assert text == "[system]Be brief.\n\nKnow this.[user]Here is the folder.[user]Oslo?[user]There are agents."
+    assert rendered(ONE_SYSTEM, AGENT[2:5], []) == "[user]Here is the folder.[user]Oslo?[user]There are agents."
+
+
+def test_what_one_says_in_a_row_is_one_message_where_roles_take_turns() -> None:
+    text = rendered(IN_TURNS, AGENT, [])
+    said = "Here is the folder.\n\nOslo?\n\nThere are agents."
+    assert text == f"[system]Be brief.\n\nKnow this.[user]{said}[assistant]Wait.\n\n{CALL}"
 
 
 @pytest.fixture(scope="module")

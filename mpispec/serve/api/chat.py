@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from mpispec.serve.api.fields import MOST_TOP, Content, Given, Whole
+from mpispec.serve.api.fields import MOST_TOP, Content, Given, Whole, read_result
 from mpispec.serve.api.request import MAX_CHOICES, GenerationRequest
 from mpispec.serve.api.tools import MAX_TOOLS, Tool, offered
 from mpispec.serve.text.dialogue import SET_BY_FIELDS, ChatMessage, Dialogue
@@ -55,6 +55,11 @@ class Message(BaseModel):
     reasoning_content: str | None = Field(None, validation_alias=AliasChoices("reasoning_content", "reasoning"))
     prefix: bool | None = None
     """Whether the answer goes on with this last message: Mistral's and DeepSeek's way to say it."""
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _is_found(cls, value: Any, info: ValidationInfo) -> Any:
+        return read_result(value) if info.data.get("role") == "tool" else value
 
     @field_validator("content")
     @classmethod

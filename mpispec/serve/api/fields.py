@@ -135,6 +135,27 @@ def read_content(value: Any) -> Any:
     return "\n".join(texts)
 
 
+def read_result(value: Any) -> Any:
+    """Return what a tool found, as `read_content` does; of parts that are no text it says that there were some.
+
+    The program that ran the tool does not know what the model reads, and its work would be over if it were refused.
+    """
+    if not isinstance(value, list):
+        return value
+    return read_content(
+        [part if _is_text(part) else f"[{_kind_of(part)}: this model reads text alone]" for part in value]
+    )
+
+
+def _is_text(part: Any) -> bool:
+    return not isinstance(part, dict) or part.get("type") in _TEXT_PARTS
+
+
+def _kind_of(part: dict[str, Any]) -> str:
+    kind = str(part.get("type"))[:40]
+    return kind.removeprefix("input_").removesuffix("_url")
+
+
 _PARTS = {"type": "array", "items": {"type": "object", "properties": {"type": _TEXT, "text": _TEXT}}}
 Content = Annotated[
     str | None, BeforeValidator(read_content), WithJsonSchema({"anyOf": [_TEXT, _PARTS, {"type": "null"}]})

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from mpispec.serve.api.chat import MAX_MESSAGES
-from mpispec.serve.api.fields import Stops
+from mpispec.serve.api.fields import Stops, read_result
 from mpispec.serve.api.request import GenerationRequest
 from mpispec.serve.api.tools import MAX_TOOLS, Function, Offer, forced
 from mpispec.serve.errors import ApiError
@@ -32,7 +32,24 @@ def _read_text(value: Any) -> Any:
     return "\n".join(texts)
 
 
-Text = Annotated[str | None, BeforeValidator(_read_text), WithJsonSchema({})]
+_BILLING = "x-anthropic-billing-header:"
+
+
+def _read_system(value: Any) -> Any:
+    """Return the text of the system's words without what Claude Code tells Anthropic's accounts in them.
+
+    It stands first and differs from session to session, so that none could use what another has in the cache.
+    """
+    if isinstance(value, list):
+        value = [block for block in value if not (isinstance(block, dict) and _is_billing(block.get("text")))]
+    return _read_text(value)
+
+
+def _is_billing(text: Any) -> bool:
+    return isinstance(text, str) and text.startswith(_BILLING)
+
+
+Text = Annotated[str | None, BeforeValidator(_read_system), WithJsonSchema({})]
 
 
 class _Blocks:
@@ -52,14 +69,14 @@ class _Blocks:
                 self._texts.append(text)
             case {"type": "thinking", "thinking": str(thought)}:
                 self._thoughts.append(thought)
-            case {"type": "redacted_thinking"}:
-                pass  # readable only where it was written
+            case {"type": "redacted_thinking" | "server_tool_use" | "web_search_tool_result" | "web_fetch_tool_result"}:
+                pass  # readable only where it was written; what Anthropic's servers found is in the words after it
             case {"type": "tool_use", "id": str(ident), "name": str(name), "input": dict(given)}:
                 function = {"name": name, "arguments": json.dumps(given, ensure_ascii=False)}
                 self._calls.append({"id": ident, "type": "function", "function": function})
             case {"type": "tool_result", "tool_use_id": str(ident)}:
                 self.flush()
-                content = _read_text(block.get("content") or "")
+                content = read_result(block.get("content") or "")
                 if not isinstance(content, str):
                     raise ValueError("holds a tool_result whose content is neither text nor a list of blocks")
                 self.messages.append({"role": "tool", "tool_call_id": ident, "content": content})

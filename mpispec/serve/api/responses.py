@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, field_validator
 
 from mpispec.serve.api.chat import MAX_MESSAGES
-from mpispec.serve.api.fields import MOST_TOP, Given, Whole, read_content
+from mpispec.serve.api.fields import MOST_TOP, Given, Whole, read_content, read_result
 from mpispec.serve.api.request import GenerationRequest
-from mpispec.serve.api.tools import MAX_TOOLS, Function, offered
+from mpispec.serve.api.response_tools import ResponseTool, labelled, read_choice, read_tools
+from mpispec.serve.api.tools import MAX_TOOLS, offered
 from mpispec.serve.text.dialogue import ChatMessage, Dialogue
 from mpispec.serve.text.structure import Structure, read_format
 
@@ -18,6 +20,10 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 
 LOGPROBS = "message.output_text.logprobs"
 """What `include` calls them."""
+_RUN_ELSEWHERE = frozenset(
+    {"web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_list_tools"}
+)
+"""Items that say what OpenAI's servers did; what came of it is in the words after them."""
 
 
 class _Conversation:
@@ -31,21 +37,28 @@ class _Conversation:
         """Take the next item. Raises ValueError with a sentence."""
         match item:
             case {"type": "function_call", "call_id": str(ident), "name": str(name), "arguments": str(arguments)}:
-                function = {"name": name, "arguments": arguments}
-                self._assistant().setdefault("tool_calls", []).append(
-                    {"id": ident, "type": "function", "function": function}
-                )
-            case {"type": "function_call_output", "call_id": str(ident)}:
-                text = _text_of(item.get("output"))
+                self._call(ident, labelled(name, item.get("namespace")), arguments)
+            case {"type": "custom_tool_call", "call_id": str(ident), "name": str(name), "input": str(text)}:
+                arguments = json.dumps({"input": text}, ensure_ascii=False)
+                self._call(ident, labelled(name, item.get("namespace")), arguments)
+            case {"type": "function_call_output" | "custom_tool_call_output", "call_id": str(ident)}:
+                text = _text_of(read_result(item.get("output")))
                 self.messages.append({"role": "tool", "tool_call_id": ident, "content": text})
             case {"type": "reasoning"}:
                 self._thought = "\n".join(_thoughts(item))
+            case {"type": str(kind)} if kind in _RUN_ELSEWHERE:
+                pass
             case {"role": str(role)} if role in _ROLES and item.get("type", "message") == "message":
                 self._speak(_ROLES[role], _text_of(item.get("content")))
             case {"type": str(kind)}:
                 raise ValueError(f"holds an item of type {kind!r} that is incomplete or not supported")
             case _:
                 raise ValueError("must be text or a list of items such as messages")
+
+    def _call(self, ident: str, name: str, arguments: str) -> None:
+        function = {"name": name, "arguments": arguments}
+        calls = self._assistant().setdefault("tool_calls", [])
+        calls.append({"id": ident, "type": "function", "function": function})
 
     def _speak(self, role: str, text: str) -> None:
         if role == "assistant" and not self._is_open():
@@ -95,15 +108,6 @@ def _read_input(value: Any) -> list[ChatMessage]:
     return conversation.messages
 
 
-def _only_functions(value: Any) -> Any:
-    """Leave out the tools that OpenAI runs itself, which agents offer too."""
-    return [tool for tool in value if _kind_of(tool) == "function"] if isinstance(value, list) else value
-
-
-def _kind_of(tool: Any) -> Any:
-    return tool.get("type") if isinstance(tool, dict) else "function"
-
-
 class Reasoning(BaseModel):
     """How a model is to think."""
 
@@ -124,7 +128,7 @@ class ResponsesRequest(GenerationRequest):
     """Becomes a list of `ChatMessage`."""
     instructions: str | None = None
     max_output_tokens: Given = Field(None, ge=1)
-    tools: Annotated[list[Function] | None, BeforeValidator(_only_functions)] = Field(None, max_length=MAX_TOOLS)
+    tools: Annotated[list[ResponseTool] | None, BeforeValidator(read_tools)] = Field(None, max_length=MAX_TOOLS)
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     include: list[str] | None = None
@@ -180,7 +184,7 @@ class ResponsesRequest(GenerationRequest):
         if self.reasoning is not None and self.reasoning.effort is not None:
             names["reasoning_effort"] = self.reasoning.effort
             names |= {"enable_thinking": False} if self.reasoning.effort == "none" else {}
-        offer = offered([function.plain() for function in self.tools or ()], self.tool_choice)
+        offer = offered([tool.plain() for tool in self.tools or ()], read_choice(self.tool_choice))
         return Dialogue(
             messages,
             tools=offer.tools,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from mpispec.core.messages import Sampling
 from mpispec.serve.api.answers import PING, Answered, event, report_of
+from mpispec.serve.api.response_tools import ResponseTool, repeated, text_of
 from mpispec.serve.api.responses import ResponsesRequest
 from mpispec.serve.errors import ApiError
 from mpispec.serve.text.completion import Completed
@@ -20,15 +21,20 @@ _Event = dict[str, Any]
 
 _GROWING = {"message": "response.output_text", "reasoning": "response.reasoning_text"}
 """By type of an item, the events of its text."""
+_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
+"""Of identifiers, by type of an item."""
 
 
 class _Output:
     """The items of a response, made of pieces; yields what happens to them."""
 
-    def __init__(self, ident: str) -> None:
+    def __init__(self, ident: str, tools: Sequence[ResponseTool]) -> None:
         self.items: list[dict[str, Any]] = []
         self._ident = ident
+        self._tools = {tool.label: tool for tool in tools}
         self._is_open = False
+        self._arguments = ""
+        """Of a custom tool's call: the text in them is known when they are complete."""
 
     def take(self, piece: Piece) -> Iterator[_Event]:
         """Add a piece."""
@@ -44,8 +50,9 @@ class _Output:
                 yield from self._grow(text, {"type": "reasoning_text", "text": ""})
             case Called(number, name):
                 yield from self.close()
-                ident = f"call_{self._ident}_{number}"
-                yield from self._open("function_call", call_id=ident, name=name, arguments="")
+                yield from self._open_call(f"call_{self._ident}_{number}", name)
+            case Argued(_, text) if self.items[-1]["type"] == "custom_tool_call":
+                self._arguments += text
             case Argued(_, text):
                 self.items[-1]["arguments"] += text
                 yield self._event("response.function_call_arguments.delta", delta=text)
@@ -59,6 +66,10 @@ class _Output:
         item["status"] = status
         if item["type"] == "function_call":
             yield self._event("response.function_call_arguments.done", arguments=item["arguments"], name=item["name"])
+        elif item["type"] == "custom_tool_call":
+            text = item["input"] = text_of(self._arguments)
+            yield self._event("response.custom_tool_call_input.delta", delta=text)
+            yield self._event("response.custom_tool_call_input.done", input=text)
         else:
             [part] = item["content"]
             scores = part.get("logprobs", [])
@@ -66,13 +77,22 @@ class _Output:
             yield self._event("response.content_part.done", content_index=0, part=part)
         yield {"type": "response.output_item.done", "output_index": len(self.items) - 1, "item": item}
 
+    def _open_call(self, ident: str, label: str) -> Iterator[_Event]:
+        tool = self._tools.get(label)  # models make some up
+        named = {"call_id": ident, "name": label if tool is None else tool.name}
+        if tool is not None and tool.namespace is not None:
+            named["namespace"] = tool.namespace
+        self._arguments = ""
+        is_custom = tool is not None and tool.type == "custom"
+        kind, given = ("custom_tool_call", "input") if is_custom else ("function_call", "arguments")
+        yield from self._open(kind, **named, **{given: ""})
+
     def _open(self, kind: str, **fields: Any) -> Iterator[_Event]:
         if self._is_open and self.items[-1]["type"] == kind:
             return
         yield from self.close()
         self._is_open = True
-        prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc"}[kind]
-        ident = f"{prefix}_{self._ident}_{len(self.items)}"
+        ident = f"{_PREFIXES[kind]}_{self._ident}_{len(self.items)}"
         self.items.append({"type": kind, "id": ident, "status": "in_progress", **fields})
         yield {"type": "response.output_item.added", "output_index": len(self.items) - 1, "item": self.items[-1]}
 
@@ -109,7 +129,7 @@ class ResponsesAnswer:
     ping: ClassVar[str] = PING
 
     def __post_init__(self) -> None:
-        self._output = _Output(self.ident)
+        self._output = _Output(self.ident, self.wanted.tools or ())
         self._num_events = 0
 
     def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
@@ -190,7 +210,7 @@ class ResponsesAnswer:
             "presence_penalty": self.sampling.presence_penalty,
             "frequency_penalty": self.sampling.frequency_penalty,
             "top_logprobs": wanted.top_logprobs or 0,
-            "tools": [{"type": "function", **function.model_dump()} for function in wanted.tools or ()],
+            "tools": repeated(wanted.tools or ()),
             "tool_choice": wanted.tool_choice or "auto",
             "parallel_tool_calls": wanted.parallel_tool_calls is not False,
             "reasoning": {"effort": effort, "summary": None},

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mpispec.serve.errors import ApiError
 
 MAX_TOOLS = 512
+MAX_NAME = 128
 _NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
@@ -19,7 +20,7 @@ class Function(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    name: str = Field(min_length=1, max_length=128)
+    name: str = Field(min_length=1, max_length=MAX_NAME)
     description: str | None = None
     parameters: dict[str, Any] | None = None
     """A JSON schema."""

@@ -15,7 +15,11 @@ BODY_SECONDS = 60.0
 
 
 async def read_body(http: Request) -> bytes:
-    """Return the whole body; raises ApiError 413 beyond MAX_BODY and 408 beyond BODY_SECONDS."""
+    """Return the whole body; raises ApiError 413 beyond MAX_BODY, 408 beyond BODY_SECONDS, 415 where it is packed."""
+    packing = http.headers.get("content-encoding", "identity")
+    if packing.lower() != "identity":
+        sentence = f"The body is packed ({packing[:20]}); send it as it is."
+        raise ApiError(415, sentence, code="unsupported_encoding")
     too_large = ApiError(413, f"The body is larger than {MAX_BODY >> 20} MiB.", code="body_too_large")
     if int(http.headers.get("content-length", 0)) > MAX_BODY:
         raise too_large

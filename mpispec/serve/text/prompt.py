@@ -13,7 +13,7 @@ from mpispec.serve.text.call_formats import HERMES, format_of, thoughts_of
 from mpispec.serve.text.call_reader import CallReader
 from mpispec.serve.text.dialogue import ChatMessage, Dialogue
 from mpispec.serve.text.quoting import END, Quoting
-from mpispec.serve.text.template_form import in_parts, in_words, with_calls, without_system
+from mpispec.serve.text.template_form import in_parts, in_turns, in_words, with_calls, with_one_system, without_system
 from mpispec.serve.text.thought_reader import ThoughtReader
 from mpispec.serve.text.turn import PlainReader, Reader
 from mpispec.serve.text.vocabulary import Vocabulary
@@ -109,6 +109,10 @@ class Prompts:
         fitted = in_words(messages, tools) if form is None else with_calls(messages, traits, form)
         if not traits.takes_system:
             fitted = without_system(fitted)
+        elif not traits.takes_later_system:
+            fitted = with_one_system(fitted)
+        if not traits.takes_same_role:
+            fitted = in_turns(fitted)
         return [in_parts({**message}) for message in fitted] if traits.wants_parts else fitted
 
     def _reader(self, dialogue: Dialogue, text: str) -> Reader:

@@ -81,6 +81,28 @@ def without_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     return found
 
 
+def with_one_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Return messages for a template that takes one of the system, at the beginning: later ones are a user's words."""
+    first = next((index for index, message in enumerate(messages) if message["role"] != "system"), len(messages))
+    words = [message["content"] for message in messages[:first]]
+    found: list[ChatMessage] = [{**messages[0], "content": "\n\n".join(words)}] if words else []
+    return found + [{**each, "role": "user"} if each["role"] == "system" else each for each in messages[first:]]
+
+
+def in_turns(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Return messages for a template in which roles must take turns: what one says in a row is one message."""
+    found: list[ChatMessage] = []
+    for message in messages:
+        last = found[-1] if found else message
+        is_more = bool(found) and last["role"] == message["role"] in ("user", "assistant")
+        if is_more and "tool_calls" not in last:
+            joined = "\n\n".join(filter(None, (last["content"], message["content"])))
+            found[-1] = {**last, **message, "content": joined}
+        else:
+            found.append(message)
+    return found
+
+
 def with_calls(messages: Sequence[ChatMessage], traits: TemplateTraits, form: CallFormat) -> list[ChatMessage]:
     """Return messages for a template that shows tools: arguments in its form, identifiers it takes, named results."""
     names: dict[str, str] = {}
