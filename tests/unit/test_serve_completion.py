@@ -54,6 +54,16 @@ def test_a_stop_string_withdraws_and_counts_no_token_beyond_it(engine: FakeEngin
     assert engine.is_withdrawn(1)
 
 
+def test_nothing_ends_an_answer_before_its_least_tokens(engine: FakeEngine) -> None:
+    least = Generation(tuple(b"forever"), 600, min_tokens=400)
+    stopped = Completion(engine, ByteVocabulary(), least, ("xyz", "ever"))
+    assert "".join(stopped) == "forever" * 57 + "for"
+    assert (stopped.result().finish_reason, len(stopped.tokens)) == ("stop", 406)
+    cut = Completion(engine, ByteVocabulary(), least, cuts_repeats=True)
+    assert len("".join(cut)) == 400
+    assert cut.result().is_cut
+
+
 def test_a_stop_string_in_the_last_progress_counts(engine: FakeEngine) -> None:
     completion = start(engine, b"forever", stops=("r",), max_tokens=3)
     assert "".join(completion) == "fo"

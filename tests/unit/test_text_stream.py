@@ -29,15 +29,15 @@ class Pieces:
         return self._pieces[token]
 
 
-def stream_all(pieces: list[bytes], stops: list[str]) -> tuple[list[str], str | None]:
-    stream = TextStream(Pieces(pieces), stops)
+def stream_all(pieces: list[bytes], stops: list[str], min_tokens: int = 0) -> tuple[list[str], str | None]:
+    stream = TextStream(Pieces(pieces), stops, min_tokens=min_tokens)
     deltas = [stream.push(token) for token in range(len(pieces))]
     return [*deltas, stream.flush()], stream.stop_found
 
 
-def cut_whole(text: str, stops: list[str]) -> tuple[str, str | None]:
-    """Look at every beginning of the text, shortest first: the plain reference."""
-    for end in range(len(text) + 1):
+def cut_whole(text: str, stops: list[str], beyond: int = -1) -> tuple[str, str | None]:
+    """Look at every beginning of the text of more than `beyond` characters, shortest first: the plain reference."""
+    for end in range(beyond + 1, len(text) + 1):
         found = [stop for stop in stops if text[:end].endswith(stop)]
         if found:
             longest = max(found, key=len)
@@ -54,6 +54,18 @@ def test_any_bytes_decode_as_the_whole(pieces: list[bytes]) -> None:
     deltas, stop = stream_all(pieces, [])
     assert "".join(deltas) == b"".join(pieces).decode("utf-8", "replace")
     assert stop is None
+
+
+@given(st.lists(st.text(alphabet="ab", max_size=3), max_size=12), some_stops, st.integers(0, 12))
+def test_what_the_first_tokens_complete_ends_nothing(texts: list[str], stops: list[str], min_tokens: int) -> None:
+    deltas, stop = stream_all([text.encode() for text in texts], stops, min_tokens)
+    beyond = len("".join(texts[:min_tokens])) if min_tokens else -1
+    assert ("".join(deltas), stop) == cut_whole("".join(texts), stops, beyond)
+
+
+def test_a_stop_may_begin_in_the_first_tokens() -> None:
+    assert stream_all([b"xa", b"b."], ["ab"], 1) == (["x", "", ""], "ab")
+    assert stream_all([b"b", b"ab", b"c"], ["b"], 2) == (["b", "ab", "c", ""], None)
 
 
 @given(few_letters, some_stops, st.data())
@@ -114,3 +126,4 @@ def test_the_stop_that_is_complete_first_counts() -> None:
     assert find_stop("xabcd", ["abcd", "bc"]) == (2, "bc")
     assert find_stop("xabc", ["c", "abc"]) == (1, "abc")
     assert find_stop("xyz", ["a"]) is None
+    assert find_stop("abab", ["b", "ab"], 2) == (2, "ab")

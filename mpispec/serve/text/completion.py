@@ -74,8 +74,9 @@ class _Answer:
     ) -> None:
         self._engine = engine
         self._vocabulary = vocabulary
-        self._stream = TextStream(vocabulary, stops, shown)
+        self._stream = TextStream(vocabulary, stops, shown, generation.min_tokens)
         self._loop = LoopWatch() if cuts_repeats else None
+        self._min_tokens = generation.min_tokens
         self.prompt_tokens = len(generation.prompt)
         self.times = array("d")
         """When each token became final, in seconds on the monotonic clock."""
@@ -127,7 +128,7 @@ class _Answer:
 
     @property
     def _is_cut(self) -> bool:
-        return self._loop is not None and self._loop.is_loop
+        return self._loop is not None and self._loop.is_loop and len(self._tokens) >= self._min_tokens
 
     @property
     def _is_over(self) -> bool:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from mpispec.serve.text.vocabulary import Vocabulary
 
 
-def find_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
+def find_stop(text: str, stops: Sequence[str], beyond: int = 0) -> tuple[int, str] | None:
     """Return the start of the stop string that is complete first, and the string; None if there is none.
 
-    Of several that end at the same place the longest counts. So the answer depends on the text alone, not on the
-    portions it came in.
+    Those that end within the first `beyond` characters do not count. Of several that end at the same place the longest
+    does. So the answer depends on the text alone, not on the portions it came in.
     """
-    found = [(start + len(stop), start, stop) for stop in stops if (start := text.find(stop)) >= 0]
+    places = ((text.find(stop, max(0, beyond + 1 - len(stop))), stop) for stop in stops)
+    found = [(start + len(stop), start, stop) for start, stop in places if start >= 0]
     if not found:
         return None
     _, start, stop = min(found)
@@ -39,10 +40,16 @@ class TextStream:
 
     The texts of all `push` calls and of `flush` together are the decoded bytes of all tokens, up to the first stop
     string. Bytes that are no UTF-8 become U+FFFD. Tokens of `vocabulary.eog` give no text, control tokens only those
-    that are to be shown.
+    that are to be shown. A stop string does not count that is complete within the first `min_tokens`, as in vLLM.
     """
 
-    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str] = (), shown: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        stops: Sequence[str] = (),
+        shown: frozenset[int] = frozenset(),
+        min_tokens: int = 0,
+    ) -> None:
         if "" in stops:
             raise ValueError("A stop string must not be empty.")
         self.stop_found: str | None = None
@@ -52,12 +59,20 @@ class TextStream:
         self._shown = shown
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
+        self._num_free = min_tokens
+        """How many further tokens may complete a stop string."""
+        self._free = 0
+        """Characters held back that come from such tokens."""
 
     def push(self, token: int) -> str:
         """Take the next token; return the text that is certain now, often none."""
         if self.stop_found is not None or token in self._vocabulary.eog:
             return ""
-        return self._release(self._decoder.decode(self._vocabulary.piece(token, special=token in self._shown)))
+        text = self._decoder.decode(self._vocabulary.piece(token, special=token in self._shown))
+        if self._num_free:
+            self._num_free -= 1
+            self._free = len(self._held) + len(text)
+        return self._release(text)
 
     def flush(self) -> str:
         """Return what was held back; call it after the last token."""
@@ -69,13 +84,14 @@ class TextStream:
 
     def _release(self, text: str) -> str:
         text = self._held + text
-        found = find_stop(text, self._stops)
+        found = find_stop(text, self._stops, self._free)
         if found is not None:
             start, self.stop_found = found
             self._held = ""
             return text[:start]
         certain = len(text) - count_undecided(text, self._stops)
         self._held = text[certain:]
+        self._free = max(0, self._free - certain)
         return text[:certain]
 
 
