@@ -35,6 +35,6 @@ def front(**flags: Any) -> None:
         raise SystemExit(USAGE) from None
     for number in (signal.SIGINT, *SIGNALS):
         signal.signal(number, lambda *_: alone.end())
-    complain(f"waiting for a job: mpirun ... mpispec serve --front {flags['socket']}")
+    complain(f"waiting on {alone.url} for a job: mpirun ... mpispec serve --front {flags['socket']}")
     alone.run()
     flags["socket"].unlink(missing_ok=True)

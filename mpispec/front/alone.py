@@ -16,37 +16,35 @@ from mpispec.serve.http.server import Closing, Server
 
 
 class Alone:
-    """An HTTP server whose engine may come and go; requests that come meanwhile are answered with 503.
-
-    Until the first engine has said what model it has, clients wait.
-    """
+    """An HTTP server whose engine may come and go; requests that come meanwhile are answered with 503."""
 
     def __init__(self, door: Door, web: socket.socket, engines: socket.socket) -> None:
         """`web` is where HTTP comes in, `engines` what `local_socket.listen` returned."""
         self._door = door
-        self._web = web
         self._engines = engines
         self._engine = RemoteEngine()
         self._served: Served | None = None
-        self._server: Server | None = None
-        self._closing: Closing | None = None
+        self._server = Server(None, web, door.access, door.ping_s, door.log_form)
         self._ended = threading.Event()
+        self._closing = Closing(self._server, self._engine, door.grace_s, [self._ended.set])
+
+    @property
+    def url(self) -> str:
+        """Where clients reach it."""
+        return self._server.url
 
     def run(self) -> None:
         """Serve until `end` is called."""
+        self._server.start()
         threading.Thread(target=self._take_engines, name="engines", daemon=True).start()
         self._ended.wait()
-        if self._closing is not None and self._server is not None:
-            self._closing.wait()
-            self._server.stop()
+        self._closing.wait()
+        self._server.stop()
         self._engine.leave()
 
     def end(self) -> None:
         """Let open requests end, then stop. Safe in a signal handler."""
-        if self._closing is not None:
-            self._closing.ask()
-        else:
-            self._ended.set()
+        self._closing.ask()
 
     def _take_engines(self) -> None:
         while True:
@@ -58,8 +56,10 @@ class Alone:
         messages = link.messages()
         try:
             served, hello = expect(messages, Serve).served, expect(messages, Hello)
-            self._serve(served, hello.facts.promise.parallel)
+            self._check(served)
             self._engine.attach(link, hello)
+            if self._served is None:
+                self._serve(served, hello.facts.promise.parallel)
             complain("an engine has come.")
             follow(messages, self._engine, lambda: link.send(Ended()), lambda: self._refuse(link))
         except Gone:
@@ -71,20 +71,20 @@ class Alone:
         link.close()
         complain("the engine has gone; requests are answered with 503 until there is one.")
 
-    def _serve(self, served: Served, parallel: int) -> None:
-        """Begin to serve the first engine's model; raises FrontError where a later one has another."""
-        if self._served is None:
-            service = make_service(self._engine, served)
-            access = replace(self._door.access, most_open=parallel + self._door.access.most_open)
-            self._server = Server(service, self._web, access, self._door.ping_s, self._door.log_form)
-            self._closing = Closing(self._server, self._engine, self._door.grace_s, [self._ended.set])
-            self._server.start()
-            self._served = served
-            announce(service, self._server.url)
-        elif served.path != self._served.path:
+    def _check(self, served: Served) -> None:
+        """Raise FrontError where a later engine has another model than the first."""
+        if self._served is not None and served.path != self._served.path:
             raise FrontError(
                 f"This front process serves {self._served.path}, not {served.path}; start another one for that."
             )
+
+    def _serve(self, served: Served, parallel: int) -> None:
+        """Begin to serve the first engine's model. Raises ModelError."""
+        service = make_service(self._engine, served)
+        access = replace(self._door.access, most_open=parallel + self._door.access.most_open)
+        self._server.serve(service, access)
+        self._served = served
+        announce(service, self._server.url)
 
     def _refuse(self, link: Link) -> None:
         """Take no more requests for an engine that is to end."""

@@ -14,6 +14,8 @@ _ANTHROPIC = {
     504: "timeout_error",
 }
 """Anthropic's words for what went wrong."""
+_RETRY_SECONDS = 5
+"""Where a front process outlives its jobs, the next one may be there soon."""
 
 
 class ServeError(Exception):
@@ -57,4 +59,5 @@ class ApiError(Exception):
 
 def engine_stopped() -> ApiError:
     """Return what open requests are answered with when the engine ends."""
-    return ApiError(503, "The engine has stopped; start mpispec serve again.", code="engine_stopped")
+    sentence = "The engine has stopped; start mpispec serve again."
+    return ApiError(503, sentence, code="engine_stopped", retry_after=_RETRY_SECONDS)

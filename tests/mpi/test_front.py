@@ -20,7 +20,7 @@ pytestmark = pytest.mark.mpi
 def fronting(path: Path) -> Iterator[Program]:
     """Start a front process at a socket."""
     with Program(0, [*MPISPEC, "front", "--socket", str(path), "--port", "0"]) as front:
-        front.wait_for("waiting for a job", "stderr")
+        front.wait_for("waiting on http", "stderr")
         yield front
 
 

@@ -11,13 +11,16 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from mpispec.core.effects import Origin
 from mpispec.core.ids import Pos, Token
 from mpispec.core.messages import Sampling, Score
+from mpispec.front.alone import Alone
 from mpispec.front.host import EngineHost
 from mpispec.front.link import FrontError, Link
+from mpispec.front.local_socket import listen
 from mpispec.front.messages import (
     Door,
     Ended,
@@ -37,7 +40,7 @@ from mpispec.front.messages import (
 from mpispec.front.program import Gone, expect
 from mpispec.front.remote import RemoteEngine
 from mpispec.runtime.engine import EngineStopped, Generation, Progress
-from mpispec.serve.http.address import Access
+from mpispec.serve.http.address import Access, bind
 from mpispec.serve.text.completion import written
 from mpispec.serve.text.service import Manner
 from tests.unit.serve_fake import DEADLINE, ByteVocabulary, FakeEngine, connected, make_service
@@ -179,6 +182,16 @@ def test_open_requests_end_when_rank_0_goes() -> None:
         both.engine.stop()
 
 
+def test_what_is_asked_after_the_end_of_the_engine_gets_503() -> None:
+    with joined() as both, connected(both.engine, make_service(cast(Any, both.remote))) as client:
+        both.remote.lose()
+        for answer in (client.get("/stats"), client.get("/metrics"), client.post("/completions", json={"prompt": "x"})):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_stopped")
+            assert int(answer.headers["Retry-After"]) > 0
+        assert client.get("/health").status_code == 503
+        both.engine.stop()
+
+
 def test_rank_0_is_told_why_a_front_process_goes() -> None:
     with joined() as both:
         both.link.send(Ended())
@@ -223,6 +236,27 @@ def test_messages_keep_their_values() -> None:
         Told(2, {0: 1.5, 1: 2.5}),
     ):
         assert decode(encode(message)) == message
+
+
+def test_before_there_is_an_engine_requests_are_told_so(tmp_path: Path) -> None:
+    alone = Alone(Door(), bind("127.0.0.1", 0), listen(tmp_path / "front.sock"))
+    thread = threading.Thread(target=alone.run)
+    thread.start()
+    try:
+        with httpx.Client(base_url=alone.url, timeout=DEADLINE, trust_env=False) as client:
+            health = client.get("/health")
+            chat, message = client.post("/v1/chat/completions"), client.post("/v1/messages")
+            stranger = client.get("/health", headers={"Host": "evil.example"})
+        assert [each.status_code for each in (health, chat, message)] == [503] * 3
+        assert all(int(each.headers["Retry-After"]) > 0 for each in (health, chat, message))
+        assert health.json() == {"status": "no engine yet"}
+        assert chat.json()["error"]["code"] == "no_engine"
+        assert message.json()["error"]["type"] == "overloaded_error"
+        assert stranger.status_code == 403
+    finally:
+        alone.end()
+        thread.join(DEADLINE)
+    assert not thread.is_alive()
 
 
 def test_a_job_that_never_begins_is_no_error() -> None:

@@ -1,4 +1,7 @@
-"""Whether a server takes requests: not while it is about to end, and not on more connections than it has room for."""
+"""Whether a server takes requests.
+
+Not before there is an engine, not while it is about to end, and not on more connections than it has room for.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from mpispec.serve.errors import ApiError
 
 _FULL = "mpispec.is_full"
 _RETRY_SECONDS = 5
+HEALTH_PATHS = frozenset({"/health", "/v1/health"})
 
 
 class Drain:
@@ -73,6 +77,28 @@ class Gate:
                 await self._app(scope, receive, send)
             finally:
                 self._drain.leave()
+
+
+class Changeable:
+    """ASGI application in whose place another one may be put."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        """May be assigned by any thread."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await self.app(scope, receive, send)
+
+
+async def answer_without_engine(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request where there has been no engine yet."""
+    if scope["path"] in HEALTH_PATHS:
+        headers = {"Retry-After": str(_RETRY_SECONDS)}
+        await JSONResponse({"status": "no engine yet"}, 503, headers)(scope, receive, send)
+    else:
+        sentence = "No engine has joined this server yet; try again in a while, or start one: mpispec serve --front."
+        await _refuse(ApiError(503, sentence, code="no_engine"), scope, receive, send)
 
 
 def when_full(app: ASGIApp) -> ASGIApp:

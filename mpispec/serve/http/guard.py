@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpispec.serve.errors import ApiError
 from mpispec.serve.http.address import Access, is_loopback
+from mpispec.serve.http.gate import HEALTH_PATHS
 from mpispec.serve.http.page_files import is_page
 
 _BAD_HOST = (
@@ -21,8 +22,6 @@ _BAD_HOST = (
 )
 _BAD_ORIGIN = "Web pages of other sites may not use this server; name those that may with mpispec serve --cors-origin."
 _KEY = "mpispec.key"
-_OPEN_PATHS = frozenset({"/health", "/v1/health"})
-"""Answered without a key: load balancers ask, and the answer is one word."""
 
 
 def read_hostname(authority: str) -> str:
@@ -61,7 +60,8 @@ class Guard:
         if not self._keys:
             return _refuse_stranger(headers, self._origins)
         scope[_KEY] = _find_key(headers, self._keys)
-        if scope["path"] in _OPEN_PATHS or is_page(scope["path"]) or scope[_KEY] is not None:
+        # Load balancers ask after the health without a key, and the answer is one word.
+        if scope["path"] in HEALTH_PATHS or is_page(scope["path"]) or scope[_KEY] is not None:
             return None
         sentence = "Send the server's key as `Authorization: Bearer KEY` or `x-api-key: KEY`."
         return ApiError(401, sentence, code="invalid_api_key")

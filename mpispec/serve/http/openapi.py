@@ -28,8 +28,17 @@ _GETS = {
     "/v1/models/{name}": "Describe the model",
     "/tokenizer_info": "Name the tokens that frame a text",
     "/health": "Tell whether tokens can be computed",
+    "/stats": "Count what happened since the start, and say what each rank does",
+    "/metrics": "The same for Prometheus",
 }
-_STREAMED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+_TEXTS = {
+    "/metrics": "text/plain",
+    "/v1/chat/completions": "text/event-stream",
+    "/v1/completions": "text/event-stream",
+    "/v1/responses": "text/event-stream",
+    "/v1/messages": "text/event-stream",
+}
+"""Endpoints that answer with text, or may."""
 _OBJECT = {"type": "object"}
 _ERROR = {
     "description": "What is wrong, in one sentence with the remedy",
@@ -66,7 +75,8 @@ def document() -> dict[str, Any]:
 
 
 def _responses(path: str) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": _OBJECT}}
-    if path in _STREAMED:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+    is_text = path in _GETS and path in _TEXTS
+    content: dict[str, Any] = {} if is_text else {"application/json": {"schema": _OBJECT}}
+    if path in _TEXTS:
+        content[_TEXTS[path]] = {"schema": {"type": "string"}}
     return {"200": {"description": "The answer", "content": content}, "4XX": _ERROR, "503": _ERROR}

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from mpispec.core.messages import Sampling
 from mpispec.models.errors import ModelError
+from mpispec.runtime.engine import EngineStopped
 from mpispec.serve.api.answers import ChatAnswer, TextAnswer
 from mpispec.serve.api.chat import ChatRequest
 from mpispec.serve.api.messages import MessagesRequest
@@ -24,7 +25,7 @@ from mpispec.serve.api.request import Wanted, parse_request
 from mpispec.serve.api.responses import ResponsesRequest
 from mpispec.serve.api.responses_answer import ResponsesAnswer
 from mpispec.serve.api.texts import TextRequest, infilled
-from mpispec.serve.errors import ApiError
+from mpispec.serve.errors import ApiError, engine_stopped
 from mpispec.serve.http.about import About
 from mpispec.serve.http.address import Access
 from mpispec.serve.http.body import read_body
@@ -128,6 +129,10 @@ async def _answer_api_error(http: Request, error: Exception) -> Response:
     return JSONResponse(error.body_for(http.scope["path"]), error.status, error.headers())
 
 
+async def _answer_stopped(http: Request, error: Exception) -> Response:
+    return await _answer_api_error(http, engine_stopped())
+
+
 async def _answer_http_error(http: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     nothing = f"There is no {http.scope['path']} here; chats are at /v1/chat/completions, the model at /v1/models."
@@ -160,6 +165,7 @@ def make_app(service: Service, access: Access, ping_s: float, drain: Drain) -> W
     api = Api(service, about, Exchange(service, ping_s, places))
     handlers: dict[Any, Handler] = {
         ApiError: _answer_api_error,
+        EngineStopped: _answer_stopped,
         HTTPException: _answer_http_error,
         ClientDisconnect: _answer_disconnect,
         Exception: _answer_bug,

@@ -26,19 +26,22 @@ class Server:
 
     def __init__(
         self,
-        service: Service,
+        service: Service | None,
         listener: socket.socket,
         access: Access,
         ping_s: float = PING_SECONDS,
         log_form: str = "off",
     ) -> None:
-        """`ping_s` is how long a stream may be silent, in seconds, 0 without a bound; `log_form` one of `log.FORMS`."""
+        """`ping_s` is how long a stream may be silent, in seconds, 0 without a bound; `log_form` one of `log.FORMS`.
+
+        Without a `service` requests are answered with 503 until there is one to `serve`.
+        """
         # Here and not above: only a rank that serves pays for these imports.
         import uvicorn  # noqa: PLC0415
 
         from mpispec.serve.http.connection import KEEP_SECONDS, DeadlineProtocol  # noqa: PLC0415
-        from mpispec.serve.http.gate import Drain  # noqa: PLC0415
-        from mpispec.serve.http.routes import make_app  # noqa: PLC0415
+        from mpispec.serve.http.gate import Changeable, Drain, answer_without_engine  # noqa: PLC0415
+        from mpispec.serve.http.guard import Guard  # noqa: PLC0415
 
         log.set_up(log_form)
         self._listener = listener
@@ -48,8 +51,12 @@ class Server:
         """Where clients reach it."""
         check_access(host, access)
         self._drain = Drain(self._exit)
+        self._ping_s = ping_s
+        self._app = Changeable(Guard(answer_without_engine, access))
+        if service is not None:
+            self.serve(service, access)
         config = uvicorn.Config(
-            make_app(service, access, ping_s, self._drain),
+            self._app,
             http=DeadlineProtocol,
             ws="none",
             lifespan="off",
@@ -66,6 +73,12 @@ class Server:
         )
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+
+    def serve(self, service: Service, access: Access) -> None:
+        """Answer with the engine of a service from now on."""
+        from mpispec.serve.http.routes import make_app  # noqa: PLC0415
+
+        self._app.app = make_app(service, access, self._ping_s, self._drain)
 
     def start(self) -> None:
         """Start to answer; returns at once, since the socket takes connections already."""
