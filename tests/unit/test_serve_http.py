@@ -263,6 +263,10 @@ def test_a_silent_stream_says_that_it_is_there() -> None:
             with client.stream("POST", path, json=say("wait", stream=True)) as response:
                 assert ping in response.iter_lines()
             engine.await_withdrawn(len(engine.generations))
+        with client.stream("POST", "/v1/responses", json={"input": "wait", "stream": True}) as response:
+            begun = (line for line in response.iter_lines() if line == "event: response.in_progress")
+            assert [next(begun), next(begun)], "the one after the first event is repeated"
+        engine.await_withdrawn(len(engine.generations))
         assert client.post(CHAT, json=say("hi", stream=True)).text.endswith("data: [DONE]\n\n")
 
 

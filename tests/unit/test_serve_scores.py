@@ -13,7 +13,7 @@ from serve_fake import END, FakeEngine, make_service, serving
 
 from mpispec.core.ids import Pos, Token
 from mpispec.core.messages import Score
-from mpispec.serve.text.scores import Scoring, of_text, spelled
+from mpispec.serve.text.scores import NumTop, Scoring, of_text, spelled
 
 pytestmark = pytest.mark.unit
 
@@ -138,6 +138,59 @@ def test_prompts_of_token_ids_are_scored_too_and_nothing_need_be_written(client:
     assert answer["usage"]["completion_tokens"] == 0
 
 
+def ranked(prompt: bytes, count: int) -> list[Any]:
+    """Return what vLLM's form has for a prompt of the toy model."""
+    found: list[Any] = [None]
+    for token in prompt[1:]:
+        best = token - token % 2
+        likely = [(token, logprob_of(token)), *((best + step, -0.25 - step) for step in range(count))]
+        found.append(
+            {
+                str(other): {
+                    "logprob": logprob,
+                    "rank": other - best + 1 if other - best < count else None,
+                    "decoded_token": name_of(other),
+                }
+                for other, logprob in likely
+            }
+        )
+    return found
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_prompts_have_scores_in_vllms_form(client: httpx.Client, count: int) -> None:
+    wanted = {"prompt": ["abcd", "xy"], "prompt_logprobs": count, "n": 2}
+    choices = client.post(TEXT, json=wanted).json()["choices"]
+    assert [choice["prompt_logprobs"] for choice in choices] == [
+        ranked(text, count) for text in [b"abcd"] * 2 + [b"xy"] * 2
+    ]
+    assert all(choice["logprobs"] is None for choice in choices)
+    chat = {"messages": [{"role": "user", "content": "hi"}], "prompt_logprobs": count, "logprobs": True}
+    answer = client.post(CHAT, json=chat).json()
+    first, *others = answer["prompt_logprobs"]
+    assert (first, len(others)) == (None, answer["usage"]["prompt_tokens"] - 1)
+    assert answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
+
+
+def test_scores_of_a_prompt_and_of_an_answer_are_counted_apart(client: httpx.Client) -> None:
+    wanted = {"prompt": "abcd", "prompt_logprobs": 1, "logprobs": 2, "echo": True, "max_tokens": 3}
+    (choice,) = client.post(TEXT, json=wanted).json()["choices"]
+    assert [len(top) for top in choice["logprobs"]["top_logprobs"][1:]] == [2] * 6
+    assert [len(entry) for entry in choice["prompt_logprobs"][1:]] == [1, 2, 1]
+    without = {**wanted, "prompt_logprobs": None}
+    assert choice["logprobs"] == client.post(TEXT, json=without).json()["choices"][0]["logprobs"]
+    silent = {**wanted, "logprobs": None}
+    (echoed,) = client.post(TEXT, json=silent).json()["choices"]
+    assert (echoed["logprobs"], echoed["prompt_logprobs"]) == (None, choice["prompt_logprobs"])
+
+
+@pytest.mark.parametrize("fields", [{"stream": True}, {"prompt_logprobs": 21}, {"prompt_logprobs": -1}])
+def test_scores_of_a_prompt_that_cannot_be_had_are_refused(client: httpx.Client, fields: dict[str, Any]) -> None:
+    answer = client.post(TEXT, json={"prompt": "abcd", "prompt_logprobs": 1, **fields})
+    assert answer.status_code == 400
+    assert "prompt_logprobs" in answer.json()["error"]["message"].lower()
+
+
 def test_an_echo_without_logprobs_comes_first_in_a_stream(client: httpx.Client) -> None:
     wanted = {"prompt": "ab", "max_tokens": 1, "echo": True, "stream": True}
     texts = [event["choices"][0]["text"] for event in events(client.post(TEXT, json=wanted))]
@@ -171,7 +224,7 @@ def test_offsets_leave_out_what_a_tokenizer_adds_to_a_text() -> None:
         def piece(self, token: int, special: bool = False) -> bytes:
             return (b"<s>" if special else b"") if token == 0 else {1: b" Hello", 2: b" world", 3: b"!"}[token]
 
-    scoring = Scoring(Spacing(), [0, 1, 2], "Hello world")
+    scoring = Scoring(Spacing(), [0, 1, 2], "Hello world", NumTop(0))
     scoring.take([Score(Pos(pos), Token(pos), -1.0, ()) for pos in range(1, 5)])
     assert [scored.offset for scored in scoring.prompt()] == [0, 0, 5]
     scoring.push(3, 0, is_thought=False)
@@ -182,7 +235,7 @@ def test_offsets_leave_out_what_a_tokenizer_adds_to_a_text() -> None:
 
 def test_what_is_thought_is_not_scored() -> None:
     service = make_service(FakeEngine())
-    scoring = Scoring(service.vocabulary, [97], None)
+    scoring = Scoring(service.vocabulary, [97], None, NumTop(0))
     scoring.take([Score(Pos(pos), Token(98), -1.0, ()) for pos in range(1, 4)])
     for index, is_thought in enumerate((True, True, False)):
         scoring.push(98, index, is_thought)

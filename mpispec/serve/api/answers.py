@@ -39,9 +39,8 @@ Answered = tuple[Turn, Completed]
 class Answer(Protocol):
     """The form of the answers to a request. Events are text as it is sent."""
 
-    @property
     def ping(self) -> str:
-        """What says that the server is still there."""
+        """Return what says that the server is still there."""
 
     def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
         """Return all answers in one piece."""
@@ -105,15 +104,18 @@ class TextAnswer:
     ident: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    ping: ClassVar[str] = PING
     PREFIX: ClassVar[str] = "cmpl-"
     WHOLE: ClassVar[str] = "text_completion"
     CHUNK: ClassVar[str] = "text_completion"
 
+    def ping(self) -> str:
+        """Return what says that the server is still there."""
+        return PING
+
     def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
         """Return all answers in one piece."""
         choices = [
-            {**self._whole_choice(index, turn), "finish_reason": finish_reason(turn, done)}
+            {**self._whole_choice(index, turn), "finish_reason": finish_reason(turn, done), **self._of_prompt(done)}
             for index, (turn, done) in enumerate(answers)
         ]
         reports = [report_of(done) for _, done in answers]
@@ -121,6 +123,7 @@ class TextAnswer:
         return self._frame(self.WHOLE, choices) | {
             "usage": count_usage(answers, self.num_choices),
             "mpispec": report,
+            **self._of_prompts(answers),
         }
 
     def opening(self, index: int) -> Iterator[str]:
@@ -147,6 +150,14 @@ class TextAnswer:
     def failure(self, error: ApiError) -> Iterator[str]:
         """Yield the events that end a stream which cannot go on."""
         yield event(error.body())
+
+    def _of_prompt(self, done: Completed) -> dict[str, Any]:
+        """Return what a choice says of its prompt."""
+        return {} if done.prompt_scores is None else {"prompt_logprobs": done.prompt_scores}
+
+    def _of_prompts(self, answers: Sequence[Answered]) -> dict[str, Any]:
+        """Return what all choices together say of the prompt, which in a chat is one."""
+        return {}
 
     def _whole_choice(self, index: int, turn: Turn) -> dict[str, Any]:
         return {"index": index, "text": turn.text, "logprobs": of_text(turn.scores)}
@@ -182,6 +193,12 @@ class ChatAnswer(TextAnswer):
         """Yield the chunk that names the role."""
         choice = {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None}
         yield self._chunk(choice | {"finish_reason": None})
+
+    def _of_prompt(self, done: Completed) -> dict[str, Any]:
+        return {}
+
+    def _of_prompts(self, answers: Sequence[Answered]) -> dict[str, Any]:
+        return super()._of_prompt(answers[0][1])
 
     def _whole_choice(self, index: int, turn: Turn) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": turn.text, "refusal": None}

@@ -8,9 +8,10 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from mpispec.serve.api.fields import MOST_TOP, Content, Given, Whole, read_result
-from mpispec.serve.api.request import MAX_CHOICES, GenerationRequest
+from mpispec.serve.api.request import ChoicesRequest
 from mpispec.serve.api.tools import MAX_TOOLS, Tool, offered
 from mpispec.serve.text.dialogue import SET_BY_FIELDS, ChatMessage, Dialogue
+from mpispec.serve.text.scores import NumTop
 
 MAX_MESSAGES = 16384
 """Each takes tokens of the context, and time of the event loop before that is found out."""
@@ -83,12 +84,11 @@ class Message(BaseModel):
         return message
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(ChoicesRequest):
     """Body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: Given = Field(None, ge=1)
-    n: Whole = Field(None, ge=1, le=MAX_CHOICES)
     logprobs: bool | None = None
     top_logprobs: Whole = Field(None, ge=0, le=MOST_TOP)
     tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
@@ -127,19 +127,14 @@ class ChatRequest(GenerationRequest):
         return value
 
     @property
-    def num_top(self) -> int:
+    def num_top(self) -> NumTop:
         """See `GenerationRequest`."""
-        return (self.top_logprobs or 0) if self.logprobs else -1
+        return NumTop((self.top_logprobs or 0) if self.logprobs else -1, self.num_prompt_top)
 
     @property
     def limit(self) -> int | None:
         """The most tokens wanted; None for as many as fit."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-
-    @property
-    def num_choices(self) -> int:
-        """See `GenerationRequest`."""
-        return self.n or 1
 
     @property
     def continues(self) -> bool:

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from mpispec.serve.api.answers import Answered, event, report_of
 from mpispec.serve.errors import ApiError
@@ -23,12 +23,14 @@ class MessagesAnswer:
     prompt_tokens: int
     ident: str = field(default_factory=lambda: secrets.token_hex(12))
 
-    ping: ClassVar[str] = event({"type": "ping"}, "ping")
-
     def __post_init__(self) -> None:
         self._num_blocks = 0
         self._kind = ""
         """Of the block that is growing; empty where none is."""
+
+    def ping(self) -> str:
+        """See `Answer`."""
+        return event({"type": "ping"}, "ping")
 
     def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
         """See `Answer`."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mpispec.core.ids import Token
 from mpispec.core.messages import Sampling
 from mpispec.runtime.engine import MAX_PRIORITY
-from mpispec.serve.api.fields import MAX_STOPS, MOST_LAST_N, Biases, Given, LastN, Stops, TopK, Whole
+from mpispec.serve.api.fields import MAX_STOPS, MOST_LAST_N, MOST_TOP, Biases, Given, LastN, Stops, TopK, Whole
 from mpispec.serve.errors import ApiError
+from mpispec.serve.text.scores import NumTop
 from mpispec.serve.text.service import MAX_TEMPERATURE
 from mpispec.serve.text.structure import Structured
 from mpispec.wire.fields import MAX_SEED, SAMPLING_RANGES
@@ -146,14 +147,14 @@ class GenerationRequest(Structured):
         return self.max_tokens
 
     @property
-    def num_top(self) -> int:
-        """How many of the likeliest tokens are named beside each; -1 where tokens are not scored."""
-        return -1
+    def num_top(self) -> NumTop:
+        """How many of the likeliest tokens are named."""
+        return NumTop()
 
     @property
     def scores_prompt(self) -> bool:
         """Whether the tokens of the prompt are scored too."""
-        return False
+        return self.num_top.prompt >= 0
 
     def sampling(self, default: Sampling, seed: int) -> Sampling:
         """Return how the tokens are decided: the fields given here, else those of `default`."""
@@ -162,8 +163,31 @@ class GenerationRequest(Structured):
         if self.repetition_penalty is not None:
             given = {"repeat_penalty": self.repetition_penalty, "repeat_last_n": MOST_LAST_N} | given
         biases = tuple((Token(token), bias) for token, bias in self.logit_bias)
-        scored = replace(default, top_logprobs=self.num_top, scores_prompt=self.scores_prompt)
+        scored = replace(default, top_logprobs=max(self.num_top), scores_prompt=self.scores_prompt)
         return replace(scored, **given, logit_bias=biases, seed=seed)
+
+
+class ChoicesRequest(GenerationRequest):
+    """What chats and texts take: several answers, and vLLM's scores of the prompt."""
+
+    n: Whole = Field(None, ge=1, le=MAX_CHOICES)
+    prompt_logprobs: Whole = Field(None, ge=0, le=MOST_TOP)
+
+    @model_validator(mode="after")
+    def _scores_whole(self) -> ChoicesRequest:
+        if self.stream and self.prompt_logprobs is not None:
+            raise ValueError("prompt_logprobs are not streamed; leave out one of them")
+        return self
+
+    @property
+    def num_choices(self) -> int:
+        """See `GenerationRequest`."""
+        return self.n or 1
+
+    @property
+    def num_prompt_top(self) -> int:
+        """See `NumTop`."""
+        return -1 if self.prompt_logprobs is None else self.prompt_logprobs
 
 
 Wanted = TypeVar("Wanted", bound=GenerationRequest)

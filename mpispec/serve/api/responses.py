@@ -13,6 +13,7 @@ from mpispec.serve.api.request import GenerationRequest
 from mpispec.serve.api.response_tools import ResponseTool, labelled, read_choice, read_tools
 from mpispec.serve.api.tools import MAX_TOOLS, offered
 from mpispec.serve.text.dialogue import ChatMessage, Dialogue
+from mpispec.serve.text.scores import NumTop
 from mpispec.serve.text.structure import Structure, read_format
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -160,10 +161,10 @@ class ResponsesRequest(GenerationRequest):
         return [*super()._structures(), read_format((self.text or {}).get("format"), "text.format")]
 
     @property
-    def num_top(self) -> int:
+    def num_top(self) -> NumTop:
         """See `GenerationRequest`. Agents that ask for likely tokens alone mean their logarithms too."""
         is_asked = bool(self.top_logprobs) or LOGPROBS in (self.include or ())
-        return (self.top_logprobs or 0) if is_asked else -1
+        return NumTop((self.top_logprobs or 0) if is_asked else -1)
 
     @property
     def limit(self) -> int | None:

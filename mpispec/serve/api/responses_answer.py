@@ -6,10 +6,10 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from mpispec.core.messages import Sampling
-from mpispec.serve.api.answers import PING, Answered, event, report_of
+from mpispec.serve.api.answers import Answered, event, report_of
 from mpispec.serve.api.response_tools import ResponseTool, repeated, text_of
 from mpispec.serve.api.responses import ResponsesRequest
 from mpispec.serve.errors import ApiError
@@ -126,11 +126,13 @@ class ResponsesAnswer:
     ident: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    ping: ClassVar[str] = PING
-
     def __post_init__(self) -> None:
         self._output = _Output(self.ident, self.wanted.tools or ())
         self._num_events = 0
+
+    def ping(self) -> str:
+        """See `Answer`. Codex takes comments for silence, and begins anew after 300 s of it; this it skips."""
+        return self._send({"type": "response.in_progress", "response": self._response(None)})
 
     def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
         """See `Answer`."""

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, WithJsonSchema, field_validator, model_validator
 
 from mpispec.serve.api.fields import MOST_TOP, Given, Logprobs, Whole
-from mpispec.serve.api.request import MAX_CHOICES, GenerationRequest
+from mpispec.serve.api.request import MAX_CHOICES, ChoicesRequest
 from mpispec.serve.errors import ApiError
+from mpispec.serve.text.scores import NumTop
 from mpispec.serve.text.vocabulary import Vocabulary
 
 
@@ -31,14 +32,13 @@ _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 _PROMPT = {"anyOf": [{"type": "string"}, _IDS, {"type": "array", "items": {"anyOf": [{"type": "string"}, _IDS]}}]}
 
 
-class TextRequest(GenerationRequest):
+class TextRequest(ChoicesRequest):
     """Body of POST /v1/completions."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_read_prompts), WithJsonSchema(_PROMPT)]
     """Each is answered by itself."""
     max_tokens: Given = Field(16, ge=0)
     """OpenAI's default, which clients rely on; null means as many as fit, 0 that nothing is written."""
-    n: Whole = Field(None, ge=1, le=MAX_CHOICES)
     best_of: Whole = None
     echo: bool | None = None
     """Whether the answer repeats the prompt."""
@@ -72,19 +72,14 @@ class TextRequest(GenerationRequest):
         return "prompt"
 
     @property
-    def num_top(self) -> int:
+    def num_top(self) -> NumTop:
         """See `GenerationRequest`."""
-        return -1 if self.logprobs is None else self.logprobs
+        return NumTop(-1 if self.logprobs is None else self.logprobs, self.num_prompt_top)
 
     @property
     def scores_prompt(self) -> bool:
         """See `GenerationRequest`."""
-        return bool(self.echo) and self.logprobs is not None
-
-    @property
-    def num_choices(self) -> int:
-        """See `GenerationRequest`."""
-        return self.n or 1
+        return super().scores_prompt or (bool(self.echo) and self.logprobs is not None)
 
 
 def infilled(vocabulary: Vocabulary, prefix: Sequence[int], suffix: str) -> list[int]:

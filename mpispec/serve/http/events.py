@@ -36,7 +36,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Re
 
 
 class EventStream(Response):
-    """Sends `events`, each a whole event as text, and `ping` after each `ping_s` seconds of silence.
+    """Sends `events`, each a whole event as text, and what `ping` returns after each `ping_s` seconds of silence.
 
     Calls `on_end` after the last, or when the client has gone.
     """
@@ -44,7 +44,11 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[str, None], on_end: Callable[[], None], ping: str, ping_s: float | None
+        self,
+        events: AsyncGenerator[str, None],
+        on_end: Callable[[], None],
+        ping: Callable[[], str],
+        ping_s: float | None,
     ) -> None:
         # Some proxies (nginx) collect an answer unless a header forbids it.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -76,7 +80,7 @@ class _Silence:
     A ping is only begun while no text is being sent, and a text waits for a ping to have left.
     """
 
-    def __init__(self, send: Send, ping: str, ping_s: float | None) -> None:
+    def __init__(self, send: Send, ping: Callable[[], str], ping_s: float | None) -> None:
         self._send = send
         self._ping = ping
         self._ping_s = ping_s
@@ -106,4 +110,4 @@ class _Silence:
             if left > 0:
                 await asyncio.sleep(left)
             else:
-                await self.end_with(self._ping)
+                await self.end_with(self._ping())

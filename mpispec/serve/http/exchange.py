@@ -112,7 +112,8 @@ class Exchange:
         completions: list[AsyncCompletion] = []
         try:
             for prompt, generation in generations:
-                completions.append(AsyncCompletion(engine, vocabulary, generation, wanted.stop, cuts, prompt))
+                given = (generation, wanted.stop, cuts, prompt, wanted.num_top)
+                completions.append(AsyncCompletion(engine, vocabulary, *given))
         except (ValueError, EngineStopped) as error:
             self._release(http, completions, len(generations))
             stopped = isinstance(error, EngineStopped)

@@ -21,12 +21,13 @@ from mpispec.serve.text.arrivals import arrivals
 from mpispec.serve.text.detokenizer import LoopWatch, TextStream
 from mpispec.serve.text.engine import Engine
 from mpispec.serve.text.prompt import Prompt
-from mpispec.serve.text.scores import Scoring
+from mpispec.serve.text.scores import NumTop, Scoring
 from mpispec.serve.text.turn import Mark, Piece, Said, Thought, joined
 from mpispec.serve.text.vocabulary import Vocabulary
 
 _ANY_PROMPT = Prompt(())
 """How the answer to a prompt is read that is text alone."""
+_NO_SCORES = NumTop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Completed:
     """The stop string that ended it."""
     thought_tokens: int = 0
     """How many of the tokens were thought before the answer."""
+    prompt_scores: list[dict[str, Any] | None] | None = None
+    """What `Scoring.ranked` returned."""
 
     @property
     def is_unfinished(self) -> bool:
@@ -250,8 +253,9 @@ class AsyncCompletion(_Answer):
         stops: Sequence[str] = (),
         cuts_repeats: bool = False,
         prompt: Prompt = _ANY_PROMPT,
+        num_top: NumTop = _NO_SCORES,
     ) -> None:
-        """`prompt` says how the answer is read, and whether it repeats the prompt."""
+        """`prompt` says how the answer is read, and whether it repeats the prompt; `num_top` what of scores is told."""
         arriving = arrivals()
         self._inbox: asyncio.Queue[Progress] = asyncio.Queue()
         self._reader = prompt.new_reader()
@@ -259,7 +263,7 @@ class AsyncCompletion(_Answer):
         self._echo = prompt.echo
         """What is still to be repeated."""
         is_scored = generation.sampling.top_logprobs >= 0
-        self._scoring = Scoring(vocabulary, generation.prompt, prompt.echo) if is_scored else None
+        self._scoring = Scoring(vocabulary, generation.prompt, prompt.echo, num_top) if is_scored else None
 
         def listen(progress: Progress) -> None:
             arriving.put(self._inbox.put_nowait, progress)
@@ -276,6 +280,11 @@ class AsyncCompletion(_Answer):
                     await asyncio.sleep(0)
         finally:
             self.withdraw()
+
+    def result(self) -> Completed:
+        """See `_Answer`."""
+        done = super().result()
+        return done if self._scoring is None else replace(done, prompt_scores=self._scoring.ranked())
 
     @property
     def _is_over(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpispec.core.messages import Score
 from mpispec.serve.text.vocabulary import Vocabulary
@@ -31,13 +31,23 @@ class Scored:
     """The likeliest tokens in its place, best first."""
 
 
+class NumTop(NamedTuple):
+    """How many of the likeliest tokens are named beside each token of a text; -1 where tokens are not scored."""
+
+    answer: int = -1
+    """And of a prompt that the answer repeats."""
+    prompt: int = -1
+    """Of the prompt by itself, as vLLM has it."""
+
+
 class Scoring:
     """Puts scores and the tokens of one text together, as they come."""
 
-    def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int], echo: str | None) -> None:
+    def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int], echo: str | None, num_top: NumTop) -> None:
         """`echo` is the prompt as the text repeats it, where it does."""
         self._vocabulary = vocabulary
         self._prompt = prompt
+        self._num_top = num_top
         self._echo = echo
         self._length = len(echo or "")
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -49,7 +59,11 @@ class Scoring:
         self._scores.update((score.pos, score) for score in scores)
 
     def prompt(self) -> tuple[Scored, ...]:
-        """Return the scores of an echoed prompt, all of which must have come."""
+        """Return the scores of an echoed prompt, all of which must have come; none where tokens are not scored."""
+        if self._num_top.answer < 0:
+            return ()
+        is_kept = self._num_top.prompt >= 0
+        find = self._scores.get if is_kept else lambda pos: self._scores.pop(pos, None)
         named = [self._vocabulary.piece(token, special=True) for token in self._prompt]
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         ends = [0]
@@ -62,18 +76,42 @@ class Scoring:
         surplus = len(whole) - len(echo) if whole.endswith(echo) else 0
         offsets = [min(max(0, end - surplus), len(echo)) for end in ends]
         return tuple(
-            self._scored(piece, offset, self._scores.pop(pos, None))
+            self._scored(piece, offset, find(pos))
             for pos, (piece, offset) in enumerate(zip(named, offsets, strict=False))
         )
 
     def push(self, token: int, index: int, is_thought: bool) -> None:
         """Take the next token of the answer, the `index`-th from 0 on."""
         score = self._scores.pop(len(self._prompt) + index, None)
-        if score is None or is_thought:
+        if score is None or is_thought or self._num_top.answer < 0:
             return
         self._done.append(self._scored(self._vocabulary.piece(token, special=True), self._length, score))
         if token not in self._vocabulary.eog:
             self._length += len(self._decoder.decode(self._vocabulary.piece(token)))
+
+    def ranked(self) -> list[dict[str, Any] | None] | None:
+        """Return vLLM's `prompt_logprobs`: for each token of the prompt itself and the likeliest in its place, by id.
+
+        A token that is not among them has no rank: it was not counted. None for the first token, which nothing
+        precedes; None altogether where the request does not ask.
+        """
+        if self._num_top.prompt < 0:
+            return None
+        return [self._ranks(self._scores.get(pos)) for pos in range(len(self._prompt))]
+
+    def _ranks(self, score: Score | None) -> dict[str, Any] | None:
+        if score is None:
+            return None
+        top = score.top[: self._num_top.prompt]
+        ranks: dict[int, int] = {token: rank for rank, (token, _) in enumerate(top, 1)}
+        return {
+            str(token): {
+                "logprob": logprob,
+                "rank": ranks.get(token),
+                "decoded_token": self._vocabulary.piece(token, special=True).decode("utf-8", "replace"),
+            }
+            for token, logprob in ((score.token, score.logprob), *top)
+        }
 
     def drain(self) -> tuple[Scored, ...]:
         """Return the answer's tokens that have come since the last call."""
@@ -83,7 +121,8 @@ class Scoring:
     def _scored(self, piece: bytes, offset: int, score: Score | None) -> Scored:
         if score is None:
             return Scored(piece, offset, None, ())
-        top = tuple((self._vocabulary.piece(token, special=True), logprob) for token, logprob in score.top)
+        likeliest = score.top[: self._num_top.answer]
+        top = tuple((self._vocabulary.piece(token, special=True), logprob) for token, logprob in likeliest)
         return Scored(piece, offset, score.logprob, top)
 
 
