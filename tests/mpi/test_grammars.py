@@ -10,7 +10,7 @@ import jsonschema_rs
 import pytest
 
 from mpispec.compute.llama_vocabulary import Vocabulary
-from mpispec.grammars.library import json_grammar
+from mpispec.grammars.library import json_grammar, lark_grammar
 from tests.mpi.crafted import padded
 from tests.mpi.jobs import Request, answers, request, tokens_of
 
@@ -73,3 +73,17 @@ def test_a_draft_with_other_tokens_at_the_end_changes_no_answer(
 ) -> None:
     longer = padded(draft, tmp_path / "padded.gguf", 64, first=5)
     assert tokens_of(answers(3, asked(vocabulary, "sync", "draft"), vocabulary.eog, draft=str(longer))) == alone
+
+
+def test_a_grammar_that_becomes_too_complex_stops_the_answer_there(vocabulary: Vocabulary) -> None:
+    wide = " ".join(f'"q{number}"?' for number in range(700))
+    grammar = lark_grammar(f'start: head tail\nhead: /abc;/\ntail: {wide} | "y"\n')
+    wanted = [
+        {**each, "grammar": grammar}
+        for way in (("plain", "none"), ("sync", "ngram"))
+        for each in asked(vocabulary, *way)
+    ]
+    for answer in answers(2, wanted, vocabulary.eog):
+        assert answer["finish"] == "stop"
+        assert "abc;".startswith(text_of(vocabulary, answer))
+        assert len(answer["tokens"]) < TOKENS

@@ -156,6 +156,12 @@ def test_json_that_ended_too_soon_was_cut(client: httpx.Client, stream: bool, wo
     assert f'"finish_reason":"{finish}"' in text
 
 
+@pytest.mark.parametrize("wanted", [{"guided_regex": "a{9}"}, {"grammar": 'root ::= "aaaa"'}])
+def test_other_text_that_ended_too_soon_has_stopped(client: httpx.Client, wanted: dict[str, str]) -> None:
+    answer = client.post(CHAT, json={"messages": [{"role": "user", "content": "write:aa"}], **wanted}).json()
+    assert [choice["finish_reason"] for choice in answer["choices"]] == ["stop"]
+
+
 def test_an_object_of_too_many_optional_properties_is_refused(client: httpx.Client) -> None:
     properties = {f"property_{number}": {"type": "string"} for number in range(600)}
     schema: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
