@@ -13,6 +13,9 @@ from mpispec.serve.errors import ApiError
 from mpispec.serve.text.completion import Completed
 from mpispec.serve.text.turn import Argued, Called, Piece, Said, Thought, Turn
 
+_PINGS_TO_CHANGE = 4
+"""One of so many pings is an event that clients look at, which says that nothing has changed."""
+
 
 @dataclass
 class MessagesAnswer:
@@ -24,13 +27,18 @@ class MessagesAnswer:
     ident: str = field(default_factory=lambda: secrets.token_hex(12))
 
     def __post_init__(self) -> None:
+        self._num_pings = 0
         self._num_blocks = 0
         self._kind = ""
         """Of the block that is growing; empty where none is."""
 
     def ping(self) -> str:
-        """See `Answer`."""
-        return event({"type": "ping"}, "ping")
+        """See `Answer`. Claude Code takes pings for silence, and gives up after 300 s of it."""
+        self._num_pings += 1
+        if self._num_pings % _PINGS_TO_CHANGE:
+            return event({"type": "ping"}, "ping")
+        unchanged = {"stop_reason": None, "stop_sequence": None}
+        return event({"type": "message_delta", "delta": unchanged, "usage": {"output_tokens": 0}}, "message_delta")
 
     def whole(self, answers: Sequence[Answered]) -> dict[str, Any]:
         """See `Answer`."""
