@@ -53,6 +53,11 @@ class Served:
         """Return the name of its model. Raises OSError."""
         return str(self._ask("/v1/models", None)["data"][0]["id"])
 
+    def end_token(self) -> int:
+        """Return the id of the token that ends a text. Raises OSError."""
+        spelled = self._ask("/tokenizer_info", None)["eos_token"]
+        return int(self._ask("/tokenize", {"content": spelled})["tokens"][-1])
+
     def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})

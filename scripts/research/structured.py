@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import urllib.error
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,25 @@ _PLAIN = {"strategy": "plain", "drafter": "none"}
 
 @click.command()
 @click.argument("suite", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--count", default=200, show_default=True, help="Schemas to try.")
+@click.option("--count", default=200, show_default=True, help="Answers that are to come to their end.")
 @click.option("--tokens", default=128, show_default=True, help="Most tokens of an answer.")
 @click.option("--draws", default=12, show_default=True, help="Most answers to draw for a schema until one ends.")
+@click.option("--end-bias", default=0.0, show_default=True, help="What makes the token likelier that ends an answer.")
 @click.option("--ranks", default=2, show_default=True)
 @click.option("--draft", type=click.Path(exists=True, dir_okay=False), help="A draft model; else n-grams draft.")
 @click.option("--seed", default=1, show_default=True)
-def main(suite: Path, count: int, tokens: int, draws: int, ranks: int, draft: str | None, seed: int) -> None:
+def main(
+    suite: Path, count: int, tokens: int, draws: int, end_bias: float, ranks: int, draft: str | None, seed: int
+) -> None:
     """Ask for JSON of the schemas in a folder of the suite, such as json/tests."""
     found: Counter[str] = Counter()
     options = ["--threads", "1"] + (["--draft", draft] if draft is not None else [])
     speculative = {"strategy": "pipeinfer", "drafter": "draft+ngram" if draft is not None else "ngram"}
     with served(ranks, *options) as server:
+        settings = {"temperature": 1.0, "max_tokens": tokens, "logit_bias": {str(server.end_token()): end_bias}}
         for schema in _schemas(suite):
             try:
-                wanted, plain = _drawn(server, schema, range(seed, seed + draws), tokens, found)
+                wanted, plain = _drawn(server, _request(schema) | settings, range(seed, seed + draws), found)
             except urllib.error.HTTPError as error:
                 found["refused" if error.code == 400 else "failed"] += 1
                 continue
@@ -50,26 +54,27 @@ def main(suite: Path, count: int, tokens: int, draws: int, ranks: int, draft: st
             if _has_ended(plain):
                 found["complete"] += 1
                 found["valid"] += _is_valid(_text(plain), schema)
-            if found["tried"] == count:
+            if found["complete"] == count:
                 break
             if found["tried"] % 20 == 0:
-                click.echo(f"{found['tried']} of {count}: {dict(found)}", err=True)
+                click.echo(f"{found['complete']} of {count}: {dict(found)}", err=True)
     click.echo(json.dumps(found, indent=2))
 
 
 def _drawn(
-    server: Served, schema: Any, seeds: Iterable[int], tokens: int, found: Counter[str]
+    server: Served, asked: dict[str, Any], seeds: Sequence[int], found: Counter[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a request and its answer, the first that ends within so many tokens if one of them does.
+    """Return a request and its answer, the first that ends within its tokens if one of them does.
 
-    At temperature 1 a small model writes on and on where a schema lets it; another seed may end sooner.
+    At temperature 1 a small model writes on and on where a schema lets it, digits too; another seed may end sooner.
     """
     for seed in seeds:
-        wanted = _request(schema, tokens, seed)
+        wanted = asked | {"seed": seed}
         answer = server.chat(wanted | _PLAIN)
         found["drawn"] += 1
         if _has_ended(answer):
-            break
+            return wanted, answer
+    click.echo(f"{asked['messages'][0]['content']}: no answer ended", err=True)
     return wanted, answer
 
 
@@ -92,13 +97,10 @@ def _schemas(suite: Path) -> Iterator[Any]:
                 yield group["schema"]
 
 
-def _request(schema: Any, tokens: int, seed: int) -> dict[str, Any]:
+def _request(schema: Any) -> dict[str, Any]:
     return {
         "messages": [{"role": "user", "content": _PROMPT.format(schema=json.dumps(schema))}],
         "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
-        "temperature": 1.0,
-        "seed": seed,
-        "max_tokens": tokens,
     }
 
 
