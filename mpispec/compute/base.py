@@ -120,6 +120,10 @@ class Opened(NamedTuple):
     """What each context beyond the first takes of the host's memory, of all these stages."""
 
 
+PIECES = 1 << 14
+"""Tokens whose bytes a tokenizer remembers: most texts are made of few, and each is asked for again and again."""
+
+
 class Tokenizer(Protocol):
     """Text to tokens and back."""
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+from mpispec.compute.base import PIECES
 from mpispec.models import hf_folder
 from mpispec.models.errors import ModelError
 
@@ -38,6 +39,9 @@ class HfVocabulary:
         self.eos = self._named("eos_token")
         self.chat_template = self._template(folder)
         self._special = {token for token, added in self._reading.get_added_tokens_decoder().items() if added.special}
+        self._added = frozenset(self._reading.get_added_tokens_decoder())
+        self.piece = functools.lru_cache(PIECES)(self._piece)
+        """See `Tokenizer`."""
         self._is_byte_level = '"ByteLevel"' in file.read_text("utf-8")
 
     @functools.cached_property
@@ -69,14 +73,13 @@ class HfVocabulary:
             del tokens[0]  # the text spells it out already
         return tokens
 
-    def piece(self, token: int, special: bool = False) -> bytes:
-        """See `Tokenizer`."""
+    def _piece(self, token: int, special: bool = False) -> bytes:
         if not 0 <= token < self.size:
             raise ValueError(f"token {token} is outside the vocabulary of {self.size}")
         text = self._reading.id_to_token(token)
         if text is None or (token in self._special and not special):
             return b""
-        if token in self._special or token in self._reading.get_added_tokens_decoder():
+        if token in self._special or token in self._added:
             return str(text).encode()
         if self._is_byte_level:
             return bytes(_byte_of()[character] for character in text if character in _byte_of())

@@ -7,6 +7,7 @@ import functools
 import hashlib
 from pathlib import Path
 
+from mpispec.compute.base import PIECES
 from mpispec.compute.llama import LlamaModel, api
 from mpispec.models import gguf_file
 from mpispec.models.errors import ModelError
@@ -33,6 +34,8 @@ class Vocabulary:
         template = api.llama_model_chat_template(self._model.handle, None)
         self.chat_template = template.decode("utf-8", "replace") if template else None
         """Jinja source of the model's own chat template, None if it has none."""
+        self.piece = functools.lru_cache(PIECES)(self._piece)
+        """See `Tokenizer`."""
 
     @functools.cached_property
     def infill(self) -> tuple[int, int, int] | None:
@@ -75,8 +78,7 @@ class Vocabulary:
             tokens.insert(0, self.bos)
         return tokens
 
-    def piece(self, token: int, special: bool = False) -> bytes:
-        """Return the bytes of a token, which may end within a character; control tokens are empty unless `special`."""
+    def _piece(self, token: int, special: bool = False) -> bytes:
         if not 0 <= token < self.size:
             raise ValueError(f"token {token} is outside the vocabulary of {self.size}")
         capacity = 64

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 from mpispec.front.link import FrontError, Link
@@ -15,6 +15,7 @@ from mpispec.front.messages import (
     Hello,
     Interrupt,
     Message,
+    News,
     Progressed,
     Refuse,
     Stop,
@@ -23,6 +24,9 @@ from mpispec.front.messages import (
     Withdraw,
 )
 from mpispec.runtime.engine import Engine, EngineStopped, Listener, Progress
+
+_MOST_NEWS = 256
+"""Of one message, whose size is bounded."""
 
 
 class EngineHost:
@@ -35,6 +39,10 @@ class EngineHost:
         """Open requests of the engine by their keys in the front process."""
         self._guard = threading.Lock()
         """Held while a request gets its number there, which its first word may outrun."""
+        self._news: deque[tuple[int, Progress]] = deque()
+        """Has not been sent, by key."""
+        self._is_due = False
+        """Whether the link will ask for news."""
 
     def run(self) -> None:
         """Serve the front process until it has had enough.
@@ -79,22 +87,35 @@ class EngineHost:
             with self._guard:
                 self._requests[asked.key] = self._engine.submit(asked.generation, self._listener(asked.key))
         except EngineStopped:
-            self._link.send(Progressed(asked.key, Progress((), "cancelled", 0.0), {}))
+            self._link.send(Progressed((News(asked.key, Progress((), "cancelled", 0.0), {}),)))
 
     def _listener(self, key: int) -> Listener:
         """Return what hands tokens on; the driver calls it between two steps, so it does next to nothing."""
 
         def listen(progress: Progress) -> None:
-            self._link.send_later(partial(self._progressed, key, progress))
+            self._news.append((key, progress))
+            self._announce()
 
         return listen
 
-    def _progressed(self, key: int, progress: Progress) -> Message:
+    def _announce(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._link.send_later(self._progressed)
+
+    def _progressed(self) -> Message:
+        self._is_due = False  # before the look: what comes after it is announced again
+        news = [self._news.popleft() for _ in range(min(len(self._news), _MOST_NEWS))]
+        if self._news:
+            self._announce()
+        return Progressed(tuple(self._told(*each) for each in news))
+
+    def _told(self, key: int, progress: Progress) -> News:
         report = {}
         if progress.finish is not None:
             with self._guard:
                 report = self._engine.report(self._requests.pop(key))
-        return Progressed(key, progress, report)
+        return News(key, progress, report)
 
     def _tell(self, asked: Ask) -> None:
         engine = self._engine

@@ -82,12 +82,18 @@ class Withdraw(msgspec.Struct, frozen=True, tag=True):
     key: int
 
 
-class Progressed(msgspec.Struct, frozen=True, tag=True):
-    """From rank 0: see `runtime.engine.Progress`; with the last one comes the report."""
+class News(msgspec.Struct, frozen=True, array_like=True):
+    """Of one request: see `runtime.engine.Progress`; with the last one comes the report."""
 
     key: int
     progress: Progress
     report: dict[str, Any]
+
+
+class Progressed(msgspec.Struct, frozen=True, tag=True):
+    """From rank 0: what a step brought, in order. One message for all requests: the other side wakes up once."""
+
+    news: tuple[News, ...]
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):

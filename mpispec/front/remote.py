@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from mpispec.front.link import Link
-from mpispec.front.messages import Ask, Choose, Ended, Hello, Message, Progressed, Stop, Submit, Told, Withdraw
+from mpispec.front.messages import Ask, Choose, Ended, Hello, Message, News, Progressed, Stop, Submit, Told, Withdraw
 from mpispec.runtime.engine import (
     MOST_OPEN,
     MOST_REPORTS,
@@ -21,6 +21,7 @@ from mpispec.runtime.engine import (
     Progress,
 )
 from mpispec.runtime.text_promise import TextPromise
+from mpispec.serve.text.arrivals import burst
 
 _LONGEST_ANSWER_S = 30.0
 """Bound of a question to rank 0 (law 7); a step of a large model takes seconds."""
@@ -130,16 +131,22 @@ class RemoteEngine:
                 question.set_result(message.value)
             return
         with self._lock:
-            listener = self._listeners.get(message.key)
-            if message.progress.finish is not None:
-                self._listeners.pop(message.key, None)
-                if not self._listeners:
-                    self._idle.notify_all()
-                self._reports[message.key] = message.report
-                while len(self._reports) > MOST_REPORTS:
-                    self._reports.popitem(last=False)
-        if listener is not None:
-            listener(message.progress)
+            heard = [(self._listeners.get(news.key), news.progress) for news in message.news]
+            for news in message.news:
+                if news.progress.finish is not None:
+                    self._end(news)
+        with burst():
+            for listener, progress in heard:
+                if listener is not None:
+                    listener(progress)
+
+    def _end(self, news: News) -> None:
+        self._listeners.pop(news.key, None)
+        if not self._listeners:
+            self._idle.notify_all()
+        self._reports[news.key] = news.report
+        while len(self._reports) > MOST_REPORTS:
+            self._reports.popitem(last=False)
 
     def lose(self) -> None:
         """End every open request because rank 0 has gone."""

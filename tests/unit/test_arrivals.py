@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from mpispec.serve.text.arrivals import Arrivals, arrivals
+from mpispec.serve.text.arrivals import Arrivals, arrivals, burst
 
 pytestmark = pytest.mark.unit
 
@@ -44,7 +44,22 @@ def test_nothing_is_lost_and_each_thread_keeps_its_order() -> None:
         assert [number for which, number in found if which == thread] == list(range(count))
 
 
-def test_a_burst_wakes_the_loop_once() -> None:
+def test_a_burst_wakes_the_loop_when_all_is_there() -> None:
+    async def main() -> None:
+        heard: list[int] = []
+        arriving = arrivals()
+        with burst():
+            for number in range(10):
+                arriving.put(heard.append, number)
+            await asyncio.sleep(0)
+            assert heard == []
+        await asyncio.sleep(0)
+        assert heard == list(range(10))
+
+    asyncio.run(main())
+
+
+def test_what_comes_before_the_loop_has_its_turn_wakes_it_once() -> None:
     async def main() -> int:
         loop = asyncio.get_running_loop()
         num_woken = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,6 +27,7 @@ from mpispec.front.messages import (
     Hello,
     Interrupt,
     Message,
+    News,
     Open,
     Progressed,
     Refuse,
@@ -39,7 +40,8 @@ from mpispec.front.messages import (
 )
 from mpispec.front.program import Gone, expect
 from mpispec.front.remote import RemoteEngine
-from mpispec.runtime.engine import EngineStopped, Generation, Progress
+from mpispec.runtime.engine import EngineFacts, EngineStopped, Generation, Listener, Progress
+from mpispec.runtime.text_promise import TextPromise
 from mpispec.serve.http.address import Access, bind
 from mpispec.serve.text.completion import written
 from mpispec.serve.text.service import Manner
@@ -158,6 +160,50 @@ def test_another_default_strategy_is_known_on_both_sides() -> None:
         assert (both.remote.default_strategy, both.engine.default_strategy) == ("sync", "sync")
 
 
+class Recorder:
+    """An engine and a link in one: asked for `count` requests, it keeps the listeners, and what is to be sent."""
+
+    facts = EngineFacts(512, 258, ("plain",), ("none",), TextPromise())
+    default_strategy = "plain"
+    default_drafter = "none"
+
+    def __init__(self, count: int) -> None:
+        self.listeners: list[Listener] = []
+        self.due: list[Callable[[], Message]] = []
+        self._count = count
+
+    def messages(self) -> Iterator[Message]:
+        yield from (Submit(key, Generation((1,), 5)) for key in range(self._count))
+        yield Ended()
+
+    def send(self, message: Message) -> None:
+        assert isinstance(message, Hello)
+
+    def send_later(self, make: Callable[[], Message]) -> None:
+        self.due.append(make)
+
+    def submit(self, generation: Generation, listener: Listener) -> int:
+        self.listeners.append(listener)
+        return len(self.listeners)
+
+    def sent(self) -> list[int]:
+        """Return the keys of the next message."""
+        message = self.due.pop(0)()
+        assert isinstance(message, Progressed)
+        return [news.key for news in message.news]
+
+
+def test_a_step_is_one_message_of_bounded_size() -> None:
+    both = Recorder(300)
+    EngineHost(cast(Any, both), cast(Any, both)).run()
+    for _ in range(2):
+        for listener in both.listeners:
+            listener(Progress((1,), None, 0.0))
+        assert len(both.due) == 1
+        assert both.sent() + both.sent() == list(range(300))
+        assert not both.due
+
+
 def test_orders_of_rank_0_arrive() -> None:
     with joined() as both:
         both.host.interrupt()
@@ -232,7 +278,7 @@ def test_messages_keep_their_values() -> None:
         Serve(served),
         Open(Door(access, 0.0, has_repl=True)),
         Submit(1, Generation((1, 2), 3, SAMPLING, "sync", "ngram", stop_token_ids=(4,))),
-        Progressed(1, PROGRESS, {"timing": {"ttft_s": None}}),
+        Progressed((News(1, PROGRESS, {"timing": {"ttft_s": None}}), News(2, PROGRESS, {}))),
         Told(2, {0: 1.5, 1: 2.5}),
     ):
         assert decode(encode(message)) == message

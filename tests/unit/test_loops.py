@@ -47,6 +47,27 @@ def test_a_table_of_zeros_is_no_loop() -> None:
     assert noticed_after([7, 9] * 100) is None
 
 
+def by_the_rule(tokens: list[int]) -> int | None:
+    """Return the same by a count for each length of a block."""
+    equal = [0] * (LONGEST_BLOCK + 1)
+    for count, token in enumerate(tokens, 1):
+        for block in range(1, min(LONGEST_BLOCK, count - 1) + 1):
+            equal[block] = equal[block] + 1 if tokens[count - 1 - block] == token else 0
+            if equal[block] + block >= max(LEAST_TOKENS, LEAST_REPEATS * block):
+                return count
+    return None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_text_of_loops_is_noticed_where_the_rule_says(seed: int) -> None:
+    chance = random.Random(seed)
+    tokens: list[int] = []
+    for _ in range(12):
+        block = [chance.randrange(3) for _ in range(chance.randint(1, LONGEST_BLOCK + 20))]
+        tokens += (block * 300)[: chance.randrange(500)]
+    assert noticed_after(tokens) == by_the_rule(tokens)
+
+
 def test_words_without_a_block_are_no_loop() -> None:
     chance = random.Random(3)
     assert noticed_after(chance.randrange(3) for _ in range(5000)) is None

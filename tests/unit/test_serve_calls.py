@@ -192,7 +192,7 @@ def test_portions_change_nothing(words: list[str], form: CallFormat, seed: int) 
     whole = new_reader()
     for piece in joined(whole.push(text) + whole.flush()):
         other.add(piece)
-    assert one == other
+    assert one.pieces == other.pieces
 
 
 @repeatable

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 from serve_fake import END, ByteVocabulary, FakeEngine
 
-from mpispec.runtime.engine import EngineStopped, Generation
+from mpispec.runtime.engine import EngineStopped, Generation, Listener, Progress
 from mpispec.serve.text.completion import AsyncCompletion, Completion
 
 pytestmark = pytest.mark.unit
@@ -120,17 +121,50 @@ def test_an_event_loop_receives_the_same(engine: FakeEngine) -> None:
         completion = AsyncCompletion(engine, ByteVocabulary(), Generation(tuple(b"hi"), 200))
         deltas = [pieces async for pieces in completion]
         assert completion.result().finish_reason == "stop"
-        return [piece.text for [piece] in deltas]
+        return [piece.text for pieces in deltas for piece in pieces]
 
     assert asyncio.run(read()) == ["Y", "ou ", "sa", "i", "d: ", "hi"]
+
+
+class Hasty:
+    """An engine that says all at once, before anybody listens."""
+
+    def submit(self, generation: Generation, listener: Listener) -> int:
+        for token in generation.prompt:
+            listener(Progress((token,), None, 0.0))
+        listener(Progress((), "length", 0.0))
+        return 0
+
+    def report(self, request: int) -> dict[str, Any]:
+        return {}
+
+
+def test_what_has_come_is_yielded_at_once_and_no_pile_takes_the_loop() -> None:
+    turns: list[str] = []
+
+    async def read(name: str) -> list[list[str]]:
+        completion = AsyncCompletion(cast(Any, Hasty()), ByteVocabulary(), Generation(tuple(b"abcdefgh" * 5), 40))
+        found = []
+        async for pieces in completion:
+            turns.append(name)
+            found.append([piece.text for piece in pieces])
+        return found
+
+    async def both() -> list[list[list[str]]]:
+        return await asyncio.gather(read("a"), read("b"))
+
+    for found in asyncio.run(both()):
+        assert [len(texts) for texts in found] == [16, 16, 8]
+        assert [text for texts in found for text in texts] == list("abcdefgh" * 5)
+    assert turns == ["a", "b"] * 3
 
 
 def test_a_cancelled_task_withdraws(engine: FakeEngine) -> None:
     async def read() -> None:
         completion = AsyncCompletion(engine, ByteVocabulary(), Generation(tuple(b"wait"), 200))
         shown = ""
-        async for [piece] in completion:
-            shown += piece.text
+        async for pieces in completion:
+            shown += "".join(piece.text for piece in pieces)
             if shown == "You said: wait":
                 asyncio.current_task().cancel()  # type: ignore[union-attr]
 

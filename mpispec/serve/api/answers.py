@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -30,6 +30,20 @@ def encode(value: Any) -> str:
 def event(value: dict[str, Any], name: str | None = None) -> str:
     """Return a server-sent event."""
     return (f"event: {name}\n" if name else "") + f"data: {encode(value)}\n\n"
+
+
+class Mould:
+    """Makes events that differ by one text from one of them."""
+
+    _TEXT: ClassVar[str] = "\0text\0"
+
+    def __init__(self, make: Callable[[str], str]) -> None:
+        """`make` returns the event of a text."""
+        self._before, _, self._after = make(self._TEXT).partition(encode(self._TEXT))
+
+    def cast(self, text: str) -> str:
+        """Return the event of another text."""
+        return self._before + encode(text) + self._after
 
 
 Answered = tuple[Turn, Completed]
@@ -103,6 +117,8 @@ class TextAnswer:
     """Whether a stream ends with the token counts."""
     ident: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
+    _moulds: dict[int, Mould] = field(default_factory=dict, repr=False, compare=False)
+    """By choice, of the event that says some text."""
 
     PREFIX: ClassVar[str] = "cmpl-"
     WHOLE: ClassVar[str] = "text_completion"
@@ -132,9 +148,17 @@ class TextAnswer:
 
     def chunk(self, index: int, piece: Piece) -> Iterator[str]:
         """Yield the events of a piece of a streamed answer."""
+        if isinstance(piece, Said) and not piece.marks and not piece.scores:
+            if index not in self._moulds:
+                self._moulds[index] = Mould(lambda text: self._piece(index, Said(text)))
+            yield self._moulds[index].cast(piece.text)
+        else:
+            yield self._piece(index, piece)
+
+    def _piece(self, index: int, piece: Piece) -> str:
         tokens = [asdict(mark) for mark in piece.marks] if isinstance(piece, Said | Thought) else []
         further = {"mpispec": {"tokens": tokens}} if tokens else {}
-        yield self._chunk(self._chunk_choice(index, piece) | {"finish_reason": None}, **further)
+        return self._chunk(self._chunk_choice(index, piece) | {"finish_reason": None}, **further)
 
     def ending(self, index: int, turn: Turn, done: Completed) -> Iterator[str]:
         """Yield the events that say why a choice ends."""

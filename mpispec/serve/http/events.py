@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -35,8 +35,15 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Re
         await asyncio.gather(working, gone, return_exceptions=True)
 
 
+CHUNKS = "mpispec.chunks"
+"""Name of the ASGI extension that sends a part of an answer which has begun: `Callable[[bytes], Awaitable[None]]`.
+
+Each part would otherwise pass through all layers of the application, which look at the head of an answer alone.
+"""
+
+
 class EventStream(Response):
-    """Sends `events`, each a whole event as text, and what `ping` returns after each `ping_s` seconds of silence.
+    """Sends `events`, each some whole events as text, and what `ping` returns after each `ping_s` seconds of silence.
 
     Calls `on_end` after the last, or when the client has gone.
     """
@@ -60,32 +67,37 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            is_whole = await unless_gone(receive, self._write(send))
+            is_whole = await unless_gone(receive, self._write(scope, send))
         finally:
             self._on_end()
         if is_whole:  # last of all, so that whoever has read it finds the request ended
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _write(self, send: Send) -> bool:
+    async def _write(self, scope: Scope, send: Send) -> bool:
+        async def send_part(body: bytes) -> None:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(self._events) as events, _Silence(send, self._ping, self._ping_s) as silence:
+        send_part = scope.get("extensions", {}).get(CHUNKS, send_part)
+        async with aclosing(self._events) as events, _Silence(send_part, self._ping, self._ping_s) as silence:
             async for text in events:
-                await silence.end_with(text)
+                if text:
+                    await silence.end_with(text)
         return True
 
 
 class _Silence:
     """Sends texts, and a ping where `ping_s` seconds pass between two; one timer for all of them, since texts are many.
 
-    A ping is only begun while no text is being sent, and a text waits for a ping to have left.
+    A ping is only begun while no text is being sent.
     """
 
-    def __init__(self, send: Send, ping: Callable[[], str], ping_s: float | None) -> None:
+    def __init__(self, send: Callable[[bytes], Awaitable[None]], ping: Callable[[], str], ping_s: float | None) -> None:
         self._send = send
         self._ping = ping
         self._ping_s = ping_s
         self._since = time.monotonic()
-        self._sending = asyncio.Lock()
+        self._is_sending = False
         self._pinging: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> _Silence:
@@ -100,13 +112,14 @@ class _Silence:
 
     async def end_with(self, text: str) -> None:
         """Send a text."""
-        async with self._sending:
-            await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+        self._is_sending = True
+        await self._send(text.encode())
+        self._is_sending = False
         self._since = time.monotonic()
 
     async def _watch(self, ping_s: float) -> None:
         while True:
-            left = ping_s if self._sending.locked() else self._since + ping_s - time.monotonic()
+            left = ping_s if self._is_sending else self._since + ping_s - time.monotonic()
             if left > 0:
                 await asyncio.sleep(left)
             else:

@@ -164,28 +164,25 @@ def _failure(ended: Sequence[Completed], completions: Sequence[AsyncCompletion])
 
 
 async def _stream(completions: Sequence[AsyncCompletion], answer: Answer, is_json: bool) -> AsyncGenerator[str, None]:
+    """Yield the events, those that are ready at once as one text: each text is one write."""
     turns = [Turn() for _ in completions]
     ended: dict[int, Completed] = {}
-    for index in range(len(completions)):
-        for event in answer.opening(index):
-            yield event
+    yield "".join(event for index in range(len(completions)) for event in answer.opening(index))
     async with aclosing(_merged(completions)) as found:
         async for index, pieces in found:
-            for piece in pieces or ():
-                turns[index].add(piece)
-                for event in answer.chunk(index, piece):
-                    yield event
             if pieces is not None:
+                events: list[str] = []
+                for piece in pieces:
+                    turns[index].add(piece)
+                    events += answer.chunk(index, piece)
+                yield "".join(events)
                 continue
             done = ended[index] = _ended(completions[index], turns[index], is_json)
             if (failure := _failure([done], completions)) is not None:
-                for event in answer.failure(failure):
-                    yield event
+                yield "".join(answer.failure(failure))
                 return
-            for event in answer.ending(index, turns[index], done):
-                yield event
-    for event in answer.closing([(turn, ended[index]) for index, turn in enumerate(turns)]):
-        yield event
+            yield "".join(answer.ending(index, turns[index], done))
+    yield "".join(answer.closing([(turn, ended[index]) for index, turn in enumerate(turns)]))
 
 
 async def _merged(completions: Sequence[AsyncCompletion]) -> AsyncGenerator[tuple[int, list[Piece] | None], None]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,13 @@ class Arrivals:
     def put(self, call: Callable[[Any], None], value: Any) -> None:
         """Have `call(value)` called on the loop, in order; from any thread. Lost where the loop is closed."""
         self._calls.append((call, value))
+        if (held := getattr(_bursts, "held", None)) is not None:
+            held.add(self)
+        else:
+            self.wake()
+
+    def wake(self) -> None:
+        """Have the loop make the calls."""
         if not self._is_woken:
             self._is_woken = True
             with contextlib.suppress(RuntimeError):  # closed: nobody listens any more
@@ -31,6 +39,22 @@ class Arrivals:
         while self._calls:
             call, value = self._calls.popleft()
             call(value)
+
+
+_bursts = threading.local()
+
+
+@contextlib.contextmanager
+def burst() -> Iterator[None]:
+    """Wake no loop before all that this thread puts has been put: two threads that take turns cost more than one."""
+    held: set[Arrivals] = set()
+    _bursts.held = held
+    try:
+        yield
+    finally:
+        _bursts.held = None
+        for each in held:
+            each.wake()
 
 
 _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Arrivals] = WeakKeyDictionary()

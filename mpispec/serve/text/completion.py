@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -22,11 +23,13 @@ from mpispec.serve.text.detokenizer import LoopWatch, TextStream
 from mpispec.serve.text.engine import Engine
 from mpispec.serve.text.prompt import Prompt
 from mpispec.serve.text.scores import NumTop, Scoring
-from mpispec.serve.text.turn import Mark, Piece, Said, Thought, joined
+from mpispec.serve.text.turn import Mark, Piece, PlainReader, Reader, Said, Thought, joined
 from mpispec.serve.text.vocabulary import Vocabulary
 
 _ANY_PROMPT = Prompt(())
 """How the answer to a prompt is read that is text alone."""
+_AT_ONCE = 16
+"""Progresses of one generation that are taken in one turn of an event loop, so that no other waits for a pile."""
 _NO_SCORES = NumTop()
 
 
@@ -64,6 +67,9 @@ class Completed:
 
 class _Answer:
     """What both kinds share: submits, gathers, withdraws."""
+
+    _reader: Reader = PlainReader()
+    """Says what the text is, and when no more of it is wanted."""
 
     def __init__(
         self,
@@ -136,12 +142,7 @@ class _Answer:
     @property
     def _is_over(self) -> bool:
         """Whether this side needs no further tokens."""
-        return self._stream.stop_found is not None or self._is_cut
-
-    @property
-    def _is_thinking(self) -> bool:
-        """Whether the next token belongs to a thought."""
-        return False
+        return self._stream.stop_found is not None or self._reader.is_over or self._is_cut
 
     def _read(self, text: str, is_last: bool = False) -> str:
         """Take the text of a token, or what was held back at the end; return it."""
@@ -168,7 +169,7 @@ class _Answer:
                 self._marks.append(_mark_of(origin, self._vocabulary))
             self._tokens.append(token)
             self.times.append(progress.when)
-            self._thought_tokens += self._is_thinking
+            self._thought_tokens += self._reader.is_thinking
             self._note_token(token)
             added += self._read(self._stream.push(token))
             if self._loop is not None:
@@ -241,6 +242,8 @@ def written(engine: Engine, vocabulary: Vocabulary, generation: Generation) -> C
 class AsyncCompletion(_Answer):
     """One generation for the running event loop: iterate over its pieces, then ask for the `result`.
 
+    Pieces of one progress that belong together are one; what has come meanwhile is yielded at once.
+
     Raises ValueError and EngineStopped as `Engine.submit` does. Leaving the iteration early, cancelled too,
     withdraws the request.
     """
@@ -257,7 +260,9 @@ class AsyncCompletion(_Answer):
     ) -> None:
         """`prompt` says how the answer is read, and whether it repeats the prompt; `num_top` what of scores is told."""
         arriving = arrivals()
-        self._inbox: asyncio.Queue[Progress] = asyncio.Queue()
+        self._inbox: deque[Progress] = deque()
+        self._hearing: asyncio.Future[None] | None = None
+        """Done when something has come; None while nobody waits for it."""
         self._reader = prompt.new_reader()
         self._pieces: list[Piece] = []
         self._echo = prompt.echo
@@ -266,17 +271,23 @@ class AsyncCompletion(_Answer):
         self._scoring = Scoring(vocabulary, generation.prompt, prompt.echo, num_top) if is_scored else None
 
         def listen(progress: Progress) -> None:
-            arriving.put(self._inbox.put_nowait, progress)
+            arriving.put(self._hear, progress)
 
         super().__init__(engine, vocabulary, generation, stops, cuts_repeats, listen, prompt.shown)
 
     async def __aiter__(self) -> AsyncGenerator[list[Piece], None]:
         try:
             while self._finish is None:
-                self._absorb(await self._inbox.get())
-                if pieces := self._take_pieces():
+                if not self._inbox:
+                    self._hearing = asyncio.get_running_loop().create_future()
+                    await self._hearing
+                pieces: list[Piece] = []
+                for _ in range(min(len(self._inbox), _AT_ONCE)):
+                    self._absorb(self._inbox.popleft())
+                    pieces += self._take_pieces()
+                if pieces:
                     yield pieces
-                if not self._inbox.empty():  # nothing else on the loop would have its turn until all is taken
+                if self._inbox:  # nothing else on the loop would have its turn until all is taken
                     await asyncio.sleep(0)
         finally:
             self.withdraw()
@@ -286,17 +297,18 @@ class AsyncCompletion(_Answer):
         done = super().result()
         return done if self._scoring is None else replace(done, prompt_scores=self._scoring.ranked())
 
-    @property
-    def _is_over(self) -> bool:
-        return super()._is_over or self._reader.is_over
-
-    @property
-    def _is_thinking(self) -> bool:
-        return self._reader.is_thinking
+    def _hear(self, progress: Progress) -> None:
+        self._inbox.append(progress)
+        if self._hearing is not None:
+            hearing, self._hearing = self._hearing, None
+            if not hearing.done():  # cancelled
+                hearing.set_result(None)
 
     def _take_pieces(self) -> list[Piece]:
         """Return what has come since the last call, the scores with the text."""
-        pieces, self._pieces = joined(self._pieces), []
+        pieces, self._pieces = self._pieces, []
+        if len(pieces) > 1:
+            pieces = joined(pieces)
         if self._scoring is None:
             return pieces
         for index, piece in enumerate(pieces):
@@ -317,7 +329,7 @@ class AsyncCompletion(_Answer):
 
     def _note_token(self, token: int) -> None:
         if self._scoring is not None:
-            self._scoring.push(token, len(self._tokens) - 1, self._is_thinking)
+            self._scoring.push(token, len(self._tokens) - 1, self._reader.is_thinking)
 
     def _read(self, text: str, is_last: bool = False) -> str:
         pieces = self._reader.push(text) if text else []

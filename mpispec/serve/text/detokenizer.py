@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from itertools import takewhile
 
 from mpispec.serve.text.vocabulary import Vocabulary
 
@@ -83,6 +84,8 @@ class TextStream:
         return text
 
     def _release(self, text: str) -> str:
+        if not self._stops:
+            return text
         text = self._held + text
         found = find_stop(text, self._stops, self._free)
         if found is not None:
@@ -100,29 +103,46 @@ LEAST_REPEATS = 8
 """Both are needed: tables of zeros and refrains are shorter, or vary."""
 LONGEST_BLOCK = 128
 """Tokens."""
+_STRIDE = 64
+"""Tokens between two looks for blocks. A loop has more than twice as many that equal the one a block before."""
 
 
 class LoopWatch:
     """Takes an answer's tokens; `is_loop` once the last of them are one block again and again.
 
-    The end of an answer of n tokens repeats a block of p tokens where each token equals the one p places before. So one
-    count for each p is all there is to know, `LONGEST_BLOCK` comparisons for a token.
+    The end of an answer of n tokens repeats a block of p tokens where each token equals the one p places before. So a
+    count for each p is all there is to know. Nearly always all counts are small: a look every `_STRIDE` tokens finds
+    those that may become large, and only they are kept.
     """
 
     def __init__(self) -> None:
         self.is_loop = False
         self._tokens: list[int] = []
-        self._equal = [0] * (LONGEST_BLOCK + 1)
-        """By block length: how many of the last tokens equal the one a block before."""
+        self._equal: dict[int, int] = {}
+        """By block length: how many of the last tokens equal the one a block before; no fewer than `_STRIDE`."""
 
     def push(self, token: int) -> None:
         """Take the next token."""
-        tokens, equal = self._tokens, self._equal
-        for block in range(1, min(LONGEST_BLOCK, len(tokens)) + 1):
-            if tokens[-block] != token:
-                equal[block] = 0
+        self._tokens.append(token)
+        if self._equal:
+            self._count(token)
+        if len(self._tokens) % _STRIDE == 0:
+            self._look()
+
+    def _count(self, token: int) -> None:
+        for block in list(self._equal):
+            if self._tokens[-1 - block] != token:
+                del self._equal[block]
                 continue
-            equal[block] += 1
-            if equal[block] + block >= max(LEAST_TOKENS, LEAST_REPEATS * block):
+            self._equal[block] += 1
+            if self._equal[block] + block >= max(LEAST_TOKENS, LEAST_REPEATS * block):
                 self.is_loop = True
-        tokens.append(token)
+
+    def _look(self) -> None:
+        """Begin to count for blocks that all of the last tokens repeat."""
+        tokens = self._tokens
+        last = tokens[-_STRIDE:]
+        for block in range(1, min(LONGEST_BLOCK, len(tokens) - _STRIDE) + 1):
+            if block not in self._equal and tokens[-_STRIDE - block : -block] == last:
+                same = (tokens[at] == tokens[at - block] for at in range(len(tokens) - 1, block - 1, -1))
+                self._equal[block] = sum(takewhile(bool, same))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import groupby
+from typing import Any, Protocol
 
 from mpispec.serve.text.scores import Scored
 
@@ -67,16 +68,21 @@ class Call:
     arguments: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Turn:
     """A turn as far as it has been read."""
 
-    pieces: list[Piece] = field(default_factory=list)
-    """In order; neighbours that belong together are one."""
+    _pieces: list[Piece] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
         """Take the next piece."""
-        self.pieces[-1:] = joined([*self.pieces[-1:], piece])
+        self._pieces.append(piece)
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """All in order; neighbours that belong together are one."""
+        self._pieces = joined(self._pieces)
+        return self._pieces
 
     @property
     def text(self) -> str:
@@ -141,15 +147,25 @@ class PlainReader:
 
 def joined(pieces: Iterable[Piece]) -> list[Piece]:
     """Return the pieces with neighbours that belong together made one; those with marks stay as they are."""
-    found: list[Piece] = []
-    for piece in pieces:
-        match found[-1] if found else None, piece:
-            case (Said(one, (), before), Said(other, (), after)):
-                found[-1] = Said(one + other, (), before + after)
-            case (Thought(one, ()), Thought(other, ())):
-                found[-1] = Thought(one + other)
-            case (Argued(index, one), Argued(same, other)) if index == same:
-                found[-1] = Argued(index, one + other)
-            case _:
-                found.append(piece)
-    return found
+    return [_merged(list(together)) for _, together in groupby(pieces, _kind)]
+
+
+def _kind(piece: Piece) -> object:
+    """Return what is equal for neighbours that belong together."""
+    match piece:
+        case Said(_, ()) | Thought(_, ()):
+            return type(piece)
+        case Argued(index):
+            return index
+    return object()
+
+
+def _merged(pieces: Sequence[Any]) -> Piece:
+    """Return pieces of one kind as one."""
+    first: Piece = pieces[0]
+    if len(pieces) == 1:
+        return first
+    text = "".join(piece.text for piece in pieces)
+    if isinstance(first, Said):
+        return Said(text, (), tuple(scored for piece in pieces for scored in piece.scores))
+    return Argued(first.index, text) if isinstance(first, Argued) else Thought(text)
