@@ -28,7 +28,7 @@ def main(link: Link, listener: socket.socket) -> None:
         door = expect(messages, Open).door
         service = make_service(engine, expect(messages, Serve).served)
         front = Front(door, service, engine, listener)
-        front.run(link, expect(messages, Hello), messages)
+        front.run(link, expect(messages, Hello))
 
 
 def _end_with_thread(args: threading.ExceptHookArgs) -> None:

@@ -61,7 +61,7 @@ class Alone:
             if self._served is None:
                 self._serve(served, hello.facts.promise.parallel)
             complain("an engine has come.")
-            follow(messages, self._engine, lambda: link.send(Ended()), lambda: self._refuse(link))
+            follow(link, self._server, self._engine, lambda: link.send(Ended()), lambda: self._refuse(link))
         except Gone:
             pass
         except (FrontError, ModelError) as error:

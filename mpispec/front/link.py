@@ -32,6 +32,8 @@ class Link:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._received = bytearray()
+        """Has come and is not read yet."""
         self._outbox: SimpleQueue[Callable[[], Message] | None] = SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="link", daemon=True)
         self._writer.start()
@@ -46,11 +48,21 @@ class Link:
 
     def messages(self) -> Iterator[Message]:
         """Yield what the other end sends until it is gone. Raises FrontError where that is no message."""
-        for body in self._frames():
-            try:
-                yield decode(body)
-            except ValueError as error:
-                raise FrontError(f"Rank 0 and its front process do not understand each other: {error}") from error
+        yield from self._whole()
+        while self._receive():
+            yield from self._whole()
+
+    def fileno(self) -> int:
+        """Return the descriptor that can be read when something has come."""
+        return self._connection.fileno()
+
+    def arrived(self) -> list[Message] | None:
+        """Return what has come, without waiting; None where the other end is gone. Raises FrontError as `messages`."""
+        try:
+            is_open = self._receive(socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            is_open = True
+        return list(self._whole()) if is_open else None
 
     def close(self) -> None:
         """Send what waits, then close; the other end sees the end of the messages."""
@@ -58,27 +70,32 @@ class Link:
         self._writer.join(_LONGEST_CLOSE_S)
         self._connection.close()
 
-    def _frames(self) -> Iterator[bytes]:
-        received = bytearray()
-        while chunk := self._received():
-            received += chunk
-            start = 0
-            while len(received) - start >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(received, start)
-                if length > _MOST_FRAME:
-                    raise FrontError(f"A message between rank 0 and its front process has {length} bytes.")
-                end = start + _LENGTH.size + length
-                if end > len(received):
-                    break
-                yield bytes(received[start + _LENGTH.size : end])
-                start = end
-            del received[:start]
+    def _whole(self) -> Iterator[Message]:
+        """Yield the messages that have come as a whole."""
+        while len(self._received) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._received)
+            if length > _MOST_FRAME:
+                raise FrontError(f"A message between rank 0 and its front process has {length} bytes.")
+            end = _LENGTH.size + length
+            if end > len(self._received):
+                return
+            body = bytes(self._received[_LENGTH.size : end])
+            del self._received[:end]
+            try:
+                yield decode(body)
+            except ValueError as error:
+                raise FrontError(f"Rank 0 and its front process do not understand each other: {error}") from error
 
-    def _received(self) -> bytes:
+    def _receive(self, flags: int = 0) -> bool:
+        """Read some bytes; return whether there may be more. Raises BlockingIOError where flags do not let it wait."""
         try:
-            return self._connection.recv(_CHUNK)
+            chunk = self._connection.recv(_CHUNK, flags)
+        except BlockingIOError:
+            raise
         except OSError:  # the other end died, or this one is closed
-            return b""
+            return False
+        self._received += chunk
+        return bool(chunk)
 
     def _write(self) -> None:
         is_over = False

@@ -40,13 +40,20 @@ def expect(messages: Iterator[Message], kind: type[Kind]) -> Kind:
 
 
 def follow(
-    messages: Iterator[Message],
+    link: Link,
+    server: Server,
     engine: RemoteEngine,
     on_interrupt: Callable[[], None],
     on_refuse: Callable[[], None],
 ) -> None:
-    """Take what rank 0 says from now on, until it has gone. Raises FrontError where it says what it cannot mean."""
-    for message in messages:
+    """Take what rank 0 says from now on, until it has gone. Raises FrontError where it says what it cannot mean.
+
+    The loop of the server does it while it runs: tokens come one by one where steps are small, and a thread in between
+    would cost more than the loop does. `on_interrupt` and `on_refuse` must return at once.
+    """
+    failures: list[Exception] = []
+
+    def take(message: Message) -> None:
         match message:
             case Progressed() | Told():
                 engine.take(message)
@@ -56,6 +63,21 @@ def follow(
                 on_refuse()
             case _:
                 raise FrontError(f"Rank 0 sent its front process a message of its own kind, {message}.")
+
+    def read() -> bool:
+        try:
+            messages = link.arrived()
+            for message in messages or ():
+                take(message)
+        except Exception as error:
+            failures.append(error)
+        return messages is not None and not failures
+
+    server.attend(link.fileno(), read)
+    for failure in failures:
+        raise failure
+    for message in link.messages():
+        take(message)
 
 
 def make_service(engine: RemoteEngine, served: Served) -> Service:
@@ -87,11 +109,11 @@ class Front:
         self._closing = Closing(self._server, engine, door.grace_s, [self._end])
         self._interrupted: Callable[[], None] = self._ended.set if self._repl is None else self._repl.interrupt
 
-    def run(self, link: Link, hello: Hello, messages: Iterator[Message]) -> None:
+    def run(self, link: Link, hello: Hello) -> None:
         """Serve to the end, and tell rank 0 of it."""
         self._engine.attach(link, hello)
-        threading.Thread(target=self._follow, args=[messages], name="rank 0", daemon=True).start()
         self._server.start()
+        threading.Thread(target=self._follow, args=[link], name="rank 0", daemon=True).start()
         announce(self._service, self._server.url)
         try:
             if self._repl is not None and (self._repl.run() != "eof" or os.isatty(_STANDARD_INPUT)):
@@ -104,8 +126,8 @@ class Front:
             link.send(Ended())
             link.close()
 
-    def _follow(self, messages: Iterator[Message]) -> None:
-        follow(messages, self._engine, self._interrupt, self._closing.ask)
+    def _follow(self, link: Link) -> None:
+        follow(link, self._server, self._engine, self._interrupt, self._closing.ask)
         self._engine.lose()
         self._end()
 

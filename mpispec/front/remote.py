@@ -21,7 +21,6 @@ from mpispec.runtime.engine import (
     Progress,
 )
 from mpispec.runtime.text_promise import TextPromise
-from mpispec.serve.text.arrivals import burst
 
 _LONGEST_ANSWER_S = 30.0
 """Bound of a question to rank 0 (law 7); a step of a large model takes seconds."""
@@ -135,10 +134,9 @@ class RemoteEngine:
             for news in message.news:
                 if news.progress.finish is not None:
                     self._end(news)
-        with burst():
-            for listener, progress in heard:
-                if listener is not None:
-                    listener(progress)
+        for listener, progress in heard:
+            if listener is not None:
+                listener(progress)
 
     def _end(self, news: News) -> None:
         self._listeners.pop(news.key, None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from mpispec.serve.http import log
 from mpispec.serve.http.address import Access, check_access
@@ -60,7 +63,6 @@ class Server:
             http=DeadlineProtocol,
             ws="none",
             lifespan="off",
-            loop="asyncio",
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -72,6 +74,11 @@ class Server:
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         self._uvicorn = uvicorn.Server(config)
+        self._loop: Future[asyncio.AbstractEventLoop] = Future()
+        self._guard = threading.Lock()
+        self._attended: set[threading.Event] = set()
+        """Are set when nobody reads for them any more."""
+        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def serve(self, service: Service, access: Access) -> None:
@@ -103,11 +110,44 @@ class Server:
             self._thread.join(seconds)
         self._listener.close()
 
+    def attend(self, source: int, read: Callable[[], bool]) -> None:
+        """Have `read` called on the loop when the descriptor `source` has something to read.
+
+        Returns when `read` has returned False, or the server has ended; to be called after `start`.
+        """
+        loop = self._loop.result()
+        over = threading.Event()
+
+        def look() -> None:
+            if not read():
+                loop.remove_reader(source)
+                over.set()
+
+        with self._guard:
+            if self._has_ended:
+                return
+            self._attended.add(over)
+        with contextlib.suppress(RuntimeError):  # it has just been closed
+            loop.call_soon_threadsafe(loop.add_reader, source, look)
+        over.wait()
+        with self._guard:
+            self._attended.discard(over)
+
     def _exit(self) -> None:
         self._uvicorn.should_exit = True
 
     def _run(self) -> None:
-        self._uvicorn.run(sockets=[self._listener])
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop.set_result(asyncio.get_running_loop())
+        try:
+            await self._uvicorn.serve(sockets=[self._listener])
+        finally:
+            with self._guard:
+                self._has_ended = True
+                for over in self._attended:
+                    over.set()
 
 
 _MARGIN_S = 5.0

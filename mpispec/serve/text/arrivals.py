@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,14 +21,9 @@ class Arrivals:
     def put(self, call: Callable[[Any], None], value: Any) -> None:
         """Have `call(value)` called on the loop, in order; from any thread. Lost where the loop is closed."""
         self._calls.append((call, value))
-        if (held := getattr(_bursts, "held", None)) is not None:
-            held.add(self)
-        else:
-            self.wake()
-
-    def wake(self) -> None:
-        """Have the loop make the calls."""
-        if not self._is_woken:
+        if asyncio._get_running_loop() is self._loop:
+            self._make()
+        elif not self._is_woken:
             self._is_woken = True
             with contextlib.suppress(RuntimeError):  # closed: nobody listens any more
                 self._loop.call_soon_threadsafe(self._make)
@@ -39,22 +33,6 @@ class Arrivals:
         while self._calls:
             call, value = self._calls.popleft()
             call(value)
-
-
-_bursts = threading.local()
-
-
-@contextlib.contextmanager
-def burst() -> Iterator[None]:
-    """Wake no loop before all that this thread puts has been put: two threads that take turns cost more than one."""
-    held: set[Arrivals] = set()
-    _bursts.held = held
-    try:
-        yield
-    finally:
-        _bursts.held = None
-        for each in held:
-            each.wake()
 
 
 _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Arrivals] = WeakKeyDictionary()
