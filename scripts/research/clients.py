@@ -2,9 +2,12 @@
 
 python scripts/research clients [--rounds 3] [--tokens 200] [--json]
 
-One rank with one thread answers one request, with and without difficult clients in turn: 100 that read slowly, 50 that
-never end their request's head, and one that sends bodies of 8 MiB one after the other. The client's load is on this
-host too. Then 64 streams at once, with the CPU time of the front process counted.
+One rank with one thread answers one request, alone, with difficult clients, and with a program that only counts, in
+turn. The clients are 100 that read slowly, 50 that never end their request's head, and one that sends bodies of 8 MB
+one after the other; their load is on this host too. The program that counts, at the lowest priority, tells what any
+work at all on another core does to a step here. Then 64 streams at once, short ones and long ones, with the CPU time of
+the front process counted: what a long one takes more is that of its further tokens. Last the floor: a `send` of as
+many bytes as an event, to a thread that waits for them.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from __future__ import annotations
 import json
 import socket
 import statistics
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -35,6 +40,8 @@ _PAUSE_S = 0.5
 """Between two reads of a slow reader, of 64 bytes each."""
 _PROMPT = "Once upon a time"
 _SECONDS = 300.0
+_SENDS, _SEND_PAUSE_S = 500, 0.002
+_EVENT_BYTES = 300
 
 
 def step_ms(job: Served, tokens: int) -> float:
@@ -83,8 +90,36 @@ def _send_large_bodies(url: str, ended: threading.Event, statuses: list[int]) ->
             statuses.append(client.post(f"{url}/v1/chat/completions", content=content).status_code)
 
 
-def front_us_a_token(job: Served, tokens: int) -> float:
-    """Return the CPU time that the front process takes for each of the tokens of many streams at once."""
+@contextmanager
+def busy_neighbour() -> Iterator[None]:
+    """Have a program that counts run at the lowest priority."""
+    counting = subprocess.Popen(["nice", "-n", "19", sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        counting.kill()
+        counting.wait()
+
+
+def send_us() -> float:
+    """Return the CPU time of one `send` on loopback to a thread that waits for it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sender:
+        reader, _ = listener.accept()
+        with reader, ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(lambda: sum(len(part) for part in iter(lambda: reader.recv(4096), b"")))
+            spent = 0.0
+            for _ in range(_SENDS):
+                time.sleep(_SEND_PAUSE_S)
+                before = time.thread_time()
+                sender.send(b"a" * _EVENT_BYTES)
+                spent += time.thread_time() - before
+            sender.shutdown(socket.SHUT_WR)
+            reading.result()
+    return spent / _SENDS * 1e6
+
+
+def front_us(job: Served, tokens: int) -> tuple[float, int]:
+    """Return the CPU time that the front process takes for many streams at once, and how many events they had."""
     body = {"prompt": _PROMPT, "max_tokens": tokens, "temperature": 0, "stream": True, "ignore_eos": True}
 
     def read(client: httpx.Client) -> int:
@@ -95,7 +130,15 @@ def front_us_a_token(job: Served, tokens: int) -> float:
         before = cpu_seconds(job.front.pid)
         with ThreadPoolExecutor(_STREAMS) as pool:
             events = sum(pool.map(read, [client] * _STREAMS))
-        return (cpu_seconds(job.front.pid) - before) / events * 1e6
+        return (cpu_seconds(job.front.pid) - before) * 1e6, events
+
+
+def front_us_a_token(job: Served, tokens: int) -> tuple[float, float]:
+    """Return the CPU time of the front process for a token of many streams, and for a request apart from its tokens."""
+    short, few = front_us(job, max(1, tokens // 10))
+    long, many = front_us(job, tokens)
+    token = (long - short) / (many - few)
+    return token, (short - few * token) / _STREAMS
 
 
 @click.command()
@@ -110,29 +153,46 @@ def front_us_a_token(job: Served, tokens: int) -> float:
 @json_flag
 def main(rounds: int, tokens: int, is_json: bool) -> None:
     """Compare steps with and without difficult clients; count what a streamed token costs the front process."""
-    ratios, statuses = [], []
+    ratios, floors, statuses, bodies = [], [], [], []
     with served(1, "--threads", "1") as job:
         step_ms(job, tokens)
         for _ in range(rounds):
             alone = step_ms(job, tokens)
             with difficult_clients(job) as sent:
                 time.sleep(_PAUSE_S)
+                before, first = cpu_seconds(job.front.pid), len(sent)
                 among = step_ms(job, tokens)
+                bodies.append((cpu_seconds(job.front.pid) - before) / max(1, len(sent) - first))
+            with busy_neighbour():
+                beside = step_ms(job, tokens)
             ratios.append(among / alone)
+            floors.append(beside / alone)
             statuses += sent
     with served(1, "--threads", "1", "--exactness", "throughput", "--parallel", str(_STREAMS)) as job:
-        costs = [front_us_a_token(job, tokens // 4) for _ in range(rounds)]
+        costs, requests = zip(*(front_us_a_token(job, tokens // 4) for _ in range(rounds)), strict=True)
+    sends = [send_us() for _ in range(rounds)]
     found = {
         "step_ratio": [round(ratio, 4) for ratio in ratios],
+        "step_ratio_neighbour": [round(ratio, 4) for ratio in floors],
         "large_bodies": {str(status): statuses.count(status) for status in sorted(set(statuses))},
+        "front_s_a_large_body": [round(seconds, 4) for seconds in bodies],
         "front_us_a_token": [round(cost, 1) for cost in costs],
+        "front_us_a_request": [round(cost, 1) for cost in requests],
+        "send_us": [round(cost, 1) for cost in sends],
         "hosts": [host_facts()],
     }
+    clients = f"{_SLOW} slow readers, {_HALF_OPEN} half-open connections and bodies of 8 MB"
+    token, request, send = _spread(costs, 0), _spread(requests, 0), _spread(sends, 0)
     lines = [
-        (
-            f"step with {_SLOW} slow readers, {_HALF_OPEN} half-open connections and bodies of 8 MB over one without: "
-            f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-        ),
-        f"CPU of the front process for an event, {_STREAMS} streams: {statistics.median(costs):.0f} us",
+        f"step with {clients} over one without: {_spread(ratios, 3)}",
+        f"step with a busy neighbour over one without: {_spread(floors, 3)}",
+        f"CPU of the front process for a large body: {_spread(bodies, 2)} s",
+        f"CPU of the front process, {_STREAMS} streams: {token} us a token, {request} us a request",
+        f"CPU of one `send` alone: {send} us",
     ]
     show(found, lines, is_json)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

@@ -55,7 +55,7 @@ class Exchange:
         structure = wanted.structure()
         grammar = await self._grammars.grammar(structure, prompts[0].frame)
         generations = [
-            (prompt, self._generation(wanted, prompt.tokens, (seed + choice) & MAX_SEED, grammar))
+            (prompt, self._generation(wanted, prompt, (seed + choice) & MAX_SEED, grammar))
             for prompt in prompts
             for choice in range(wanted.num_choices)
         ]
@@ -71,19 +71,20 @@ class Exchange:
             self._release(http, completions)
         return Response(status_code=400) if answers is None else JSONResponse(answer.whole(answers))
 
-    def _generation(self, wanted: GenerationRequest, prompt: Sequence[int], seed: int, grammar: str) -> Generation:
-        room = self._service.room(prompt)
+    def _generation(self, wanted: GenerationRequest, prompt: Prompt, seed: int, grammar: str) -> Generation:
+        room = self._service.room(prompt.tokens)
         if room < 1:
+            number = len(prompt.tokens) + prompt.num_unread
             raise ApiError(
                 400,
                 # Agents look for these words, and shorten their conversation.
-                f"The prompt is too long: {len(prompt)} tokens > {self._service.context - 1} maximum; shorten it, or "
+                f"The prompt is too long: {number} tokens > {self._service.context - 1} maximum; shorten it, or "
                 "start mpispec serve with a larger --ctx.",
                 param=wanted.prompt_field,
                 code="context_length_exceeded",
             )
         return Generation(
-            prompt=tuple(prompt),
+            prompt=tuple(prompt.tokens),
             max_tokens=room if wanted.limit is None else min(wanted.limit, room),
             sampling=replace(wanted.sampling(self._service.manner.defaults(wanted.temperature), seed), grammar=grammar),
             min_tokens=wanted.min_tokens or 0,

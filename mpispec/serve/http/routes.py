@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -37,7 +38,7 @@ from mpispec.serve.http.openapi import document
 from mpispec.serve.http.page_files import PREFIX, Page
 from mpispec.serve.http.places import Places
 from mpispec.serve.http.watch import ID_HEADER, Watch
-from mpispec.serve.text.prompt import Prompt
+from mpispec.serve.text.prompt import Prompt, read
 from mpispec.serve.text.service import Service
 
 
@@ -80,7 +81,7 @@ class Api:
 
     async def count_tokens(self, http: Request) -> Response:
         """POST /v1/messages/count_tokens."""
-        prompt = await self._prompt(await self._parse(http, MessagesRequest))
+        prompt = await self._prompt(await self._parse(http, MessagesRequest), is_counted=True)
         return JSONResponse({"input_tokens": len(prompt.tokens)})
 
     async def _parse(self, http: Request, kind: type[Wanted]) -> Wanted:
@@ -92,10 +93,13 @@ class Api:
         _check_choice("drafter", wanted.drafter, engine.facts.drafters)
         return wanted
 
-    async def _prompt(self, wanted: ChatRequest | ResponsesRequest | MessagesRequest) -> Prompt:
+    async def _prompt(
+        self, wanted: ChatRequest | ResponsesRequest | MessagesRequest, is_counted: bool = False
+    ) -> Prompt:
+        context = None if is_counted else self._service.context
         dialogue = wanted.dialogue()
         try:
-            return await run_in_threadpool(self._service.prompts.prompt, dialogue)
+            return await run_in_threadpool(self._service.prompts.prompt, dialogue, context)
         except ModelError as error:
             raise ApiError(400, str(error), param=wanted.prompt_field, code="invalid_value") from None
 
@@ -109,13 +113,15 @@ class Api:
         """Return a prompt that was given as text or token ids."""
         vocabulary = self._service.vocabulary
         if isinstance(prompt, str):
-            tokens, text = vocabulary.tokenize(prompt, special=True), prompt
+            tokens, num_unread = read(partial(vocabulary.tokenize, special=True), prompt, self._service.context)
+            text = prompt
         else:
             self._about.check_tokens(prompt, "prompt")
-            tokens, text = prompt, self._about.text_of(prompt) if wanted.echo else ""
+            tokens, num_unread = prompt, 0
+            text = self._about.text_of(prompt) if wanted.echo else ""
         if wanted.suffix:
             tokens = infilled(vocabulary, tokens, wanted.suffix)
-        return Prompt(tokens, echo=text if wanted.echo else None)
+        return Prompt(tokens, echo=text if wanted.echo else None, num_unread=num_unread)
 
 
 def _check_choice(param: str, name: str | None, known: tuple[str, ...]) -> None:

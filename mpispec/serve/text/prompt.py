@@ -18,6 +18,11 @@ from mpispec.serve.text.thought_reader import ThoughtReader
 from mpispec.serve.text.turn import PlainReader, Reader
 from mpispec.serve.text.vocabulary import Vocabulary
 
+_ENOUGH = 8
+"""Characters for each token of the context, more than nearly all texts have: so many show that a prompt is too long."""
+_MOST_OF_A_CUT = 64
+"""Tokens that a text may have more of because it ends within a word."""
+
 
 class Template(Protocol):
     """A model's chat template."""
@@ -46,6 +51,20 @@ class Prompt:
     """What may stand around the answer's text, and what in its place."""
     echo: str | None = None
     """The prompt as text, where the answer is to repeat it."""
+    num_unread: int = 0
+    """About how many tokens follow those of a prompt that is far too long."""
+
+
+def read(tokenize: Callable[[str], list[int]], text: str, context: int | None) -> tuple[list[int], int]:
+    """Return the tokens of a prompt and how many more there are about: none, unless there are too many for a context.
+
+    The largest body that the server takes is two seconds of work for a tokenizer, on cores that ranks may need.
+    """
+    if context is not None and len(text) > (enough := _ENOUGH * context):
+        tokens = tokenize(text[:enough])
+        if len(tokens) > context + _MOST_OF_A_CUT:
+            return tokens, len(tokens) * len(text) // enough - len(tokens)
+    return tokenize(text), 0
 
 
 class Prompts:
@@ -64,8 +83,11 @@ class Prompts:
         self._shown = frozenset(single.values())
         self._controls = {mark: token for mark, token in single.items() if not vocabulary.piece(token)}
 
-    def prompt(self, dialogue: Dialogue) -> Prompt:
-        """Return the prompt for a dialogue; raises ModelError as the template does."""
+    def prompt(self, dialogue: Dialogue, context: int | None = None) -> Prompt:
+        """Return the prompt for a dialogue; raises ModelError as the template does.
+
+        Of one that is far too long for `context`, in tokens, only the beginning is read.
+        """
         text = self.text(dialogue)
 
         def new_reader() -> Reader:
@@ -73,7 +95,8 @@ class Prompts:
 
         is_plain = isinstance(new_reader(), PlainReader)
         shown = frozenset() if is_plain else self._shown
-        return Prompt(self.tokenize(text), new_reader, shown, self._frame(dialogue, text))
+        tokens, num_unread = read(self.tokenize, text, context)
+        return Prompt(tokens, new_reader, shown, self._frame(dialogue, text), num_unread=num_unread)
 
     def text(self, dialogue: Dialogue) -> str:
         """Return the text of the prompt; raises ModelError as the template does."""
