@@ -7,7 +7,7 @@ import contextlib
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 from mpispec.serve.http import log
@@ -48,11 +48,10 @@ class Server:
 
         log.set_up(log_form)
         self._listener = listener
-        host, port = listener.getsockname()[:2]
-        scheme, tls = ("https", access.tls) if access.tls else ("http", None)
-        self.url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        self.url = _url(listener, access)
         """Where clients reach it."""
-        check_access(host, access)
+        check_access(listener.getsockname()[0], access)
+        tls = access.tls
         self._drain = Drain(self._exit)
         self._ping_s = ping_s
         self._app = Changeable(Guard(answer_without_engine, access))
@@ -74,11 +73,7 @@ class Server:
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         self._uvicorn = uvicorn.Server(config)
-        self._loop: Future[asyncio.AbstractEventLoop] = Future()
-        self._guard = threading.Lock()
-        self._attended: set[threading.Event] = set()
-        """Are set when nobody reads for them any more."""
-        self._has_ended = False
+        self._readers = _Readers()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def serve(self, service: Service, access: Access) -> None:
@@ -115,6 +110,43 @@ class Server:
 
         Returns when `read` has returned False, or the server has ended; to be called after `start`.
         """
+        self._readers.attend(source, read)
+
+    def _exit(self) -> None:
+        self._uvicorn.should_exit = True
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        with self._readers.on_loop():
+            await self._uvicorn.serve(sockets=[self._listener])
+
+
+class _Readers:
+    """What an event loop reads for others while it runs."""
+
+    def __init__(self) -> None:
+        self._loop: Future[asyncio.AbstractEventLoop] = Future()
+        self._guard = threading.Lock()
+        self._attended: set[threading.Event] = set()
+        """Are set when nobody reads for them any more."""
+        self._has_ended = False
+
+    @contextlib.contextmanager
+    def on_loop(self) -> Iterator[None]:
+        """Read on the running loop, within this block."""
+        self._loop.set_result(asyncio.get_running_loop())
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._has_ended = True
+                for over in self._attended:
+                    over.set()
+
+    def attend(self, source: int, read: Callable[[], bool]) -> None:
+        """See `Server.attend`."""
         loop = self._loop.result()
         over = threading.Event()
 
@@ -133,21 +165,11 @@ class Server:
         with self._guard:
             self._attended.discard(over)
 
-    def _exit(self) -> None:
-        self._uvicorn.should_exit = True
 
-    def _run(self) -> None:
-        asyncio.run(self._serve())
-
-    async def _serve(self) -> None:
-        self._loop.set_result(asyncio.get_running_loop())
-        try:
-            await self._uvicorn.serve(sockets=[self._listener])
-        finally:
-            with self._guard:
-                self._has_ended = True
-                for over in self._attended:
-                    over.set()
+def _url(listener: socket.socket, access: Access) -> str:
+    host, port = listener.getsockname()[:2]
+    scheme = "https" if access.tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 _MARGIN_S = 5.0
