@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from mpispec.models import hf_folder
 from mpispec.models.cut import cache_folder
 from mpispec.models.errors import ModelError
+from mpispec.models.registry import SPLIT, split_sentence
 
 PREFIX = "hf:"
 PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0")
@@ -43,6 +44,8 @@ def download(name: str, has_code: bool = False) -> Path:
     repository, _, file = rest.partition("/")
     if not owner or not repository:
         raise ModelError(f"{name} names no repository; write hf:owner/repo or hf:owner/repo/file.gguf.")
+    if part := SPLIT.search(file):  # many gigabytes that would be refused afterwards
+        raise ModelError(split_sentence(file, int(part[1])))
     hub, repository = _hub(), f"{owner}/{repository}"
     with _readable_errors(hub, name, repository):
         files = [] if file else _files(hub, repository, revision or None)
@@ -117,13 +120,19 @@ def _is_folder(files: Sequence[str]) -> bool:
 
 
 def _choose(repository: str, files: Sequence[str]) -> str:
-    models = sorted(file for file in files if file.endswith(".gguf"))
+    every = sorted(file for file in files if file.endswith(".gguf"))
+    models = [file for file in every if not SPLIT.search(file)]
     if len(models) == 1:
         return models[0]
     for quantisation in PREFERRED:
         matching = [file for file in models if quantisation.lower() in file.lower()]
         if len(matching) == 1:
             return matching[0]
+    if not models and every:
+        raise ModelError(
+            f"{PREFIX}{repository} holds split models alone; download the files of one, bring them together with "
+            f"`llama-gguf-split --merge {every[0]} MERGED.gguf`, and give that file."
+        )
     if not models:
         raise ModelError(f"{repository} holds no GGUF file and no config.json; name a repository of a language model.")
     shown = ", ".join(models[:8])

@@ -22,6 +22,8 @@ MAX_LAYERS = 512
 """LLAMA_MAX_LAYERS of llama.cpp."""
 BLOCK = re.compile(r"blk\.(\d{1,4})\.(.+)", re.DOTALL)
 """Name of a tensor that belongs to one layer: index, rest."""
+SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+"""End of the name that llama-gguf-split gives to each file of a model, and the number of files."""
 EMBEDDING = "token_embd.weight"
 HEAD = "output.weight"
 
@@ -82,6 +84,7 @@ class ModelSummary:
 def inspect(path: Path | str) -> ModelSummary:
     """Summarise a model file; reads its header alone. Raises ModelError."""
     model = gguf_file.read(path)
+    _check_whole(model)
     architecture = architecture_of(model)
     embedding = _embedding(model)
     head = model.tensors.get(HEAD, embedding)
@@ -177,6 +180,20 @@ def architecture_of(model: GgufFile) -> str:
     return str(architecture)
 
 
+def split_sentence(name: str, count: int) -> str:
+    """Return what is said of a file that holds only a part of a model."""
+    first = SPLIT.sub(r"-00001-of-\1.gguf", name)
+    merging = f"llama-gguf-split --merge {first} MERGED.gguf"
+    return f"{name} is one of {count} files of a split model; bring them together with `{merging}`, and give that file."
+
+
+def _check_whole(model: GgufFile) -> None:
+    """Raise ModelError for one of several files. Before all else: layers, names or the embedding are in the others."""
+    count = model.get("split.count", int) or 0
+    if count > 1:
+        raise ModelError(split_sentence(str(model.path), count))
+
+
 def layer_count(model: GgufFile) -> int:
     """Return the number of layers. Raises ModelError unless the file holds tensors of each of them."""
     count = _positive(model, f"{architecture_of(model)}.block_count")
@@ -206,14 +223,13 @@ def unit(model: GgufFile) -> int:
 
 def check_cut(model: GgufFile, layers: range, insist: bool = False) -> None:
     """Raise ModelError unless the layers [start, stop) may be cut out; `insist` skips what only guards exactness."""
+    _check_whole(model)
     count = layer_count(model)
     if layers.step != 1 or not 0 <= layers.start < layers.stop <= count:
         raise ModelError(
             f"{layers.start}:{layers.stop} is no range of the {count} layers of {model.path}; choose another."
         )
     _embedding(model)
-    if "split.count" in model.values and (model.get("split.count", int) or 0) > 1:
-        raise ModelError(f"{model.path} is one of several files; merge them with llama-gguf-split --merge first.")
     if insist or len(layers) == count:
         return
     if reason := refusal(model):

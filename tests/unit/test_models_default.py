@@ -58,6 +58,11 @@ def test_a_folder_that_may_not_be_entered_is_one_sentence(monkeypatch: pytest.Mo
         default.resolve("/secret/a.gguf")
 
 
+def test_a_part_of_a_split_model_is_not_downloaded() -> None:
+    with pytest.raises(ModelError, match="is one of 3 files of a split model.*--merge q/a-00001-of-00003.gguf"):
+        default.resolve("hf:owner/repo/q/a-00002-of-00003.gguf")
+
+
 @pytest.mark.parametrize("name", ["hf:", "hf:owner", "hf:/repo", "hf:owner/"])
 def test_incomplete_names_are_refused(name: str) -> None:
     with pytest.raises(ModelError, match="names no repository"):
@@ -76,13 +81,21 @@ def test_without_the_hub_package_the_remedy_is_named(monkeypatch: pytest.MonkeyP
         (["README.md", "a.gguf"], "a.gguf"),
         (["a-Q8_0.gguf", "a-Q4_K_M.gguf", "a-Q4_0.gguf"], "a-Q4_K_M.gguf"),
         (["a-q8_0.gguf", "a-f16.gguf"], "a-q8_0.gguf"),
+        (["a-q4_k_m-00001-of-00002.gguf", "a-q4_k_m-00002-of-00002.gguf", "a-q3_k_m.gguf"], "a-q3_k_m.gguf"),
     ],
 )
 def test_one_of_several_files_is_chosen(files: list[str], chosen: str) -> None:
     assert hub._choose("owner/repo", files) == chosen
 
 
-@pytest.mark.parametrize(("files", "reason"), [(["README.md"], "no GGUF file"), (["a.gguf", "b.gguf"], "add the name")])
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (["README.md"], "no GGUF file"),
+        (["a.gguf", "b.gguf"], "add the name"),
+        (["a-00002-of-00002.gguf", "a-00001-of-00002.gguf"], "merge a-00001-of-00002.gguf MERGED"),
+    ],
+)
 def test_without_a_clear_choice_the_remedy_is_named(files: list[str], reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
         hub._choose("owner/repo", files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import gguf
@@ -77,14 +78,33 @@ def model(
     **numbers: int,
 ) -> Path:
     """Write the skeleton of a model; `numbers` become keys of the architecture."""
-    writer = gguf.GGUFWriter(path, architecture)
+    return _written(gguf.GGUFWriter(path, architecture), path, architecture, layers, claimed, name, numbers)
+
+
+def split_model(folder: Path, small_first_shard: bool) -> list[Path]:
+    """Write one in several files, as llama-gguf-split does: metadata in the first alone, layers in any."""
+    folder.mkdir()
+    writer = gguf.GGUFWriter(folder / "m.gguf", "llama", split_max_tensors=2, small_first_shard=small_first_shard)
+    _written(writer, folder / "m.gguf", "llama", 4, None, None, {})
+    return sorted(folder.iterdir())
+
+
+def _written(
+    writer: gguf.GGUFWriter,
+    path: Path,
+    architecture: str,
+    layers: int,
+    claimed: int | None,
+    name: str | None,
+    numbers: dict[str, int],
+) -> Path:
     writer.add_block_count(layers if claimed is None else claimed)
     writer.add_embedding_length(32)
     writer.add_context_length(128)
     if name is not None:
         writer.add_name(name)
     for key, number in numbers.items():
-        writer.add_uint32(f"{architecture}.{key}" if key != "split" else "split.count", number)
+        writer.add_uint32(f"{architecture}.{key}", number)
     writer.add_tensor("token_embd.weight", np.zeros((40, 32), np.float32))
     for layer in range(layers):
         writer.add_tensor(f"blk.{layer}.ffn_up.weight", np.zeros((3, 32), np.float32))
@@ -112,7 +132,6 @@ def test_a_summary_has_the_figures_of_the_file(tmp_path: Path) -> None:
         ({"architecture": "gemma3", "layers": 12}, range(4), "every 6 layers"),
         ({"architecture": "gemma3", "layers": 62}, range(6), "attention scale"),
         ({"architecture": "gemma3", "layers": 68}, range(6, 68), "computed wrongly"),
-        ({"split": 3}, range(2), "merge"),
         ({}, range(2, 5), "no range"),
         ({}, range(2, 2), "no range"),
         ({}, range(0, 4, 2), "no range"),
@@ -128,6 +147,17 @@ def test_what_cannot_be_cut_is_refused(tmp_path: Path, options: dict, layers: ra
     with pytest.raises(ModelError, match=reason):
         cut.cut(path, layers, tmp_path / "part.gguf")
     assert not (tmp_path / "part.gguf").exists()
+
+
+@pytest.mark.parametrize("small_first_shard", [False, True])
+def test_a_part_of_a_split_model_is_told_how_to_become_whole(tmp_path: Path, small_first_shard: bool) -> None:
+    parts = split_model(tmp_path / "split", small_first_shard)
+    assert len(parts) == 3 + small_first_shard
+    refused = (registry.inspect, lambda path: registry.check_cut(gguf_file.read(path), range(1)))
+    for part, look in itertools.product(parts, refused):
+        with pytest.raises(ModelError, match=f"is one of {len(parts)} files of a split model") as refusal:
+            look(part)
+        assert f"llama-gguf-split --merge {parts[0]} MERGED.gguf" in str(refusal.value)
 
 
 def test_insisting_cuts_what_is_not_certified(tmp_path: Path) -> None:
