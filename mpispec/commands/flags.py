@@ -96,7 +96,7 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
         _exactness_flag(),
         click.option("--wire", type=click.Choice(_WIRES), default="f32", show_default=True, help="Activation format."),
         *torch_flags(),
-        click.option("--insist", is_flag=True, help="Run a model whose layer ranges are not certified."),
+        click.option("--insist", is_flag=True, help="Run what is not certified, or seems too large for memory."),
     ]
     return with_flags(command, *flags)
 

@@ -226,6 +226,12 @@ class Backend(Protocol):
     def arithmetic(self, size: StageSize) -> Arithmetic:
         """Return what bits depend on where a stage of such a size is computed here."""
 
+    def buffer_bytes(self, model: ModelSummary, part: Part, size: StageSize) -> int | None:
+        """Return the bytes of this host's memory that a stage takes besides its weights, at least.
+
+        None where that, or where the weights lie, is not known before they are loaded.
+        """
+
     def open_stage(
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
     ) -> StageModel:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from mpispec.compute import cpu_needs, huge_pages
 from mpispec.compute.base import Cancelled, ComputeError, Floats
+from mpispec.compute.host_memory import room
 from mpispec.core.messages import CacheOp, CacheOpKind
 from mpispec.models.errors import ModelError
 
@@ -99,7 +99,9 @@ class LlamaModel:
         params.vocab_only = vocab_only
         handle = api.llama_model_load_from_file(str(path).encode(), params)
         if handle is None:
-            raise ModelError(f"llama.cpp cannot load {path} ({known.complaint()}); download or convert it again.")
+            reason = known.complaint()
+            remedy = "there is no memory for it here" if "alloc" in reason else "download or convert it again"
+            raise ModelError(f"llama.cpp cannot load {path} ({reason}); {remedy}.")
         self.handle = handle
         self.path = path
         self.vocabulary = api.llama_model_get_vocab(handle)
@@ -121,7 +123,7 @@ def _has_huge_room(path: Path) -> bool:
         size = path.stat().st_size
     except OSError:
         return False  # llama.cpp says what is wrong
-    return huge_pages.page_bytes() > 0 and size * _ROOM < psutil.virtual_memory().available
+    return huge_pages.page_bytes() > 0 and size * _ROOM < room().n_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,15 @@ class LlamaBackend:
         found = measured(size.threads)
         return replace(found, kernels=f"{found.kernels}, on a GPU") if size.gpu_layers else found
 
+    def buffer_bytes(self, model: ModelSummary, part: Part, size: StageSize) -> int | None:
+        """See `Backend`: its cells, and logits where it projects."""
+        if size.gpu_layers:
+            return None
+        cells = (size.context + llama_traits.SPARE_CELLS) * len(part.layers) * model.cell_bytes
+        projects = part.has_exit or part.layers.stop == model.layers
+        # llama.cpp's logits of a run, as many in its graph, and ours of a row.
+        return cells + (4 * (2 * size.most_rows + 1) * model.vocabulary if projects else 0)
+
     def open_stage(
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
     ) -> StageModel:

@@ -86,6 +86,10 @@ class TorchBackend:
         kernels = f"torch {torch.__version__} on {torch.backends.cpu.get_cpu_capability()}, {size.threads} threads"
         return Arithmetic(kernels)
 
+    def buffer_bytes(self, model: ModelSummary, part: Part, size: StageSize) -> int | None:
+        """See `Backend`: numbers and device are chosen when torch is loaded."""
+        return None
+
     def open_stage(
         self, model: ModelSummary, layers: range, size: StageSize, *, insist: bool = False, has_exit: bool = False
     ) -> StageModel:

@@ -77,6 +77,8 @@ class ModelSummary:
     """Hash of the list of tokens: equal where two models share a vocabulary."""
     header_digest: str
     """Hash of everything in the file but the weights."""
+    cell_bytes: int = 0
+    """Keys and values of a position in an average layer, as 16-bit numbers; 0 where the header does not say it."""
     num_cycles: int = 1
     """How often the model applies the same layers; `layers` counts them each time, and so does `layer_bytes`."""
 
@@ -109,6 +111,7 @@ def inspect(path: Path | str) -> ModelSummary:
         quantised=any(BLOCKS[tensor.type].elements > 1 for tensor in model.tensors.values()),
         vocabulary_digest=_vocabulary_digest(model),
         header_digest=hashlib.blake2b(model.header, digest_size=16).hexdigest(),
+        cell_bytes=_cell_bytes(model),
     )
 
 
@@ -283,6 +286,23 @@ def _layer_bytes(model: GgufFile) -> tuple[int, ...]:
         if match := BLOCK.fullmatch(name):
             sizes[int(match[1])] += tensor.n_bytes
     return tuple(sizes)
+
+
+def _cell_bytes(model: GgufFile) -> int:
+    """Return `ModelSummary.cell_bytes`; a file that says it strangely is left to llama.cpp."""
+    name = f"{architecture_of(model)}.attention"
+
+    def said(key: str, default: float) -> float:
+        value = model.values.get(f"{name}.{key}")
+        if value is None:
+            return default
+        found = value.decode()
+        each = found if isinstance(found, list) else [found]
+        return sum(each) / len(each) if each and all(isinstance(one, int) for one in each) else 0
+
+    heads = said("head_count", 0)
+    usual = _positive(model, f"{architecture_of(model)}.embedding_length") / max(1, heads)
+    return int(2 * said("head_count_kv", heads) * (said("key_length", usual) + said("value_length", usual)))
 
 
 def _positive(model: GgufFile, key: str) -> int:

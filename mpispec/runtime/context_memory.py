@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import msgpack
-import psutil
 
+from mpispec.compute.host_memory import room
 from mpispec.runtime.group import Group, JobError, gather
 from mpispec.runtime.setup import JobOptions, Setup, num_cells
 from mpispec.transport.environment import host_identity, hostname
@@ -45,7 +45,7 @@ def fitted(
     """
     if setup.contexts == 1:
         return options, setup
-    mine = [hostname(), host_identity(), needed, psutil.virtual_memory().available]
+    mine = [hostname(), host_identity(), needed, room().n_bytes]
     everyone = [msgpack.unpackb(theirs) for theirs in gather(group, msgpack.packb(mine))]
     scarcest = min(_hosts(everyone), key=lambda host: host.num_contexts)
     if scarcest.num_contexts >= setup.contexts:

@@ -7,9 +7,12 @@ time, not processors), or a second one on the same physical core, keeps all of t
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from mpispec.compute import control_groups
+from mpispec.compute.control_groups import words
 
 _SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
@@ -49,55 +52,12 @@ def _siblings(processor: int, root: Path) -> str:
 
 def _quota(root: Path) -> float:
     """Return the processors' worth of time that all control groups of this process leave it; infinity for no limit."""
-    try:
-        groups = (root / "proc/self/cgroup").read_text("utf-8", "replace").splitlines()
-        mounts = (root / "proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return float("inf")
-    folders = [folder for group in groups for folder in _folders(group, mounts)]
-    return min((_limit(root / folder) for folder in folders), default=float("inf"))
-
-
-def _folders(group: str, mounts: list[str]) -> Iterator[str]:
-    """Yield the folders of one line of /proc/self/cgroup, from its own up to the top of the mounted tree."""
-    number, _, rest = group.partition(":")
-    controllers, _, path = rest.partition(":")
-    is_unified = number == "0"
-    if not is_unified and "cpu" not in controllers.split(","):
-        return
-    for mount in mounts:
-        before, _, after = mount.partition(" - ")
-        fields, kind = before.split(), after.split()
-        if len(fields) < 5 or len(kind) < 3:
-            continue
-        if kind[0] != ("cgroup2" if is_unified else "cgroup"):
-            continue
-        if not is_unified and "cpu" not in kind[2].split(","):
-            continue
-        below = _below(path, fields[3])
-        yield from (str(PurePosixPath(fields[4].lstrip("/"), part)) for part in (below, *below.parents))
-        return
-
-
-def _below(path: str, top: str) -> PurePosixPath:
-    """Return a group's path as seen in a mount that shows the tree from `top` on: containers get a part of it."""
-    try:
-        below = PurePosixPath(path).relative_to(top)
-    except ValueError:
-        return PurePosixPath()
-    return PurePosixPath() if ".." in below.parts else below
+    return min((_limit(folder) for folder in control_groups.folders("cpu", root)), default=float("inf"))
 
 
 def _limit(folder: Path) -> float:
     """Return the limit of one control group, in processors: version 2's `cpu.max`, else version 1's pair of files."""
-    words = _words(folder / "cpu.max") or _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
-    if len(words) != 2 or not all(word.isdecimal() for word in words) or int(words[1]) == 0:
+    found = words(folder / "cpu.max") or words(folder / "cpu.cfs_quota_us") + words(folder / "cpu.cfs_period_us")
+    if len(found) != 2 or not all(word.isdecimal() for word in found) or int(found[1]) == 0:
         return float("inf")  # "max" and "-1" stand for no limit
-    return int(words[0]) / int(words[1])
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text("ascii").split()
-    except (OSError, UnicodeDecodeError):
-        return []
+    return int(found[0]) / int(found[1])

@@ -12,6 +12,7 @@ from mpispec.runtime.context_memory import fitted
 from mpispec.runtime.downloads import download
 from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group, agree, gather, on_rank_0
+from mpispec.runtime.host_room import check_memory
 from mpispec.runtime.loading import Models, Say, held, load
 from mpispec.runtime.process import joined
 from mpispec.runtime.rank import Rank, RankReport, make_engine, read_reports
@@ -87,6 +88,7 @@ def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
         for path in setup.code:
             say(f"warning: the code in {path} is run on all ranks; it can do all that you can")
         stops = front_end.open(group, setup)
+        check_memory(options, group, setup)
         said_before = on_rank_0(group, lambda: ngrams.opened(options, setup), None)
         setup = balanced(options, group, setup, say)
         front_end.begin(group, setup)
@@ -125,6 +127,7 @@ def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
 
 def _loaded(options: JobOptions, group: Group, setup: Setup, say: Say) -> tuple[JobOptions, Setup, Models]:
     """Return what this rank computes with, and the job as far as all ranks have memory for it. Collective."""
+    check_memory(options, group, setup)
     download(group, held(setup, group.rank), say)
     models = agree(group, lambda: load(options, group.rank, setup, say))
     return *fitted(options, group, setup, models.context_bytes, say), models

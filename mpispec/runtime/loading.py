@@ -72,6 +72,21 @@ def load(options: JobOptions, rank: int, setup: Setup, say: Say) -> Models:
         raise JobError(str(error)) from error
 
 
+def least_bytes(options: JobOptions, setup: Setup, rank: int) -> int:
+    """Return the bytes of its host's memory that a rank takes once it has loaded, at least; 0 where none can tell."""
+    buffers: list[int | None] = []
+    for place in setup.places_of(rank):
+        size = _size(options, setup, rank, setup.contexts if place.is_target else 1)
+        part = Part(place.stage.layers, place.stage.has_exit)
+        buffers.append(backend_of(place.model.path).buffer_bytes(place.model, part, size))
+    draft = setup.draft
+    if draft is not None and setup.plan.draft_rank == rank:
+        part = Part(range(draft.layers))
+        buffers.append(backend_of(draft.path).buffer_bytes(draft, part, _size(options, setup, rank)))
+    known = [each for each in buffers if each is not None]
+    return setup.bytes_of(rank) + sum(known) if known and len(known) == len(buffers) else 0
+
+
 def _open_stages(options: JobOptions, setup: Setup, places: Sequence[Place], say: Say) -> Opened:
     """Open the stages of one model that lie on one rank, in the order of their layers."""
     model, is_target = places[0].model, places[0].is_target

@@ -9,6 +9,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from mpispec.compute.host_memory import Room
 from mpispec.runtime import context_memory
 from mpispec.runtime.context_memory import fitted
 from mpispec.runtime.group import JobError
@@ -29,7 +30,7 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, int, int, l
         host, needed, available = ranks[0]
         monkeypatch.setattr(context_memory, "hostname", lambda: host)
         monkeypatch.setattr(context_memory, "host_identity", lambda: host)
-        monkeypatch.setattr(context_memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=available * MIB))
+        monkeypatch.setattr(context_memory, "room", lambda: Room(available * MIB))
         others = [msgpack.packb([name, name, more * MIB, left * MIB]) for name, more, left in ranks[1:]]
         transport = SimpleNamespace(allgather_bytes=lambda mine, limit: [mine, *others])
         group: Any = SimpleNamespace(rank=0, size=len(ranks), transport=transport)

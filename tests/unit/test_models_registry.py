@@ -124,6 +124,15 @@ def test_a_summary_has_the_figures_of_the_file(tmp_path: Path) -> None:
     assert summary.head_layers == pytest.approx(40 * 32 * 4 / (384 + 2 * 512 * 32))
 
 
+def test_the_size_of_a_cell_is_that_of_keys_and_values(tmp_path: Path) -> None:
+    grouped = {"attention.head_count": 4, "attention.head_count_kv": 2}
+    assert registry.inspect(model(tmp_path / "a.gguf", **grouped)).cell_bytes == 2 * 2 * (8 + 8)
+    wide = {**grouped, "attention.key_length": 16, "attention.value_length": 12}
+    assert registry.inspect(model(tmp_path / "b.gguf", **wide)).cell_bytes == 2 * 2 * (16 + 12)
+    assert registry.inspect(model(tmp_path / "c.gguf", **{"attention.head_count": 4})).cell_bytes == 2 * 4 * (8 + 8)
+    assert registry.inspect(model(tmp_path / "d.gguf")).cell_bytes == 0
+
+
 @pytest.mark.parametrize(
     ("options", "layers", "reason"),
     [
