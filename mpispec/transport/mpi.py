@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import os
 import struct
-import sys
 import time
 from array import array
 from collections import deque
@@ -22,6 +21,7 @@ from mpispec.core.ids import Plane
 from mpispec.transport.base import Frame, Limits, SharedError, TransportError
 from mpispec.transport.doorbell import open_doorbell
 from mpispec.transport.environment import hostname, read_launch, say_all
+from mpispec.transport.starting import watched, wrong_launcher
 from mpispec.transport.waiting import LONGEST_BUSY, LONGEST_IDLE, SHORTEST, Waiter
 
 try:
@@ -66,29 +66,21 @@ def connect(limits: Limits | None = None) -> MpiTransport:
     vendor = MPI.get_vendor()[0]
     is_openmpi = vendor == "Open MPI"
     if (launch.family == "openmpi" and not is_openmpi) or (launch.family == "hydra" and is_openmpi):
-        raise _wrong_launcher(vendor)
+        raise wrong_launcher(vendor)
     for name, value in _TUNING.items():
         os.environ.setdefault(name, value)
-    if MPI.Init_thread(MPI.THREAD_SERIALIZED) < MPI.THREAD_SERIALIZED:
-        raise TransportError(
-            f"This build of {vendor} supports no threads; install another, for instance mpispec[mpich]."
-        )
-    if launch.size > 1 and MPI.COMM_WORLD.Get_size() == 1:
-        MPI.Finalize()
-        raise _wrong_launcher(vendor)
-    transport = MpiTransport()
+    with watched(launch.rank):
+        if MPI.Init_thread(MPI.THREAD_SERIALIZED) < MPI.THREAD_SERIALIZED:
+            raise TransportError(
+                f"This build of {vendor} supports no threads; install another, for instance mpispec[mpich]."
+            )
+        if launch.size > 1 and MPI.COMM_WORLD.Get_size() == 1:
+            MPI.Finalize()
+            raise wrong_launcher(vendor)
+        transport = MpiTransport()
     if limits is not None:
         transport.open(limits)
     return transport
-
-
-def _wrong_launcher(vendor: str) -> SharedError:
-    own = os.path.join(sys.prefix, "bin", "mpirun")
-    remedy = own if os.path.exists(own) else f"the mpirun of the {vendor} that mpi4py uses"
-    return SharedError(
-        f"The launcher of this job does not belong to the installed MPI, {vendor}, so its ranks find no peers; "
-        f"start mpispec with {remedy}, or under SLURM with the srun --mpi plugin made for {vendor}."
-    )
 
 
 class _Arrivals:
@@ -164,7 +156,7 @@ class MpiTransport:
         self.rank = world.Get_rank()
         self.size = world.Get_size()
         atexit.register(self._leave)
-        self._setup = world.Dup()
+        self._setup = self._new_comm()
         self._planes: tuple[MPI.Intracomm, ...] = ()
         self._limits: Limits | None = None
         self._arrivals: tuple[_Arrivals, ...] = ()
@@ -196,11 +188,12 @@ class MpiTransport:
                     "start every rank with the same model and options."
                 )
         self._limits = limits
-        self._planes = tuple(MPI.COMM_WORLD.Dup() for _ in Plane)
-        self._arrivals = tuple(_Arrivals(self._planes[plane], plane, limits) for plane in Plane)
-        self.barrier()
-        self._greet([text.decode() for text in self.allgather_bytes(hostname().encode(), 256)])
-        self.barrier()
+        with watched(self.rank):
+            self._planes = tuple(self._new_comm() for _ in Plane)
+            self._arrivals = tuple(_Arrivals(self._planes[plane], plane, limits) for plane in Plane)
+            self.barrier()
+            self._greet([text.decode() for text in self.allgather_bytes(hostname().encode(), 256)])
+            self.barrier()
 
     def announce(self, dst: int) -> None:
         """Ring at `dst`, because waking takes longer than writing a frame and sending it."""
@@ -349,6 +342,12 @@ class MpiTransport:
                 self._has_looked = plane is _LOOKING_ORDER[-1]
                 return True
         return False
+
+    def _new_comm(self) -> MPI.Intracomm:
+        """Return another communicator of all ranks; by Dup a rank that cannot reach another would wait for ever."""
+        comm, request = MPI.COMM_WORLD.Idup()
+        self._complete(request, SETUP_SECONDS)
+        return comm
 
     def _complete(self, request: MPI.Request, seconds: float) -> None:
         """Wait for a collective without spinning."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import pytest
-from cluster_tools import NUM_HOSTS, RunOnCluster
+from cluster_tools import NUM_HOSTS, RunOnCluster, emulated_cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -43,3 +44,27 @@ def test_four_hosts_write_what_one_rank_writes(run_on_cluster: RunOnCluster, mpi
     assert [rank["layers"][0][0] for rank in written["ranks"]] == sorted(
         rank["layers"][0][0] for rank in written["ranks"]
     )
+
+
+@pytest.fixture
+def divided_hosts(cluster: None) -> Iterator[None]:
+    """Lose all that node3 and node4 send each other; the launcher, on node1, reaches both."""
+    pairs = (("node3", "10.77.0.4"), ("node4", "10.77.0.3"))
+    nobody = ("lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "permanent")
+    for host, other in pairs:
+        assert emulated_cluster("exec", host, "ip", "neigh", "replace", other, *nobody).returncode == 0
+    yield
+    for host, other in pairs:
+        assert emulated_cluster("exec", host, "ip", "neigh", "del", other, "dev", "eth0").returncode == 0
+
+
+def test_hosts_that_cannot_reach_each_other_are_named(divided_hosts: None, run_on_cluster: RunOnCluster) -> None:
+    """MPI would try for an hour, spinning, without a word."""
+    job = run_on_cluster(NUM_HOSTS, COMMAND)
+    assert job.returncode != 0
+    said = [line for line in job.stderr.splitlines() if line.startswith("mpispec: ")]
+    assert any(
+        line.startswith(f"mpispec: Rank {rank} on {host} has had no answer from {other}:") and "UCX_NET_DEVICES" in line
+        for line in said
+        for rank, host, other in ((2, "node3", "10.77.0.4"), (3, "node4", "10.77.0.3"))
+    ), job.stderr
