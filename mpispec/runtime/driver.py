@@ -31,11 +31,12 @@ from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Plane
 from mpispec.core.messages import AskWork, Message, Run, Work
 from mpispec.core.statistics import RunCounts
+from mpispec.runtime.liveness import Liveness
 from mpispec.runtime.plan import Plan
 from mpispec.runtime.rank_work import RankWork, WorkOfRanks
 from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import Worker
-from mpispec.transport.base import Transport
+from mpispec.transport.base import Frame, Transport
 from mpispec.wire.codec import decode, encode
 
 _LONGEST_WAIT_S = 1.0
@@ -61,6 +62,7 @@ class Driver:
         workers: Mapping[Actor, Worker],
         trace: Trace,
         emit: Callable[[Emit, float], None] | None = None,
+        liveness: Liveness | None = None,
     ) -> None:
         self.dispatched = RunCounts()
         """Runs of the target's head, where it is on this rank."""
@@ -72,6 +74,7 @@ class Driver:
         self._work_of_ranks = WorkOfRanks(plan.ranks, transport.rank, list(workers.values()))
         self._trace = trace
         self._emit = emit
+        self._liveness = liveness or Liveness({}, ())
         self._guard = threading.Lock()
         """Held by the thread that touches cores or transport, which is any but one asleep or computing."""
         self._followers = threading.Condition(self._guard)
@@ -170,25 +173,28 @@ class Driver:
             self._next_tick = start + _TICK_S
             for actor in self._watching:
                 self._tell(actor, Tick())
+            for question in self._liveness.look(start):
+                self._send(HEAD, question, start)
 
     def _turn(self) -> bool:
         """Handle what there is: control first, so that a cancel beats the run it names; one data message."""
         handled = False
         while (frame := self._transport.poll(Plane.CONTROL)) is not None:
-            handled = self._receive(frame.data)
+            handled = self._receive(frame)
         while self._inbox:
             handled = self._tell(HEAD, self._inbox.popleft())
         for question in self._work_of_ranks.questions():
             self._send(HEAD, question, time.monotonic())
         while (frame := self._transport.poll(Plane.DRAFT)) is not None:
-            handled = self._receive(frame.data)
+            handled = self._receive(frame)
         if (frame := self._transport.poll(Plane.DATA)) is not None:
-            handled = self._receive(frame.data)
+            handled = self._receive(frame)
         self._transport.reap()
         return handled
 
-    def _receive(self, data: memoryview) -> bool:
-        src, dst, message, payload = decode(data)
+    def _receive(self, frame: Frame) -> bool:
+        self._liveness.hear(frame.src)
+        src, dst, message, payload = decode(frame.data)
         if isinstance(message, AskWork):
             own = self._work_of_ranks.own
             answer = Work(int(own.busy_s * 1e6), own.sent)

@@ -30,6 +30,7 @@ from mpispec.runtime.decider import Decider
 from mpispec.runtime.driver import Core, Driver
 from mpispec.runtime.engine import Engine
 from mpispec.runtime.group import Group
+from mpispec.runtime.liveness import watch_stages
 from mpispec.runtime.loading import Models
 from mpispec.runtime.plan import Pipeline
 from mpispec.runtime.row_costs import PipelineCosts
@@ -41,6 +42,10 @@ from mpispec.runtime.worker import CycleWorker, DraftWorker, ExitWorker, StageWo
 from mpispec.strategies import PRESETS
 
 T = TypeVar("T")
+
+_LAST_WORDS_S = 0.5
+"""Between telling listeners that the job breaks and breaking it: launchers end the front process with rank 0, and
+clients are to get an answer before."""
 
 _LEVEL_STRATEGY = "pipespec"
 """Dispatches the runs of every level of a cascade; what dispatches the target's runs is the user's choice."""
@@ -124,6 +129,10 @@ class Rank:
         threading.Thread(target=use, name="front end", daemon=True).start()
         try:
             self._drive(driver)
+        except Exception:
+            engine.fail()
+            time.sleep(_LAST_WORDS_S)
+            raise
         finally:
             engine.fail()
         return served.result()
@@ -149,7 +158,9 @@ class Rank:
         self._models.close()
 
     def _driver(self, emit: Callable[[Emit, float], None] | None) -> Driver:
-        return Driver(self._setup.plan, self._group.transport, self._cores, self._workers, self._trace, emit)
+        plan, rank = self._setup.plan, self._group.rank
+        liveness = watch_stages(plan, rank, self._setup.hosts) if HEAD in self._cores else None
+        return Driver(plan, self._group.transport, self._cores, self._workers, self._trace, emit, liveness)
 
     def _add_stages(self, pipeline: Pipeline, width: int) -> None:
         """Add the stages of a pipeline that this rank holds."""

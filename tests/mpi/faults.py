@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from mpispec.compute.base import ComputeError
 from mpispec.core.ids import Plane
-from mpispec.runtime import loading
+from mpispec.runtime import liveness, loading
 from mpispec.runtime.engine import Engine, Generation
 from mpispec.runtime.group import Group, JobError
 from mpispec.runtime.job import FrontEnd, JobOptions, Setup, run_job
@@ -94,6 +94,8 @@ def main() -> None:
     model, place, bad_rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
     if place == "doorbell":
         scatter(bad_rank)
+    if place == "silence":
+        liveness.ASK_S = 1.0
     with patch("mpispec.runtime.job.load", broken_load(place, bad_rank)):
         run_job(Faulty(model, place, bad_rank))
 

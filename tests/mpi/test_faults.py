@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.models import tiny
@@ -93,3 +95,17 @@ def test_a_signal_to_the_launcher_ends_all_ranks(model: Path, kind: signal.Signa
         program.process.send_signal(kind)
         assert program.assert_ended() != 0
         assert "Traceback" not in program.stderr
+
+
+def test_a_rank_that_stands_still_is_missed_and_named(model: Path) -> None:
+    """Its process lives on, so no launcher notices."""
+    with Program(NUM_RANKS, [sys.executable, "-m", "tests.mpi.faults", str(model), "silence", "-1"]) as program:
+        program.wait_for("running", "stdout")
+        stopped = program.rank(2)
+        stopped.suspend()
+        program.wait_for(r"mpispec: [^\n]*\n", "stderr")
+        with contextlib.suppress(psutil.NoSuchProcess):  # killed by the launcher
+            stopped.resume()
+        assert program.assert_ended() == 1
+        assert "Rank 0 on " in program.stderr
+        assert f"nothing comes from rank 2 on {socket.gethostname()}, though it was asked 4 times" in program.stderr

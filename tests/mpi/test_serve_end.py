@@ -127,6 +127,24 @@ def test_a_rank_that_stands_still_and_goes_on_changes_no_text() -> None:
         assert program.assert_ended() == 0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_rank_that_stands_still_for_good_ends_the_answer_with_an_error() -> None:
+    with (
+        serving(2, "--no-repl") as (program, client),
+        client.stream("POST", "/v1/chat/completions", json=SERVED, timeout=120) as answer,
+    ):
+        events = events_of(answer)
+        next(events)
+        stopped = program.rank(1)
+        stopped.suspend()
+        assert any("engine_stopped" in event for event in events)
+        program.wait_for("nothing comes from rank 1 on", "stderr", 60)
+        with contextlib.suppress(psutil.NoSuchProcess):  # killed by the launcher
+            stopped.resume()
+        assert program.assert_ended() != 0
+
+
 def text_of(client: httpx.Client, stopped: psutil.Process | None) -> str:
     """Return an answer; stop a rank after the first words and let it go on when its neighbours have nothing to do."""
     with client.stream("POST", "/v1/chat/completions", json=SERVED) as answer:
