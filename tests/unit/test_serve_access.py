@@ -6,6 +6,7 @@ import errno
 import socket
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -171,6 +172,8 @@ def test_the_way_round_the_checks_is_told() -> None:
     with serving(FakeEngine()) as url:
         assert "--api-key" in get(f"{url}/health", Host="box.example.ts.net").json()["error"]["message"]
         assert "--cors-origin" in get(f"{url}/health", Origin="https://x.example").json()["error"]["message"]
+        asked = httpx.options(f"{url}/v1/models", headers={"Origin": "http://localhost:3000"}, trust_env=False)
+        assert "--cors-origin" in asked.json()["error"]["message"], "a page of this machine that a browser asks for"
 
 
 def test_a_connection_that_is_kept_idle_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,10 +192,11 @@ def test_a_connection_that_is_kept_idle_makes_room(monkeypatch: pytest.MonkeyPat
         assert connections[-1].recv(4096).startswith(b"HTTP/1.1 200")
 
 
-def test_an_offer_of_http_2_leaves_the_chat_alone(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("body", [b'{"prompt": "hi"}', iter([b'{"prompt"', b': "hi"}'])], ids=["whole", "chunked"])
+def test_an_offer_of_http_2_leaves_the_chat_alone(caplog: pytest.LogCaptureFixture, body: Any) -> None:
     offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQBAAAAAAIAAAAA"}
     with serving(FakeEngine()) as url:
-        said = httpx.post(f"{url}/v1/completions", headers=offer, json={"prompt": "hi"}, trust_env=False)
+        said = httpx.post(f"{url}/v1/completions", headers=offer, content=body, trust_env=False)
     assert said.json()["choices"][0]["text"] == "You said: hi"
     assert caplog.records == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 from serve_fake import TURNS, FakeEngine, make_service, serving
 
 from mpispec.serve.api.chat import ChatRequest
+from mpispec.serve.api.request import LIMITS, NEUTRAL, REASONS
 from mpispec.serve.text.service import Service
 
 pytestmark = pytest.mark.unit
@@ -79,6 +81,11 @@ def test_arguments_become_text(given: Any, plain: str) -> None:
     ("fields", "end"),
     [
         ({"chat_template_kwargs": {"enable_thinking": False}}, "]False"),
+        ({"enable_thinking": False}, "]False"),
+        ({"thinking": {"type": "disabled"}}, "]False"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "]True"),
+        ({"thinking": {"type": "auto"}}, "]"),
+        ({"enable_thinking": True, "chat_template_kwargs": {"enable_thinking": False}}, "]False"),
         ({"reasoning_effort": "high"}, "]high"),
         ({"reasoning_effort": "none"}, "]Falsenone"),
         ({"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}}, "]Truenone"),
@@ -143,13 +150,48 @@ def test_what_clients_send_for_the_default_is_the_default(
     assert (generation.sampling.top_k, answer.json()["seed"]) == (0, generation.sampling.seed)
 
 
-@pytest.mark.parametrize("fields", [{"max_tokens": 7.0}, {"n_predict": 7}, {"max_new_tokens": 7}])
+@pytest.mark.parametrize("body", [say("hi"), {"prompt": "hi"}], ids=["chat", "text"])
+@pytest.mark.parametrize("name", [*LIMITS, "max_completion_tokens"])
 def test_a_limit_has_several_names_and_may_be_a_whole_float(
-    client: httpx.Client, engine: FakeEngine, fields: dict[str, Any]
+    client: httpx.Client, engine: FakeEngine, body: dict[str, Any], name: str
 ) -> None:
-    assert client.post(CHAT, json=say("hi", top_k=40.0, seed=5.0, top_p=0, **fields)).status_code == 200
+    path = TEXT if "prompt" in body else CHAT
+    assert client.post(path, json={**body, "top_k": 40.0, "seed": 5.0, "top_p": 0, name: 7.0}).status_code == 200
     [generation] = engine.generations
     assert (generation.max_tokens, generation.sampling.top_k, generation.sampling.seed) == (7, 40, 5)
+
+
+@pytest.mark.parametrize("name", ["stop", "stop_sequences", "stopping_strings", "stop_strings"])
+def test_stop_strings_have_several_names(shared: httpx.Client, name: str) -> None:
+    answer = shared.post(CHAT, json={**say("hi"), name: ["said", *(f"never {index}" for index in range(20))]}).json()
+    assert (answer["choices"][0]["message"]["content"], answer["choices"][0]["finish_reason"]) == ("You ", "stop")
+
+
+@pytest.mark.parametrize("name", ["seed", "random_seed", "sampling_seed"])
+def test_a_seed_has_several_names(client: httpx.Client, engine: FakeEngine, name: str) -> None:
+    assert client.post(TEXT, json={"prompt": "hi", name: 5}).status_code == 200
+    assert engine.generations[0].sampling.seed == 5
+
+
+def test_what_would_change_an_answer_is_refused_and_its_neutral_values_are_not(shared: httpx.Client) -> None:
+    """On texts too; of some it depends on the endpoint."""
+    elsewhere = {"suffix", "logprobs", "top_logprobs", "echo", "best_of"}
+    for name, neutral in NEUTRAL.items():
+        if name in elsewhere:
+            continue
+        for path, body in ((CHAT, say("hi")), (TEXT, {"prompt": "hi"})):
+            error = shared.post(path, json={**body, name: "something"}).json()["error"]
+            assert (error["param"], error["code"]) == (name, "unsupported_parameter")
+            assert error["message"].startswith(f"{name} is not supported. "), "and what to do"
+            for value in (None, *neutral):
+                assert shared.post(path, json={**body, name: value}).status_code == 200, (name, value)
+
+
+def test_what_to_do_instead_is_something_that_is_done(shared: httpx.Client) -> None:
+    assert REASONS.keys() <= NEUTRAL.keys()
+    for remedy in REASONS.values():
+        wanted = re.match(r"Send (\w+)[.:]", remedy)
+        assert wanted is None or wanted[1] in ChatRequest.model_fields
 
 
 def test_a_body_may_begin_with_a_byte_order_mark(shared: httpx.Client) -> None:

@@ -13,6 +13,8 @@ from mpispec.serve.api.tools import MAX_TOOLS, Tool, offered
 from mpispec.serve.text.dialogue import SET_BY_FIELDS, ChatMessage, Dialogue
 from mpispec.serve.text.scores import NumTop
 
+THINKING = {"enabled": True, "adaptive": True, "disabled": False}
+"""Values of `thinking.type`, and whether the model is to think."""
 MAX_MESSAGES = 16384
 """Each takes tokens of the context, and time of the event loop before that is found out."""
 
@@ -99,6 +101,10 @@ class ChatRequest(ChoicesRequest):
     """With `none`, llama.cpp's name, what a model thinks stays in the content."""
     reasoning_effort: str | None = None
     """Handed to the template; `none` also turns thinking off in templates that know `enable_thinking`."""
+    enable_thinking: bool | None = None
+    """Handed to the template: where the documents of Qwen's own service have it."""
+    thinking: dict[str, Any] | None = None
+    """Anthropic's, DeepSeek's and GLM's way to say it: `{"type": "disabled"}`."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Further names for the template, such as `enable_thinking`."""
     add_generation_prompt: bool | None = None
@@ -147,6 +153,9 @@ class ChatRequest(ChoicesRequest):
         if self.reasoning_effort is not None:
             names["reasoning_effort"] = self.reasoning_effort
             names |= {"enable_thinking": False} if self.reasoning_effort == "none" else {}
+        kind = str((self.thinking or {}).get("type"))
+        is_thinking = THINKING.get(kind, self.enable_thinking)
+        names |= {} if is_thinking is None else {"enable_thinking": is_thinking}
         offer = offered([tool.function.plain() for tool in self.tools or ()], self.tool_choice)
         return Dialogue(
             [message.plain() for message in self.messages],

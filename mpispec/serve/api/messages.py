@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from mpispec.serve.api.chat import MAX_MESSAGES
+from mpispec.serve.api.chat import MAX_MESSAGES, THINKING
 from mpispec.serve.api.fields import Stops, read_result
 from mpispec.serve.api.request import GenerationRequest
 from mpispec.serve.api.tools import MAX_TOOLS, Function, Offer, forced
@@ -174,7 +174,7 @@ class MessagesRequest(GenerationRequest):
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
         last = messages[-1]
-        is_thinking = {"enabled": True, "adaptive": True, "disabled": False}.get(str((self.thinking or {}).get("type")))
+        is_thinking = THINKING.get(str((self.thinking or {}).get("type")))
         choice = self.tool_choice or {}
         offer = self._offered(choice)
         return Dialogue(

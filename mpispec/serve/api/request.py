@@ -47,6 +47,37 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "chat_template": ("",),
+    "max_length": (),
+    "min_length": (0,),
+    "no_repeat_ngram_size": (0,),
+    "smoothing_factor": (0,),
+    "bad_words_ids": ([],),
+    "banned_tokens": ([], ""),
+    "banned_strings": ([], ""),
+    "custom_token_bans": ("",),
+    "ban_eos_token": (False,),
+    "do_sample": (True,),
+    "num_beams": (1,),
+    "penalty_alpha": (0,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "guidance_scale": (1,),
+    "encoder_repetition_penalty": (1,),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "truncate_prompt_tokens": (),
+    "regex": ("",),
+    "ebnf": ("",),
+    "format": ("",),
+    "options": ({},),
+    "images": ([],),
+    "logits_processors": ([],),
+    "lora": ([],),
+    "t_max_predict_ms": (0,),
+    "think": (),
+    "thinking_budget": (),
+    "thinking_token_budget": (),
+    "extra_body": ({},),
 }
 """Fields that would change the answer and are not supported, with the values that change nothing, as null does."""
 
@@ -66,8 +97,26 @@ REASONS = {
     "functions": "Send functions as tools.",
     "function_call": "Send tool_choice instead.",
     "chat_template": "The server renders with the model's own template.",
+    "max_length": "Send max_tokens.",
+    "min_length": "Send min_tokens.",
+    "bad_words_ids": "Send logit_bias.",
+    "banned_tokens": "Send logit_bias.",
+    "custom_token_bans": "Send logit_bias.",
+    "ban_eos_token": "Send ignore_eos.",
+    "do_sample": "Send temperature: 0.",
+    "regex": "Send guided_regex.",
+    "ebnf": "Send guided_grammar.",
+    "format": "Send response_format.",
+    "options": "Send what it holds as fields of the body.",
+    "extra_body": "Send what it holds as fields of the body.",
+    "t_max_predict_ms": "Send timeout.",
+    "think": "Send enable_thinking.",
 }
 """What to do instead, where there is something."""
+
+
+LIMITS = ("max_tokens", "n_predict", "max_new_tokens", "num_predict", "max_output_tokens", "max_gen_len")
+"""What clients call the most tokens of an answer: OpenAI, llama.cpp, Hugging Face, Ollama, responses, Llama."""
 
 
 class StreamOptions(BaseModel):
@@ -86,9 +135,7 @@ class GenerationRequest(Structured):
     model_config = ConfigDict(strict=True, extra="allow")
 
     model: str | None = None
-    max_tokens: Given = Field(
-        None, ge=1, validation_alias=AliasChoices("max_tokens", "n_predict", "max_new_tokens")
-    )  # the others are llama.cpp's and Hugging Face's names
+    max_tokens: Given = Field(None, ge=1, validation_alias=AliasChoices(*LIMITS))
     temperature: float | None = Field(None, ge=0, le=MAX_TEMPERATURE)
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: TopK = Field(None, ge=0, le=int(SAMPLING_RANGES["top_k"][1]))
@@ -103,8 +150,12 @@ class GenerationRequest(Structured):
     min_tokens: Given = Field(None, ge=0)
     ignore_eos: bool | None = None
     stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = Field(None, max_length=MAX_STOPS)
-    seed: Given = Field(None, ge=0, le=MAX_SEED)
-    stop: Stops = Field([])
+    seed: Given = Field(
+        None, ge=0, le=MAX_SEED, validation_alias=AliasChoices("seed", "random_seed", "sampling_seed")
+    )  # the others are Mistral's and SGLang's
+    stop: Stops = Field(
+        [], validation_alias=AliasChoices("stop", "stop_sequences", "stopping_strings", "stop_strings")
+    )  # the others are Anthropic's, text-generation-webui's and Hugging Face's
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     strategy: str | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, WithJsonSchema, field_validator, model_validator
+from pydantic import AliasChoices, Field, PlainValidator, WithJsonSchema, field_validator, model_validator
 
 from mpispec.serve.api.fields import MOST_TOP, Given, Logprobs, Whole
-from mpispec.serve.api.request import MAX_CHOICES, ChoicesRequest
+from mpispec.serve.api.request import LIMITS, MAX_CHOICES, ChoicesRequest
 from mpispec.serve.errors import ApiError
 from mpispec.serve.text.scores import NumTop
 from mpispec.serve.text.vocabulary import Vocabulary
@@ -37,7 +37,7 @@ class TextRequest(ChoicesRequest):
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_read_prompts), WithJsonSchema(_PROMPT)]
     """Each is answered by itself."""
-    max_tokens: Given = Field(16, ge=0)
+    max_tokens: Given = Field(16, ge=0, validation_alias=AliasChoices(*LIMITS, "max_completion_tokens"))
     """OpenAI's default, which clients rely on; null means as many as fit, 0 that nothing is written."""
     best_of: Whole = None
     echo: bool | None = None

@@ -143,6 +143,8 @@ async def _answer_http_error(http: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     nothing = f"There is no {http.scope['path']} here; chats are at /v1/chat/completions, the model at /v1/models."
     sentence = {404: nothing, 405: f"{http.method} is not allowed here."}
+    if http.method == "OPTIONS" and "origin" in http.headers:
+        sentence[405] = "Web pages that may use this server are named with mpispec serve --cors-origin."
     answer = ApiError(error.status_code, sentence.get(error.status_code, error.detail), code="not_found")
     if error.status_code == 405:
         answer.code = "method_not_allowed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection
 from typing import Any
@@ -17,6 +18,7 @@ ID_HEADER = "X-Request-Id"
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
 _LONGEST_PATH = 200
 _FAILED = 500
+_SLASHES = re.compile("//+")
 _LEFT = 499
 """Code of requests whose client left before any answer, as nginx has it."""
 
@@ -34,6 +36,8 @@ class Watch:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Of a base URL that ends with a slash, in clients that add theirs.
+        scope["path"] = _SLASHES.sub("/", scope["path"])
         facts = Facts(request_id(Headers(scope=scope).get(ID_HEADER, "")))
         attach(scope, facts)
         status = _LEFT
