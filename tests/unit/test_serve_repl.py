@@ -159,6 +159,26 @@ def test_the_end_of_the_input_ends_the_conversation(session: Session) -> None:
     assert "You said: hello" in shown
 
 
+def test_a_message_may_have_several_lines_between_quotes(session: Session, engine: FakeEngine) -> None:
+    session.type('"""def f(x):', "    return x", "", '/quit explains this code"""', '"""one line"""', "plain", "/quit")
+    session.end()
+    asked = [read(generation.prompt).rpartition("|user\n")[2].partition("||")[0] for generation in engine.generations]
+    assert asked == ["def f(x):\n    return x\n\n/quit explains this code", "one line", "plain"]
+
+
+def test_an_open_block_ends_with_the_input(session: Session, engine: FakeEngine) -> None:
+    session.type('"""', "a", "b")
+    session.hang_up()
+    assert session.end()[0] == "eof"
+    assert "|user\na\nb|" in read(engine.generations[0].prompt)
+
+
+def test_a_line_that_a_terminal_has_cut_is_told_of(session: Session) -> None:
+    session.type("x" * 10, "y" * 4095, "/quit")
+    shown = session.end()[1]
+    assert shown.count("terminals cut lines at 4,095 bytes") == 1
+
+
 def test_help_names_every_command(session: Session) -> None:
     session.type("/help", "/quit")
     shown = session.end()[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
 from typing import Literal, Protocol
 
@@ -15,6 +16,9 @@ Entry = str | tuple[Signal]
 
 MAX_LINE = 1 << 20
 """Bytes; a longer line is taken in portions."""
+_QUOTES = '"""'
+_TERMINAL_LINE = 4095
+"""Bytes of a line that Linux hands on from a terminal in line mode, as it is before mpirun; the rest is lost."""
 _READ_AHEAD = 64
 """Lines taken from the input before they are used."""
 PROMPT = "> "
@@ -47,13 +51,13 @@ class Lines(Protocol):
 
 
 class LineEntries:
-    """`Entries` of a stream: each line is one.
+    """`Entries` of a stream: each line is one, and what stands between two marks of three quotes.
 
     Under mpirun standard input is no terminal and its end may never be reported, so lines are read by a thread of
     their own and `/quit` is the way out.
     """
 
-    help_lines: tuple[str, ...] = ()
+    help_lines: tuple[str, ...] = (f"{_QUOTES} before and after a message lets it have several lines.",)
 
     def __init__(self, source: Lines, screen: Screen, prompt: str = PROMPT) -> None:
         self._source = source
@@ -76,6 +80,10 @@ class LineEntries:
         if isinstance(entry, str):
             self._read_ahead.release()
             self._screen.expect_line_start()
+            if len(entry.encode()) == _TERMINAL_LINE:
+                self._screen.line(
+                    f"(terminals cut lines at {_TERMINAL_LINE:,} bytes; {_QUOTES} lets a message have more)"
+                )
         return entry
 
     def signal(self, name: Signal) -> None:
@@ -83,10 +91,29 @@ class LineEntries:
         self._inbox.put((name,))
 
     def _take(self) -> None:
-        for raw in iter(lambda: self._source.readline(MAX_LINE), b""):
+        for message in _joined(iter(lambda: self._source.readline(MAX_LINE), b"")):
             self._read_ahead.acquire()
-            self._inbox.put(strip_controls(raw.decode("utf-8", "replace")).rstrip("\n"))
+            self._inbox.put(message)
         self._inbox.put(("eof",))
+
+
+def _joined(source: Iterable[bytes]) -> Iterator[str]:
+    """Yield messages: lines, or all lines from one that begins with three quotes to one that ends with them."""
+    block: list[str] = []
+    is_open = False
+    for raw in source:
+        line = strip_controls(raw.decode("utf-8", "replace")).rstrip("\n")
+        if not is_open and not line.startswith(_QUOTES):
+            yield line
+            continue
+        rest = line if is_open else line.removeprefix(_QUOTES)
+        is_open = not rest.rstrip().endswith(_QUOTES)
+        block.append(rest if is_open else rest.rstrip().removesuffix(_QUOTES))
+        if not is_open or sum(map(len, block)) > MAX_LINE:
+            yield "\n".join(block).strip("\n")
+            block, is_open = [], False
+    if is_open:
+        yield "\n".join(block).strip("\n")
 
 
 _CHUNK = 65536
