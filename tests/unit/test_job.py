@@ -80,6 +80,7 @@ def run_alone(model: Computing, application: Callable[[Engine, Group], None], mo
     group = Group(LoopbackTransport())
     monkeypatch.setattr(job, "joined", lambda: nullcontext(group))
     monkeypatch.setattr(job, "prepare", lambda *_: setup)
+    monkeypatch.setattr(job, "check_memory", lambda *_: None)
     monkeypatch.setattr(job, "load", lambda *_: Models({Actor(1): model}, None, {Actor(1): Arithmetic()}))
     monkeypatch.setattr(job, "pipeline_costs", lambda *_: [costs])
     job.run_job(Application(group, application))

@@ -201,8 +201,17 @@ def test_an_offer_of_http_2_leaves_the_chat_alone(caplog: pytest.LogCaptureFixtu
     assert caplog.records == []
 
 
-def test_connections_are_kept_longer_than_clients_keep_them() -> None:
+def test_connections_are_kept_longer_than_clients_keep_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert KEEP_SECONDS >= 75
+    monkeypatch.setattr("mpispec.serve.http.connection.KEEP_SECONDS", 0.1)  # and it is this number that counts
+    with serving(FakeEngine()) as url, closing(socket.socket()) as connection:
+        connection.settimeout(4)  # uvicorn's own number is 5
+        connection.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while chunk := connection.recv(4096):
+            answer += chunk
+    assert b'"ok"' in answer
 
 
 def test_ipv6_is_served() -> None:
