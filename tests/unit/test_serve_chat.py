@@ -175,7 +175,7 @@ def test_a_seed_has_several_names(client: httpx.Client, engine: FakeEngine, name
 
 def test_what_would_change_an_answer_is_refused_and_its_neutral_values_are_not(shared: httpx.Client) -> None:
     """On texts too; of some it depends on the endpoint."""
-    elsewhere = {"suffix", "logprobs", "top_logprobs", "echo", "best_of"}
+    elsewhere = {"suffix", "logprobs", "top_logprobs", "prompt_logprobs", "echo", "best_of"}
     for name, neutral in NEUTRAL.items():
         if name in elsewhere:
             continue
