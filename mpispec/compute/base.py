@@ -204,6 +204,8 @@ class Backend(Protocol):
     """Rows of the largest run that a stage or a draft is given."""
     is_order_exact: bool
     """Whether a row has the same bits in whatever order the cells lie that it attends to."""
+    gives_way: bool
+    """Whether a stage may compute a run within the `cancelled` of another, of runs that write different contexts."""
 
     def check_here(self) -> None:
         """Raise ModelError where this host lacks what the backend needs; loads nothing."""

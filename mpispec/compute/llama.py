@@ -164,7 +164,11 @@ class LayerWatch:
         """Watch every `every`-th layer's end for cancelling; with `stop` copy the last one and end the graph there."""
         self._last = f"l_out-{n_layers - 1}".encode() if stop else b""
         layers = range(n_layers - 1, -1, -max(1, every))
-        self._names = {f"l_out-{layer}".encode() for layer in layers if stop or layer < n_layers - 1}
+        self._some = {f"l_out-{layer}".encode() for layer in layers if stop or layer < n_layers - 1}
+        self._each = {f"{name}-{layer}".encode() for layer in range(n_layers) for name in ("ffn_inp", "l_out")}
+        if not stop:
+            self._each.discard(f"l_out-{n_layers - 1}".encode())
+        self._names = self._some
         self._library = library()
         self._context: Any = None
         self._found: set[int] = set()
@@ -185,11 +189,13 @@ class LayerWatch:
         """Name the context that calls back."""
         self._context = context
 
-    def arm(self, cancelled: Cancelled, destination: Floats | None, goes_on: bool = False) -> None:
+    def arm(self, cancelled: Cancelled, destination: Floats | None, goes_on: bool = False, often: bool = False) -> None:
         """Prepare for one decode; `destination` is float32 [rows, width], contiguous.
 
-        With `goes_on` the graph is not ended at the last layer, so that norm and projection are computed too.
+        With `goes_on` the graph is not ended at the last layer, so that norm and projection are computed too. With
+        `often` the middle and the end of each layer are watched, always for runs of as many rows.
         """
+        self._names = self._each if often else self._some
         self._goes_on = goes_on
         self._cancelled, self._destination, self._failure = cancelled, destination, None
         self.gave_up = self.copied = self._begun = False

@@ -26,6 +26,7 @@ class LlamaBackend:
     name = "llama"
     most_rows = llama_traits.TILE
     is_order_exact = False
+    gives_way = True
 
     def check_here(self) -> None:
         """See `Backend`. llama.cpp comes with mpispec."""

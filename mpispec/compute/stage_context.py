@@ -14,6 +14,8 @@ from mpispec.core.messages import CacheOp, Row
 
 BYTES_BETWEEN_LOOKS = 8 << 20
 """Weights computed between two looks at the cancel flag: about 1 ms on one core, where a look costs 15 to 40 us."""
+MANY_ROWS = 16
+"""From so many rows on half a layer takes long enough for a look; not on a GPU, which each look waits for."""
 
 
 class Batch(NamedTuple):
@@ -54,7 +56,8 @@ class StageContext:
         self._fill(batch)
         deciding = [index for index, row in enumerate(batch.rows) if row.decide]
         output = np.empty((0 if self._last else len(batch.rows), self._width), np.float32)
-        self._watch.arm(cancelled, None if self._last else output, exits and bool(deciding))
+        often = len(batch.rows) >= MANY_ROWS and not self._context.size.uses_gpu
+        self._watch.arm(cancelled, None if self._last else output, exits and bool(deciding), often)
         self._context.decode(len(batch.rows))
         if self._watch.gave_up:
             return None

@@ -38,6 +38,7 @@ class TorchBackend:
     name = "torch"
     most_rows = TILE
     is_order_exact = True
+    gives_way = False
 
     def check_here(self) -> None:
         """See `Backend`."""

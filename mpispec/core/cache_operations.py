@@ -90,8 +90,9 @@ class CacheOperations:
         del seq
         return self._freeing.should_collect
 
-    def take(self) -> tuple[CacheOp, ...]:
-        """Return what the next run carries; it is sent once."""
+    def take(self, seq: SeqId | None = None) -> tuple[CacheOp, ...]:
+        """Return what the next run carries; it is sent once. With `seq` only those on the cache of this id."""
+        del seq  # the cells are those of all requests
         taken = tuple(self._pending)
         self._pending.clear()
         return taken

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mpispec.core.ids import HEAD, Actor
+from mpispec.core.ids import HEAD, Actor, RunId
 from mpispec.core.traits import BackendTraits, Prefill
 
 MOST_NEW = 9
 """Requests that begin with one run: each comes with an `Open`, and a `Close` may follow before the run is taken."""
+
+FIRST_READING = RunId(1 << 40)
+"""Runs of prompts that have a way of their own are numbered from here on (core/lanes.py)."""
 
 
 def most_in_flight(num_stages: int) -> int:
@@ -63,11 +66,14 @@ class HeadConfig:
     """The model of the stages, as messages to the user name it."""
     actor: Actor = HEAD
     """Address of the head; its stages follow it."""
+    readers: Actor | None = None
+    """Address that the same stages follow once more, for prompts (core/lanes.py); None: all runs go one way."""
 
     @property
     def stages(self) -> tuple[Actor, ...]:
-        """Addresses of the stages in layer order."""
-        return tuple(Actor(self.actor + index) for index in range(1, self.num_stages + 1))
+        """Addresses of the stages in layer order, then those for prompts."""
+        befores = (self.actor,) if self.readers is None else (self.actor, self.readers)
+        return tuple(Actor(before + index) for before in befores for index in range(1, self.num_stages + 1))
 
     def cost(self, num_rows: int, correction: float = 1.0) -> float:
         """Return for how long a run of `num_rows` rows occupies the busiest core or link, in times of one row.

@@ -13,8 +13,9 @@ from mpispec.core.config import MOST_NEW, HeadConfig
 from mpispec.core.deadlines import Deadlines
 from mpispec.core.effects import Effect, Emit, FinishReason, Quit, Send
 from mpispec.core.events import Corrected, Event, ProtocolError, Received, StopRequested, Submitted, Tick, Withdrawn
-from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, Token, relays
-from mpispec.core.in_flight import RunsInFlight, Segment
+from mpispec.core.ids import Actor, NodeId, Plane, Pos, RequestId, Token
+from mpispec.core.in_flight import Segment
+from mpispec.core.lanes import Lane, Lanes
 from mpispec.core.messages import (
     Branch,
     Cancel,
@@ -34,7 +35,7 @@ from mpispec.core.messages import (
 from mpispec.core.occupancy import Occupancy
 from mpispec.core.own_caches import caches_of
 from mpispec.core.request import Request
-from mpispec.core.scheduler import Scheduler, Share
+from mpispec.core.scheduler import Share
 from mpispec.core.silence import Silence
 from mpispec.core.strategy import Drafter, Strategy
 from mpispec.core.tree import Node, NodeState
@@ -60,16 +61,12 @@ class HeadCore:
         self._waiting = Queue()
         self._deadlines = Deadlines()
         self._active: dict[RequestId, Request] = {}
-        self._runs = RunsInFlight(config)
-        self._scheduler = Scheduler(config, self._runs)
-        self._first = config.stages[0]
-        self._relays = relays(config.actor, config.actor, config.num_stages)
-        """Stages to which we send a cancel; they pass it on to the others."""
+        self._lanes = Lanes(config)
         self._cache = caches_of(config)
-        self.occupancy = Occupancy(config, self._active, self._waiting, self._runs, self._cache)
+        self.occupancy = Occupancy(config, self._active, self._waiting, self._lanes, self._cache)
         self._epochs = itertools.count()
         """Numbers of texts that are drafted for."""
-        self._silence = Silence(config, self._runs)
+        self._silence = Silence(config, self._lanes)
         self._stopping = False
         self._out: list[Effect] = []
 
@@ -81,9 +78,9 @@ class HeadCore:
             case Received(message=Result() as result):
                 self._answered(result)
             case Received(message=Credit(run_id)):
-                self._runs.begun(run_id, now)
+                self._lanes.begun(run_id, now)
             case Received(message=Idle(run_id)):
-                self._runs.ran_out(run_id, now)
+                self._lanes.of_run(run_id).runs.ran_out(run_id, now)
             case Received(src, (Draft() | EarlyDraft()) as draft):
                 self._drafted(src, draft)
             case Submitted():
@@ -102,7 +99,7 @@ class HeadCore:
         self._end_late(now)
         self._admit(now)
         self._dispatch()
-        if self._stopping and not self._runs:
+        if self._stopping and not self._lanes:
             self._out += self._stop()
         effects, self._out = self._out, []
         return effects
@@ -110,11 +107,11 @@ class HeadCore:
     @property
     def is_idle(self) -> bool:
         """No request, no run in flight."""
-        return not (self._active or self._waiting or self._runs or self._deadlines)
+        return not (self._active or self._waiting or self._lanes or self._deadlines)
 
     def check(self) -> None:
         """Assert the invariants; tests call it after every event."""
-        self._runs.check()
+        self._lanes.check()
         for request in self._active.values():
             request.check()
         self._cache.check({node.seq for request in self._active.values() for node in request.tree.root.subtree()})
@@ -122,7 +119,7 @@ class HeadCore:
     # -- requests -------------------------------------------------------------------------------------------------
 
     def _admit(self, now: float) -> None:
-        self._scheduler.others.load = min(self.config.max_active, len(self._active) + len(self._waiting))
+        self._lanes.others.load = min(self.config.max_active, len(self._active) + len(self._waiting))
         while self._waiting and len(self._active) < self.config.max_active and not self._stopping:
             waiting = self._waiting.first
             adopted = self._cache.adopt(waiting.tokens, waiting.num_shared)
@@ -136,8 +133,8 @@ class HeadCore:
                 self._strategies[waiting.submitted.strategy](),
                 drafter(waiting.submitted.sampling) if drafter else None,
                 self.config,
-                self._runs,
-                self._scheduler.others,
+                self._lanes.for_cache(adopted[0].seq).runs,
+                self._lanes.others,
             )
             self._active[request.id] = request
             self._out += request.begin(now, self._epochs)
@@ -181,12 +178,11 @@ class HeadCore:
     def _end(self, request: Request) -> None:
         """Cancel what is in flight, keep the cache of the accepted text for a successor."""
         dead = request.tree.prune_children()
-        self._send_cancel(self._runs.withdraw_all(request.id, dead))
+        self._send_cancel(request, request.runs.withdraw_all(request.id, dead))
         self._cache.free(dead, request.tree.root)
         self._cache.keep(request.slot, request.cached_tokens())
         self._cache.collect(request.seq)
-        if request.has_begun:
-            self._out.append(Send(self._first, Plane.DATA, Close(request.id)))
+        self._out += [Send(first, Plane.DATA, Close(request.id)) for first in request.opened]
         self._out += request.end()
         del self._active[request.id]
 
@@ -197,7 +193,7 @@ class HeadCore:
     # -- verifications --------------------------------------------------------------------------------------------
 
     def _answered(self, result: Result) -> None:
-        run = self._runs.answered(result)
+        run = self._lanes.of_run(result.run_id).answered(result)
         tokens, scores = result.by_row(result.tokens), result.by_row(result.scores)
         for segment in run.segments.values():
             if not segment.is_cancelled:
@@ -207,7 +203,7 @@ class HeadCore:
         """Take what the stages decided after one request's rows of a run."""
         accepted, dead, finish = self._verify(request, segment, tokens)
         request.answered(segment)
-        self._send_cancel(self._runs.withdraw(request.id, dead))
+        self._send_cancel(request, request.runs.withdraw(request.id, dead))
         found = tuple(score for node in segment.standing if (score := scores.get((request.id, node)))) if scores else ()
         if accepted or found:
             origins = tuple(request.origins)
@@ -251,7 +247,7 @@ class HeadCore:
 
     def _drafted_early(self, stage: Actor, early: EarlyDraft) -> None:
         """Take an exit's draft tokens of a run that is still in flight, and cancel what these take back."""
-        run = self._runs.living(early.run_id)
+        run = self._lanes.of_run(early.run_id).runs.living(early.run_id)
         if run is None:
             return
         drafted: dict[RequestId, list[tuple[NodeId, Token, float]]] = {}
@@ -263,7 +259,7 @@ class HeadCore:
             request = self._active[segment.request]
             for survivor, dead in request.drafted_early(stage, segment, drafted.get(request.id, ())):
                 self._cache.free(dead, request.tree.root, survivor)
-                self._send_cancel(self._runs.withdraw(request.id, dead))
+                self._send_cancel(request, request.runs.withdraw(request.id, dead))
 
     def _correct(self, event: Corrected) -> None:
         """Replace the end of a level's text by what the level above says it is; all built on the old one is dead."""
@@ -278,11 +274,11 @@ class HeadCore:
         if event.pos < len(request.tokens):
             dead = request.roll_back(event.pos)
             self._cache.roll_back(request.slot, event.pos)
-            self._runs.rolled_back(request.id, event.pos)
+            request.runs.rolled_back(request.id, event.pos)
         for token in event.tokens:
             dead += request.accept(token)
         self._cache.free(dead, request.tree.root)
-        self._send_cancel(self._runs.withdraw(request.id, dead))
+        self._send_cancel(request, request.runs.withdraw(request.id, dead))
         self._out += request.accepted(event.tokens)
 
     def _correct_waiting(self, event: Corrected) -> None:
@@ -291,47 +287,48 @@ class HeadCore:
             waiting.tokens = (*waiting.tokens[: event.pos], *event.tokens)
             waiting.limit = event.limit
 
-    def _send_cancel(self, cancel: Cancel | None) -> None:
-        """Send the stages a cancel, if there is one.
-
-        Stages may ignore it: the operations that free the cells are in the next run either way (law 3).
-        """
+    def _send_cancel(self, request: Request, cancel: Cancel | None) -> None:
+        """Send the stages a cancel, if there is one; they may ignore it: cells are freed by the next run (law 3)."""
         if cancel is not None:
-            self._out += [Send(stage, Plane.CONTROL, cancel) for stage in self._relays]
+            self._out += [Send(stage, Plane.CONTROL, cancel) for stage in self._lanes.of(request).relays]
 
     # -- dispatching ----------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """Fill the pipeline with what the scheduler plans."""
-        self._scheduler.others.load = len(self._active)
-        while self._runs.has_room and self._scheduler.is_due(len(self._active)):
-            shares = self._scheduler.plan(self._able())
-            segments, rows, branches = self._placed(self._with_room(shares))
+        """Fill the pipelines with what the schedulers plan."""
+        self._lanes.others.load = len(self._active)
+        for lane in self._lanes.assign(self._active.values()):
+            self._fill(lane)
+
+    def _fill(self, lane: Lane) -> None:
+        while lane.is_due(len(mine := self._lanes.in_lane(lane, self._active.values()))):
+            shares = lane.plan(self._able(mine))
+            segments, rows, branches = self._placed(lane, self._with_room(shares))
             if not segments:
                 if all(self._is_active(share.request) for share in shares):
                     return
                 continue  # those that had to give up their cells stood in the way of others
-            run = self._runs.dispatch(segments)
+            run = lane.dispatch(segments, rows[0].seq)
             for segment in segments:
                 request = self._active.pop(segment.request)
                 self._active[request.id] = request  # the longest waiting is first next time
                 request.dispatched(run.run_id, segment.nodes)
-            message = Run(run.run_id, tuple(rows), self._cache.take(), branches=tuple(branches))
-            self._out.append(Send(self._first, Plane.DATA, message))
+            message = Run(run.run_id, tuple(rows), self._cache.take(rows[0].seq), branches=tuple(branches))
+            self._out.append(Send(lane.first, Plane.DATA, message))
             for segment in segments:
                 request = self._active[segment.request]
                 if segment.given and segment.given[-1] != request.ids[segment.last_pos]:
                     self._cache.truncate(request.seq, request.filled)
 
-    def _able(self) -> list[Request]:
+    def _able(self, requests: Sequence[Request]) -> list[Request]:
         """Return the requests that may have rows in the next run; of those that have not begun a few, the oldest.
 
         The one that was admitted first is always among these, for the others may wait for what it is to compute.
         """
-        new = [request for request in self._active.values() if not request.has_begun]
+        new = [request for request in requests if not request.has_begun]
         if len(new) > MOST_NEW:  # what they may share of other prompts takes time to find
             new = [new[0], *heapq.nsmallest(MOST_NEW - 1, new[1:], key=lambda request: request.rank)]
-        begun = [request for request in self._active.values() if request.has_begun and not self._must_wait(request)]
+        begun = [request for request in requests if request.has_begun and not self._must_wait(request)]
         return begun + [request for request in new if not self._waits_for_prefix(request)]
 
     def _must_wait(self, request: Request) -> bool:
@@ -373,7 +370,7 @@ class HeadCore:
     def _is_active(self, request: Request) -> bool:
         return self._active.get(request.id) is request
 
-    def _placed(self, shares: Sequence[Share]) -> tuple[list[Segment], list[Row], list[Branch]]:
+    def _placed(self, lane: Lane, shares: Sequence[Share]) -> tuple[list[Segment], list[Row], list[Branch]]:
         """Give the nodes of a planned run sequence ids; return its segments, rows and branches."""
         segments: list[Segment] = []
         rows: list[Row] = []
@@ -392,9 +389,10 @@ class HeadCore:
                 branches += placed.branches
                 segment = Segment(request.id, request.statistics, placed.nodes, mine[-1].pos)
             # Not before, or requests that come and go while nothing is dispatched would pile up before the stages.
-            if not request.has_begun:
+            if lane.first not in request.opened:
+                request.opened.append(lane.first)
                 opened = opening(request.id, request.sampling, request.tokens, mine[0].pos)
-                self._out.append(Send(self._first, Plane.DATA, opened))
+                self._out.append(Send(lane.first, Plane.DATA, opened))
             segments.append(segment)
             rows += mine
         return segments, rows, branches

@@ -20,7 +20,8 @@ Pos = NewType("Pos", int)
 Actor = NewType("Actor", int)
 """Address of a role. 0 is the head, 1..D its stages in layer order, D+1 the draft.
 
-In a cascade D+1 is a level: the head of a pipeline of its own, followed by its stages and what drafts for it.
+In a cascade D+1 is a level: the head of a pipeline of its own, followed by its stages and what drafts for it. Last come
+the second addresses of the target's stages, for prompts, where they go a way of their own (core/lanes.py).
 """
 
 HEAD = Actor(0)
@@ -31,7 +32,7 @@ FANOUT = 8
 
 
 class Plane(IntEnum):
-    """The three lanes of messages; each is FIFO between two actors, nothing is ordered across lanes."""
+    """The three kinds of messages; each is FIFO between two actors, nothing is ordered across them."""
 
     DATA = 0
     """Runs and results, in dispatch order; KV cache operations travel in runs (law 3)."""

@@ -121,7 +121,8 @@ class FirstStage:
 class RunsInFlight:
     """All runs in flight of one head, and whether there is room for another."""
 
-    def __init__(self, config: HeadConfig) -> None:
+    def __init__(self, config: HeadConfig, first_run: RunId = RunId(0)) -> None:  # noqa: B008
+        """Number runs from `first_run` on."""
         self.first = FirstStage()
         self.row_times = RowTimes(config.compute)
         self._window, self._most, self._credits = config.window, config.most_in_flight, config.first_queue
@@ -133,7 +134,7 @@ class RunsInFlight:
         """Runs that are not cancelled."""
         self.num_rows = 0
         """Deciding rows in flight that have not died."""
-        self._next = RunId(0)
+        self._next = first_run
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -174,10 +175,10 @@ class RunsInFlight:
         self.first.dispatched(run.run_id)
         return run
 
-    def begun(self, run_id: RunId, now: float) -> None:
-        """Take a credit: the first stage has begun a run."""
+    def begun(self, run_id: RunId, now: float, is_timed: bool = True) -> None:
+        """Take a credit: the first stage has begun a run, of which nothing is learned unless it `is_timed`."""
         self.first.taken(run_id)
-        run = self._runs.get(run_id)
+        run = self._runs.get(run_id) if is_timed else None
         self.row_times.began(run.deciding if run is not None else (), now)
 
     def ran_out(self, run_id: RunId, now: float) -> None:

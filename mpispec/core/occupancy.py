@@ -6,7 +6,7 @@ from collections.abc import Sized
 from typing import Protocol
 
 from mpispec.core.config import HeadConfig
-from mpispec.core.in_flight import RunsInFlight
+from mpispec.core.lanes import Lanes
 
 
 class _Cells(Protocol):
@@ -17,7 +17,7 @@ class _Cells(Protocol):
 class Occupancy:
     """Reads the parts of a head that say how full it is; read it where no event is being handled."""
 
-    def __init__(self, config: HeadConfig, active: Sized, waiting: Sized, runs: RunsInFlight, cells: _Cells) -> None:
+    def __init__(self, config: HeadConfig, active: Sized, waiting: Sized, runs: Lanes, cells: _Cells) -> None:
         self._config = config
         self._active = active
         self._waiting = waiting

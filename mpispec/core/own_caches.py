@@ -51,9 +51,10 @@ class OwnCaches:
         """See `CacheOperations`."""
         return self._of(seq).should_collect(seq)
 
-    def take(self) -> tuple[CacheOp, ...]:
+    def take(self, seq: SeqId | None = None) -> tuple[CacheOp, ...]:
         """See `CacheOperations`. Operations on different caches have no order."""
-        return tuple(cache_op for cache in self._caches for cache_op in cache.take())
+        caches = self._caches if seq is None else [self._of(seq)]
+        return tuple(cache_op for cache in caches for cache_op in cache.take())
 
     def adopt(self, tokens: tuple[Token, ...], num_prompt: int | None = None) -> tuple[Slot, int]:
         """See `CacheOperations`: the cache that has most of the prompt, then an empty one, then the oldest."""

@@ -58,8 +58,8 @@ class Request:
         """Positions below this have cells on every stage."""
         self.origins: list[Origin] = []  # of the tokens accepted since the last `accepted`
         self.statistics = waiting.statistics
-        self.has_begun = False
-        """Whether a run has carried rows of it."""
+        self.opened: list[Actor] = []
+        """First stages to which runs have carried rows of it."""
         self._stops = submitted.stops
         self.config = config
         self.chunk = config.chunk_for(len(self.tokens) - common)
@@ -68,7 +68,7 @@ class Request:
         """What the strategy chose, as long as nothing has changed that it looks at."""
         self._offered_to = 0
         """The load that it looked at."""
-        self._runs, self._others = runs, others
+        self.runs, self._others = runs, others
         self._end = min(len(submitted.prompt) + submitted.max_tokens, config.context)
         """Number of tokens, prompt included, at which the request is complete."""
         self.limit = self._end if waiting.limit is None else waiting.limit
@@ -96,6 +96,11 @@ class Request:
         return rank_of(self._submitted)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a run has carried rows of it."""
+        return bool(self.opened)
+
+    @property
     def urgency(self) -> float:
         """The least comes first in a run: the priority, but none is more urgent than one passed over too often."""
         return float("-inf") if self.num_passed >= _PATIENCE else self._submitted.priority
@@ -112,16 +117,16 @@ class Request:
 
     def cost(self, num_rows: int) -> float:
         """See `View`."""
-        return self.config.cost(num_rows, self._runs.row_times.correction(num_rows))
+        return self.config.cost(num_rows, self.runs.row_times.correction(num_rows))
 
     def passing(self, num_rows: int) -> float:
         """See `View`."""
-        return self.config.passing(num_rows, self._runs.row_times.correction(num_rows))
+        return self.config.passing(num_rows, self.runs.row_times.correction(num_rows))
 
     @property
     def is_first_idle(self) -> bool:
         """Whether the first stage has nothing to compute, as far as the head knows."""
-        return self._runs.first.is_idle
+        return self.runs.first.is_idle
 
     @property
     def load(self) -> int:
@@ -136,7 +141,7 @@ class Request:
     @property
     def live_runs(self) -> int:
         """See `View`."""
-        return self._runs.num_live(self.id)
+        return self.runs.num_live(self.id)
 
     @property
     def is_awaiting_draft(self) -> bool:
@@ -246,7 +251,6 @@ class Request:
 
     def dispatched(self, run_id: RunId, nodes: Sequence[Node]) -> None:
         """Note that a run carries rows of this request, of which those of `nodes` decide."""
-        self.has_begun = True
         self.num_passed = 0
         self.statistics.runs += 1
         self._offers = None

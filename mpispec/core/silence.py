@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from mpispec.core.config import HeadConfig
 from mpispec.core.events import Event, ProtocolError, Received
-from mpispec.core.in_flight import RunsInFlight
+from mpispec.core.lanes import Lanes
 
 
 class Silence:
     """Ends the job when it has lasted too long."""
 
-    def __init__(self, config: HeadConfig, runs: RunsInFlight) -> None:
+    def __init__(self, config: HeadConfig, runs: Lanes) -> None:
         self._config = config
         self._runs = runs
         self._stages = frozenset(config.stages)

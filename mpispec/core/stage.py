@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from mpispec.core.config import FIRST_READING
 from mpispec.core.effects import (
     AbortCompute,
     ApplyCacheOps,
@@ -32,19 +33,27 @@ from mpispec.core.messages import Cancel, Close, Credit, EarlyDraft, Idle, Open,
 
 
 class StageCore:
-    """The protocol of one stage; `actor` counts from its head's address in layer order."""
+    """The protocol of one stage; `actor` counts in layer order from its head's address, or from `readers`."""
 
     def __init__(
-        self, actor: Actor, num_stages: int, queue_limit: int, head: Actor = HEAD, has_exit: bool = False
+        self,
+        actor: Actor,
+        num_stages: int,
+        queue_limit: int,
+        head: Actor = HEAD,
+        has_exit: bool = False,
+        readers: Actor | None = None,
     ) -> None:
+        """With `readers` it is a stage for prompts; see `HeadConfig`."""
+        before, newest = (head, RunId(-1)) if readers is None else (readers, RunId(FIRST_READING - 1))
         self.actor = actor
-        self.is_first = actor == head + 1
-        self.is_last = actor == head + num_stages
+        self.is_first = actor == before + 1
+        self.is_last = actor == before + num_stages
         self._head = head
         self._next = head if self.is_last else Actor(actor + 1)
         self._has_exit = has_exit
         self._queue_limit = queue_limit
-        self._relays = relays(actor, head, num_stages)
+        self._relays = relays(actor, before, num_stages)
         self._queue: deque[tuple[Open | Close | Run, Payload]] = deque()
         self._busy: Run | None = None
         self._aborting = False
@@ -52,8 +61,8 @@ class StageCore:
         """Cancels whose runs are queued or still to come: a cancel may overtake its run."""
         self._dead_rows: dict[RunId, set[tuple[RequestId, NodeId]]] = {}
         """Cancelled rows of runs that go on without them; kept as long as cancels are."""
-        self._newest = RunId(-1)
-        self._idle_after = RunId(-1)
+        self._newest = newest
+        self._idle_after = newest
         """The newest run when the last `Idle` was sent."""
         self._stopping = False
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from mpispec.core.effects import (
@@ -35,7 +35,7 @@ from mpispec.runtime.liveness import Liveness
 from mpispec.runtime.plan import Plan
 from mpispec.runtime.rank_work import RankWork, WorkOfRanks
 from mpispec.runtime.trace import Trace
-from mpispec.runtime.worker import Worker
+from mpispec.runtime.worker import Job, Worker
 from mpispec.transport.base import Frame, Transport
 from mpispec.wire.codec import decode, encode
 
@@ -67,10 +67,12 @@ class Driver:
         self.dispatched = RunCounts()
         """Runs of the target's head, where it is on this rank."""
         self._ranks = plan.ranks
-        self._names = dict(zip(plan.actors_of(transport.rank), plan.roles_of(transport.rank), strict=True))
+        self._names = {actor: plan.role_of(actor) for actor in plan.actors_of(transport.rank)}
         self._transport = transport
         self._cores = dict(cores)
         self._workers = workers
+        for worker in workers.values():
+            worker.attach(self._work_between)
         self._work_of_ranks = WorkOfRanks(plan.ranks, transport.rank, list(workers.values()))
         self._trace = trace
         self._emit = emit
@@ -147,6 +149,15 @@ class Driver:
         jobs = worker.take()
         if not worker.is_brief(jobs):
             self._followers.notify()
+        self._do(worker, jobs)
+
+    def _work_between(self, worker: Worker) -> None:
+        """Do what a worker has to do in the midst of a job that gives way, on the thread that is at it."""
+        with self._guard:
+            if jobs := worker.take_between():
+                self._do(worker, jobs)
+
+    def _do(self, worker: Worker, jobs: Sequence[tuple[Actor, Job]]) -> None:
         self._guard.release()
         try:
             answers = worker.do(jobs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from mpispec.runtime import ngrams
@@ -130,7 +130,9 @@ def _loaded(options: JobOptions, group: Group, setup: Setup, say: Say) -> tuple[
     check_memory(options, group, setup)
     download(group, held(setup, group.rank), say)
     models = agree(group, lambda: load(options, group.rank, setup, say))
-    return *fitted(options, group, setup, models.context_bytes, say), models
+    options, setup = fitted(options, group, setup, models.context_bytes, say)
+    reads_apart = setup.contexts > 1 and setup.model.num_cycles == 1  # stages that share weights compute in one pass
+    return options, replace(setup, plan=replace(setup.plan, reads_apart=reads_apart)), models
 
 
 def _silent(_: str) -> None:

@@ -66,6 +66,8 @@ class Plan:
     draft_rank: int | None
     levels: tuple[tuple[StagePlace, ...], ...] = ()
     """Stages of each level of a cascade from the top down; a level's head shares the rank of its first stage."""
+    reads_apart: bool = False
+    """Whether prompts have a way of their own through the target's stages (ADR 0048)."""
 
     @property
     def num_stages(self) -> int:
@@ -78,6 +80,11 @@ class Plan:
         if self.draft_rank is None:
             return None
         return Actor(sum(1 + len(stages) for stages in (self.stages, *self.levels)))
+
+    @property
+    def readers(self) -> Actor | None:
+        """Address that the target's stages follow once more, for prompts: the last of all others."""
+        return Actor(len(self._ranks) - 1) if self.reads_apart else None
 
     @property
     def pipelines(self) -> tuple[Pipeline, ...]:
@@ -95,6 +102,13 @@ class Plan:
     @property
     def ranks(self) -> dict[Actor, int]:
         """Where each actor runs, in the order of their addresses."""
+        found = self._ranks
+        if self.readers is not None:
+            found.update({Actor(self.readers + index): stage.rank for index, stage in enumerate(self.stages, 1)})
+        return found
+
+    @property
+    def _ranks(self) -> dict[Actor, int]:
         found: dict[Actor, int] = {}
         for pipeline in self.pipelines:
             found[pipeline.head] = pipeline.rank
@@ -109,7 +123,7 @@ class Plan:
 
     def roles_of(self, rank: int) -> list[str]:
         """Return names of the roles of a rank, for people."""
-        return [self.role_of(actor) for actor in self.actors_of(rank)]
+        return [*dict.fromkeys(self.role_of(actor) for actor in self.actors_of(rank))]
 
     def stages_of(self, rank: int) -> list[StagePlace]:
         """Return the stages of the target that a rank holds."""
@@ -129,6 +143,8 @@ class Plan:
             return "head"
         if actor == self.draft:
             return "draft"
+        if self.readers is not None and actor > self.readers:
+            return self.role_of(Actor(actor - self.readers))
         pipeline = next(one for one in reversed(self.pipelines) if one.head <= actor)
         stage = f"stage {actor - pipeline.head}"
         if pipeline.head == HEAD:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -29,6 +29,7 @@ from mpispec.grammars.compiler import Compiler
 from mpispec.runtime.decider import Decider
 from mpispec.runtime.driver import Core, Driver
 from mpispec.runtime.engine import Engine
+from mpispec.runtime.giving_way import GivingWay, PromptWorker
 from mpispec.runtime.group import Group
 from mpispec.runtime.liveness import watch_stages
 from mpispec.runtime.loading import Models
@@ -180,11 +181,27 @@ class Rank:
                 workers[actor] = ExitWorker(name, self._trace, cast(ExitModel, model), wire, width, decider)
             else:
                 workers[actor] = StageWorker(name, self._trace, model, core.is_last, wire, width, decider)
-        if self._models.together is not None and pipeline.head == HEAD:
+        if pipeline.head == HEAD and self._setup.plan.readers is not None:
+            self._add_readers(self._setup.plan.readers, workers, width)
+        elif self._models.together is not None and pipeline.head == HEAD:
             shared = CycleWorker(self._trace, workers, self._models.together)
             self._workers.update(dict.fromkeys(workers, shared))
         else:
             self._workers.update(workers)
+
+    def _add_readers(self, readers: Actor, workers: Mapping[Actor, StageWorker], width: int) -> None:
+        """Add the target's stages that this rank holds once more, for prompts (ADR 0048)."""
+        num_stages = self._setup.plan.num_stages
+        limit = queue_limit(num_stages, self._options.parallel)
+        for actor, rows in workers.items():
+            reader = Actor(readers + actor)
+            core = self._cores[reader] = StageCore(reader, num_stages, limit, readers=readers)
+            model, wire = self._models.stages[actor], self._options.wire
+            prompts = PromptWorker(rows.name, self._trace, model, core.is_last, wire, width, self._decider())
+            gives_way = backend_of(self._setup.form_of(self._setup.plan.stages[actor - 1]).path).gives_way
+            self._workers[actor] = self._workers[reader] = GivingWay(
+                self._trace, (actor, rows), (reader, prompts), gives_way
+            )
 
     def _decider(self) -> Decider:
         return Decider(self._grammars.walk)
@@ -215,6 +232,7 @@ class Rank:
             max_active=options.parallel,
             name="the target" if pipeline.head == HEAD else f"level {pipeline.number} of the cascade",
             actor=pipeline.head,
+            readers=setup.plan.readers if pipeline.head == HEAD else None,
         )
 
         def oracle() -> Oracle:

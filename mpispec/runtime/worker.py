@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mpispec.compute.base import ExitModel, Floats, StageModel, StageOutput, StageRun, Together
 from mpispec.core.effects import (
@@ -48,6 +48,11 @@ class Worker(ABC):
         self._is_busy = False
         self._row_s = BRIEF_S
         """Seconds a row took the last time."""
+        self._between: Callable[[Worker], None] | None = None
+
+    def attach(self, between: Callable[[Worker], None]) -> None:
+        """Say by what a job that gives way has others done in its midst."""
+        self._between = between
 
     @property
     def is_ready(self) -> bool:
@@ -62,6 +67,10 @@ class Worker(ABC):
         """Begin what is to be done next, the oldest job; the caller must `do` it."""
         self._is_busy = True
         return [self._jobs.popleft()]
+
+    def take_between(self) -> list[tuple[Actor, Job]]:
+        """Begin what is to be done in the midst of a job that gives way; nothing where none does."""
+        return []
 
     def is_brief(self, jobs: Sequence[tuple[Actor, Job]]) -> bool:
         """Tell whether jobs are likely to be over in `BRIEF_S`."""

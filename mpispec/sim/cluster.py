@@ -126,8 +126,12 @@ class VirtualCluster:
         target: Target,
         check: bool = True,
         levels: Sequence[Level] = (),
+        readers: Sequence[StageCore] = (),
     ) -> None:
-        """`target` computes for all stages; `levels` stand between it and the draft, from the top down."""
+        """`target` computes for all stages; `levels` stand between it and the draft, from the top down.
+
+        `readers` are the same stages once more, for prompts (core/lanes.py); their addresses follow all others.
+        """
         self.now = 0.0
         self.steps = 0
         self.answers: defaultdict[int, Answer] = defaultdict(Answer)
@@ -149,6 +153,7 @@ class VirtualCluster:
             actor = Actor(len(self._cores))
             self._cores[actor], self._drafter = draft
             self._listeners[actor] = self._drafter
+        self._add_stages(readers, target)
         self.busy_s = [0.0] * len(self._cores)
         """Virtual seconds each actor has computed, what was given up included."""
         self._costs = costs
@@ -158,11 +163,11 @@ class VirtualCluster:
         self._arrivals: defaultdict[int, float] = defaultdict(float)
         """When the last message of each lane arrives. Lanes are numbered: tuples of enumerations hash slowly."""
         self._jobs: dict[Actor, _Job] = {}
-        self._shared: defaultdict[int, SharedCore] = defaultdict(SharedCore)
+        self._shared: defaultdict[int, SharedCore] = defaultdict(costs.shared_core)
         """Cores on which several actors compute."""
         self.quit: set[Actor] = set()
 
-    def _add_stages(self, stages: list[StageCore], target: Target) -> None:
+    def _add_stages(self, stages: Sequence[StageCore], target: Target) -> None:
         for number, stage in enumerate(stages, 1):
             self._cores[stage.actor] = stage
             self._targets[stage.actor] = (target, Actor(number))

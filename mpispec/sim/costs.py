@@ -33,6 +33,9 @@ class Costs(Protocol):
     def core(self, actor: Actor) -> int | None:
         """The core that an actor shares with others; None if it has one to itself."""
 
+    def shared_core(self) -> SharedCore:
+        """Return what actors compute on that share a core."""
+
 
 @dataclass(frozen=True)
 class Modelled:
@@ -78,6 +81,10 @@ class Modelled:
             return None
         core = self.cores[actor - 1]
         return core if self.cores.count(core) > 1 else None
+
+    def shared_core(self) -> SharedCore:
+        """See `Costs`."""
+        return SharedCore()
 
     def _factor(self, rows: int) -> float:
         table = self.rows_factor

@@ -22,6 +22,7 @@ from mpispec.sim import cascade
 from mpispec.sim.cascade import CascadeModel
 from mpispec.sim.cluster import Answer, DraftModel, Level, VirtualCluster
 from mpispec.sim.costs import Costs, Modelled
+from mpispec.sim.giving_way import Apart
 from mpispec.sim.script import VOCABULARY, Acceptance, Script, ScriptedPredictor, ScriptedTarget
 from mpispec.strategies import PRESETS
 
@@ -72,6 +73,10 @@ class Study:
     seed: int = 0
     cores: tuple[int, ...] = ()
     """See `Modelled.cores`."""
+    is_exact: bool = False
+    """Whether requests have cells of their own and their prompts a way of their own (ADR 0036, 0048)."""
+    looks: int = 16
+    """How often the run of a prompt looks whether others wait: at half and end of each of eight layers of a stage."""
     cascade: tuple[CascadeModel, ...] = ()
     """Models below the target, the lowest first; where there are any they draft instead of the draft."""
 
@@ -79,7 +84,13 @@ class Study:
     def costs(self) -> Modelled:
         """The cost of everything."""
         stages_s = (self.stage_s,) * self.num_stages
-        return Modelled(stages_s, self.draft_s, self.link_s, self.link_bytes_per_s, self.rows_factor, self.cores)
+        modelled = stages_s, self.draft_s, self.link_s, self.link_bytes_per_s, self.rows_factor, self.cores
+        return Modelled(*modelled) if self.readers is None else Apart(*modelled, readers=self.readers, looks=self.looks)
+
+    @property
+    def readers(self) -> Actor | None:
+        """See `HeadConfig.readers`; where there is no draft."""
+        return Actor(self.num_stages) if self.is_exact else None
 
     @property
     def crowd(self) -> float:
@@ -255,17 +266,22 @@ def cluster_of(name: str, study: Study, script: Script) -> VirtualCluster:
         draft_toll=study.draft_toll_s / study.stage_s,
         link_row=study.row_bytes / study.link_bytes_per_s / study.stage_s,
         max_active=study.num_requests,
-        traits=llama_traits.traits(study.num_requests == 1),
+        traits=replace(
+            llama_traits.traits(study.is_exact or study.num_requests == 1), has_own_cells=study.readers is not None
+        ),
+        readers=study.readers,
     )
+    limit = queue_limit(stages, study.num_requests)
     levels, draft, costs = _below(config, study, script) if is_drafted else ([], None, study.costs)
     return VirtualCluster(
         HeadCore(config, {name: lambda: sized(name, study)}, {}),
-        [StageCore(stage, stages, queue_limit(stages, study.num_requests)) for stage in config.stages],
+        [StageCore(stage, stages, limit) for stage in config.stages[:stages]],
         draft,
         costs,
         ScriptedTarget(script, stages, study.row_bytes),
         check=False,
         levels=levels,
+        readers=[StageCore(stage, stages, limit, readers=study.readers) for stage in config.stages[stages:]],
     )
 
 

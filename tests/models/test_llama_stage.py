@@ -79,6 +79,29 @@ def test_a_tile_of_one_request_next_to_rows_of_another_has_its_bits(default_mode
     assert not np.array_equal(apart, alone[: TILE - 1]), "runs of a tile have other bits, so this was none"
 
 
+def test_a_tile_gives_way_to_a_row_of_another_context_and_neither_changes(
+    default_model: Path, part_cache: Path
+) -> None:
+    stage = own_cells(default_model, 2)
+    tokens = [(token * 7919) % 49000 for token in range(TILE)]
+    expected = stage.forward(Run(0, rows(tokens)), None, bool)
+    one = [stage.forward(Run(0, [row(token, pos, SEQUENCES)]), None, bool) for pos, token in enumerate(tokens[:8])]
+    stage.apply([drop(0), drop(SEQUENCES)])
+    between: list[object] = []
+
+    def give_way() -> bool:
+        pos = len(between)
+        if pos < 8:
+            between.append(stage.forward(Run(0, [row(tokens[pos], pos, SEQUENCES)]), None, bool))
+        return False
+
+    found = stage.forward(Run(0, rows(tokens)), None, give_way)
+    stage.close()
+    assert len(between) == 8, "a run of many rows looks in the middle and at the end of each layer"
+    assert np.array_equal(found, expected)
+    assert np.array_equal(between, one)
+
+
 def test_a_run_is_given_up_between_two_contexts(default_model: Path, part_cache: Path) -> None:
     stage = own_cells(default_model, 2)
     run = Run(0, [row(1, 0), row(1, 0, SEQUENCES)])

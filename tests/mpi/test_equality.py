@@ -165,6 +165,14 @@ def test_requests_at_once_are_answered_as_alone(
     assert_all_say(alone, found, ways)
 
 
+def test_answers_next_to_a_long_prompt_are_those_alone(prompts: list[list[int]], vocabulary: Vocabulary) -> None:
+    """Its tiles give way to the rows of others in their midst (ADR 0048)."""
+    long = [token for prompt in prompts * 3 for token in prompt][:LONG_PROMPT]
+    wanted = [request(prompt, 2 * CROWD_TOKENS, "plain", "none") for prompt in (prompts[4], long, prompts[7])]
+    alone = answers(1, wanted, vocabulary.eog)
+    assert_all_say(tokens_of(alone), answers(4, wanted, vocabulary.eog, at_once=3, parallel=3), [("plain", "none")])
+
+
 def conversation(model: Path, prompts: list[list[int]], num_tokens: int) -> tuple[list[list[int]], list[list[int]]]:
     """Return two prompts, the second of which goes on after the answer to the first, and llama.cpp's answers."""
     first = [token for prompt in prompts * 3 for token in prompt][:num_tokens]

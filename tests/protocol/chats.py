@@ -136,7 +136,7 @@ class AccountedHead(HeadCore):
     target: BoundedTarget
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        if not self._runs:
+        if not self._lanes:
             assert_counted(self._cache, self.target.layers)
         return super().handle(event, now)
 

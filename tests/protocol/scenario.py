@@ -77,6 +77,11 @@ class Scenario:
     has_own_cells: bool = False
     """Whether requests at once have cells of their own, which then keep the order that the toy's bits depend on."""
 
+    @property
+    def has_readers(self) -> bool:
+        """Whether prompts have a way of their own through the stages (core/lanes.py)."""
+        return self.has_own_cells and self.seed % 3 > 0
+
     def text(self, index: int) -> list[int]:
         """Return what the target alone writes after a prompt."""
         answer = reference(self.prompts[index], self.lengths[index], self.num_stages, VOCABULARY)
@@ -131,6 +136,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
     has_draft = scenario.drafter.startswith("draft")
     own = scenario.has_own_cells
     keeps_order = own or scenario.parallel == 1
+    readers = Actor(num_stages + has_draft) if scenario.has_readers else None
     config = HeadConfig(
         num_stages=num_stages,
         draft=Actor(num_stages + 1) if has_draft else None,
@@ -144,6 +150,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
         crowd=(1.0, 2.0)[scenario.seed // 2 % 2],
         draft_step=(1.0, 0.2)[scenario.seed % 2],
         draft_toll=(0.0, 0.2)[scenario.seed % 2] if has_draft else 0.0,
+        readers=readers,
     )
 
     def oracle() -> Oracle:
@@ -169,6 +176,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
             in_order=keeps_order,
             own_cells=(scenario.parallel, config.sequences) if own else None,
         ),
+        readers=[StageCore(stage, num_stages, 1000, readers=readers) for stage in config.stages[num_stages:]],
     )
     submit(scenario, cluster, scenario.drafter, rng)
     return cluster

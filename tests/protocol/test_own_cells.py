@@ -10,9 +10,13 @@ from dataclasses import replace
 
 import pytest
 
+from mpispec.compute.base import ComputeError
 from mpispec.core import own_caches
 from mpispec.core.cache_operations import CacheOperations
+from mpispec.core.lanes import Lane
+from mpispec.core.own_caches import OwnCaches
 from mpispec.core.traits import Prefill
+from tests.protocol.playing import Breach
 from tests.protocol.scenario import STRATEGIES, Scenario, draw, play
 
 pytestmark = pytest.mark.protocol
@@ -44,4 +48,22 @@ def test_requests_that_share_cells_change_each_others_texts(strategy: str, monke
     monkeypatch.setattr(own_caches, "OwnCaches", shared)
     with pytest.raises(AssertionError, match=r"seed \d+, request \d"):
         for scenario in crowded(SEEDS, strategy):
+            play(scenario)
+
+
+def prompts_are_read_while_others_write_their_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lane, "writes", lambda self, seq: False)
+
+
+def operations_go_with_runs_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = OwnCaches.take
+    monkeypatch.setattr(OwnCaches, "take", lambda self, seq=None: take(self))
+
+
+@pytest.mark.parametrize("breach", [prompts_are_read_while_others_write_their_cells, operations_go_with_runs_of_others])
+def test_what_is_out_of_order_on_two_ways_is_noticed(breach: Breach, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some leave runs in flight that the head does not look for, hence a KeyError."""
+    breach(monkeypatch)
+    with pytest.raises((AssertionError, ComputeError, KeyError)):
+        for scenario in crowded(SEEDS, "pipeinfer"):
             play(scenario)

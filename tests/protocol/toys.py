@@ -12,6 +12,7 @@ from mpispec.core.events import DraftToken, Payload
 from mpispec.core.ids import Actor, Plane, Token
 from mpispec.core.messages import CacheOp, Message, Prime, Row, Run
 from mpispec.core.sequences import row_labels
+from mpispec.sim.costs import SharedCore
 
 
 def pack_values(values: Sequence[int]) -> bytes:
@@ -229,6 +230,10 @@ class Chaos:
     def core(self, actor: Actor) -> int | None:
         """See `Costs`."""
         return None
+
+    def shared_core(self) -> SharedCore:
+        """See `Costs`; there is none."""
+        raise AssertionError("each actor has a core to itself")
 
     def _any(self) -> float:
         return float(10.0 ** self._random.uniform(-5, 0))

@@ -152,6 +152,13 @@ def test_every_model_of_a_cascade_has_places_and_every_rank_a_role(num_ranks: in
         assert len({plan.draft_rank, *(level[0].rank for level in plan.levels)}) == num_levels + 1
 
 
+def test_stages_that_read_apart_have_addresses_after_all_others() -> None:
+    plan = replace(make_plan(3, _model(), True), reads_apart=True)
+    assert (plan.draft, plan.readers) == (3, 3)
+    assert plan.ranks == {0: 0, 1: 0, 2: 2, 3: 1, 4: 0, 5: 2}
+    assert [plan.roles_of(rank) for rank in range(3)] == [["head", "stage 1"], ["draft"], ["stage 2"]]
+
+
 def test_roles_of_a_cascade_have_names() -> None:
     plan = make_plan(4, _model(), True, levels=[_model(layers=20), _model(layers=10)])
     assert [plan.roles_of(rank) for rank in range(4)] == [
