@@ -42,12 +42,15 @@ class Calibration:
         self._factors = [1.0] * (_BAND_OF[-1] + 1)
         """By band, what a bucket's rate is multiplied by; empty where something was learned since."""
 
+    def rate(self, confidence: float) -> float:
+        """Return how often draft tokens of about this confidence were right, whatever happened lately."""
+        bucket = int(confidence * _BUCKETS)
+        return self._rates[bucket if bucket < _BUCKETS else -1]
+
     def chance(self, confidence: float, depth: int = 1) -> float:
         """Return how often draft tokens of about this confidence, this many positions ahead, were right."""
-        bucket = int(confidence * _BUCKETS)
-        rate = self._rates[bucket if bucket < _BUCKETS else -1]
         factors = self._factors or self._renewed()
-        return rate * factors[_BAND_OF[depth] if depth < _DEEPEST else -1]
+        return self.rate(confidence) * factors[_BAND_OF[depth] if depth < _DEEPEST else -1]
 
     def learn(self, confidence: float, is_right: bool, depth: int = 1, share: float = 1.0) -> None:
         """Learn from the verification of a draft token, one of 1 / `share` for the same position.

@@ -21,7 +21,7 @@ from mpispec.core.tree import Node, NodeState
 
 _FEW = 2
 """Requests that are each drafted for as wide as they ask."""
-_TOGETHER = 16
+TOGETHER = 16
 """Rows of a run that several requests share; one alone may have more."""
 
 
@@ -207,10 +207,10 @@ class DraftCore:
     def _compute(self, first: DraftStream) -> list[Effect]:
         effects = self._begin(first)
         rows = self._rows(first, self._chunk, self._make_room)
-        waiting = [] if len(rows) >= _TOGETHER else self._others(first)
+        waiting = [] if len(rows) >= TOGETHER else self._others(first)
         waiting.sort(key=lambda stream: -stream.worth(self._cache.num_free))
         for stream in waiting:
-            left = _TOGETHER - len(rows)
+            left = TOGETHER - len(rows)
             if left <= 0:
                 break
             if self._has_work(stream):

@@ -12,20 +12,13 @@ from mpispec.core.calibration import Calibration
 
 _Kind = TypeVar("_Kind")
 
-_MEMORY = 400
-"""Verifications that the acceptance rate is the mean of."""
-_ENOUGH = 16
-"""Verifications from which it is known."""
-
 
 class Experience:
-    """Calibrations by drafters, and how often a position's likeliest draft token was right."""
+    """Calibrations by drafters, and what else requests share."""
 
     def __init__(self) -> None:
         self._calibrations: defaultdict[int, Calibration] = defaultdict(Calibration)
         self._shared: dict[type, object] = {}
-        self._rate = 0.0
-        self._tries = 0
 
     def of(self, kind: type[_Kind], make: Callable[[], _Kind]) -> _Kind:
         """Return the thing of a kind that all requests share, made when it is first asked for."""
@@ -34,10 +27,9 @@ class Experience:
             found = self._shared[kind] = make()
         return found
 
-    @property
-    def rate(self) -> float | None:
-        """The acceptance rate of all requests; None before enough verifications."""
-        return self._rate if self._tries >= _ENOUGH else None
+    def rate(self, drafters: int, confidence: float) -> float:
+        """Return how often draft tokens of all requests, of about this confidence, were right."""
+        return self._calibrations[drafters].rate(confidence)
 
     def calibrations(self) -> defaultdict[int, Calibration]:
         """Return calibrations for a request to go on from."""
@@ -46,11 +38,6 @@ class Experience:
     def learn(self, drafters: int, confidence: float, is_right: bool, depth: int, share: float) -> None:
         """Learn from the verification of a draft token; see `Calibration.learn`."""
         self._calibrations[drafters].learn(confidence, is_right, depth, share)
-
-    def verified(self, is_right: bool) -> None:
-        """Learn whether a position's likeliest draft token was right."""
-        self._tries += 1
-        self._rate += (is_right - self._rate) / min(self._tries, _MEMORY)
 
 
 @dataclass(slots=True)

@@ -64,7 +64,8 @@ _HORIZON = 100.0
 """Tokens within which what is believed to pay must make good what it has lost, else it is no longer believed. With 50,
 one long chain that failed silenced drafts that would have gained a tenth."""
 _AHEAD_AMONG_OTHERS = 2
-"""Draft tokens beyond those that pay under the present load, which are ready when the newest token is decided."""
+"""Where runs flow, draft tokens beyond those that pay under the present load, ready when the newest token is decided.
+Where chains are waited for, others wait for the draft meanwhile (32 requests, 4 stages, free rows, 0.5 right: 0.87)."""
 _UNREACHED = 0.001
 """A chain is not followed beyond the draft token where its path probability falls below this: that takes head time."""
 
@@ -92,7 +93,7 @@ class Auto(Strategy):
         """How to go on where cores are shared."""
         self._is_among_others = False
         """Whether other requests are active."""
-        self._depth = Depth(0, True, 1, 1, 1.0)
+        self._depth = Depth(0, True, 1, 1, 1.0, 1.0)
         """How far to speculate then."""
         self._account = Account(_CREDIT, _INTEREST)
         self._waited: set[NodeId] = set()
@@ -104,7 +105,8 @@ class Auto(Strategy):
     def draft_lead(self) -> int:
         """See `Strategy`: where cores are shared, what the plan says; a draft with a core of its own goes on trying."""
         if self._is_among_others:
-            return min(self.lead, max(1, self._depth.tokens + _AHEAD_AMONG_OTHERS))
+            ahead = 0 if self._depth.waits else _AHEAD_AMONG_OTHERS
+            return min(self.lead, max(1, self._depth.tokens + ahead))
         least = 0 if self._economy.toll or not self._economy.may_speculation_pay else 1
         return min(self.lead, max(least, self._plan.lead))
 
@@ -132,7 +134,7 @@ class Auto(Strategy):
         is_draft_late = step * pair > 1.0
         if are_draft_tokens_expensive or (is_draft_late and pair > _LATE_ROW):
             self.floor = _EXPENSIVE_FLOOR
-        if are_draft_tokens_expensive and view.load > 1:
+        if view.load > 1 and (are_draft_tokens_expensive or self._crowd.depth(view).waits):
             self.width = 1  # the draft serves others too
         if are_draft_tokens_expensive and is_draft_late and self._pass <= _LONG_PASS:
             self.width = 1
@@ -179,8 +181,9 @@ class Auto(Strategy):
         self._is_among_others = True
         self._refresh(view)
         root = view.tree.root
-        usual = self._beliefs.usual
-        self._depth = self._crowd.depth(view, self._usual.rate if usual is None else usual)
+        if root.children:
+            self._crowd.usual.promise(root.favourite().prob)
+        self._depth = self._crowd.depth(view)
         self.is_divisible = not self._depth.waits
         self.waits = self._depth.waits
         self.run_rows, self.run_requests = self._depth.run_rows, self._depth.run_requests
@@ -205,10 +208,10 @@ class Auto(Strategy):
         if root.state is not NodeState.PENDING or view.live_runs:
             return []
         chain = self._favourites(root)[: self._depth.tokens]
-        likely = [node for node in chain if self._beliefs.path_prob(node) >= self._depth.least]
-        if len(likely) == len(chain) < self._depth.tokens and view.is_awaiting_draft:
+        if len(chain) < self._depth.tokens and view.is_awaiting_draft:
             return []
-        return [root, *likely]
+        chances = [self._beliefs.chance(node) for node in chain]
+        return [root, *chain[: self._crowd.prefix(self._depth, view.load, chances)]]
 
     def _with_root(self, view: View) -> list[Node]:
         """Dispatch the root with as much of its chain as pays, once the chain is complete and nothing is in flight."""
@@ -244,7 +247,7 @@ class Auto(Strategy):
                 self._economy.read(view)
             self._is_batching = self._economy.pays_to_batch(self._usual.rate)
             self._news = False
-            self._beliefs.begin(view.tree.root)
+            self._beliefs.begin(view.tree.root, self._is_among_others)
 
     def verified(self, root: Node, token: Token) -> None:
         """Learn from the decision after `root` how good its draft tokens were."""
@@ -257,7 +260,8 @@ class Auto(Strategy):
         self._beliefs.learn(root, token)
         favourite = root.favourite()
         self.lead = self._lead_after(favourite)
-        self._usual.learn(favourite.prob, favourite.token == token)
+        for usual in (self._usual, self._crowd.usual):
+            usual.learn(favourite.prob, favourite.token == token)
 
     def _lead_after(self, node: Node) -> int:
         """Return the lead of the draft: no more than a probe needs while draft tokens like `node` are not believed.

@@ -15,16 +15,17 @@ class Beliefs:
         self._experience = experience
         self._calibrations = experience.calibrations()
         """By drafters: a draft token that two have made is another thing than one of either."""
+        self._is_among_others = False
         self._chances: dict[NodeId, float] = {}
         self._path_probs: dict[NodeId, float] = {}
 
-    @property
-    def usual(self) -> float | None:
-        """How often the likeliest draft token is right, over all requests; None if that is not known yet."""
-        return self._experience.rate
+    def begin(self, root: Node, among_others: bool = False) -> None:
+        """Forget what was worked out before the last verification.
 
-    def begin(self, root: Node) -> None:
-        """Forget what was worked out before the last verification."""
+        Among others, believe how often such draft tokens of all requests were right: that is much evidence soon, and
+        one wrong draft token must not make each of them think the draft worthless.
+        """
+        self._is_among_others = among_others
         self._chances.clear()
         self._path_probs = {root.id: 1.0}
 
@@ -35,7 +36,6 @@ class Beliefs:
             seen = child.prob, child.token == token, child.depth, share
             self._calibrations[child.drafters].learn(*seen)
             self._experience.learn(child.drafters, *seen)
-        self._experience.verified(root.favourite().token == token)
 
     def of(self, drafters: int, confidence: float) -> float:
         """Return the chance of a draft token of such confidence."""
@@ -45,8 +45,11 @@ class Beliefs:
         """Return the chance that a draft token is right, given that its parent is."""
         chance = self._chances.get(node.id)
         if chance is None:
-            calibration = self._calibrations[node.drafters]
-            chance = self._chances[node.id] = calibration.chance(node.prob, node.depth)
+            if self._is_among_others:
+                chance = self._experience.rate(node.drafters, node.prob)
+            else:
+                chance = self._calibrations[node.drafters].chance(node.prob, node.depth)
+            self._chances[node.id] = chance
         return chance
 
     def path_prob(self, node: Node) -> float:

@@ -15,14 +15,14 @@ _SUREST = 0.9
 class AcceptanceRate:
     """How often a position's likeliest draft token is right, whatever its confidence; at first what is promised."""
 
-    def __init__(self, weight: int, kept: float = 1.0, hoped: float = 0.0) -> None:
+    def __init__(self, weight: int, kept: float = 1.0, hoped: float = 0.0, most: int = _COUNT) -> None:
         """`weight`: for how many verifications the promise counts; `kept`: how many times more than promised is right.
 
-        `hoped`: the rate assumed before anything has been promised.
+        `hoped`: the rate assumed before anything has been promised; `most`: of how many verifications it is the mean.
         """
         self.rate = hoped
         self.is_promised = False
-        self._weight, self._kept = weight, kept
+        self._weight, self._kept, self._most = weight, kept, most
         self._promised = 0.0
         self._tried = self._right = 0
 
@@ -41,14 +41,14 @@ class AcceptanceRate:
             self._right += is_right
             self.rate = (self._weight * self._prior + self._right) / (self._weight + self._tried)
         else:
-            self.rate += (is_right - self.rate) / min(self._weight + self._tried, _COUNT)
+            self.rate += (is_right - self.rate) / min(self._weight + self._tried, self._most)
 
     @property
     def at_best(self) -> float:
         """What the rate may be with some luck: more by one standard error; 1 before the first few verifications."""
         if self._tried < _FIRST:
             return 1.0
-        count = min(self._weight + self._tried, _COUNT)
+        count = min(self._weight + self._tried, self._most)
         return min(1.0, self.rate + math.sqrt(self.rate * (1.0 - self.rate) / count))
 
     def doubt(self) -> None:
