@@ -30,6 +30,7 @@ from mpispec.core.strategy import Strategy, View
 from mpispec.core.tree import BY_DRAFT, BY_HEAD, Node, NodeState
 from mpispec.strategies.beliefs import Beliefs
 from mpispec.strategies.crowd import Crowd, Depth
+from mpispec.strategies.crowd import Plan as SharedPlan
 from mpispec.strategies.economy import EXPENSIVE_ROW, Economy, Plan
 from mpispec.strategies.trust import AcceptanceRate, Account
 
@@ -93,7 +94,7 @@ class Auto(Strategy):
         """How to go on where cores are shared."""
         self._is_among_others = False
         """Whether other requests are active."""
-        self._depth = Depth(0, True, 1, 1, 1.0, 1.0)
+        self._depth = Depth(0, SharedPlan(1, 1, True), 1.0, 1.0)
         """How far to speculate then."""
         self._account = Account(_CREDIT, _INTEREST)
         self._waited: set[NodeId] = set()
@@ -105,7 +106,7 @@ class Auto(Strategy):
     def draft_lead(self) -> int:
         """See `Strategy`: where cores are shared, what the plan says; a draft with a core of its own goes on trying."""
         if self._is_among_others:
-            ahead = 0 if self._depth.waits else _AHEAD_AMONG_OTHERS
+            ahead = 0 if self._depth.plan.waits else _AHEAD_AMONG_OTHERS
             return min(self.lead, max(1, self._depth.tokens + ahead))
         least = 0 if self._economy.toll or not self._economy.may_speculation_pay else 1
         return min(self.lead, max(least, self._plan.lead))
@@ -134,7 +135,7 @@ class Auto(Strategy):
         is_draft_late = step * pair > 1.0
         if are_draft_tokens_expensive or (is_draft_late and pair > _LATE_ROW):
             self.floor = _EXPENSIVE_FLOOR
-        if view.load > 1 and (are_draft_tokens_expensive or self._crowd.depth(view).waits):
+        if view.load > 1 and (are_draft_tokens_expensive or self._crowd.depth(view).plan.waits):
             self.width = 1  # the draft serves others too
         if are_draft_tokens_expensive and is_draft_late and self._pass <= _LONG_PASS:
             self.width = 1
@@ -184,10 +185,10 @@ class Auto(Strategy):
         if root.children:
             self._crowd.usual.promise(root.favourite().prob)
         self._depth = self._crowd.depth(view)
-        self.is_divisible = not self._depth.waits
-        self.waits = self._depth.waits
-        self.run_rows, self.run_requests = self._depth.run_rows, self._depth.run_requests
-        if self._depth.waits:
+        plan = self._depth.plan
+        self.waits, self.is_divisible = plan.waits, not plan.waits
+        self.run_rows, self.run_requests = plan.size, plan.together
+        if plan.waits:
             return self._waiting_among_others(view)
         pending = [(-1.0, root.id, root)] if root.state is NodeState.PENDING else []
         pending += [(-self._beliefs.path_prob(node), node.id, node) for node in view.tree.ready()]

@@ -30,9 +30,14 @@ from mpispec.strategies.trust import AcceptanceRate
 
 _LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 _SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 63)
-_CERTAIN = 0.995
+_CERTAIN = 99
+"""Hundredths that a draft token is right at most."""
 _BETTER = 1.01
 """By how much larger runs must be better: costs and chances are estimates."""
+_STAYING = 1.03
+"""By how much another plan must be better than the one that is followed, and a chain longer or shorter than the others:
+runs of unlike lengths wait for each other on every stage. With 1 `auto` was at 0.92 to 0.95 of fixed chains of 3 rows
+(`cpu8`, 8 stages, 8 requests, 0.85 right) and of single rows (`gpu4`, 4 stages, 2 requests) where it is at 1 now."""
 _BEYOND = 3.0
 """The least likely row that pays has the path probability of a chain of the best depth and this much more: chances are
 estimates, and where others have nothing to dispatch a row costs less than under the mean load."""
@@ -50,17 +55,25 @@ _PROMISED, _MEMORY = 32, 400
 """Verifications that the draft's first promise counts for, and that the acceptance rate is the mean of."""
 
 
+class Plan(NamedTuple):
+    """How requests share runs."""
+
+    size: int
+    """Rows of a run, of all requests."""
+    length: int
+    """Of these, rows of one request."""
+    waits: bool
+    """Whether they are the newest token and a chain below it, and nothing else goes before their verification."""
+    together: int = 1
+    """Requests that share a run, where they wait."""
+
+
 class Depth(NamedTuple):
     """How far a request should go beyond its newest token."""
 
     tokens: int
     """Draft tokens in flight on its most probable path; 0: speculation does not pay."""
-    waits: bool
-    """Whether all of them go with the newest token, and nothing else before their verification."""
-    run_rows: int
-    """Rows of a run, of all requests."""
-    run_requests: int
-    """Requests that share a run, where they wait."""
+    plan: Plan
     least: float
     """Path probability below which a row costs more than it brings, where runs flow."""
     token_s: float
@@ -83,7 +96,12 @@ class Crowd:
         self._cost: list[float] = []
         self._passing: list[float] = []
         """By rows of a run."""
-        self._depths: dict[tuple[int, int], Depth] = {}
+        self._plans: dict[tuple[int, int], Plan] = {}
+        """The best, by load and acceptance rate in hundredths."""
+        self._chosen: dict[int, Plan] = {}
+        """By load, what was found best and is kept while nothing is much better."""
+        self._depth: tuple[tuple[int, int], Depth] | None = None
+        """The last answer, and for which load and acceptance rate."""
         self._read(view)
 
     def depth(self, view: View) -> Depth:
@@ -91,53 +109,89 @@ class Crowd:
         self._asked += 1
         if self._asked % _REREAD == 0:
             self._read(view)
-        key = view.load, round(self.usual.rate * 100.0)
-        depth = self._depths.get(key)
-        if depth is None:
-            depth = self._depths[key] = self._best(view.load, min(self.usual.rate, _CERTAIN))
-        return depth
+        key = load, hundredths = view.load, min(round(self.usual.rate * 100.0), _CERTAIN)
+        if self._depth is None or self._depth[0] != key:
+            self._depth = key, self._next(load, hundredths)
+        return self._depth[1]
 
     def _read(self, view: View) -> None:
         """Learn what rows cost by now."""
         self._cost = [math.inf, *(view.cost(rows) for rows in range(1, _SIZES[-1] + 1))]
         self._passing = [math.inf, *(view.passing(rows) for rows in range(1, _SIZES[-1] + 1))]
-        self._depths.clear()
+        self._plans.clear()
+        self._depth = None
 
-    def _best(self, load: int, acceptance: float) -> Depth:
+    def _next(self, load: int, hundredths: int) -> Depth:
         is_free = self._passing[-1] <= _FREE * self._passing[1] and self._cost[-1] <= _FREE * self._cost[1]
         if is_free and _SIZES[-1] * self._passing[-1] >= load * _ROOM * self._cost[-1]:
-            return Depth(max(_LENGTHS), False, max(_SIZES), 1, _LEAST, 1.0)
-        best, best_s = Depth(0, True, 1, 1, 1.0, math.inf), math.inf
-        right = [0.0, *itertools.accumulate(acceptance**place for place in range(1, max(_LENGTHS) + 1))]
+            return Depth(max(_LENGTHS), Plan(max(_SIZES), max(_LENGTHS), False), _LEAST, 1.0)
+        acceptance = hundredths / 100.0
+        right = _expected(acceptance)
+        best = self._plans.get((load, hundredths))
+        if best is None:
+            best = self._plans[load, hundredths] = self._best(load, right)
+        plan = self._kept(self._chosen.get(load, best), best, load, acceptance)
+        if self.usual.is_promised:
+            self._chosen[load] = plan
+        tokens, least = plan.length - 1, 0.0
+        if not plan.waits:
+            tokens = plan.length * math.ceil(self._passing[plan.size] / self._apart(plan, load))
+            least = max(_LEAST, acceptance ** (tokens + _BEYOND))
+        return Depth(tokens, plan, least, self._token_s(plan, load, right))
+
+    def _kept(self, plan: Plan, best: Plan, load: int, acceptance: float) -> Plan:
+        """Return the best plan if it is better than the one that is followed whatever the error of the rate."""
+        error = self.usual.at_best - self.usual.rate
+        for rate in (max(0.0, acceptance - error), min(_CERTAIN / 100.0, acceptance + error)):
+            right = _expected(rate)
+            if self._token_s(best, load, right) * _STAYING >= self._token_s(plan, load, right):
+                return plan
+        return best
+
+    def _best(self, load: int, right: Sequence[float]) -> Plan:
+        best, best_s = Plan(1, 1, True), math.inf
         for size, length in itertools.product(_SIZES, _LENGTHS):
             if length > self._most_rows or size > load * length or (self._is_apart and size != length):
                 continue
+            plans = [Plan(size, length, False)]
             if size >= length:
                 together = _even(load, size // length)
-                token_s = self._turn_s(length, together, length - 1, load) / (1.0 + right[length - 1])
+                plans.append(Plan(length * together, length, True, together))
+            for plan in plans:
+                token_s = self._token_s(plan, load, right)
                 if token_s * _BETTER < best_s:
-                    best, best_s = Depth(length - 1, True, length * together, together, 0.0, token_s), token_s
-            apart, passing = max(1.0, load * length / size) * self._cost[size], self._passing[size]
-            if apart < passing:
-                apart = max(apart, length * self._drafting(load))
-                runs = 1.0 / (1.0 - acceptance**length)
-                late = self._cost[size] / 2.0 if length == 1 else 0.0
-                token_s = (passing + late + apart * acceptance * runs) / (1.0 + right[length] * runs)
-                if token_s * _BETTER < best_s:
-                    tokens = length * math.ceil(passing / apart)
-                    best, best_s = Depth(tokens, False, size, 1, self._least(tokens, acceptance), token_s), token_s
+                    best, best_s = plan, token_s
         return best
+
+    def _token_s(self, plan: Plan, load: int, right: Sequence[float]) -> float:
+        """Return how long a token of a request takes; the formulas at the top of the module.
+
+        `right`: by length, how many draft tokens of a chain are right on average.
+        """
+        if plan.waits:
+            return self._turn_s(plan.length, plan.together, plan.length - 1, load) / (1.0 + right[plan.length - 1])
+        apart, passing = self._apart(plan, load), self._passing[plan.size]
+        if apart >= passing:
+            return math.inf
+        apart = max(apart, plan.length * self._drafting(load))
+        runs = 1.0 / (1.0 - right[1] ** plan.length)
+        late = self._cost[plan.size] / 2.0 if plan.length == 1 else 0.0
+        return (passing + late + apart * right[1] * runs) / (1.0 + right[plan.length] * runs)
+
+    def _apart(self, plan: Plan, load: int) -> float:
+        """Return the time between two runs with rows of a request, where runs flow."""
+        return max(1.0, load * plan.length / plan.size) * self._cost[plan.size]
 
     def prefix(self, depth: Depth, load: int, chances: Sequence[float]) -> int:
         """Return how many draft tokens of a complete chain go with the newest token, where `depth` waits.
 
         From its end on they stay behind while one brings less than others write in the time that it takes.
         """
-        together, drafted = depth.run_requests, len(chances)
+        together, drafted = depth.plan.together, len(chances)
         path_probs = list(itertools.accumulate(chances, operator.mul))
         rows = min(drafted + 1, _SIZES[-1] // together)
         turn_s = [self._turn_s(most, together, drafted, load) for most in range(1, rows + 1)]
-        while rows > 1 and path_probs[rows - 2] * depth.token_s < turn_s[rows - 1] - turn_s[rows - 2]:
+        while rows > 1 and path_probs[rows - 2] * depth.token_s * _STAYING < turn_s[rows - 1] - turn_s[rows - 2]:
             rows -= 1
         return rows - 1
 
@@ -155,9 +209,10 @@ class Crowd:
         rows = min(load, TOGETHER)
         return load * self._step * min(1.0, (1.0 + (rows - 1) * (self._pair - 1.0)) / rows)
 
-    @staticmethod
-    def _least(tokens: int, acceptance: float) -> float:
-        return max(_LEAST, acceptance ** (tokens + _BEYOND)) if tokens else 1.0
+
+def _expected(acceptance: float) -> list[float]:
+    """Return by length how many draft tokens of a chain are right on average."""
+    return [0.0, *itertools.accumulate(acceptance**place for place in range(1, max(_LENGTHS) + 1))]
 
 
 def _even(load: int, together: int) -> int:

@@ -63,32 +63,32 @@ def planned(rows: str, num_stages: int, load: int, acceptance: float) -> tuple[C
 
 def test_as_many_requests_as_stages_each_wait_for_a_long_chain_where_long_runs_cost_no_more_than_short_ones() -> None:
     _, depth = planned("gpu4", 8, 8, 0.85)
-    assert depth.waits
-    assert depth.run_requests == 1
+    assert depth.plan.waits
+    assert depth.plan.together == 1
     assert 15 <= depth.tokens <= 23
 
 
 def test_two_requests_flow_in_single_rows_where_two_rows_cost_three_times_as_much_as_one() -> None:
     _, depth = planned("gpu4", 4, 2, 0.85)
-    assert (depth.waits, depth.run_rows) == (False, 1)
+    assert (depth.plan.waits, depth.plan.size) == (False, 1)
 
 
 def test_with_many_requests_nothing_is_drafted_where_a_row_costs_more_than_it_brings() -> None:
     _, depth = planned("cpu8", 4, 32, 0.5)
-    assert (depth.waits, depth.tokens) == (True, 0)
+    assert (depth.plan.waits, depth.tokens) == (True, 0)
 
 
 def test_free_rows_are_weighed_only_where_runs_have_too_little_room_for_all() -> None:
-    assert not planned("flat", 8, 32, 0.5)[1].waits
-    assert planned("flat", 4, 32, 0.5)[1].waits
+    assert not planned("flat", 8, 32, 0.5)[1].plan.waits
+    assert planned("flat", 4, 32, 0.5)[1].plan.waits
 
 
 def test_runs_that_wait_for_each_other_carry_about_equally_many_requests() -> None:
     for load in range(2, 40):
         for acceptance in (0.3, 0.5, 0.55, 0.8):
             _, depth = planned("flat", 4, load, acceptance)
-            runs = -(-load // depth.run_requests)
-            assert load > runs * (depth.run_requests - 1)
+            runs = -(-load // depth.plan.together)
+            assert load > runs * (depth.plan.together - 1)
 
 
 def test_rows_that_cost_nothing_more_go_whatever_their_chance_and_dear_ones_stay_behind() -> None:
