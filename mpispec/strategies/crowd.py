@@ -10,10 +10,11 @@ between two runs with rows of the same request, h the chance of a draft token, a
 Flowing, a newest token that nobody has drafted goes alone, and its draft tokens with the next run of the request;
 l = t(M) / 2, for which it waits until the first stage is free, counts where m = 1: in longer runs draft tokens made
 meanwhile make up for it. Waiting, the m rows of a request are in one run; s is a step of the draft, which serves all.
-With 2 or 8 requests on 4 or 8 stages and the three costs of rows of `python scripts/research crowd`, plans of either
-kind wrote 0.88 to 1.2 of this in virtual time, the best ones 0.95 to 1.05. N requests write N times as fast as one. The
-best m and M say how many tokens of a request are in flight unverified, and so how likely the least likely row is that
-still pays. With many requests that is the newest token alone: the rows of others fill the pipeline.
+Plans that were forced (2 and 8 requests, 4 and 8 stages, 0.3 to 0.9 right, the costs of rows of `python
+scripts/research crowd`) wrote 0.88 to 1.08 of this in virtual time, the lower figures being long chains at the ends of
+answers. N requests write N times as fast as one. The best m and M say how many tokens of a request are in flight
+unverified, and so how likely the least likely row is that still pays. With many requests that is the newest token
+alone: the rows of others fill the pipeline.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ _REREAD = 1024
 _LEAST = 0.005
 """Rows less likely than this are never worth the head's time."""
 _PROMISED, _MEMORY = 32, 400
-"""Verifications that the draft's first promise counts for, and that the acceptance rate is the mean of."""
+"""Verifications that the draft's first promise counts for, as it does for a request alone, and that the acceptance rate
+is the mean of."""
 
 
 class Plan(NamedTuple):
