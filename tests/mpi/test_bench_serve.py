@@ -52,7 +52,8 @@ def test_a_server_that_dies_fails_what_was_under_way() -> None:
             server.process.kill()
             code = program.wait()
     assert code == 0, "some were answered before"
-    assert "failed: no connection" in program.stdout
+    # Its front process outlives it by a moment, in which it can say so.
+    assert "failed: no connection" in program.stdout or "The engine has stopped" in program.stdout
     assert "could not be asked at the end" in program.stdout
 
 
