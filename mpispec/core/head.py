@@ -301,7 +301,8 @@ class HeadCore:
             self._fill(lane)
 
     def _fill(self, lane: Lane) -> None:
-        while lane.is_due(len(mine := self._lanes.in_lane(lane, self._active.values()))):
+        active = self._active.values()
+        while lane.runs.has_room and lane.scheduler.is_due(len(mine := self._lanes.in_lane(lane, active))):
             shares = lane.plan(self._able(mine))
             segments, rows, branches = self._placed(lane, self._with_room(shares))
             if not segments:

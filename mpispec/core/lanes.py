@@ -42,10 +42,6 @@ class Lane:
         """Whether prompts on their own way leave these runs little of the stages' time (core/allowance.py)."""
         return self.prompts is not None and bool(self.prompts.runs)
 
-    def is_due(self, load: int) -> bool:
-        """Tell whether a run may be planned now, with `load` requests in this lane."""
-        return self.runs.has_room and self.scheduler.is_due(load)
-
     def plan(self, requests: Sequence[Request]) -> list[Share]:
         """See `Scheduler`; where time is scarce without guesses, which take it from newest tokens."""
         shares = self.scheduler.plan(requests)
@@ -138,6 +134,8 @@ class Lanes:
         One that belongs into the other waits until it can go there, or guesses that never end would keep it among the
         prompts; but not where it is alone, as nobody is in its way.
         """
+        if len(self.all) == 1:
+            return [*requests]
         is_alone = self.others.load == 1
         mine = [request for request in requests if request.runs is lane.runs]
         return [request for request in mine if is_alone or lane is self._wanted(request)]
