@@ -113,8 +113,9 @@ class Exchange:
         completions: list[AsyncCompletion] = []
         try:
             for prompt, generation in generations:
-                given = (generation, wanted.stop, cuts, prompt, wanted.num_top)
-                completions.append(AsyncCompletion(engine, vocabulary, *given))
+                completions.append(
+                    AsyncCompletion(engine, vocabulary, generation, wanted.stop, cuts, prompt, wanted.num_top)
+                )
         except (ValueError, EngineStopped) as error:
             self._release(http, completions, len(generations))
             stopped = isinstance(error, EngineStopped)
