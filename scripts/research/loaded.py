@@ -8,19 +8,16 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-import time
 import urllib.request
 
 import click
 
 from mpispec.bench.errors import BenchError
 from mpispec.bench.termination import terminated_in_order
-from research.peers.guarded import Guarded, running
+from research.peers.guarded import running
+from research.peers.llama_server import START_SECONDS
 
-_START_SECONDS = 300.0
-"""llama.cpp's first host sends the others their weights."""
 _LOAD_SECONDS = 1800.0
-_PAUSE_SECONDS = 0.2
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -31,7 +28,8 @@ def main(url: str, load: str, command: tuple[str, ...]) -> None:
     """Measure a server under load, from its start to its end."""
     client = [sys.executable, "-m", "mpispec", "bench", "serve", "--json", "--url", url, *shlex.split(load)]
     with terminated_in_order(), running("The server", command) as server:
-        _wait(server, url)
+        late = f"Nothing answers at {url} after {START_SECONDS:.0f} s; look at what the command starts."
+        server.wait(lambda: _answers(url), START_SECONDS, late)
         try:
             found = subprocess.run(client, stdout=subprocess.PIPE, text=True, timeout=_LOAD_SECONDS, check=False)
         except subprocess.TimeoutExpired:
@@ -42,16 +40,10 @@ def main(url: str, load: str, command: tuple[str, ...]) -> None:
     click.echo(found.stdout)
 
 
-def _wait(server: Guarded, url: str) -> None:
-    """Return when the server computes. Raises BenchError if it ends before, or takes too long."""
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        server.require()
-        try:
-            with urllib.request.urlopen(url + "/health", timeout=_START_SECONDS):
-                return
-        except OSError:
-            if time.monotonic() > deadline:
-                message = f"Nothing answers at {url} after {_START_SECONDS:.0f} s; look at what the command starts."
-                raise BenchError(message) from None
-            time.sleep(_PAUSE_SECONDS)
+def _answers(url: str) -> bool:
+    """Tell whether the server computes."""
+    try:
+        with urllib.request.urlopen(url + "/health", timeout=START_SECONDS):
+            return True
+    except OSError:
+        return False

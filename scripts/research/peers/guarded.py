@@ -8,7 +8,8 @@ import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mpispec.bench.errors import BenchError
@@ -19,6 +20,7 @@ _GUARD = (
 """Ends the command when standard input ends: it does when our pipe closes, which no way of dying can prevent, and
 what carries it to another host passes the end on."""
 _STOP_SECONDS = 10.0
+_PAUSE_SECONDS = 0.2
 _SAID_LINES = 3
 
 
@@ -34,6 +36,17 @@ class Guarded:
         """Raise BenchError with what it said last if it has ended."""
         if self._process.poll() is not None:
             raise BenchError(f"{self._name} ended and said: {self.said() or 'nothing'}")
+
+    def wait(self, is_ready: Callable[[], bool], seconds: float, late: str) -> None:
+        """Return once it is ready. Raises BenchError if it ends before, and with `late` if that takes too long."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.require()
+            if is_ready():
+                return
+            if time.monotonic() > deadline:
+                raise BenchError(late)
+            time.sleep(_PAUSE_SECONDS)
 
     def said(self) -> str:
         """Return the last lines of its output in one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -19,12 +18,13 @@ from mpispec.models.cut import cache_folder
 from research.peers.guarded import Guarded, running
 from research.peers.settings import Settings
 
-_START_SECONDS = 300.0
+START_SECONDS = 300.0
 """The first host sends the others their weights."""
 _ANSWER_SECONDS = 900.0
 _RPC_PORT = 20152
 """Below the range that outgoing connections take theirs from: one of these may still hold it."""
-_PAUSE_SECONDS = 0.2
+_LOOK_SECONDS = 2.0
+"""For one look whether a server is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,9 @@ class Server:
         self._process.require()
 
     def is_ready(self) -> bool:
-        """Return whether the model is loaded. Raises BenchError if the server has ended."""
-        self._process.require()
+        """Return whether the model is loaded."""
         try:
-            return bool(self._ask("/health", None, _PAUSE_SECONDS * 10)["status"] == "ok")
+            return bool(self._ask("/health", None, _LOOK_SECONDS)["status"] == "ok")
         except OSError:
             return False
 
@@ -101,12 +100,10 @@ def serving(deployment: Deployment, settings: Settings) -> Iterator[Server]:
         url = f"http://127.0.0.1:{port}"
         argv = [str(programs / "llama-server"), *_model_flags(deployment, settings, addresses)]
         argv += ["--host", "127.0.0.1", "--port", str(port), *settings.flags(deployment.draft is not None)]
-        server = Server(url, stack.enter_context(running("llama-server", argv)))
-        deadline = time.monotonic() + _START_SECONDS
-        while not server.is_ready():
-            if time.monotonic() > deadline:
-                raise BenchError(f"llama-server did not take requests within {_START_SECONDS:.0f} s; try fewer hosts.")
-            time.sleep(_PAUSE_SECONDS)
+        process = stack.enter_context(running("llama-server", argv))
+        server = Server(url, process)
+        late = f"llama-server did not take requests within {START_SECONDS:.0f} s; try fewer hosts."
+        process.wait(server.is_ready, START_SECONDS, late)
         yield server
 
 
@@ -150,18 +147,14 @@ def _rpc_server(programs: Path, deployment: Deployment, index: int, host: str) -
     argv += ["--threads", str(deployment.threads)]
     agent = () if index == 0 else (*deployment.agent, host)
     with running(f"ggml-rpc-server on {host}", argv, agent) as process:
-        deadline = time.monotonic() + _START_SECONDS
-        while not _listens(address, port):
-            process.require()
-            if time.monotonic() > deadline:
-                raise BenchError(f"ggml-rpc-server on {host} cannot be reached at port {port}; check the firewall.")
-            time.sleep(_PAUSE_SECONDS)
+        late = f"ggml-rpc-server on {host} cannot be reached at port {port}; check the firewall."
+        process.wait(lambda: _listens(address, port), START_SECONDS, late)
         yield f"{address}:{port}"
 
 
 def _listens(address: str, port: int) -> bool:
     try:
-        socket.create_connection((address, port), timeout=_PAUSE_SECONDS * 10).close()
+        socket.create_connection((address, port), timeout=_LOOK_SECONDS).close()
     except OSError:
         return False
     return True
