@@ -33,9 +33,9 @@ from mpispec.runtime.driver import Core, Driver
 from mpispec.runtime.group import Group, JobError, gather
 from mpispec.runtime.plan import Plan, StagePlace
 from mpispec.runtime.process import joined
-from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import StageWorker
 from mpispec.strategies import PRESETS
+from mpispec.trace import Trace
 from mpispec.transport.base import Limits, Transport
 from mpispec.wire.activations import row_bytes
 

@@ -22,10 +22,10 @@ from mpispec.runtime.process import INTERRUPTED, Interrupts
 from mpispec.runtime.rank import RankReport
 from mpispec.runtime.setup import JobOptions, Setup
 from mpispec.runtime.text_promise import TextPromise
-from mpispec.runtime.trace import Event, write
 from mpispec.sampling import describe
 from mpispec.serve.terminal.screen import Screen
 from mpispec.serve.text.completion import Completed, Completion, written
+from mpispec.trace import Event, write
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,9 @@ from mpispec.sim.inputs import StudyError, read_acceptance, read_cascade, read_r
 from mpispec.sim.load import LoadOutcome, serve
 from mpispec.sim.script import Acceptance
 from mpispec.sim.study import BASELINE, Outcome, Study, measure
+from mpispec.sim.timeline import record
 from mpispec.strategies import PRESETS
+from mpispec.trace import write
 
 SYNTHETIC = (
     "Synthetic: text and acceptance are scripted and times are the costs above, in virtual time; "
@@ -147,11 +149,16 @@ def _work_flags(command: Callable[..., None]) -> Callable[..., None]:
 @_work_flags
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of the table.")
 @click.option(
+    "--trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what each rank does, and when, for `mpispec trace` and ui.perfetto.dev; of one strategy.",
+)
+@click.option(
     "--png",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Draw speed-ups over stages and acceptance rates; of many requests, how long they waited.",
 )
-def simulate(is_json: bool, png: Path | None, **flags: Any) -> None:
+def simulate(is_json: bool, trace: Path | None, png: Path | None, **flags: Any) -> None:
     """Compare strategies in virtual time, without models and machines.
 
     The protocol is the real one; text, acceptance and all times are made up as you say. Next to each strategy stands
@@ -167,6 +174,8 @@ def simulate(is_json: bool, png: Path | None, **flags: Any) -> None:
         study = study_of(flags)
         if png is not None:
             check(png)
+        if trace is not None:
+            _write_trace(trace, names, study, is_load(flags))
         if is_load(flags):
             _serve(names, *load_of(flags, study), is_json, png)
         else:
@@ -188,6 +197,16 @@ def _compare(names: Sequence[str], study: Study, is_json: bool, png: Path | None
 
         draw(png, names, study, measured)
         click.echo(f"{png}", err=is_json)
+
+
+def _write_trace(path: Path, names: Sequence[str], study: Study, is_load: bool) -> None:
+    """Keep the timeline of the only strategy. Raises StudyError."""
+    if len(names) > 1 or is_load:
+        raise StudyError("--trace keeps the timeline of one answer by one strategy; name it with --strategy.")
+    try:
+        write(path, record(names[0], study))
+    except OSError as error:
+        raise StudyError(f"The trace cannot be written to {path} ({error.strerror}).") from error
 
 
 def _serve(names: Sequence[str], study: Study, load: Load, is_json: bool, png: Path | None) -> None:

@@ -54,7 +54,7 @@ _STYLES = {
 
 
 def draw(trace: Path, png: Path, start: float, seconds: float | None) -> None:
-    """Draw a timeline that `write` of runtime/trace.py has written, from `start` on, as a PNG `WIDTH_PX` wide.
+    """Draw a timeline that `write` of trace.py has written, from `start` on, as a PNG `WIDTH_PX` wide.
 
     Raises TraceError if matplotlib is missing, the timeline cannot be read or the picture cannot be written.
     """
@@ -63,7 +63,7 @@ def draw(trace: Path, png: Path, start: float, seconds: float | None) -> None:
         figure = blank((len(timeline.lanes) + 1) * _LANE_INCHES + _MARGIN_INCHES)
     except ImportError as error:
         raise TraceError("Drawing needs matplotlib; install it with `pip install 'mpispec[plot]'`.") from error
-    _Picture(figure, timeline, trace.name).draw()
+    _Picture(figure, timeline, trace.stem).draw()
     try:
         figure.savefig(png, format="png")
     except OSError as error:

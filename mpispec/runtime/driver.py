@@ -34,8 +34,8 @@ from mpispec.core.statistics import RunCounts
 from mpispec.runtime.liveness import Liveness
 from mpispec.runtime.plan import Plan
 from mpispec.runtime.rank_work import RankWork, WorkOfRanks
-from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import Job, Worker
+from mpispec.trace import Trace
 from mpispec.transport.base import Frame, Transport
 from mpispec.wire.codec import decode, encode
 

@@ -10,8 +10,8 @@ from mpispec.compute.base import StageRun
 from mpispec.core.allowance import Allowance
 from mpispec.core.effects import AbortCompute, AbortDraft, Compute
 from mpispec.core.ids import Actor
-from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import Completion, Job, StageWorker, Worker
+from mpispec.trace import Trace
 
 
 class PromptWorker(StageWorker):

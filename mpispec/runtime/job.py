@@ -19,7 +19,7 @@ from mpispec.runtime.rank import Rank, RankReport, make_engine, read_reports
 from mpispec.runtime.row_costs import pipeline_costs
 from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, prepare
 from mpispec.runtime.text_promise import text_promise
-from mpispec.runtime.trace import Trace
+from mpispec.trace import Trace
 from mpispec.transport.base import Limits
 from mpispec.wire.activations import row_bytes
 from mpispec.wire.fields import MOST_GRAMMAR_BYTES

@@ -37,10 +37,10 @@ from mpispec.runtime.plan import Pipeline
 from mpispec.runtime.row_costs import PipelineCosts
 from mpispec.runtime.setup import MOST_ROWS, JobOptions, Setup, num_sequences
 from mpispec.runtime.text_promise import TextPromise
-from mpispec.runtime.trace import Event as TraceEvent
-from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import CycleWorker, DraftWorker, ExitWorker, StageWorker, Worker
 from mpispec.strategies import PRESETS
+from mpispec.trace import Event as TraceEvent
+from mpispec.trace import Trace
 
 T = TypeVar("T")
 

@@ -24,7 +24,7 @@ from mpispec.core.events import Computed, Drafted, Payload
 from mpispec.core.ids import Actor
 from mpispec.core.messages import Run
 from mpispec.runtime.decider import Decider
-from mpispec.runtime.trace import Trace
+from mpispec.trace import Trace
 from mpispec.wire.activations import pack, unpack
 
 Job = Compute | ComputeDraft | ApplyCacheOps | OpenSampler | CloseSampler

@@ -137,6 +137,8 @@ class VirtualCluster:
         self.answers: defaultdict[int, Answer] = defaultdict(Answer)
         self.watch: Callable[[Actor, Effect], None] | None = None
         """Told of every effect of an actor before it is performed; may give events with `at`."""
+        self.watch_computed: Callable[[Actor, float, Compute | ComputeDraft, Computed | Drafted], None] | None = None
+        """Told of every compute that has ended, and when it began, before its actor learns of it."""
         self._head = head
         self._cores: dict[Actor, HeadCore | LevelCore | StageCore | DraftCore] = {HEAD: head}
         self._targets: dict[Actor, tuple[Target, Actor]] = {}
@@ -156,12 +158,11 @@ class VirtualCluster:
         self._add_stages(readers, target)
         self.busy_s = [0.0] * len(self._cores)
         """Virtual seconds each actor has computed, what was given up included."""
-        self._costs = costs
-        self._check = check
+        self._costs, self._check = costs, check
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._serials = itertools.count()
         self._arrivals: defaultdict[int, float] = defaultdict(float)
-        """When the last message of each lane arrives. Lanes are numbered: tuples of enumerations hash slowly."""
+        """When the last message of each lane arrives, by a number: tuples of enumerations hash slowly."""
         self._jobs: dict[Actor, _Job] = {}
         self._shared: defaultdict[int, SharedCore] = defaultdict(costs.shared_core)
         """Cores on which several actors compute."""
@@ -240,8 +241,12 @@ class VirtualCluster:
             case OpenSampler() | CloseSampler():
                 pass  # targets here decide without parameters, and drafters learn of a request from its Prime
 
+    def num_bytes(self, src: Actor, send: Send) -> int:
+        """Return how many bytes of a link the activations of a message stand for."""
+        return self._targets[src][0].num_bytes(send.payload) if send.payload is not None else 0
+
     def _send(self, src: Actor, send: Send) -> None:
-        size = self._targets[src][0].num_bytes(send.payload) if send.payload is not None else 0
+        size = self.num_bytes(src, send)
         dst, plane = send.dst, send.plane
         arrival = self.now + self._costs.link(src, dst, plane, size)
         # One message after the other occupies the wire; only their latencies overlap.
@@ -286,7 +291,7 @@ class VirtualCluster:
         if self._shared[core].changes == changes:
             self._finish(actor, job)
 
-    def _computed(self, actor: Actor, compute: Compute, given_up: bool) -> Event:
+    def _computed(self, actor: Actor, compute: Compute, given_up: bool) -> Computed:
         run = compute.run
         target, stage = self._targets[actor]
         if given_up:
@@ -295,7 +300,7 @@ class VirtualCluster:
         payload, tokens = target.compute(stage, run, compute.payload)
         return Computed(run.run_id, payload, tokens, aborted=False, draft_tokens=target.exit_tokens(stage, run))
 
-    def _drafted(self, step: ComputeDraft, given_up: bool) -> Event:
+    def _drafted(self, step: ComputeDraft, given_up: bool) -> Drafted:
         assert self._drafter is not None
         rows = step.run.rows
         if given_up:
@@ -320,7 +325,11 @@ class VirtualCluster:
             self._shared[core].end(actor, self.now)
             self._foresee(core)
         work = job.work
+        completion: Computed | Drafted
         if isinstance(work, Compute):
-            self._deliver(actor, self._computed(actor, work, job.is_aborted))
+            completion = self._computed(actor, work, job.is_aborted)
         else:
-            self._deliver(actor, self._drafted(work, job.is_aborted))
+            completion = self._drafted(work, job.is_aborted)
+        if self.watch_computed is not None:
+            self.watch_computed(actor, job.began, work, completion)
+        self._deliver(actor, completion)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -211,13 +211,15 @@ def sized(name: str, study: Study) -> Strategy:
     return factory(**{tunable: size for tunable, size in sizes.items() if tunable in known})
 
 
-def answers_of(name: str, study: Study) -> list[Answer]:
+def answers_of(name: str, study: Study, watch: Callable[[VirtualCluster], None] | None = None) -> list[Answer]:
     """Let one strategy answer all requests of a study, which come at once; return what came out for each.
 
-    Raises AssertionError where an answer is not the script's.
+    `watch` gets the cluster before anything happens. Raises AssertionError where an answer is not the script's.
     """
     script = Script.drawn(study.num_requests, PROMPT_TOKENS + study.num_tokens + 1, study.seed)
     cluster = cluster_of(name, study, script)
+    if watch is not None:
+        watch(cluster)
     for request, text in script.texts.items():
         cluster.at(0.0, submission(name, request, text[:PROMPT_TOKENS], study.num_tokens))
     with uncollected():

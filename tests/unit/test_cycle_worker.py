@@ -12,8 +12,8 @@ from mpispec.core.effects import AbortCompute, ApplyCacheOps, Compute, OpenSampl
 from mpispec.core.events import Computed
 from mpispec.core.ids import Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import CacheOp, CacheOpKind, Open, Row, Run, Sampling
-from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import CycleWorker, ExitWorker, StageWorker
+from mpispec.trace import Trace
 
 pytestmark = pytest.mark.unit
 

@@ -18,8 +18,8 @@ from mpispec.core.ids import HEAD, Actor, NodeId, Pos, RequestId, RunId, SeqId, 
 from mpispec.core.messages import CacheOp, Row, Run, Sampling
 from mpispec.runtime.driver import Driver
 from mpispec.runtime.plan import Plan, StagePlace
-from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import StageWorker
+from mpispec.trace import Trace
 from mpispec.transport.base import Limits
 from mpispec.transport.loopback import LoopbackTransport
 

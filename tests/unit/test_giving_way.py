@@ -16,8 +16,8 @@ from mpispec.core.ids import Actor, NodeId, Pos, RequestId, RunId, SeqId, Token
 from mpispec.core.messages import CacheOp, CacheOpKind, Row, Run
 from mpispec.runtime import giving_way
 from mpispec.runtime.giving_way import GivingWay, PromptWorker
-from mpispec.runtime.trace import Trace
 from mpispec.runtime.worker import StageWorker, Worker
+from mpispec.trace import Trace
 
 pytestmark = pytest.mark.unit
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from mpispec import trace as tracing
 from mpispec.core.effects import Compute, Emit
 from mpispec.core.events import Computed
 from mpispec.core.messages import Cancel, Message, Result, Row, Run
-from mpispec.runtime import trace as tracing
-from mpispec.runtime.trace import Trace, kinds_of_runs, write
+from mpispec.trace import Trace, kinds_of_runs, write
 
 pytestmark = pytest.mark.unit
 

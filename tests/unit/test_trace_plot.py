@@ -14,7 +14,7 @@ from mpispec.core.messages import Cancel, Result, Row, Run
 from mpispec.drawing import trace_file
 from mpispec.drawing.trace_file import TraceError, read
 from mpispec.drawing.trace_plot import WIDTH_PX, draw
-from mpispec.runtime.trace import Trace, write
+from mpispec.trace import Trace, write
 
 pytestmark = pytest.mark.unit
 
