@@ -4,71 +4,40 @@ from __future__ import annotations
 
 from mpispec.core.cells import Slot
 from mpispec.core.events import DraftToken, ProtocolError
-from mpispec.core.ids import NodeId, Pos, SeqId, Token
+from mpispec.core.ids import NodeId, Pos, Token
 from mpispec.core.messages import Prime
 from mpispec.core.sequences import inherits
-from mpispec.core.tree import Node, NodeState, TokenTree
+from mpispec.core.text import Text
+from mpispec.core.tree import Node, NodeState
 
 _SPARES = 16
 """Spare draft tokens kept for each of a layer's places. Beyond that, a node without any other keeps one: it has been
 computed and is not expanded again, should it become the root."""
 
 
-class DraftStream:
+class DraftStream(Text):
     """One request as the draft sees it."""
 
     def __init__(self, prime: Prime, slot: Slot, cached: int) -> None:
+        super().__init__(prime.tokens, slot, cached)
         self.prime = prime
         self.request = prime.request
         self.has_begun = False
         """Whether anything has been computed for it since it had no cells."""
         self.is_open = False
         """Whether it has a sampler."""
-        self.slot = slot
-        slot.holder = self
         self.width = prime.width
         self.floor = prime.floor
         self.limit = prime.limit
         self.epoch = prime.epoch
-        self.tokens = list(prime.tokens)
-        """The accepted tokens; the last of them is the root."""
-        self.filled = cached
-        """How many of them have cells, or are being computed."""
-        self.answered_to = cached
-        """How many of them had cells when nothing was being computed."""
-        last = len(self.tokens) - 1
-        self.ids = [NodeId(pos) for pos in range(len(self.tokens))]
-        """Nodes of the accepted tokens."""
-        self.tree = TokenTree(NodeId(last), self.tokens[-1], Pos(last))
-        self.tree.root.seq = slot.seq
         self.spares: list[tuple[float, Node, DraftToken]] = []
         """Draft tokens that were not among the best of their layer, with the probability of their paths."""
-
-    @property
-    def root(self) -> Node:
-        return self.tree.root
-
-    @property
-    def seq(self) -> SeqId:
-        return self.tree.seq
-
-    @property
-    def num_speculative(self) -> int:
-        """Draft tokens that have cells, or are being computed."""
-        return self.tree.num_speculative
 
     def follow(self, pos: Pos, tokens: tuple[Token, ...]) -> list[Node]:
         """Accept tokens; return the nodes that died."""
         if pos != len(self.tokens):
             raise ProtocolError(f"tokens from position {pos} on were accepted where {len(self.tokens)} was due")
-        dead: list[Node] = []
-        for token in tokens:
-            dead += self.tree.advance(token)
-            self.tokens.append(token)
-            self.ids.append(self.root.id)
-            if self.root.state is NodeState.DISPATCHED:
-                self.filled = len(self.tokens)
-        return dead
+        return [node for token in tokens for node in self.advance(token)]
 
     def roll_back(self, pos: Pos, computed: int) -> list[Node]:
         """Take back the accepted tokens from `pos` on; return the nodes that died.
@@ -77,9 +46,8 @@ class DraftStream:
         """
         if not 0 < pos <= len(self.tokens):
             raise ProtocolError(f"tokens from position {pos} on were taken back of {len(self.tokens)}")
-        dead = self.tree.roll_back(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
-        del self.tokens[pos:], self.ids[pos:]
-        self.filled = min(self.filled, pos, computed)
+        dead = self.cut(pos)
+        self.filled = min(self.filled, computed)
         self.answered_to = min(self.answered_to, self.filled)
         self.spares = []
         return dead

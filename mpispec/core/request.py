@@ -10,11 +10,12 @@ from mpispec.core.config import HeadConfig
 from mpispec.core.drafting import DraftLink
 from mpispec.core.effects import Effect, FinishReason, Origin
 from mpispec.core.experience import Experience, Others
-from mpispec.core.ids import Actor, NodeId, Pos, RunId, SeqId, Token
+from mpispec.core.ids import Actor, NodeId, Pos, RunId, Token
 from mpispec.core.in_flight import RunsInFlight, Segment
 from mpispec.core.messages import Draft, Row, given_rows
 from mpispec.core.strategy import Bounds, Drafter, Strategy
-from mpispec.core.tree import BY_EXIT, Node, NodeState, TokenTree
+from mpispec.core.text import Text
+from mpispec.core.tree import BY_EXIT, Node, NodeState
 from mpispec.core.waiting import Waiting, rank_of
 
 EXIT = "exit"
@@ -25,7 +26,7 @@ _PATIENCE = 8
 """How often others may be preferred to the newest token of a request of lower priority."""
 
 
-class Request:
+class Request(Text):
     """State of one active request; a `View` for its strategy."""
 
     num_passed = 0
@@ -42,20 +43,12 @@ class Request:
         runs: RunsInFlight,
         others: Others,
     ) -> None:
+        super().__init__(waiting.tokens, slot, common)
         submitted = self._submitted = waiting.submitted
         self.id = submitted.request
         self.prompt = waiting.prompt
         self.sampling = submitted.sampling
-        self.slot = slot
-        slot.holder = self
         self.strategy = strategy
-        self.tokens = list(waiting.tokens)
-        """Prompt and accepted tokens; `ids` are their nodes."""
-        self.ids = [NodeId(pos) for pos in range(len(self.tokens))]
-        self.filled = common
-        """How many of them are cached or dispatched."""
-        self.answered_to = common
-        """Positions below this have cells on every stage."""
         self.origins: list[Origin] = []  # of the tokens accepted since the last `accepted`
         self.statistics = waiting.statistics
         self.opened: list[Actor] = []
@@ -73,8 +66,6 @@ class Request:
         """Number of tokens, prompt included, at which the request is complete."""
         self.limit = self._end if waiting.limit is None else waiting.limit
         """First position that must not be decided yet."""
-        self.tree = TokenTree(self.ids[-1], self.tokens[-1], Pos(len(self.tokens) - 1))
-        self.tree.root.seq = slot.seq
         self._drafter = drafter
         mixed = submitted.drafter.split("+")
         self._listens_to_exits = EXIT in mixed
@@ -104,16 +95,6 @@ class Request:
     def urgency(self) -> float:
         """The least comes first in a run: the priority, but none is more urgent than one passed over too often."""
         return float("-inf") if self.num_passed >= _PATIENCE else self._submitted.priority
-
-    @property
-    def seq(self) -> SeqId:
-        """Sequence id of the accepted text."""
-        return self.tree.seq
-
-    @property
-    def num_speculative(self) -> int:
-        """Living draft tokens that are dispatched."""
-        return self.tree.num_speculative
 
     def cost(self, num_rows: int) -> float:
         """See `View`."""
@@ -164,7 +145,7 @@ class Request:
         if self._link is None:
             return []
         unscored = replace(self.sampling, top_logprobs=-1, scores_prompt=False)
-        return self._link.prime(tuple(self.tokens), unscored, self.tree.root)
+        return self._link.prime(tuple(self.tokens), unscored, self.root)
 
     def end(self) -> list[Effect]:
         """Stop the drafters."""
@@ -177,12 +158,12 @@ class Request:
 
     def cached_tokens(self) -> tuple[Token, ...]:
         """Return the tokens whose cells are sure to exist on every stage."""
-        return tuple(self.tokens[: min(self.tree.root.pos, self.answered_to)])
+        return tuple(self.tokens[: min(self.root.pos, self.answered_to)])
 
     def check(self) -> None:
         """Assert the invariants; tests call it after every event."""
-        assert all(node.state is not NodeState.DEAD for node in self.tree.root.subtree())
-        assert self.tree.root.pos == len(self.tokens) - 1 == len(self.ids) - 1, "root and text differ in length"
+        assert all(node.state is not NodeState.DEAD for node in self.root.subtree())
+        assert self.root.pos == len(self.tokens) - 1 == len(self.ids) - 1, "root and text differ in length"
         assert self.answered_to <= self.filled <= len(self.tokens), "cells are counted that nobody computes"
         if self._link is not None:
             self._link.check()
@@ -192,7 +173,7 @@ class Request:
     @property
     def is_behind(self) -> bool:
         """Whether given tokens lack cells: of the prompt, or those that a level received before it decided them."""
-        return self.filled < max(len(self.prompt), self.tree.root.pos)
+        return self.filled < max(len(self.prompt), self.root.pos)
 
     @property
     def reads_alone(self) -> bool:
@@ -227,7 +208,7 @@ class Request:
     def draft(self) -> None:
         """Let the head's own drafter grow the tree up to the strategy's lead."""
         if self._drafter is not None:
-            farthest = min(self.tree.root.pos + self.strategy.lead, self._end - 2)
+            farthest = min(self.root.pos + self.strategy.lead, self._end - 2)
             width = self.strategy.width if self.config.traits.may_branch else 1
             bounds = Bounds(farthest, width, self.strategy.least_path_prob)
             self._drafter.grow(self.tree, bounds, self._stops)
@@ -256,7 +237,7 @@ class Request:
         self._offers = None
         for node in nodes:
             self.tree.dispatch(node, run_id)
-            if node is self.tree.root:
+            if node is self.root:
                 self.filled = node.pos + 1
             else:
                 self.statistics.drafted += 1
@@ -304,7 +285,7 @@ class Request:
 
     def _count_verification(self, token: Token) -> None:
         """Count whether a dispatched draft token was right, before the root advances."""
-        draft_tokens = [child.token for child in self.tree.root.children if child.state is NodeState.DISPATCHED]
+        draft_tokens = [child.token for child in self.root.children if child.state is NodeState.DISPATCHED]
         if draft_tokens:
             is_accepted = token in draft_tokens
             self.statistics.verified += 1
@@ -314,17 +295,13 @@ class Request:
         """Advance the root over `token`; return the nodes that died."""
         self._offers = None
         self._count_verification(token)
-        self.strategy.verified(self.tree.root, token)
-        dead = self.tree.advance(token)
-        self.tokens.append(token)
-        self.ids.append(self.tree.root.id)
-        is_drafted = self.tree.root.state is NodeState.DISPATCHED
-        if is_drafted:
-            self.filled = len(self.tokens)
+        self.strategy.verified(self.root, token)
+        dead = self.advance(token)
+        is_drafted = self.root.state is NodeState.DISPATCHED
         rejected = tuple(node.token for node in dead if node.order >= 0)
-        self.origins.append(Origin(self.tree.root.drafters if is_drafted else 0, rejected))
+        self.origins.append(Origin(self.root.drafters if is_drafted else 0, rejected))
         if self._drafter is not None:
-            self._drafter.accepted(self.tree.root)
+            self._drafter.accepted(self.root)
         return dead
 
     def answered(self, segment: Segment) -> None:
@@ -340,11 +317,8 @@ class Request:
     def roll_back(self, pos: Pos) -> list[Node]:
         """Take back the accepted tokens from `pos` on; return the nodes that died. Other tokens must follow."""
         self._offers = None
-        dead = self.tree.roll_back(self.ids[pos - 1], self.tokens[pos - 1], Pos(pos - 1))
-        del self.tokens[pos:], self.ids[pos:]
+        dead = self.cut(pos)
         self.prompt = self.prompt[:pos]  # what a level is primed with need not be final
-        self.filled = min(self.filled, pos)
-        self.answered_to = min(self.answered_to, pos)
         if self._link is not None:
             self._link.rolled_back()
         return dead
@@ -353,7 +327,7 @@ class Request:
         """Pass newly accepted tokens to strategy and draft."""
         self.origins = []
         self.strategy.accepted(len(tokens))
-        return self._link.accepted(tokens, self.tree.root, self.strategy.draft_lead) if self._link is not None else []
+        return self._link.accepted(tokens, self.root, self.strategy.draft_lead) if self._link is not None else []
 
     def finish_after(self, token: Token) -> FinishReason | None:
         """Return why the request ends with this token, if it does."""
