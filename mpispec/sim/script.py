@@ -51,6 +51,8 @@ class _Written:
     """Whether it and all before it are the script's."""
     stage: int
     """The last stage that has computed it."""
+    is_repeated: bool = False
+    """Whether it is computed more than once: the second run of a long prompt begins over the first (ADR 0021)."""
 
 
 class _Nodes:
@@ -71,9 +73,11 @@ class _Nodes:
             is_script = (parent is None or parent.is_script) and self._script.holds(row)
             nodes[row.node] = _Written(is_script, stage)
             return is_script
-        if written is None or written.stage != stage - 1:
+        if written is not None and stage == 1 and not row.decide:
+            written.is_repeated = True
+        if written is None or not (written.is_repeated or written.stage == stage - 1):
             raise ComputeError(f"stage {stage} computes node {row.node} of request {row.request} out of turn")
-        written.stage = stage
+        written.stage = max(written.stage, stage)
         return written.is_script
 
 

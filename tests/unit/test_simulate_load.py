@@ -54,6 +54,12 @@ def test_a_single_client_leaves_a_plain_pipeline_idle() -> None:
     assert set(found["idle"].values()) == {0.75}
 
 
+def test_long_prompts_of_any_length_are_read() -> None:
+    """The second run of a prompt in tiles begins over the first, so that rows are computed twice (ADR 0021)."""
+    found = _figures("plain", load=replace(LOAD, prompt=(530, 560), num_requests=3, concurrency=1))
+    assert found["requests"]["ok"] == 3
+
+
 def test_who_comes_while_all_places_are_taken_waits() -> None:
     burst = replace(LOAD, rate=1000.0)
     one, four = (_figures("plain", replace(STUDY, num_requests=places), burst) for places in (1, 4))
