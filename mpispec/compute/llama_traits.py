@@ -36,7 +36,7 @@ def traits(keeps_order: bool = True, is_quantised: bool = False, is_row_exact: b
         is_row_exact=is_row_exact,
         may_gather=is_row_exact,
         may_branch=not is_quantised or (keeps_order and is_row_exact),
-        prefill=Tiling(),
+        prefill=Tiling(may_cut=not keeps_order),
         freeing=partial(DeferredFree, most_cells=MOST_CELLS) if keeps_order else FreeAtOnce,
         shares_cells=not keeps_order,
     )
@@ -54,6 +54,9 @@ class Tiling(Prefill):
     tile: int = TILE
     long: int = 512
     """Tokens of the shortest prompt that is computed in tiles; at least `tile`."""
+    may_cut: bool = False
+    """Whether such a prompt may also be read in other runs, with rows of others: where requests share cells its bits
+    depend on these anyway (ADR 0053)."""
 
     @property
     def most_rows(self) -> int:
@@ -73,13 +76,19 @@ class Tiling(Prefill):
 
     def next_run(self, num_prompt: int, start: int, num_rows: int) -> PrefillRun:
         """See `Prefill`."""
-        if start < num_prompt and self.is_long(num_prompt):
+        is_tile = start < num_prompt and self.is_long(num_prompt)
+        if is_tile and not (self.may_cut and (start or num_rows < self.tile)):
             return PrefillRun(self.tile, self.num_final(num_prompt - start))
         return super().next_run(num_prompt, start, num_rows)
 
+    def usual(self, num_prompt: int, start: int, num_rows: int) -> int:
+        """See `Prefill`."""
+        return self.tile if start < num_prompt and self.is_long(num_prompt) else num_rows
+
     def is_fixed(self, num_prompt: int, start: int) -> bool:
         """See `Prefill`."""
-        return super().is_fixed(num_prompt, start) or (start < num_prompt and self.is_long(num_prompt))
+        is_tile = start < num_prompt and self.is_long(num_prompt) and not self.may_cut
+        return is_tile or super().is_fixed(num_prompt, start)
 
     def reusable(self, num_tokens: int, num_common: int, num_read: int, num_prompt: int) -> int:
         """See `Prefill`. What a long prompt lacks is whole tiles, or all of it."""

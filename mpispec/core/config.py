@@ -37,6 +37,8 @@ class HeadConfig:
     """Sequence ids that the stages' caches have; where requests have cells of their own, each of them."""
     rows_cost: tuple[float, ...] = (1.0,)
     """Time of a run of 1, 2, 3, ... rows on the slowest stage as multiples of one row's; linear beyond the table."""
+    past_cost: tuple[float, float] = (0.0, 0.0)
+    """What a cached position adds to each row of a run, and to each of one that goes in a tile, in the same unit."""
     link_delay: float = 0.0
     """Time from the sending of an empty message to its arrival on the next rank, as a multiple of a run of one row."""
     link_row: float = 0.0
@@ -75,12 +77,15 @@ class HeadConfig:
         befores = (self.actor,) if self.readers is None else (self.actor, self.readers)
         return tuple(Actor(before + index) for before in befores for index in range(1, self.num_stages + 1))
 
-    def cost(self, num_rows: int, correction: float = 1.0) -> float:
+    def cost(self, num_rows: int, correction: float = 1.0, past: float = 0.0) -> float:
         """Return for how long a run of `num_rows` rows occupies the busiest core or link, in times of one row.
 
-        `correction` is by what factor its compute differs from the table. The work of stages on one core adds up.
+        `correction` is by what factor its compute differs from the table, `past` what its rows attend to. The work of
+        stages on one core adds up.
         """
-        return max(self.crowd, self.crowd * self.compute(num_rows) * correction, num_rows * self.link_row)
+        attending = num_rows * past * self.past_cost[num_rows > self.traits.prefill.most_rows]
+        compute = self.crowd * (self.compute(num_rows) * correction + attending)
+        return max(self.crowd, compute, num_rows * self.link_row)
 
     def passing(self, num_rows: int, correction: float = 1.0) -> float:
         """Return the time from the dispatch of a run into an empty pipeline to its result, in times of one row.

@@ -55,8 +55,7 @@ class Request(Text):
         """First stages to which runs have carried rows of it."""
         self._stops = submitted.stops
         self.config = config
-        self.chunk = config.chunk_for(len(self.tokens) - common)
-        """Most rows of a prefill run while no other request is active."""
+        self._chunk = config.chunk_for(len(self.tokens) - common)
         self._offers: list[Node] | None = None
         """What the strategy chose, as long as nothing has changed that it looks at."""
         self._offered_to = 0
@@ -179,6 +178,11 @@ class Request(Text):
     def reads_alone(self) -> bool:
         """Whether the backend says how many rows the next run of the prompt has, so that no others may join it."""
         return self.config.traits.prefill.is_fixed(len(self.prompt), self.filled)
+
+    @property
+    def chunk(self) -> int:
+        """Most rows of a prefill run while no other request decodes."""
+        return self.config.traits.prefill.usual(len(self.prompt), self.filled, self._chunk)
 
     def num_next(self, num_rows: int) -> int:
         """Return how many rows `next_chunk` would have."""

@@ -6,7 +6,7 @@ its strategy says. Of several, a run takes, in this order:
 1. the newest token of each request, so that none waits for the guesses of another, then guesses by the chance that
    they are right; both of more urgent requests first, and among equals of the one that has waited longest,
 2. until the run has as many rows as bring all rows in the system through the pipeline soonest (`Scheduler.sizes`),
-3. but leaves room for a chunk of a prompt, the oldest first, of as few rows as read it nearly as soon as larger ones.
+3. but with a prompt's next rows, the oldest's, it has as few as read that nearly as soon as alone (core/reading.py).
 
 Runs are planned when the first stage is out of work, not before: whatever becomes ready meanwhile shares the run.
 """
@@ -20,19 +20,14 @@ from typing import NamedTuple
 from mpispec.core.config import HeadConfig
 from mpispec.core.experience import Others
 from mpispec.core.in_flight import RunsInFlight
+from mpispec.core.reading import SIZES, reading
 from mpispec.core.request import Request
 from mpispec.core.tree import Node, NodeState
 
-_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 63)
-"""Rows of a run that are weighed."""
 _AS_GOOD = 1.001
 """A larger run that takes no more than this many times as long is as good: it leaves the first stage free sooner."""
 _REREAD = 64
 """Runs after which the costs of rows, which are refined all the time, are read again."""
-_LONGER_READING = 1.1
-"""How many times as long the reading of a prompt may take so that others wait less."""
-_LONG_PROMPT = 512
-"""Tokens of the prompt that this is weighed for."""
 
 
 class Share(NamedTuple):
@@ -65,7 +60,7 @@ class Scheduler:
         self._runs = runs
         self.others = Others()
         self._sizes: dict[int, tuple[int, int]] = {}
-        self._chunks: dict[int, int] = {}
+        self._readings: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._most = config.traits.prefill.most_rows
         self._is_apart = config.traits.has_own_cells
         """Whether a run carries one request: rows of several would be computed one after the other."""
@@ -108,12 +103,12 @@ class Scheduler:
         together, most = self._sizes_for(offers, ready)
         if not (first.is_idle or (first.num_waiting == 0 and ready >= most)):
             return []
-        reading = sorted((request for request in requests if request.is_behind), key=lambda request: request.rank)
-        alone = [request for request in reading if request.reads_alone or self._is_apart]
-        if alone and alone[0] is reading[0] and not (offers and self._was_chunk):
+        behind = sorted((request for request in requests if request.is_behind), key=lambda request: request.rank)
+        alone = [request for request in behind if request.reads_alone or self._is_apart]
+        if alone and alone[0] is behind[0] and not (offers and self._was_chunk):
             self._was_chunk = True
-            return [Share(alone[0], (), self._chunk(alone[0], requests))]
-        joining = [request for request in reading if request not in alone]
+            return [Share(alone[0], (), self._reading(alone[0], len(able))[0])]
+        joining = [request for request in behind if request not in alone]
         if not joining and len(offers) < together and self._runs.num_live_runs >= self._config.num_stages - 1:
             return []  # others are about to come back, and runs that have met stay together
         self._was_chunk = False
@@ -122,27 +117,22 @@ class Scheduler:
             chosen = min(offers, key=lambda offer: _turn(offer[0], offer[1][0]))
             _note_passed(offers, [chosen[0]])
             offers = [chosen]
-        chunks = self._chunks_of(joining, requests)
-        kept = min(sum(share.num_rows for share in chunks), self._most - 1)
-        return _likeliest(offers, min(most, self._most - kept)) + chunks
-
-    def _chunks_of(self, joining: Sequence[Request], requests: Sequence[Request]) -> list[Share]:
-        """Return chunks of prompts, as many as go into one run; guesses must leave them room, or they would starve."""
-        shares = []
-        left = min(self._chunk(joining[0], requests), self._most // 2 + 1) if joining else 0
-        for request in joining:
-            if left <= 0:
-                break
-            shares.append(Share(request, (), left))
-            left -= request.num_next(left)
-        return shares
+        if not joining:
+            return _likeliest(offers, most)
+        rows, most_free = self._reading(joining[0], len(able))
+        newest = [(of, nodes[:1]) for of, nodes in offers if _is_needed(nodes[0])][: self._most - 1]
+        chunks = _chunks_of(joining, max(1, rows - len(newest)))
+        left = min(most, most_free - sum(share.num_rows for share in chunks))
+        if left <= len(newest):
+            return _likeliest(newest, len(newest)) + chunks
+        return _likeliest([(of, nodes[:left]) for of, nodes in offers], left) + chunks
 
     def _reread(self) -> None:
         """Forget sizes from time to time, for the costs of rows are refined all the time."""
         self._planned += 1
         if self._planned % _REREAD == 0:
             self._sizes.clear()
-            self._chunks.clear()
+            self._readings.clear()
 
     def _sizes_for(self, offers: Sequence[tuple[Request, Sequence[Node]]], ready: int) -> tuple[int, int]:
         """Return for how many requests a run waits, and how many rows it takes."""
@@ -161,27 +151,30 @@ class Scheduler:
     def _best_sizes(self, num_rows: int) -> tuple[int, int]:
         config, correction = self._config, self._runs.row_times.correction
         seconds: dict[int, float] = {}
-        for size in (*(size for size in _SIZES if size < min(num_rows, self._most)), min(num_rows, self._most)):
+        for size in (*(size for size in SIZES if size < min(num_rows, self._most)), min(num_rows, self._most)):
             factor = correction(size)
             seconds[size] = max(config.passing(size, factor), -(-num_rows // size) * config.cost(size, factor))
         good = [size for size in seconds if seconds[size] <= _AS_GOOD * min(seconds.values())]
         return good[0], good[-1]
 
-    def _chunk(self, request: Request, requests: Sequence[Request]) -> int:
-        """Return the rows of a prompt's chunks: few while others decode, for a row behind one passes no sooner."""
-        if all(other.is_behind for other in requests):
-            return request.chunk
-        chunk = self._chunks.get(request.chunk)
-        if chunk is None:
-            sizes = [size for size in _SIZES if size <= request.chunk] or [request.chunk]
+    def _reading(self, request: Request, num_decoding: int) -> tuple[int, int]:
+        """Return the rows of runs that read a prompt while so many requests decode, and the same with guesses."""
+        if not num_decoding:
+            return request.chunk, request.chunk
+        key = request.chunk, 1 << (len(request.tokens) - 1).bit_length(), num_decoding
+        if key not in self._readings:
+            self._readings[key] = reading(self._config, *key)
+        return self._readings[key]
 
-            def reading(size: int) -> float:
-                return (_LONG_PROMPT / size + self._config.num_stages - 1) * self._config.cost(size)
 
-            least = min(reading(size) for size in (*sizes, request.chunk))
-            chunk = next(size for size in (*sizes, request.chunk) if reading(size) <= _LONGER_READING * least)
-            self._chunks[request.chunk] = chunk
-        return chunk
+def _chunks_of(joining: Sequence[Request], left: int) -> list[Share]:
+    """Return chunks of prompts, as many as go into `left` rows of a run."""
+    shares: list[Share] = []
+    for request in joining:
+        if left > 0:
+            shares.append(Share(request, (), left))
+            left -= shares[-1].num_rows
+    return shares
 
 
 def _is_needed(node: Node) -> bool:

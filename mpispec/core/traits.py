@@ -49,6 +49,11 @@ class Prefill:
         del num_prompt, start
         return PrefillRun(num_rows, num_rows)
 
+    def usual(self, num_prompt: int, start: int, num_rows: int) -> int:
+        """Return the rows of the run from position `start` on, where nobody decodes; `num_rows` is what pays."""
+        del num_prompt, start
+        return num_rows
+
     def is_fixed(self, num_prompt: int, start: int) -> bool:
         """Tell whether the run from position `start` on must have the rows that `next_run` says, and no others."""
         del num_prompt, start

@@ -99,7 +99,7 @@ def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
         group.open(_limits(options, setup))
 
         # Measure what runs and links cost here, and how the ranks' clocks differ.
-        costs = pipeline_costs(group, models, setup, options.wire)
+        costs = pipeline_costs(group, models, setup, options)
         if sentence := advice(options, setup, costs[0].stages_s):
             say(sentence)
         trace = Trace(options.is_traced, options.is_timed)

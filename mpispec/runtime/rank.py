@@ -216,6 +216,7 @@ class Rank:
             context=setup.context,
             sequences=num_sequences(1 if has_own_cells else options.parallel),
             rows_cost=costs.rows,
+            past_cost=costs.past,
             link_delay=costs.link_delay,
             link_row=costs.link_row,
             draft_step=costs.draft_step,

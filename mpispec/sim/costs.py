@@ -65,11 +65,11 @@ class Modelled:
 
     def compute(self, stage: Actor, num_rows: int) -> float:
         """See `Costs`."""
-        return self.stage_s[stage - 1] * self._factor(num_rows)
+        return self.stage_s[stage - 1] * self.factor(num_rows)
 
     def draft(self, num_tokens: int) -> float:
         """See `Costs`."""
-        return self.draft_s * self._factor(num_tokens)
+        return self.draft_s * self.factor(num_tokens)
 
     def abort(self) -> float | None:
         """See `Costs`."""
@@ -86,7 +86,8 @@ class Modelled:
         """See `Costs`."""
         return SharedCore()
 
-    def _factor(self, rows: int) -> float:
+    def factor(self, rows: int) -> float:
+        """Return the cost of a run of so many rows as a multiple of one row's."""
         table = self.rows_factor
         if rows <= len(table):
             return table[rows - 1]

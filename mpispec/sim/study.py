@@ -88,6 +88,13 @@ class Study:
         return Modelled(*modelled) if self.readers is None else Apart(*modelled, readers=self.readers, looks=self.looks)
 
     @property
+    def rows_cost(self) -> tuple[float, ...]:
+        """What the head knows of the cost of rows: up to a tile where requests share runs (runtime/row_costs.py)."""
+        if self.num_requests == 1 or self.is_exact:
+            return self.rows_factor
+        return tuple(self.costs.factor(rows) for rows in range(1, llama_traits.TILE + 1))
+
+    @property
     def readers(self) -> Actor | None:
         """See `HeadConfig.readers`; where there is no draft."""
         return Actor(self.num_stages) if self.is_exact else None
@@ -260,7 +267,7 @@ def cluster_of(name: str, study: Study, script: Script) -> VirtualCluster:
         Actor(stages + 1) if is_drafted else None,
         context=PROMPT_TOKENS + study.num_tokens,
         sequences=_SEQUENCES,
-        rows_cost=study.rows_factor,
+        rows_cost=study.rows_cost,
         link_delay=study.link_s / study.stage_s,
         draft_step=study.draft_s / study.stage_s,
         draft_pair=study.costs.draft(2) / study.costs.draft(1) if study.draft_s else 1.0,

@@ -14,7 +14,7 @@ from mpispec.core.messages import Run
 from mpispec.runtime import row_costs as module
 from mpispec.runtime.group import Group
 from mpispec.runtime.link_costs import link_cost
-from mpispec.runtime.row_costs import row_tables, slowest_seconds
+from mpispec.runtime.row_costs import LongRuns, long_runs, row_tables, slowest_seconds
 from mpispec.transport.loopback import LoopbackTransport
 
 pytestmark = pytest.mark.unit
@@ -75,6 +75,36 @@ def test_a_disturbed_measurement_says_no_more_than_that_a_run_costs_its_halves(
 def test_a_pipeline_is_as_slow_as_its_slowest_stage_for_as_many_rows_as_all_have_measured() -> None:
     tables = {Actor(1): [1.0, 1.5, 2.0], Actor(2): [0.5, 1.0, 4.0, 9.0]}
     assert slowest_seconds(tables) == [1.0, 1.5, 2.75, 4.0]
+
+
+def test_runs_of_prompts_say_what_cached_positions_cost_by_row_and_in_a_tile(
+    timed: dict[Actor, StageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TILES_S", 1e6)
+    forward = TimedStage.forward
+
+    def attending(stage: TimedStage, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        TimedStage.now += len(run.rows) * run.rows[0].pos * (0.25 if len(run.rows) < 64 else 0.125)
+        return forward(stage, run, activations, cancelled)
+
+    monkeypatch.setattr(TimedStage, "forward", attending)
+    found = long_runs(Group(LoopbackTransport()), timed, Actor(1), width=4)
+    assert found == pytest.approx(LongRuns(16.5, 32.5, 0.25, 0.125))
+
+
+def test_a_slow_host_tries_one_long_run_and_takes_attention_for_nothing(
+    timed: dict[Actor, StageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TILES_S", 40.0)
+    found = long_runs(Group(LoopbackTransport()), timed, Actor(1), width=4)
+    assert found == pytest.approx(LongRuns(16.5, 32.5, 0.0, 0.0))
+
+
+def test_a_table_with_long_runs_reaches_a_tile() -> None:
+    tables = {Actor(1): [1.0, 1.5, 2.0]}
+    table = slowest_seconds(tables, LongRuns(half=10.0, tile=100.0, past=0.0, past_in_tile=0.0))
+    assert (len(table), table[31]) == (64, 10.0)
+    assert table[63] == 20.0, "disturbed: no longer than two halves"
 
 
 def test_a_pipeline_within_one_rank_has_no_links() -> None:

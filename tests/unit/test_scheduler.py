@@ -111,8 +111,9 @@ def test_a_row_waits_for_others_where_runs_of_several_pass_sooner() -> None:
 
 
 def test_chunks_are_as_short_as_they_can_be_read_nearly_as_soon_while_others_decode() -> None:
+    """With the newest token of the other request a run has as many rows as a chunk alone."""
     flat = (*(1.0 for _ in range(8)),)
-    for rows_cost, chunk in ((flat, 8), (STEEP, 1)):
+    for rows_cost, rows in ((flat, 8), (STEEP, 3)):
         head = Head(stages=2, rows_cost=rows_cost)
         head.submit(0, prompt=1)
         head.answers()
@@ -120,7 +121,8 @@ def test_chunks_are_as_short_as_they_can_be_read_nearly_as_soon_while_others_dec
         head.submit(1, prompt=200)
         head.answers()
         runs = head.becomes_idle() or head.runs[-1:]
-        assert sum(row.request == 1 for row in runs[-1].rows) == chunk
+        assert len(runs[-1].rows) == rows
+        assert sum(row.request == 1 for row in runs[-1].rows) >= rows - 1
 
 
 def test_the_oldest_prompt_is_read_first_and_a_more_urgent_one_before_it() -> None:

@@ -62,6 +62,17 @@ def test_where_bits_depend_on_the_run_whole_runs_of_the_prompt_are_kept(
     assert Tiling(tile=4, long=12, chunk=3).reusable(11, num_common, num_read, num_prompt=num_read) == kept
 
 
+def test_where_bits_depend_on_others_anyway_a_long_prompt_may_be_cut_otherwise() -> None:
+    cut = Tiling(tile=4, long=12, may_cut=True)
+    assert not cut.is_fixed(14, 0)
+    assert cut.next_run(14, 0, 3) == (3, 3)
+    assert cut.next_run(14, 3, 4) == (4, 4), "no run begins over another"
+    assert cut.usual(14, 13, 2) == 4, "alone it is read in tiles"
+    assert cut.usual(14, 14, 2) == 2, "but no answer is, when it is computed once more"
+    assert cut.next_run(14, 0, 4) == TILING.next_run(14, 0, 4) == (4, 2), "and as without others"
+    assert TILING.is_fixed(14, 0)
+
+
 def tokens(count: int) -> tuple[Token, ...]:
     return tuple(Token(index) for index in range(count))
 
