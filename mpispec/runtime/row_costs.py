@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -29,9 +31,8 @@ _BUDGET_S = 0.3
 _BUDGET_ROWS = 20.0
 """Where one row takes long, the budget is the time of this many, up to `_MOST_S`: loading took longer still."""
 _MOST_S = 2.0
-_HALF, _TILE = 32, 64
-"""Rows of the runs that are measured as well where prompts share runs with newest tokens (ADR 0053)."""
-_TRIES = 8
+_TILE = 64
+"""Rows of the longest run that is measured where prompts share runs with newest tokens (ADR 0053)."""
 _TILES, _TILES_S = (4, 9), 2.0
 """How many runs of a tile say, one behind the other, what cached positions cost: the least, the most, and for how many
 seconds these are computed. A model that takes longer has so large layers that attention hardly counts."""
@@ -63,17 +64,15 @@ class PipelineCosts:
     """See `HeadConfig.draft_toll`."""
 
 
-class LongRuns(NamedTuple):
-    """What runs of a prompt cost a stage, in seconds."""
+class ReadingCosts(NamedTuple):
+    """What runs of up to a tile cost a stage, in times of a run of one row."""
 
-    half: float
-    """A run of 32 rows."""
-    tile: float
-    """A run of 64 rows."""
+    rows: tuple[float, ...]
+    """By `_SIZES`, then 32 and 64 rows."""
     past: float
     """What a cached position adds to each row of a shorter run."""
     past_in_tile: float
-    """What it adds to each row of a run of 64."""
+    """What it adds to each row of a tile."""
 
 
 def pipeline_costs(group: Group, models: Models, setup: Setup, options: JobOptions) -> list[PipelineCosts]:
@@ -84,14 +83,15 @@ def pipeline_costs(group: Group, models: Models, setup: Setup, options: JobOptio
         actors = [pipeline.actor_of(index) for index in range(len(pipeline.stages))]
         stages = {actor: models.stages[actor] for actor in actors if actor in models.stages}
         tables = row_tables(group, stages, actors[0], model.width)
-        shares_runs = options.parallel > 1 and (pipeline.head != HEAD or setup.exactness == "throughput")
-        long = None
-        if shares_runs and not is_order_exact(setup.forms):
-            long = long_runs(group, stages, actors[0], model.width)
-        seconds = slowest_seconds(tables, long)
-        past = (long.past / seconds[0], long.past_in_tile / seconds[0]) if long else (0.0, 0.0)
-        link = link_cost(group, [stage.rank for stage in pipeline.stages], row_bytes(options.wire, model.width))
+        seconds = slowest_seconds(tables)
         rows = tuple(max(1.0, each / seconds[0]) for each in seconds)
+        past = (0.0, 0.0)
+        shares_runs = options.parallel > 1 and (pipeline.head != HEAD or setup.exactness == "throughput")
+        if shares_runs and not is_order_exact(setup.forms):
+            has_gpu = any(setup.gpu_layers)
+            rows, *slopes = reading_costs(group, stages, actors[0], model.width, has_gpu)
+            past = (slopes[0], slopes[1])
+        link = link_cost(group, [stage.rank for stage in pipeline.stages], row_bytes(options.wire, model.width))
         step, pair = (draft[0] / seconds[0], draft[1] / draft[0]) if draft else (1.0, 1.0)
         stages_s = tuple(tables[actor][0] for actor in actors)
         is_exact = are_rows_exact(group, stages, actors[0], model.width, models.arithmetic)
@@ -137,46 +137,59 @@ def row_tables(
     return merged(group, mine)
 
 
-def slowest_seconds(tables: Mapping[Actor, Sequence[float]], long: LongRuns | None = None) -> list[float]:
-    """Return the time of 1, 2, 3, ... rows on the slowest stage, up to the most that all have measured.
-
-    A disturbed measurement of a long run says no more than that it takes as long as its parts.
-    """
+def slowest_seconds(tables: Mapping[Actor, Sequence[float]]) -> list[float]:
+    """Return the time of 1, 2, 3, ... rows on the slowest stage, up to the most that all have measured."""
     slowest = [max(times) for times in zip(*tables.values(), strict=False)]
-    known = dict(zip(_SIZES, slowest, strict=False))
-    if long is not None:
-        for size, seconds in ((_HALF, long.half), (_TILE, long.tile)):
-            last = max(known)
-            known[size] = min(max(known[last], seconds), known[last] * size / last)
-    return list(interpolated(known))
+    return list(interpolated(dict(zip(_SIZES, slowest, strict=False))))
 
 
-def long_runs(group: Group, stages: Mapping[Actor, StageModel], first: Actor, width: int) -> LongRuns:
-    """Return what runs of a prompt cost the slowest of all stages. Collective; arguments as for `row_tables`."""
-    mine = {actor: list(_long_runs(stage, None if actor == first else width)) for actor, stage in stages.items()}
-    return LongRuns(*(max(times) for times in zip(*merged(group, mine).values(), strict=True)))
+def reading_costs(
+    group: Group, stages: Mapping[Actor, StageModel], first: Actor, width: int, has_gpu: bool
+) -> tuple[tuple[float, ...], float, float]:
+    """Return what 1, 2, ..., 64 rows cost, and a cached position each row of a run and of a tile. Collective.
+
+    All in times of one row, the most of all stages; other arguments as for `row_tables`.
+    """
+    clock = time.monotonic if has_gpu else time.thread_time
+    mine = {actor: _reading(stage, None if actor == first else width, clock) for actor, stage in stages.items()}
+    rows, past, in_tile = zip(*merged(group, mine).values(), strict=True)
+    most = [max(each) for each in zip(*rows, strict=True)]
+    return interpolated(dict(zip((*_SIZES, 32, _TILE), most, strict=True))), max(past), max(in_tile)
 
 
-def _long_runs(stage: StageModel, width: int | None) -> LongRuns:
-    """Measure a stage that takes tokens, or activations of `width` numbers a row."""
+def _reading(stage: StageModel, width: int | None, clock: Callable[[], float]) -> ReadingCosts:
+    """Measure a stage that takes tokens, or activations of `width` numbers a row.
+
+    In processor time of this thread: where ranks share cores long runs are interrupted, and short ones are not, which
+    would make rows look dearer than they are. A GPU computes while the thread waits.
+    """
 
     def seconds(size: int, past: int = 0, is_kept: bool = False) -> float:
         activations = None if width is None else np.zeros((size, width), np.float32)
-        return trial(stage, size, activations, past, is_kept).seconds
+        start = clock()
+        trial(stage, size, activations, past, is_kept)
+        return clock() - start
 
-    alone = min(seconds(1) for _ in range(_TRIES))
-    half = min(seconds(_HALF) for _ in range(2))
+    begin = clock()
+    found: list[float] = []
+    for size in (*_SIZES, 32):
+        found.append(seconds(size))
+        for _ in range(min(7, _TILE // size - 1) if clock() - begin < _TILES_S else 0):
+            found[-1] = min(found[-1], seconds(size))
+    begin = clock()
     tiles = [seconds(_TILE, is_kept=True)]
-    while len(tiles) < _TILES[1] and sum(tiles) + tiles[-1] <= _TILES_S:
+    while len(tiles) < _TILES[1] and clock() - begin + tiles[-1] <= _TILES_S:
         tiles.append(seconds(_TILE, past=len(tiles) * _TILE, is_kept=True))
-    past = by_row = in_tile = 0.0
+    by_row = in_tile = 0.0
     if len(tiles) >= _TILES[0]:
-        past = float(len(tiles) * _TILE)
-        by_row = (min(seconds(1, past=int(past)) for _ in range(_TRIES)) - alone) / past
-        few = len(tiles) // 2  # the least of each half: what disturbs a run makes it longer
+        past, few = len(tiles) * _TILE, len(tiles) // 2
+        by_row = (min(seconds(1, past=past) for _ in range(8)) - found[0]) / past
+        # The least of each half: what disturbs a run only makes it longer.
         in_tile = (min(tiles[-few:]) - min(tiles[:few])) / (_TILE * _TILE * (len(tiles) - few))
     stage.apply([CacheOp(CacheOpKind.DROP, SeqId(0), SeqId(0), Pos(0), -1)])
-    return LongRuns(half, min(tiles), max(0.0, by_row), max(0.0, in_tile))
+    one = found[0]
+    table = tuple(max(1.0, each / one) for each in accumulate((*found, min(tiles)), max))
+    return ReadingCosts(table, max(0.0, by_row / one), max(0.0, in_tile / one))
 
 
 def _seconds(stage: StageModel, is_first: bool, width: int, sizes: Sequence[int]) -> list[float]:

@@ -14,7 +14,7 @@ from mpispec.core.messages import Run
 from mpispec.runtime import row_costs as module
 from mpispec.runtime.group import Group
 from mpispec.runtime.link_costs import link_cost
-from mpispec.runtime.row_costs import LongRuns, long_runs, row_tables, slowest_seconds
+from mpispec.runtime.row_costs import ReadingCosts, reading_costs, row_tables, slowest_seconds
 from mpispec.transport.loopback import LoopbackTransport
 
 pytestmark = pytest.mark.unit
@@ -88,23 +88,28 @@ def test_runs_of_prompts_say_what_cached_positions_cost_by_row_and_in_a_tile(
         return forward(stage, run, activations, cancelled)
 
     monkeypatch.setattr(TimedStage, "forward", attending)
-    found = long_runs(Group(LoopbackTransport()), timed, Actor(1), width=4)
-    assert found == pytest.approx(LongRuns(16.5, 32.5, 0.25, 0.125))
+    rows, past, past_in_tile = reading_costs(Group(LoopbackTransport()), timed, Actor(1), width=4, has_gpu=True)
+    assert rows == pytest.approx([0.5 + 0.5 * size for size in range(1, 65)])
+    assert (past, past_in_tile) == pytest.approx((0.25, 0.125))
 
 
 def test_a_slow_host_tries_one_long_run_and_takes_attention_for_nothing(
     timed: dict[Actor, StageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_TILES_S", 40.0)
-    found = long_runs(Group(LoopbackTransport()), timed, Actor(1), width=4)
-    assert found == pytest.approx(LongRuns(16.5, 32.5, 0.0, 0.0))
+    monkeypatch.setattr(module, "_TILES_S", 1.0)
+    began = TimedStage.now
+    rows, past, past_in_tile = reading_costs(Group(LoopbackTransport()), timed, Actor(1), width=4, has_gpu=True)
+    assert rows == pytest.approx([0.5 + 0.5 * size for size in range(1, 65)])
+    assert (past, past_in_tile) == (0.0, 0.0)
+    assert TimedStage.now - began <= sum(0.5 + 0.5 * size for size in (1, 2, 4, 8, 16, 32, 64)) + 2.0
 
 
-def test_a_table_with_long_runs_reaches_a_tile() -> None:
-    tables = {Actor(1): [1.0, 1.5, 2.0]}
-    table = slowest_seconds(tables, LongRuns(half=10.0, tile=100.0, past=0.0, past_in_tile=0.0))
-    assert (len(table), table[31]) == (64, 10.0)
-    assert table[63] == 20.0, "disturbed: no longer than two halves"
+def test_runs_of_prompts_are_timed_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ranks share a core, a run that is interrupted costs no more than one that is not."""
+    stage = ToyStage(0, is_last=True, vocabulary=8)
+    monkeypatch.setattr(time, "thread_time", lambda: 0.0)
+    monkeypatch.setattr(module, "_reading", lambda *args: ReadingCosts((args[2](),) * 7, 0.0, 0.0))
+    assert reading_costs(Group(LoopbackTransport()), {Actor(1): stage}, Actor(1), 4, has_gpu=False)[0][0] == 0.0
 
 
 def test_a_pipeline_within_one_rank_has_no_links() -> None:
