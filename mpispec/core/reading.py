@@ -17,7 +17,7 @@ _FREE = 1.06
 def reading(config: HeadConfig, alone: int, num_tokens: int, num_decoding: int) -> tuple[int, int]:
     """Return the rows of runs that read `num_tokens` while `num_decoding` others decode; and the same with guesses.
 
-    Whoever decodes waits for D of them: the shortest that read nearly as soon as any do, or `alone` rows without others.
+    Whoever decodes waits for D of them: the shortest that read nearly as soon as any, or as `alone` rows with none.
     """
     riding, fill, past = num_decoding / config.num_stages, config.num_stages - 1, num_tokens / 2
     most = config.traits.prefill.most_rows

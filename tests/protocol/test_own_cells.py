@@ -13,7 +13,7 @@ import pytest
 from mpispec.compute.base import ComputeError
 from mpispec.core import own_caches
 from mpispec.core.cache_operations import CacheOperations
-from mpispec.core.lanes import Lane
+from mpispec.core.lanes import Lane, Lanes
 from mpispec.core.own_caches import OwnCaches
 from mpispec.core.traits import Prefill
 from tests.protocol.playing import Breach
@@ -46,6 +46,7 @@ def test_requests_that_share_cells_change_each_others_texts(strategy: str, monke
         return CacheOperations(sequences, max_active, prefill)
 
     monkeypatch.setattr(own_caches, "OwnCaches", shared)
+    monkeypatch.setattr(Lanes, "check", lambda _: None)  # which notices that both lanes write the cells that are shared
     with pytest.raises(AssertionError, match=r"seed \d+, request \d"):
         for scenario in crowded(SEEDS, strategy):
             play(scenario)
