@@ -178,6 +178,38 @@ def test_a_response_calls_by_force(client: openai.OpenAI) -> None:
     assert call.name == "get_weather" and isinstance(json.loads(call.arguments)["city"], str)
 
 
+LARK = r"""
+start: "*** Begin Patch" LF (name LF){1,2} "*** End Patch"
+name: "*** Delete File: " /[a-z]{1,8}\.py/
+%import common.LF
+"""
+DELETED = r"\*\*\* Begin Patch\n(\*\*\* Delete File: [a-z]{1,8}\.py\n){1,2}\*\*\* End Patch"
+PATCH: Any = {"type": "custom", "name": "patch", "format": {"type": "grammar", "syntax": "lark", "definition": LARK}}
+
+
+def test_a_tool_is_called_with_a_text_of_its_grammar(client: openai.OpenAI) -> None:
+    """By force, in both forms, and freely, where the model has begun to call it."""
+    forced = client.responses.create(
+        model=ALIAS, input="Tell me a joke.", tools=[PATCH], tool_choice="required", max_output_tokens=256
+    )
+    asked = client.responses.create(
+        model=ALIAS, input=ASK_FOR_CALL.replace("get_weather", "patch"), tools=[PATCH], max_output_tokens=256
+    )
+    for answer in (forced, asked):
+        (call,) = [item for item in answer.output if item.type == "custom_tool_call"]
+        assert call.name == "patch" and re.fullmatch(DELETED, call.input), call.input
+    custom: Any = {"type": "custom", "custom": {"name": "number", "format": {"type": "grammar"}}}
+    custom["custom"]["format"]["grammar"] = {"syntax": "regex", "definition": "[0-9]{3}"}
+    (choice,) = client.chat.completions.create(
+        model=ALIAS, messages=say("Tell me a joke."), tools=[custom], tool_choice="required", max_tokens=64
+    ).choices
+    (made,) = choice.message.tool_calls or []
+    assert made.type == "custom" and re.fullmatch("[0-9]{3}", made.custom.input)
+    custom["custom"]["format"]["grammar"]["definition"] = "("
+    with pytest.raises(openai.BadRequestError, match="cannot be kept to"):
+        client.chat.completions.create(model=ALIAS, messages=say("Tell me a joke."), tools=[custom])
+
+
 def test_texts_keep_to_regular_expressions_and_choices(client: openai.OpenAI) -> None:
     for field, pattern in (
         ({"guided_regex": "[A-Z]{2}-[0-9]{3}"}, "[A-Z]{2}-[0-9]{3}"),

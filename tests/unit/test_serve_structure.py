@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -293,6 +294,149 @@ def test_a_structured_answer_or_a_call_where_both_are_offered(compiler: Compiler
     text = grammar_text(Structure("json", SCHEMA, ""), Frame(tools=TOOLS[:1]))
     walk = compiler.walk(text)
     assert matches(walk, '{"a": 1}') and matches(walk, CALL) and not matches(walk, '{"a": 1}' + CALL)
+
+
+# -- tools that take a text -----------------------------------------------------------------------------------------
+
+EDIT = """\
+start: begin_patch hunk+ end_patch
+begin_patch: "*** Begin Patch" LF
+end_patch: "*** End Patch" LF?
+hunk: "*** Add File: " filename LF add_line+ | "*** Delete File: " filename LF
+filename: /(.+)/
+add_line: "+" /(.*)/ LF -> line
+%import common.LF
+"""
+"""A part of the grammar that Codex has its models write patches in."""
+EDITED = '*** Begin Patch\n*** Add File: "a".py\n+x = "\\n</tool_call>"\n+}\n*** End Patch\n'
+PATCH = {"name": "patch", "description": "Edit files.", "parameters": {}}
+PATCHING = Frame(
+    tools=[{"type": "function", "function": PATCH}, TOOLS[0]], texts={"patch": Structure("grammar", EDIT, "")}
+)
+
+
+def read(form: CallFormat, answer: str) -> tuple[str, list[tuple[str, Any]]]:
+    """Return what an answer says and calls, read in portions."""
+    reader, turn = CallReader(form, {"weather", "patch"}, None, {"patch"}), Turn()
+    for start in range(0, len(answer), 7):
+        for piece in reader.push(answer[start : start + 7]):
+            turn.add(piece)
+    for piece in reader.flush():
+        turn.add(piece)
+    return turn.text, [(call.name, json.loads(call.arguments)) for call in turn.calls]
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.begins[0])
+@pytest.mark.parametrize("has_controls", [False, True])
+@pytest.mark.parametrize("must_call", [False, True])
+def test_a_text_that_a_tool_takes_keeps_to_its_grammar(
+    compiler: Compiler, form: CallFormat, has_controls: bool, must_call: bool
+) -> None:
+    """In every family, forced or not; before and after it there may be what there may be without a grammar."""
+    for hint, *_ in form.spellings:
+        source = f"{form.hints[0]} {hint}"
+        controls = {form.begins[0]: 256} if has_controls else {}
+        frame = replace(PATCHING, form=form, template=source, must_call=must_call, controls=controls)
+        walk = compiler.walk(grammar_text(None, frame))
+        call = form.opened(source) + '{"name": "patch"}\n'
+        weather = written(form, source, TOOL, '{"city": "Oslo"}')
+        assert matches(walk, call + EDITED, controls) and matches(walk, weather, controls)
+        assert not matches(walk, call + EDITED + "And so on.", controls)
+        assert not matches(walk, call + EDITED + call + EDITED, controls)
+        assert not matches(walk, call + "+x\n", controls) and not matches(walk, call, controls)
+        assert matches(walk, "Done.", controls) is not must_call
+        assert matches(walk, weather + call + EDITED, controls) is not must_call
+        assert read(form, call + EDITED) == ("", [("patch", {"input": EDITED})])
+        assert read(form, weather + call + EDITED)[1] == [("weather", {"city": "Oslo"}), ("patch", {"input": EDITED})]
+        if not form.is_bare:
+            assert matches(walk, "Look: {}\n" + call + EDITED, controls) is not must_call
+            assert read(form, "Look: {}\n" + call + EDITED) == ("Look: {}", [("patch", {"input": EDITED})])
+
+
+@pytest.mark.parametrize("controls", [{}, {"<think>": 256}, {"</think>": 256}])
+def test_a_thought_before_a_text_that_a_tool_takes(compiler: Compiler, controls: dict[str, int]) -> None:
+    walk = compiler.walk(grammar_text(None, replace(PATCHING, thoughts=THINK, controls=controls)))
+    call = f'<tool_call>\n{{"name": "patch"}}\n{EDITED}'
+    for answer in (call, f"Look.\n{call}", "Done."):
+        assert matches(walk, f"<think>A <tool_call> {{ is due.</think>\n\n{answer}", controls)
+        assert matches(walk, answer, controls)
+    assert not matches(walk, "<think>So</think>\n<tool_call>\n", controls)
+
+
+def test_an_empty_text_is_read() -> None:
+    assert read(HERMES, '<tool_call>\n{"name": "patch"}') == ("", [("patch", {"input": ""})])
+    assert read(HERMES, '<tool_call>\n{"name": "weather"}') == ("", [("weather", {})])
+
+
+def customs(**given: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return requests that offer a tool of a grammar, in the words of chats and of responses."""
+    chats = {"type": "custom", "custom": {"name": "patch", "format": {"type": "grammar", "grammar": given}}}
+    responses = {"type": "custom", "name": "patch", "format": {"type": "grammar", **given}}
+    return chat(tools=[chats, TOOLS[0]]), {"input": "hi", "tools": [responses]}
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", "one"])
+@pytest.mark.parametrize(("syntax", "definition"), [("regex", r"[ab]+\n"), ("lark", 'start: /[ab]+/ "\\n"')])
+def test_a_grammar_of_a_tool_is_enforced_whoever_asks(
+    engine: FakeEngine, client: httpx.Client, compiler: Compiler, syntax: str, definition: str, choice: str
+) -> None:
+    for path, body in zip((CHAT, RESPONSES), customs(syntax=syntax, definition=definition), strict=True):
+        one = {"type": "custom", "custom": {"name": "patch"}} if path == CHAT else {"type": "custom", "name": "patch"}
+        walk = compiler.walk(
+            grammar_of(engine, client, path, body | {"tool_choice": one if choice == "one" else choice})
+        )
+        call = '<tool_call>\n{"name": "patch"}\n'
+        assert matches(walk, call + "ab\n") and not matches(walk, call + "abc\n")
+        assert matches(walk, "Hello!") is (choice == "auto")
+        assert grammar_of(engine, client, path, body | {"tool_choice": "none"}) == ""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"syntax": "lark", "definition": "start: ("},
+        {"syntax": "lark", "definition": 'begin: "x"'},
+        {"syntax": "regex", "definition": "("},
+        {"syntax": "gbnf", "definition": 'root ::= "x"'},
+        {"syntax": "lark"},
+    ],
+)
+def test_a_grammar_that_a_tool_cannot_have_is_refused_with_the_reason(
+    client: httpx.Client, given: dict[str, str]
+) -> None:
+    for path, body in zip((CHAT, RESPONSES), customs(**given), strict=True):
+        error = client.post(path, json=body).json()["error"]
+        assert error["param"] == "tools" and len(error["message"]) > 40
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chat_calls_a_tool_with_a_text(client: httpx.Client, stream: bool) -> None:
+    """Streamed, the text comes when it is complete; a call of a function next to it is as ever."""
+    body = customs(syntax="regex", definition="(?s:.*)")[0]
+    words = f'write:{CALL}<tool_call>\n{{"name": "patch"}}\na "b"\n'
+    answer = client.post(CHAT, json=body | {"messages": [{"role": "user", "content": words}], "stream": stream})
+    if stream:
+        chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+        deltas = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", ())]
+        first, second = ([each for each in deltas if each["index"] == index] for index in (0, 1))
+        assert "".join(each["function"]["arguments"] for each in first) == '{"city": "Oslo"}'
+        assert [each["custom"] for each in second] == [{"name": "patch", "input": ""}, {"input": 'a "b"\n'}]
+    else:
+        choice = answer.json()["choices"][0]
+        assert [call["type"] for call in choice["message"]["tool_calls"]] == ["function", "custom"]
+        assert choice["message"]["tool_calls"][1]["custom"] == {"name": "patch", "input": 'a "b"\n'}
+        assert choice["finish_reason"] == "tool_calls"
+
+
+def test_a_chat_remembers_calls_with_a_text(engine: FakeEngine, client: httpx.Client) -> None:
+    call = {"id": "c", "type": "custom", "custom": {"name": "patch", "input": "+b"}}
+    said = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
+    said.append({"role": "tool", "tool_call_id": "c", "content": "Done."})
+    assert client.post(CHAT, json={"messages": said}).status_code == 200
+    prompt = bytes(token for token in engine.generations[-1].prompt if token < 256).decode()
+    assert '{"name": "patch", "arguments": {"input": "+b"}}' in prompt
+    said[1] = {"role": "assistant", "tool_calls": [{"id": "c", "type": "custom"}]}
+    assert client.post(CHAT, json={"messages": said}).status_code == 400
 
 
 # -- thoughts -----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 import mpispec
+from mpispec.serve.api.tools import text_of
 from mpispec.serve.errors import ApiError
 from mpispec.serve.text.completion import Completed
 from mpispec.serve.text.scores import of_chat, of_text
@@ -209,6 +210,11 @@ class TextAnswer:
 class ChatAnswer(TextAnswer):
     """Shapes the answers of POST /v1/chat/completions."""
 
+    customs: frozenset[str] = frozenset()
+    """Names of the tools that take a text, which is known when a call of them is complete."""
+    _texts: set[tuple[int, int]] = field(default_factory=set, repr=False, compare=False)
+    """Choice and number of the calls of those."""
+
     PREFIX: ClassVar[str] = "chatcmpl-"
     WHOLE: ClassVar[str] = "chat.completion"
     CHUNK: ClassVar[str] = "chat.completion.chunk"
@@ -217,6 +223,23 @@ class ChatAnswer(TextAnswer):
         """Yield the chunk that names the role."""
         choice = {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None}
         yield self._chunk(choice | {"finish_reason": None})
+
+    def chunk(self, index: int, piece: Piece) -> Iterator[str]:
+        """See `TextAnswer`; texts that tools are called with are left to the end."""
+        match piece:
+            case Called(number, name) if name in self.customs:
+                self._texts.add((index, number))
+            case Argued(number) if (index, number) in self._texts:
+                return
+        yield from super().chunk(index, piece)
+
+    def ending(self, index: int, turn: Turn, done: Completed) -> Iterator[str]:
+        """Yield the chunks of texts that tools are called with, and the one that says why the choice ends."""
+        for number, call in enumerate(turn.calls):
+            if call.name in self.customs:
+                delta = {"tool_calls": [{"index": number, "custom": {"input": text_of(call.arguments)}}]}
+                yield self._chunk({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+        yield from super().ending(index, turn, done)
 
     def _of_prompt(self, done: Completed) -> dict[str, Any]:
         return {}
@@ -252,4 +275,6 @@ class ChatAnswer(TextAnswer):
 
     def _call(self, index: int, number: int, call: Call) -> dict[str, Any]:
         ident = f"call_{self.ident}_{index}_{number}"
+        if call.name in self.customs:
+            return {"id": ident, "type": "custom", "custom": {"name": call.name, "input": text_of(call.arguments)}}
         return {"id": ident, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

@@ -12,6 +12,7 @@ from mpispec.serve.api.request import ChoicesRequest
 from mpispec.serve.api.tools import MAX_TOOLS, Tool, offered
 from mpispec.serve.text.dialogue import SET_BY_FIELDS, ChatMessage, Dialogue
 from mpispec.serve.text.scores import NumTop
+from mpispec.serve.text.structure import Structure
 
 THINKING = {"enabled": True, "adaptive": True, "disabled": False}
 """Values of `thinking.type`, and whether the model is to think."""
@@ -28,20 +29,38 @@ class CalledFunction(BaseModel):
     arguments: str | dict[str, Any] | None = None
 
 
+class CalledCustom(BaseModel):
+    """The custom tool that a call names."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str = Field(min_length=1)
+    input: str
+
+
 class ToolCall(BaseModel):
     """A call in an assistant's message."""
 
     model_config = ConfigDict(strict=True)
 
     id: str | None = None
-    type: Literal["function"] | None = None
-    function: CalledFunction
+    type: Literal["function", "custom"] | None = None
+    function: CalledFunction | None = None
+    custom: CalledCustom | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> ToolCall:
+        if (self.function is None) is (self.custom is None):
+            raise ValueError("needs one of the fields 'function' and 'custom'")
+        return self
 
     def plain(self) -> dict[str, Any]:
         """Return the call with its arguments as JSON text."""
-        given = self.function.arguments
+        called = self.function or self.custom
+        assert called is not None  # see `_is_one`
+        given = called.arguments if isinstance(called, CalledFunction) else {"input": called.input}
         arguments = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
-        function = {"name": self.function.name, "arguments": arguments}
+        function = {"name": called.name, "arguments": arguments}
         return {"id": self.id or "", "type": "function", "function": function}
 
 
@@ -143,6 +162,11 @@ class ChatRequest(ChoicesRequest):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
+    def texts(self) -> dict[str, Structure | None]:
+        """By name of a custom tool, what its text must look like, None where that is free. Raises ApiError."""
+        return {tool.custom.name: tool.text for tool in self.tools or () if tool.custom is not None}
+
+    @property
     def continues(self) -> bool:
         """Whether the answer goes on with the last message."""
         return bool(self.continue_final_message or self.messages[-1].prefix)
@@ -156,11 +180,12 @@ class ChatRequest(ChoicesRequest):
         kind = str((self.thinking or {}).get("type"))
         is_thinking = THINKING.get(kind, self.enable_thinking)
         names |= {} if is_thinking is None else {"enable_thinking": is_thinking}
-        offer = offered([tool.function.plain() for tool in self.tools or ()], self.tool_choice)
+        offer = offered([tool.plain() for tool in self.tools or ()], self.tool_choice)
         return Dialogue(
             [message.plain() for message in self.messages],
             tools=offer.tools,
             forced=offer.forced,
+            texts={name: text for name, text in self.texts.items() if text is not None},
             calls_at_once=self.parallel_tool_calls is not False,
             splits_thought=self.reasoning_format != "none",
             names=names | (self.chat_template_kwargs or {}),

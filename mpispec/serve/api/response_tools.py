@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from mpispec.serve.api.tools import Function
-
-_TEXT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-"""What a model is asked for where a tool takes a text."""
+from mpispec.serve.api.tools import Function, plain_custom, read_grammar
+from mpispec.serve.text.structure import Structure
 
 
 class ResponseTool(Function):
@@ -18,23 +15,24 @@ class ResponseTool(Function):
     type: Literal["function", "custom"] = "function"
     namespace: str | None = None
     format: dict[str, Any] | None = None
-    """Of a custom tool's text. It is shown to the model, not enforced."""
+    """Of a custom tool's text: `{"type": "grammar", "syntax": ..., "definition": ...}`, or any text."""
 
     @property
     def label(self) -> str:
         """The name that the model knows it by."""
         return labelled(self.name, self.namespace)
 
+    @property
+    def text(self) -> Structure | None:
+        """What the text that it is called with must look like, None where it is free or no text. Raises ApiError."""
+        return read_grammar(self.format) if self.type == "custom" else None
+
     def plain(self) -> dict[str, Any]:
-        """Return what a chat template takes."""
+        """Return what a chat template takes. Raises ApiError."""
+        if self.type == "custom":
+            return plain_custom(self.label, self.description, self.text)
         tool = super().plain()
         tool["function"]["name"] = self.label
-        if self.type == "custom":
-            definition = (self.format or {}).get("definition")
-            tool["function"]["parameters"] = _TEXT
-            if isinstance(definition, str):
-                said = f"{self.description or ''}\nIts input keeps to this grammar:\n{definition}"
-                tool["function"]["description"] = said.lstrip()
         return tool
 
     def given(self) -> dict[str, Any]:
@@ -81,14 +79,6 @@ def repeated(tools: Sequence[ResponseTool]) -> list[dict[str, Any]]:
             found.append({"type": "namespace", "name": tool.namespace, "tools": spaces[tool.namespace]})
         spaces[tool.namespace].append(tool.given())
     return found
-
-
-def text_of(arguments: str) -> str:
-    """Return the text that a custom tool is called with; what is no object with it stands for itself."""
-    try:
-        return str(json.loads(arguments, strict=False)["input"])
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return arguments
 
 
 def read_choice(choice: Any) -> Any:

@@ -190,6 +190,7 @@ class ResponsesRequest(GenerationRequest):
             messages,
             tools=offer.tools,
             forced=offer.forced,
+            texts={tool.label: text for tool in self.tools or () if (text := tool.text) is not None},
             calls_at_once=self.parallel_tool_calls is not False,
             names=names,
         )

@@ -10,8 +10,9 @@ from typing import Any
 
 from mpispec.core.messages import Sampling
 from mpispec.serve.api.answers import Answered, event, report_of
-from mpispec.serve.api.response_tools import ResponseTool, repeated, text_of
+from mpispec.serve.api.response_tools import ResponseTool, repeated
 from mpispec.serve.api.responses import ResponsesRequest
+from mpispec.serve.api.tools import text_of
 from mpispec.serve.errors import ApiError
 from mpispec.serve.text.completion import Completed
 from mpispec.serve.text.scores import of_output

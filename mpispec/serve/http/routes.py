@@ -54,7 +54,8 @@ class Api:
         """POST /v1/chat/completions."""
         wanted = await self._parse(http, ChatRequest)
         prompt = await self._prompt(wanted)
-        return await self._exchange.answer(http, wanted, [prompt], self._shape(ChatAnswer, wanted))
+        form = partial(ChatAnswer, customs=frozenset(wanted.texts))
+        return await self._exchange.answer(http, wanted, [prompt], self._shape(form, wanted))
 
     async def complete(self, http: Request) -> Response:
         """POST /v1/completions."""
@@ -103,7 +104,9 @@ class Api:
         except ModelError as error:
             raise ApiError(400, str(error), param=wanted.prompt_field, code="invalid_value") from None
 
-    def _shape(self, form: type[TextAnswer], wanted: ChatRequest | TextRequest) -> Callable[[Sampling], TextAnswer]:
+    def _shape(
+        self, form: Callable[..., TextAnswer], wanted: ChatRequest | TextRequest
+    ) -> Callable[[Sampling], TextAnswer]:
         def shape(sampling: Sampling) -> TextAnswer:
             return form(self._service.model, sampling.seed, wanted.num_choices, wanted.includes_usage)
 

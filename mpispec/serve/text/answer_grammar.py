@@ -38,6 +38,8 @@ class Frame:
     """Those that may be called, in OpenAI's form."""
     must_call: bool = False
     """Whether the answer must be a call of one of them."""
+    texts: Mapping[str, Structure] = field(default_factory=dict)
+    """By name of a tool that takes a text, what that text must look like; the answer ends with it."""
     controls: Mapping[str, int] = field(default_factory=dict)
     """Marks that are control tokens."""
 
@@ -50,7 +52,7 @@ class AnswerGrammars:
 
     async def grammar(self, structure: Structure | None, frame: Frame) -> str:
         """Return the grammar of an answer, empty where it is free. Raises ApiError."""
-        if structure is None and not frame.must_call:
+        if structure is None and not frame.must_call and not frame.texts:
             return ""
         return await run_in_threadpool(self._checked, structure, frame)
 
@@ -68,24 +70,62 @@ class AnswerGrammars:
 
 
 def grammar_text(structure: Structure | None, frame: Frame) -> str:
-    """Return the grammar of an answer with a structure or a call. Raises GrammarError."""
+    """Return the grammar of an answer with a structure, a call, or tools that take a text. Raises GrammarError."""
     answer = None if structure is None or frame.must_call else _part(structure)
     if answer is not None and frame.thoughts is None and not frame.tools:
         return json.dumps({"grammars": [answer]})
-    parts: dict[str, dict[str, Any]] = {}
-    bodies = []
+    is_free = structure is None and not frame.must_call
+    functions = [tool["function"] for tool in frame.tools]
+    parts = {f"arguments_{number}": _arguments(each, frame, is_free) for number, each in enumerate(functions)}
     if answer is not None:
         parts["answer"] = answer
-        bodies.append("@answer")
-    before, between, after = frame.form.written(frame.template)
-    for number, tool in enumerate(frame.tools):
-        function = tool["function"]
-        parts[f"arguments_{number}"] = _arguments(function)
-        name = json.dumps(function["name"])[1:-1]
-        bodies.append(f"{_literal(before + name + between, frame)} @arguments_{number} {_literal(after, frame)}")
-    lark = f"start: {_opening(frame)} body\nbody: {' | '.join(bodies)}\n{_thought(frame)}"
+    bodies = _calls(frame) if answer is None else ["@answer", *_calls(frame)]
+    rules = _words_or_calls(frame) if is_free else f"body: {' | '.join(bodies)}\n"
+    lark = f"start: {_opening(frame)} body\n{rules}{_thought(frame)}"
     grammars = [{"name": "main", "lark_grammar": lark}, *({"name": name, **part} for name, part in parts.items())]
     return json.dumps({"grammars": grammars})
+
+
+def _calls(frame: Frame, read: str = "") -> list[str]:
+    """Return in Lark how each tool is called, from behind a mark that has been read on."""
+    before, between, after = frame.form.written(frame.template)
+    calls = []
+    for number, tool in enumerate(frame.tools):
+        label = tool["function"]["name"]
+        name = json.dumps(label)[1:-1]
+        if label in frame.texts:
+            begin, end = f'{frame.form.opened(frame.template)}{{"name": "{name}"}}\n', ""
+        else:
+            begin, end = before + name + between, after
+        calls.append(f"{_literal(begin.removeprefix(read), frame)} @arguments_{number} {_literal(end, frame)}")
+    return calls
+
+
+def _words_or_calls(frame: Frame) -> str:
+    """Return the rules of an answer of words, calls, or both: what begins as a call is one."""
+    spelled = [mark for mark in frame.form.begins if mark not in frame.controls]
+    opened = frame.form.opened(frame.template)
+    mark = next((mark for mark in frame.form.begins if opened.startswith(mark)), "")
+    thoughtless = ""
+    if frame.thoughts is not None and not frame.is_thinking and frame.thoughts[0] not in frame.controls:
+        thoughtless = f" & ~/(?s:{_escaped(frame.thoughts[0])}.*)/"
+    words = r"/(?s:\s*([^{\s].*)?)/" if frame.form.is_bare else "/(?s:.*)/"
+    words += "".join(f" & ~/(?s:.*{_escaped(each)}.*)/" for each in spelled) + thoughtless
+    rules = f"WORDS: {words}\ncalls: {_calls_in_a_row(frame)}\n"
+    if mark in frame.controls:
+        return f"body: WORDS calls?\n{rules}"
+    if not mark:
+        return f"body: WORDS | calls\n{rules}"
+    said = f"SAID: /(?s:.*{_escaped(mark)})/{thoughtless}\nsaid[lazy]: SAID\n"
+    return f"body: WORDS | said ({_calls_in_a_row(frame, read=mark)})\n{said}{rules}"
+
+
+def _calls_in_a_row(frame: Frame, read: str = "") -> str:
+    """Return the alternatives of one call or several, of which a text is the last."""
+    calls = zip(frame.tools, _calls(frame, read), strict=True)
+    return " | ".join(
+        call if tool["function"]["name"] in frame.texts else f"{call} ({_GAP} calls)?" for tool, call in calls
+    )
 
 
 def _part(structure: Structure) -> dict[str, Any]:
@@ -115,11 +155,15 @@ def _only(text: str) -> dict[str, Any]:
     return {key: value for key, value in part.items() if key in ("json_schema", "lark_grammar") and value is not None}
 
 
-def _arguments(function: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the grammar of a call's arguments, which are an object whatever else the schema says.
+def _arguments(function: Mapping[str, Any], frame: Frame, is_free: bool) -> dict[str, Any]:
+    """Return the grammar of what a tool is called with: a text, or an object whatever else the schema says.
 
-    Where the tool is not `strict` what is not understood of its schema is let through, as it is with free calls.
+    Where the tool is not `strict` what is not understood of its schema is let through, as all is with free calls.
     """
+    if function["name"] in frame.texts:
+        return _part(frame.texts[function["name"]])
+    if is_free:
+        return _json_part({"type": "object"})
     schema = function.get("parameters") or _NO_PARAMETERS
     return _json_part({"type": "object", **schema}, is_lenient=function.get("strict") is not True)
 
@@ -137,8 +181,12 @@ def _thought(frame: Frame) -> str:
     end = frame.thoughts[1]
     if end in frame.controls:
         return f"thought: /(?s:.*)/ <[{frame.controls[end]}]> {_GAP}\n"
-    lazily = re.escape(end).replace("/", r"\/")
-    return f"thought: words {_GAP}\nwords[lazy]: /(?s:.*){lazily}/\n"
+    return f"thought: words {_GAP}\nwords[lazy]: /(?s:.*){_escaped(end)}/\n"
+
+
+def _escaped(text: str) -> str:
+    """Return some text in a regular expression of Lark."""
+    return re.escape(text).replace("/", r"\/")
 
 
 def _literal(text: str, frame: Frame) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -11,7 +12,8 @@ class CallFormat:
 
     - `{"name": ..., "arguments": {...}}`, where `parameters` is as good as `arguments`,
     - a list of those,
-    - with `separators`, the name, one of them, and the arguments.
+    - with `separators`, the name, one of them, and the arguments,
+    - `{"name": ...}` alone, where the tool takes a text: that follows, to the end of the answer.
     """
 
     hints: tuple[str, ...]
@@ -38,6 +40,11 @@ class CallFormat:
         hints = (spelling for spelling in self.spellings if spelling[0] in source)
         _, before, between, after = next(hints)
         return before, between, after
+
+    def opened(self, source: str) -> str:
+        """Return what stands before the object of a call: marks, and the line's end that may follow them."""
+        marks = re.match(f"(?:{'|'.join(map(re.escape, self.begins))})*\n?", self.written(source)[0])
+        return marks[0] if marks else ""
 
 
 _IN_OBJECT = '", "arguments": '

@@ -55,10 +55,13 @@ class CallReader:
 
     is_thinking = False
 
-    def __init__(self, form: CallFormat, names: Collection[str], most_calls: int | None = None) -> None:
-        """`names` are those of the tools; calls beyond `most_calls` are not wanted."""
+    def __init__(
+        self, form: CallFormat, names: Collection[str], most_calls: int | None = None, texts: Collection[str] = ()
+    ) -> None:
+        """`names` are those of the tools; calls beyond `most_calls` are not wanted; `texts` take a text."""
         self._form = form
         self._names = names
+        self._texts = texts
         self._most_calls = most_calls
         self._held = ""
         """Text that has come and is not used yet."""
@@ -89,6 +92,9 @@ class CallReader:
 
     def flush(self) -> list[Piece]:
         """Return what was held back; call it after the last text."""
+        if self._step in (self._read_line_end, self._read_input):
+            self._pieces.append(Argued(self._num_calls, json.dumps({"input": self._held}, ensure_ascii=False)))
+            self._held = ""
         if self._step in (self._read_arguments, self._read_tail, self._read_after):
             self._held = ""  # the rest of a call, or the beginning of a mark after one
         text = self._lead + self._held
@@ -180,8 +186,21 @@ class CallReader:
             return self._give_up()
         self._held = self._held[self._seen + end :]
         self._begin(found[0])
+        if found[0] in self._texts and found[1] == "{}":
+            return self._go_to(self._read_line_end)
         self._pieces.append(Argued(self._num_calls, found[1]))
         return self._end_call()
+
+    def _read_line_end(self) -> bool:
+        """Before the text that a tool is called with."""
+        if not self._held:
+            return False
+        self._held = self._held.removeprefix("\n")
+        return self._go_to(self._read_input)
+
+    def _read_input(self) -> bool:
+        """The text that a tool is called with, which is complete when the answer is."""
+        return False
 
     def _read_name(self) -> bool:
         """A name before the arguments."""

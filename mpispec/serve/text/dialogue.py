@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from mpispec.serve.text.structure import Structure
+
 SET_BY_FIELDS = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 """Names of a chat template that have a source of their own."""
 
@@ -34,6 +36,8 @@ class Dialogue:
     """What the assistant may call, in OpenAI's form."""
     forced: Sequence[str] = ()
     """Names of tools of which the answer must call one; none where it need not call."""
+    texts: Mapping[str, Structure] = field(default_factory=dict)
+    """By name of a tool that takes a text, what that text must look like."""
     calls_at_once: bool = True
     """Whether a turn may hold more than one call."""
     splits_thought: bool = True

@@ -148,7 +148,7 @@ class Prompts:
                 and (self._form is None or self._template.traits.takes_several_calls)
             )
             names = {tool["function"]["name"] for tool in dialogue.tools}
-            reader = CallReader(self._form or HERMES, names, None if several else 1)
+            reader = CallReader(self._form or HERMES, names, None if several else 1, dialogue.texts)
         if self._thoughts is not None and dialogue.splits_thought:
             reader = ThoughtReader(self._thoughts, text.rstrip().endswith(self._thoughts[0]), reader)
         return reader
@@ -158,6 +158,7 @@ class Prompts:
         marks = self._thoughts
         has_thought = marks is not None and not text.rstrip().endswith(marks[1])
         tools = [tool for tool in dialogue.tools if not dialogue.forced or tool["function"]["name"] in dialogue.forced]
+        names = {tool["function"]["name"] for tool in tools}
         return Frame(
             thoughts=marks if has_thought else None,
             is_thinking=marks is not None and text.rstrip().endswith(marks[0]),
@@ -165,5 +166,6 @@ class Prompts:
             template=self._template.source,
             tools=tools,
             must_call=bool(dialogue.forced),
+            texts={name: text for name, text in dialogue.texts.items() if name in names},
             controls=self._controls,
         )
