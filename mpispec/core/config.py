@@ -64,6 +64,8 @@ class HeadConfig:
     """Dispatched runs that the first stage may not have begun: the credits."""
     deadline_s: float = 600.0
     """Longest time from the last sign of life of the stages to the answer of their oldest run."""
+    draft_context: int | None = None
+    """Positions that the model below can compute; it drafts nothing beyond them. None: all of the context."""
     name: str = "the target"
     """The model of the stages, as messages to the user name it."""
     actor: Actor = HEAD

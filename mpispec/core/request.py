@@ -74,10 +74,10 @@ class Request(Text):
 
     def _linked(self, epochs: Iterator[int]) -> DraftLink | None:
         """Return the head's end of the draft stream, where a draft works for this request."""
-        draft, strategy = self.config.draft, self.strategy
-        if not self.is_drafted or draft is None:
+        draft, strategy, context = self.config.draft, self.strategy, self.config.draft_context
+        useless = Pos(self._end - 1 if context is None else min(self._end - 1, context + 1))
+        if not self.is_drafted or draft is None or useless <= len(self.tokens):
             return None
-        useless = Pos(self._end - 1)
         return DraftLink(draft, self.id, strategy.draft_lead, strategy.width, strategy.floor, useless, epochs)
 
     @property

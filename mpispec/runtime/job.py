@@ -85,8 +85,8 @@ def run_job(front_end: FrontEnd[T]) -> Outcome[T] | None:
         # Plan: what is asked, which rank holds what, what the front end needs for itself.
         options = agree(group, front_end.options)
         setup = prepare(options, group)
-        for path in setup.code:
-            say(f"warning: the code in {path} is run on all ranks; it can do all that you can")
+        for warning in setup.warnings():
+            say(f"warning: {warning}")
         stops = front_end.open(group, setup)
         check_memory(options, group, setup)
         said_before = on_rank_0(group, lambda: ngrams.opened(options, setup), None)

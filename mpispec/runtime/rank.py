@@ -99,9 +99,10 @@ class Rank:
         self._cores: dict[Actor, Core] = {}
         self._workers: dict[Actor, Worker] = {}
         above = HEAD
-        for pipeline, model, cost in zip(setup.plan.pipelines, (setup.model, *setup.levels), costs, strict=True):
+        chain = zip(setup.models, (*setup.models[1:], None), strict=True)
+        for pipeline, cost, (model, below) in zip(setup.plan.pipelines, costs, chain, strict=False):
             if pipeline.rank == group.rank:
-                head = self._head(pipeline, cost)
+                head = self._head(pipeline, cost, None if below is None else below.context)
                 self._cores[pipeline.head] = head if pipeline.head == HEAD else LevelCore(head, above, _LEVEL_STRATEGY)
             self._add_stages(pipeline, model.width)
             above = pipeline.head
@@ -206,7 +207,7 @@ class Rank:
     def _decider(self) -> Decider:
         return Decider(self._grammars.walk)
 
-    def _head(self, pipeline: Pipeline, costs: PipelineCosts) -> HeadCore:
+    def _head(self, pipeline: Pipeline, costs: PipelineCosts, draft_context: int | None) -> HeadCore:
         options, setup, model = self._options, self._setup, self._setup.model
         # What drafts may be wrong, so levels share cells.
         has_own_cells = setup.contexts > 1 and pipeline.head == HEAD
@@ -223,6 +224,7 @@ class Rank:
             draft_pair=costs.draft_pair,
             crowd=costs.crowd,
             draft_toll=costs.draft_toll,
+            draft_context=draft_context,
             traits=traits_of(
                 setup.forms,
                 keeps_order=options.parallel == 1 or has_own_cells,

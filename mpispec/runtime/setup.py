@@ -127,6 +127,17 @@ class Setup:
         """How many tokens each model of the job has; the least is how many mean the same to all."""
         return tuple(model.vocabulary for model in self.models)
 
+    def warnings(self) -> Iterator[str]:
+        """Yield what the user should know before anything is loaded."""
+        for path in self.code:
+            yield f"the code in {path} is run on all ranks; it can do all that you can"
+        for model in self.models[1:]:
+            if model.context < self.context:
+                yield (
+                    f"{model.path.name} was trained for {model.context} positions; beyond them it drafts nothing, "
+                    f"and a request may have {self.context} (--ctx)"
+                )
+
     @property
     def code(self) -> tuple[Path, ...]:
         """Folders whose code is run."""

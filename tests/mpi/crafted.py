@@ -38,6 +38,14 @@ def renamed(source: Path, destination: Path, architecture: str) -> Path:
     return _write(model, destination, values, model.tensors)
 
 
+def shortened(source: Path, destination: Path, context: int) -> Path:
+    """Write the same model as one that was trained for `context` positions."""
+    model = gguf_file.read(source)
+    key = f"{model.get('general.architecture', str)}.context_length"
+    values = {**model.values, key: Value(ValueType.UINT32, memoryview(struct.pack("<I", context)))}
+    return _write(model, destination, values, model.tensors)
+
+
 def infilling(source: Path, destination: Path, tokens: Sequence[int]) -> Path:
     """Write a model whose file names the tokens before a prefix, before a suffix and before what goes between."""
     model = gguf_file.read(source)

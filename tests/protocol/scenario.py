@@ -74,6 +74,7 @@ class Scenario:
     stop: int | None
     exits: tuple[tuple[Actor, float], ...] = ()
     """Stages with an exit, each with its acceptance rate; only where the drafter is `exit`."""
+    draft_context: int | None = None
     has_own_cells: bool = False
     """Whether requests at once have cells of their own, which then keep the order that the toy's bits depend on."""
 
@@ -150,6 +151,7 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
         crowd=(1.0, 2.0)[scenario.seed // 2 % 2],
         draft_step=(1.0, 0.2)[scenario.seed % 2],
         draft_toll=(0.0, 0.2)[scenario.seed % 2] if has_draft else 0.0,
+        draft_context=scenario.draft_context,
         readers=readers,
     )
 
@@ -158,7 +160,8 @@ def build(scenario: Scenario, costs: Costs | None = None) -> VirtualCluster:
 
     draft = None
     if has_draft:
-        scripted = ScriptedDraft(texts, scenario.acceptance_rate, VOCABULARY, scenario.seed)
+        rate, context = scenario.acceptance_rate, scenario.draft_context
+        scripted = ScriptedDraft(texts, rate, VOCABULARY, scenario.seed, context=context)
         sequences = scenario.parallel + rng.choice([0, 2, 8])
         draft = (DraftCore(rng.choice([1, 4, 64]), scenario.parallel, sequences), scripted)
     cluster = VirtualCluster(

@@ -1,4 +1,4 @@
-"""A draft that hangs costs a strategy that waits for it a deadline, not the answer (law 7)."""
+"""A draft that hangs costs a strategy that waits for it a deadline, one whose context ends nothing (law 7)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mpispec.core.events import Tick
 from mpispec.core.ids import Actor, NodeId, Pos, RequestId, Token
 from mpispec.core.messages import ROOT, Draft, Sampling
 from mpispec.core.tree import TokenTree
+from mpispec.strategies import PRESETS
 from tests.protocol.playing import finish
 from tests.protocol.scenario import build, draw
 from tests.protocol.toys import Chaos
@@ -50,6 +51,17 @@ def test_an_answer_goes_on_without_a_draft_that_hangs(strategy: str) -> None:
             cluster.at(float(second), Tick())
         finish(scenario, cluster)
         assert max((answer.times[-1] for answer in cluster.answers.values() if answer.times), default=0.0) < longest
+
+
+@pytest.mark.parametrize("strategy", [name for name in PRESETS if name != "plain"])
+def test_an_answer_goes_on_where_the_drafts_context_ends(strategy: str) -> None:
+    """In its midst, before it, or never; nobody waits for draft tokens that cannot come."""
+    for seed in range(3 * SEEDS):
+        scenario = replace(draw(seed, [strategy], ["draft", "draft+ngram"]), draft_context=1 + seed % 20)
+        cluster = build(scenario)
+        finish(scenario, cluster)
+        last = max((answer.times[-1] for answer in cluster.answers.values() if answer.times), default=0.0)
+        assert last < DEADLINE_S
 
 
 def test_a_draft_is_waited_for_again_once_it_has_sent_draft_tokens() -> None:

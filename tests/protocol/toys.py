@@ -7,6 +7,7 @@ import random
 from array import array
 from collections.abc import Mapping, Sequence
 
+from mpispec.compute.base import ComputeError
 from mpispec.compute.toy import ToyContexts, ToyLayer
 from mpispec.core.events import DraftToken, Payload
 from mpispec.core.ids import Actor, Plane, Token
@@ -128,8 +129,11 @@ class ScriptedDraft:
         vocabulary: int,
         seed: int = 0,
         second_rate: float = 0.5,
+        context: int | None = None,
     ) -> None:
+        """`context` is how many positions it can compute, None any number."""
         self._texts = [list(text) for text in texts]
+        self._context = context
         self._acceptance_rate = acceptance_rate
         self._second_rate = second_rate
         self._vocabulary = vocabulary
@@ -157,6 +161,8 @@ class ScriptedDraft:
         """Write the rows' cells and return the successors of the deciding ones, best first."""
         draft_tokens = []
         for row in rows:
+            if self._context is not None and row.pos >= self._context:
+                raise ComputeError(f"position {row.pos} is beyond the draft's context")
             self._layer.compute(row.pos, (row.seq,), row.token)
             self._paths[row.request, row.node] = (row.parent, row.token)
             if row.decide:
