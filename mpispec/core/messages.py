@@ -256,6 +256,13 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """A rank -> the head's rank: nothing comes from another rank that it depends on. For drivers, not for cores."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Head -> everyone: finish what is computing, then leave the loop."""
 
@@ -350,6 +357,7 @@ Message = (
     | Credit
     | Idle
     | AskWork
+    | Lost
     | Work
     | Stop
     | Prime

@@ -29,7 +29,7 @@ from mpispec.core.effects import (
 from mpispec.core.events import Event, Received, Tick
 from mpispec.core.head import HeadCore
 from mpispec.core.ids import HEAD, Actor, Plane
-from mpispec.core.messages import AskWork, Message, Run, Work
+from mpispec.core.messages import AskWork, Lost, Message, Run, Stop, Work
 from mpispec.core.statistics import RunCounts
 from mpispec.runtime.liveness import Liveness
 from mpispec.runtime.plan import Plan
@@ -68,6 +68,8 @@ class Driver:
         """Runs of the target's head, where it is on this rank."""
         self._ranks = plan.ranks
         self._names = {actor: plan.role_of(actor) for actor in plan.actors_of(transport.rank)}
+        self._own = min(self._names, default=HEAD)
+        """An address on this rank."""
         self._transport = transport
         self._cores = dict(cores)
         self._workers = workers
@@ -185,7 +187,7 @@ class Driver:
             for actor in self._watching:
                 self._tell(actor, Tick())
             for question in self._liveness.look(start):
-                self._send(HEAD, question, start)
+                self._send(self._own, question, start)
 
     def _turn(self) -> bool:
         """Handle what there is: control first, so that a cancel beats the run it names; one data message."""
@@ -214,6 +216,10 @@ class Driver:
         if isinstance(message, Work):
             self._work_of_ranks.heard(self._ranks[src], RankWork(message.busy_us / 1e6, message.sent))
             return True
+        if isinstance(message, Lost):
+            self._liveness.lost(frame.src, message.rank)
+        if isinstance(message, Stop):
+            self._liveness.rest()
         return self._tell(dst, Received(src, message, payload))
 
     def _tell(self, actor: Actor, event: Event) -> bool:
@@ -249,6 +255,8 @@ class Driver:
         rank = self._ranks[send.dst]
         message: Message = send.message
         num_bytes = 0
+        if isinstance(message, Stop):
+            self._liveness.rest()
         if actor == HEAD and isinstance(message, Run):
             self.dispatched.count(message)
         if rank == self._transport.rank:

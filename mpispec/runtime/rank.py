@@ -31,7 +31,7 @@ from mpispec.runtime.driver import Core, Driver
 from mpispec.runtime.engine import Engine
 from mpispec.runtime.giving_way import GivingWay, PromptWorker
 from mpispec.runtime.group import Group
-from mpispec.runtime.liveness import watch_stages
+from mpispec.runtime.liveness import watch
 from mpispec.runtime.loading import Models
 from mpispec.runtime.plan import Pipeline
 from mpispec.runtime.row_costs import PipelineCosts
@@ -161,7 +161,7 @@ class Rank:
 
     def _driver(self, emit: Callable[[Emit, float], None] | None) -> Driver:
         plan, rank = self._setup.plan, self._group.rank
-        liveness = watch_stages(plan, rank, self._setup.hosts) if HEAD in self._cores else None
+        liveness = watch(plan, rank, self._setup.hosts)
         return Driver(plan, self._group.transport, self._cores, self._workers, self._trace, emit, liveness)
 
     def _add_stages(self, pipeline: Pipeline, width: int) -> None:

@@ -28,6 +28,7 @@ from mpispec.core.messages import (
     EarlyDraft,
     Follow,
     Idle,
+    Lost,
     Message,
     Open,
     Prime,
@@ -111,6 +112,7 @@ _SCHEMAS = (
     _schema(12, Idle, run_id=INT63),
     _schema(13, AskWork),
     _schema(14, Work, busy_us=INT63, sent=RUN_IDS),
+    _schema(15, Lost, rank=INT32),
 )
 _BY_CLASS = {schema.cls: schema for schema in _SCHEMAS}
 _BY_KIND = {schema.kind: schema for schema in _SCHEMAS}
