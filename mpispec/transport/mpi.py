@@ -21,7 +21,7 @@ from mpispec.core.ids import Plane
 from mpispec.transport.base import Frame, Limits, SharedError, TransportError
 from mpispec.transport.doorbell import open_doorbell
 from mpispec.transport.environment import hostname, read_launch, say_all
-from mpispec.transport.starting import watched, wrong_launcher
+from mpispec.transport.starting import tuning, watched, wrong_launcher
 from mpispec.transport.waiting import LONGEST_BUSY, LONGEST_IDLE, SHORTEST, Waiter
 
 try:
@@ -49,11 +49,6 @@ _LOOKING_ORDER = (Plane.CONTROL, Plane.DRAFT, Plane.DATA)
 """MPICH's probe looks among what it has read, and only then reads what has come: the first finds nothing, and the last
 is for what most of the traffic is.
 """
-_TUNING = {"UCX_TCP_TX_SEG_SIZE": "512k", "UCX_TCP_RX_SEG_SIZE": "512k", "FI_TCP_MAX_SAVED": "65536"}
-"""Set unless the user has. UCX moves one TCP segment a look, and sleeps lie between looks: 8 MB take 10 ms so, 86 ms
-with its default of 8k. libfabric's TCP stops reading after 64 messages of a peer that nobody has probed, on whatever
-plane: a burst on one would block the others (measured).
-"""
 _LENGTH = struct.Struct("<q")
 
 
@@ -67,7 +62,7 @@ def connect(limits: Limits | None = None) -> MpiTransport:
     is_openmpi = vendor == "Open MPI"
     if (launch.family == "openmpi" and not is_openmpi) or (launch.family == "hydra" and is_openmpi):
         raise wrong_launcher(vendor)
-    for name, value in _TUNING.items():
+    for name, value in tuning(is_openmpi).items():
         os.environ.setdefault(name, value)
     with watched(launch.rank):
         if MPI.Init_thread(MPI.THREAD_SERIALIZED) < MPI.THREAD_SERIALIZED:

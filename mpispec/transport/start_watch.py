@@ -20,6 +20,9 @@ import time
 from collections.abc import Iterator
 
 LOOK_SECONDS = 1.0
+HINT_LOOKS = 30
+"""After so many rank 0 says what may be wrong: a card that answers, but on another host, leaves nothing to be seen."""
+_REMEDY = "name yours: UCX_NET_DEVICES=eth0 or --mca btl_tcp_if_include eth0."
 _SYN_SENT = "02"
 _NETS = (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6))
 
@@ -27,7 +30,11 @@ _NETS = (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6))
 def main(pid: int, rank: int, host: str, seconds: float) -> None:
     """Look once a second; say it and end the rank where the same connection was not answered for so long."""
     looks: dict[str, int] = {}
+    num_looks = 0
     while not select.select([0], [], [], LOOK_SECONDS)[0]:
+        num_looks += 1
+        if num_looks == HINT_LOOKS and rank == 0:
+            say(hint(host, HINT_LOOKS * LOOK_SECONDS))
         asked = dict(unanswered(pid))
         looks = {connection: looks.get(connection, 0) + 1 for connection in asked}
         for connection, address in asked.items():
@@ -42,8 +49,15 @@ def sentence(rank: int, host: str, address: str, seconds: float) -> str:
     """Return what is said of an address that does not answer."""
     return (
         f"Rank {rank} on {host} has had no answer from {address} for {seconds:.0f} s, so the job ends: a firewall is "
-        "between them, or MPI uses the wrong network card; name yours: UCX_NET_DEVICES=eth0 or --mca "
-        "btl_tcp_if_include eth0."
+        f"between them, or MPI uses the wrong network card; {_REMEDY}"
+    )
+
+
+def hint(host: str, seconds: float) -> str:
+    """Return what is said where the ranks do not find each other and no connection shows why."""
+    return (
+        f"Rank 0 on {host} has waited for the other ranks for {seconds:.0f} s. One of them may start slowly; else "
+        f"MPI uses the wrong network card, such as a bridge for containers: {_REMEDY}"
     )
 
 

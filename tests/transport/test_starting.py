@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from mpispec.transport.start_watch import sentence, unanswered
-from mpispec.transport.starting import watched
+from mpispec.transport import start_watch
+from mpispec.transport.start_watch import hint, sentence, unanswered
+from mpispec.transport.starting import tuning, watched
 from tests.launch import REPOSITORY
 
 pytestmark = pytest.mark.transport
@@ -56,6 +58,21 @@ def test_a_host_that_does_not_answer_is_named(silent_port: int) -> None:
     assert "UCX_NET_DEVICES" in said
 
 
+def test_a_rank_that_waits_for_others_whose_connections_all_answer_says_what_may_be_wrong() -> None:
+    """Quickly here, and by rank 0 alone."""
+    for number, said in ((0, f"mpispec: {hint('here', start_watch.HINT_LOOKS * 0.01)}\n"), (1, "")):
+        script = "from mpispec.transport import start_watch as w; w.LOOK_SECONDS = 0.01; w.main(1 << 22, *{}, 9.0)"
+        command = [sys.executable, "-c", script.format((number, "here"))]
+        with subprocess.Popen(
+            command, cwd=REPOSITORY, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as watch:
+            assert watch.stdin is not None and watch.stderr is not None
+            if said:
+                assert watch.stderr.readline() == said
+            watch.stdin.close()
+            assert watch.stderr.read() == ""
+
+
 def test_a_rank_that_has_begun_is_left_alone(silent_port: int) -> None:
     ended = rank(silent_port, 1, "begins")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "began\n", "")
@@ -74,6 +91,23 @@ def test_only_connections_without_an_answer_count(silent_port: int) -> None:
     finally:
         for each in asking:
             each.close()
+
+
+def test_bridges_for_containers_are_no_way_to_other_hosts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A card that the user has named is left alone, whether by a variable or in a file."""
+    name = "OMPI_MCA_btl_tcp_if_exclude"
+    cards = ["lo", "eth0", "br0", "docker0", "br-0123456789ab", "virbr0", "wlan0", "br-lan"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable in [each for each in os.environ if "btl_tcp_if" in each]:
+        monkeypatch.delenv(variable)
+    assert tuning(True, cards)[name] == "127.0.0.1/8,sppp,br-0123456789ab,docker0,virbr0"
+    assert name not in tuning(False, cards) and name not in tuning(True, ["lo", "eth0"])
+    (tmp_path / ".openmpi").mkdir()
+    (tmp_path / ".openmpi" / "mca-params.conf").write_text("# cards\nbtl_tcp_if_include = eth0\n")
+    assert name not in tuning(True, cards)
+    monkeypatch.setenv("HOME", "/nowhere")
+    monkeypatch.setenv("OMPI_MCA_btl_tcp_if_include", "eth0")
+    assert name not in tuning(True, cards)
 
 
 def test_a_process_that_is_gone_asks_nobody() -> None:
