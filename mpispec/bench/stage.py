@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import click
@@ -13,14 +13,17 @@ import numpy as np
 
 from mpispec.bench.facts import host_facts
 from mpispec.bench.printing import json_flag, show
+from mpispec.commands.flags import gpu_layers_flag, torch_flags, with_flags
 from mpispec.commands.tables import table
-from mpispec.compute.base import DTYPES, Floats, StageModel, StageSize, TorchOptions
+from mpispec.compute.base import Floats, StageModel, StageSize, TorchOptions
 from mpispec.compute.factory import backend_of
+from mpispec.compute.llama_backend import finds_gpu
 from mpispec.core.ids import Pos, SeqId
 from mpispec.core.messages import CacheOp, CacheOpKind
 from mpispec.models import default, registry
 from mpispec.models.errors import ModelError
 from mpispec.models.registry import ModelSummary
+from mpispec.runtime.gpus import no_gpu
 from mpispec.runtime.trial import row_of, timed, trial
 
 MOST_ROWS = 512
@@ -43,10 +46,9 @@ class Load:
     """Cached positions that every row attends to."""
     repeats: int
     threads: int
-    dtype: str = "auto"
-    device: str = "auto"
-    runs_code: bool = False
-    """See `TorchOptions`."""
+    torch: TorchOptions = field(default_factory=TorchOptions)
+    gpu_layers: int = 0
+    """See `StageSize`."""
     requests: str = "one"
     """One of `REQUESTS`."""
 
@@ -87,9 +89,13 @@ def measure(model: ModelSummary, layers: range, load: Load, insist: bool) -> dic
         contexts=load.most if load.requests == "own" else 1,
         threads=load.threads,
         most_rows=max(load.most, _CHUNK),
-        torch=TorchOptions(load.dtype, load.device, load.runs_code),
+        torch=load.torch,
+        gpu_layers=load.gpu_layers,
     )
-    stage = backend_of(model.path).open_stage(model, layers, size, insist=insist)
+    backend = backend_of(model.path)
+    if load.gpu_layers and not (backend.name == "llama" and finds_gpu()):
+        raise ModelError(no_gpu("here" if backend.name == "llama" else "on any rank that it computes on"))
+    stage = backend.open_stage(model, layers, size, insist=insist)
     try:
         return _in_turns(stage, None if layers.start == 0 else model.width, load)
     finally:
@@ -172,6 +178,10 @@ def lines(found: dict[str, Any]) -> list[str]:
     return [title, *table(rows)]
 
 
+def _backend_flags(command: Callable[..., None]) -> Callable[..., None]:
+    return with_flags(command, gpu_layers_flag(), *torch_flags())
+
+
 @click.command()
 @click.option("--model", metavar="MODEL", help="As for `generate`; default: SmolLM2-135M-Instruct.")
 @click.option("--layers", "layer_range", metavar="A-B", help="First and last layer; default: a quarter in the middle.")
@@ -186,26 +196,26 @@ def lines(found: dict[str, Any]) -> list[str]:
     show_default=True,
     help="Whose the rows are: of one request, or of one each with shared or with own cells.",
 )
-@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="On torch.")
-@click.option("--device", metavar="cpu|cuda[:N]", default="auto", show_default=True, help="On torch.")
-@click.option("--trust-remote-code", "runs_code", is_flag=True, help="Run the code that a Hugging Face folder brings.")
+@_backend_flags
 @click.option("--insist", is_flag=True, help="Cut a model whose layer ranges are not certified.")
 @json_flag
-def stage(model: str | None, layer_range: str | None, rows: str, insist: bool, is_json: bool, **load: Any) -> None:
+def stage(model: str | None, layer_range: str | None, rows: str, insist: bool, is_json: bool, **asked: Any) -> None:
     """What runs of several rows cost on some layers.
 
     One process, no mpirun. The layers are cut out of the model as `generate` would cut them. The sizes are measured in
     turns, and every run is compared with the one-row run of its own turn.
     """
     hosts = [host_facts()]
-    path = default.resolve(model, bool(load["runs_code"]))
+    chosen = TorchOptions(**{each.name: asked[each.name] for each in fields(TorchOptions)})
+    path = default.resolve(model, chosen.runs_code)
     summary = backend_of(path).inspect(path)
     layers = read_layers(layer_range, summary)
-    seconds = measure(summary, layers, Load(read_rows(rows), **load), insist)
+    others = {name: value for name, value in asked.items() if not hasattr(chosen, name)}
+    seconds = measure(summary, layers, Load(read_rows(rows), torch=chosen, **others), insist)
     found = {
         "model": summary.path.name,
         "layers": [layers.start, layers.stop - 1],
-        **load,
+        **asked,
         "runs": report(seconds),
         "hosts": hosts,
     }

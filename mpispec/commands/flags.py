@@ -150,16 +150,21 @@ def backend_flags() -> tuple[Flag, ...]:
             metavar="MODEL",
             help="The same model in its other form, GGUF or folder, for ranks that --layout names.",
         ),
-        click.option(
-            "--gpu-layers",
-            "-ngl",
-            "gpu_layers",
-            type=_Layers(min=-1),
-            default="0",
-            show_default=True,
-            metavar="N|all",
-            help="Layers of a rank that llama.cpp keeps on its GPU, if it has one.",
-        ),
+        gpu_layers_flag(),
+    )
+
+
+def gpu_layers_flag() -> Flag:
+    """Return the option that says how many layers llama.cpp keeps on a GPU."""
+    return click.option(
+        "--gpu-layers",
+        "-ngl",
+        "gpu_layers",
+        type=_Layers(min=-1),
+        default="0",
+        show_default=True,
+        metavar="N|all",
+        help="Layers of a rank that llama.cpp keeps on its GPU, if it has one.",
     )
 
 

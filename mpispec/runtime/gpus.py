@@ -20,9 +20,13 @@ def gpu_layers(group: Group, wanted: int, uses_llama: bool) -> tuple[int, ...]:
     everyone = [msgpack.unpackb(theirs) for theirs in gather(group, mine)]
     asked = {host for host, uses, _ in everyone if uses}
     if not any(uses and finds for _, uses, finds in everyone):
-        where = f"on {', '.join(sorted(asked))}" if asked else "on any rank that it computes on"
-        raise JobError(
-            f"--gpu-layers: llama.cpp finds no GPU {where}; build it for GPUs with scripts/setup --gpu cuda "
-            "(or hip, vulkan), or leave the option out."
-        )
+        raise JobError(no_gpu(f"on {', '.join(sorted(asked))}" if asked else "on any rank that it computes on"))
     return tuple(wanted if uses and finds else 0 for _, uses, finds in everyone)
+
+
+def no_gpu(where: str) -> str:
+    """Return what is said to who asks for GPUs where llama.cpp finds none."""
+    return (
+        f"--gpu-layers: llama.cpp finds no GPU {where}; build it for GPUs with scripts/setup --gpu cuda "
+        "(or hip, vulkan), or leave the option out."
+    )
