@@ -133,8 +133,12 @@ def _random_model(config: Any, cls: Any) -> Any:
 
 def _parts(config: Any, cls: Any, whole: Any) -> list[TorchStage]:
     """Return two stages of different layers."""
-    first = Weights(_held(config, cls, whole, Kept(range(_CUT), True, False)), num_cells(_SIZE), has_head=False)
-    last = Weights(_held(config, cls, whole, Kept(range(_CUT, _LAYERS), False, True)), num_cells(_SIZE), has_head=True)
+    first, last = (
+        Weights(
+            _held(config, cls, whole, kept), num_cells(_SIZE), has_head=kept.has_head, has_embedding=kept.has_embedding
+        )
+        for kept in (Kept(range(_CUT), True, False), Kept(range(_CUT, _LAYERS), False, True))
+    )
     return [
         TorchStage(first, first=True, last=False, size=_SIZE),
         TorchStage(last, first=False, last=True, size=_SIZE),

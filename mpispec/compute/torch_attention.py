@@ -5,14 +5,16 @@ Which cells a row attends to is the same for all layers and made once a pass; ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from mpispec.compute.torch_linear import with_threads
 
 ATTENTION = "mpispec"
 """What transformers knows the function by."""
@@ -37,11 +39,27 @@ class Attended:
     values: Store
     _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
 
-    def mask(self, window: int | None) -> torch.Tensor:
-        """Return, bool [rows, length], what each row sees: all before it, or as many positions as its window has."""
+    @property
+    def num_rows(self) -> int:
+        """Rows that have cells."""
+        return len(self.distance)
+
+    @property
+    def batch(self) -> int:
+        """Each row is a batch of its own, with one query; those of a tile are queries of one batch."""
+        return 1 if self.is_tile else len(self.distance)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """Return what is added to scores, [rows, 1, 1, length], of a tile [rows, length]: 0 for what a row sees.
+
+        It sees all before it, or as many positions as its window has. Torch would make the same of a mask of bools,
+        in each layer.
+        """
         if window not in self._masks:
             seen = self.distance >= 0
-            self._masks[window] = seen if window is None else seen & (self.distance < window)
+            seen = seen if window is None else seen & (self.distance < window)
+            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+            self._masks[window] = mask if self.is_tile else mask[:, None, None]
         return self._masks[window]
 
 
@@ -53,16 +71,39 @@ class Store:
 
     def __init__(self, num_cycles: int, num_cells: int) -> None:
         self._shape = (num_cycles, num_cells)
-        self._layers: dict[int, torch.Tensor] = {}
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        """By layer what it has, and the same as [cells of all cycles, heads, 1, width]."""
 
     def write(self, layer: int, new: torch.Tensor, attended: Attended) -> torch.Tensor:
-        """Write what is new, [1, heads, rows, width], for as many rows as have cells; return what the layer has."""
-        kept = self._layers.get(layer)
-        if kept is None:
+        """Write what is new, [1, heads, rows, width], for as many rows as have cells.
+
+        Return what lies on the paths of the rows in the order of positions, [batch, heads, length, width].
+        """
+        if layer not in self._layers:
             shape = (*self._shape, new.shape[1], new.shape[3])
-            kept = self._layers[layer] = torch.zeros(shape, dtype=new.dtype, device=new.device)
-        kept.flatten(0, 1)[attended.cells] = new[0, :, : len(attended.distance)].transpose(0, 1)
-        return kept
+            kept = torch.zeros(shape, dtype=new.dtype, device=new.device)
+            self._layers[layer] = kept, kept.flatten(0, 1)[:, :, None]
+        kept, cells = self._layers[layer]
+        written = new.narrow(2, 0, attended.num_rows).permute(2, 1, 0, 3)
+        if isinstance(attended.cells, slice):
+            cells.narrow(0, attended.cells.start, attended.num_rows).copy_(written)
+        else:
+            cells[attended.cells] = written
+        found = self._on_paths(kept, cells, attended.paths)
+        return found if len(found) == attended.batch else found.expand(attended.batch, -1, -1, -1)
+
+    def _on_paths(
+        self, kept: torch.Tensor, cells: torch.Tensor, paths: torch.Tensor | tuple[slice, slice]
+    ) -> torch.Tensor:
+        """Return [paths, heads, length, width] of what a layer has."""
+        if isinstance(paths, torch.Tensor):
+            found = kept.flatten(0, 1).index_select(0, paths.flatten())
+            return found.view(*paths.shape, *kept.shape[2:]).transpose(1, 2)
+        cycles, among = paths
+        if cycles.stop - cycles.start > 1:
+            return kept[paths].transpose(1, 2)
+        start = cycles.start * self._shape[1] + among.start
+        return cells.narrow(0, start, among.stop - among.start).permute(2, 1, 0, 3)
 
 
 def _attend(
@@ -82,53 +123,28 @@ def _attend(
     transformers: `scaling`, `sliding_window`, `softcap`, and `s_aux` for sinks. There is no mask, since transformers
     makes none for an attention function that it does not know.
     """
-    rows, seen = len(mpispec.distance), mpispec.mask(options.get("sliding_window"))
-    keys = _on_paths(mpispec.keys.write(module.layer_idx, key, mpispec), mpispec)
-    values = _on_paths(mpispec.values.write(module.layer_idx, value, mpispec), mpispec)
-    # Each row is a batch of its own, with one query; those of a tile are queries of one batch.
-    queries, mask = (
-        (query, seen) if mpispec.is_tile else (query[0, :, :rows].transpose(0, 1)[:, :, None], seen[:, None, None])
-    )
+    keys = mpispec.keys.write(module.layer_idx, key, mpispec)
+    values = mpispec.values.write(module.layer_idx, value, mpispec)
+    mask, is_tile = mpispec.mask(options.get("sliding_window"), query.dtype), mpispec.is_tile
+    queries = query.narrow(2, 0, mpispec.num_rows)
+    queries = queries if is_tile else queries.permute(2, 1, 0, 3)
     if options.get("softcap") is None and options.get("s_aux") is None:
-        with _one_thread(not mpispec.is_tile):
+        # Several threads share the keys of a row, and which of them depends on its place in the batch.
+        with nullcontext() if is_tile else with_threads(1):
             out = functional.scaled_dot_product_attention(
                 queries, keys, values, mask, scale=options.get("scaling"), enable_gqa=key.shape[1] != query.shape[1]
             )
     else:
         out = _with_extras(queries, keys, values, mask, options)
-    found = out[0].transpose(0, 1) if mpispec.is_tile else out[:, :, 0]
-    return filled(found, query.shape[2])[None], None
+    found = out.transpose(1, 2) if is_tile else out.permute(2, 0, 1, 3)
+    missing = query.shape[2] - found.shape[1]
+    return torch.cat([found, found[:, -1:].expand(-1, missing, -1, -1)], 1) if missing else found, None
 
 
 def filled(rows: torch.Tensor, size: int) -> torch.Tensor:
     """Return [size, ...]: the rows, then the last of them again."""
     missing = size - len(rows)
     return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
-
-
-def _on_paths(stored: torch.Tensor, attended: Attended) -> torch.Tensor:
-    """Return [rows, heads, length, width] of what a layer has stored, in the order of positions; one for a tile."""
-    paths = attended.paths
-    if isinstance(paths, tuple):
-        found = stored[paths]
-    else:
-        found = stored.flatten(0, 1).index_select(0, paths.flatten()).view(*paths.shape, *stored.shape[2:])
-    batch = 1 if attended.is_tile else len(attended.distance)
-    return found.transpose(1, 2).expand(batch, -1, -1, -1)
-
-
-@contextmanager
-def _one_thread(is_on: bool) -> Iterator[None]:
-    """Attend on one thread: several share the keys of a row, and which of them depends on its place in the batch."""
-    threads = torch.get_num_threads()
-    if not is_on or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _with_extras(
@@ -141,7 +157,7 @@ def _with_extras(
     scores = query @ key.transpose(2, 3) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.masked_fill(~mask, -torch.inf)
+    scores = scores + mask
     if sinks is not None:
         column = sinks.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
         scores = torch.cat([scores, column.to(scores.dtype)], -1)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from mpispec.compute import torch_looped  # noqa: F401  transformers then knows its type
+from mpispec.compute import huge_pages, torch_looped  # noqa: F401  transformers then knows its type
 from mpispec.compute.base import (
     Cancelled,
     ComputeError,
@@ -133,7 +133,8 @@ def open_stage(folder: Path, layers: range, num_layers: int, size: StageSize, ha
     first, last = layers.start == 0, layers.stop == num_layers
     tensors = hf_folder.tensors_of(folder, layers, has_exit)
     model = _loaded(folder, Kept(layers, first, last or has_exit), tensors, size)
-    weights = Weights(model, num_cells(size), has_head=last or has_exit)
+    weights = Weights(model, num_cells(size), has_head=last or has_exit, has_embedding=first)
+    huge_pages.collapse()
     return TorchStage(weights, first=first, last=last, size=size, has_exit=has_exit)
 
 
@@ -149,7 +150,8 @@ def open_cycles(folder: Path, parts: Sequence[Part], block: int, num_layers: int
     tensors = hf_folder.tensors_of(folder, layers, has_head)
     model = _loaded(folder, Kept(range(block), is_first, has_head), tensors, size)
     model.config.num_cycles = 1  # of each pass; the stages count them
-    weights = Weights(model, num_cells(size), last_cycle - first_cycle, has_head=has_head)
+    weights = Weights(model, num_cells(size), last_cycle - first_cycle, has_head=has_head, has_embedding=is_first)
+    huge_pages.collapse()
     return [
         TorchStage(
             weights,
