@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 FEW, FEW_TOKENS = (0, 6), 12
 NUM_TOKENS = 64
 """Of all prompts, at length."""
+PIECES = [range(start, start + 5) for start in range(0, 20, 5)]
+"""Which prompts are asked in one job then."""
 GREEDY: dict[str, Any] = {}
 SAMPLED: dict[str, Any] = {"temperature": 0.8, "seed": 5}
 CHAINS = (*WITHOUT_DRAFT, ("pipespec", "ngram"), ("speed", "ngram"))
@@ -83,12 +85,6 @@ def few_written(default_model: Path, few: list[list[int]]) -> list[Written]:
     return [(how, written(default_model, few, FEW_TOKENS, how)) for how in (GREEDY, SAMPLED)]
 
 
-@pytest.fixture(scope="module", params=[GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def all_written(default_model: Path, prompts: list[list[int]], request: pytest.FixtureRequest) -> Written:
-    """Return what transformers answers to all prompts, at length."""
-    return request.param, written(default_model, prompts, NUM_TOKENS, request.param)
-
-
 def assert_written(
     expected: Sequence[Written], ranks: int, ways: Sequence[Way], prompts: Sequence[Sequence[int]], **options: Any
 ) -> list[dict[str, Any]]:
@@ -128,21 +124,27 @@ def test_an_exit_drafts_and_changes_no_token(
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * SECONDS)
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("piece", PIECES, ids=lambda piece: f"prompts-from-{piece.start}")
+@pytest.mark.parametrize("how", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("ranks", [1, 2, 4], ids="{}-ranks".format)
 @pytest.mark.parametrize("ways", [CHAINS, TREES], ids=["chains", "trees"])
 def test_every_strategy_writes_what_transformers_does_at_length(
     ways: Sequence[Way],
     ranks: int,
+    how: dict[str, Any],
+    piece: range,
     default_model: Path,
     prompts: list[list[int]],
-    all_written: Written,
     tmp_path: Path,
 ) -> None:
+    """In pieces that can be chosen, like -k "trees and 4-ranks and sampled and from-10"."""
     assert {strategy for strategy, _ in (*CHAINS, *TREES)} == set(PRESETS)
+    assert {number for piece in PIECES for number in piece} == set(range(len(prompts)))
     options: dict[str, Any] = {"model": str(default_model), "timeout": SECONDS}
     if ways is TREES:  # drafted by a model that is often wrong
         options["draft"] = str(thinned(resolve(None), tmp_path / "draft.gguf", DRAFT_BLOCKS))
-    assert_written([all_written], ranks, ways, prompts, **options)
+    mine = [prompts[number] for number in piece]
+    assert_written([(how, written(default_model, mine, NUM_TOKENS, how))], ranks, ways, mine, **options)
 
 
 def test_tokens_are_those_of_the_same_model_in_gguf_form(default_model: Path) -> None:
