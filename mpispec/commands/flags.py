@@ -89,7 +89,7 @@ def job_flags(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--threads", type=click.IntRange(min=1), help="Threads of each compute; default: the host's share."
         ),
-        click.option("--layout", help="Who holds what, like 0:0-9,1:draft,2:10-19,3:torch:20-29."),
+        click.option("--layout", help="Who holds what, like 0:0-9,1:draft,2:10-19,3:torch/bfloat16/cuda:1:20-29."),
         click.option(
             "--balance", "is_balanced", is_flag=True, help="Measure the hosts first; the faster one gets more layers."
         ),

@@ -34,9 +34,10 @@ def plan_lines(setup: Setup) -> list[str]:
 
 
 def _held(setup: Setup, stage: StagePlace) -> str:
-    """Return the layers of a stage, and what computes them where not all are computed by the same."""
-    backend = f" on {backend_of(setup.form_of(stage).path).name}" if len(setup.forms) > 1 else ""
-    return f"{stage.first}-{stage.last}{backend}"
+    """Return the layers of a stage, and what computes them where not all are computed by the same, and how."""
+    name = backend_of(setup.form_of(stage).path).name
+    how = "/".join([name, *(value for _, value in stage.torch)])
+    return f"{stage.first}-{stage.last}" + (f" on {how}" if len(setup.forms) > 1 or stage.torch else "")
 
 
 def show_plan(setup: Setup) -> None:

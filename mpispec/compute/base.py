@@ -51,6 +51,8 @@ class Arithmetic:
     """Names the instructions that are computed with: ranks where it differs may compute other bits."""
     is_thread_exact: bool = True
     """Whether a row has the same bits with the threads that compute here as with one."""
+    numbers: str = ""
+    """Names the numbers that are computed in, where that is chosen: stages where it differs do compute other bits."""
 
 
 class StageModel(Protocol):

@@ -84,8 +84,15 @@ class TorchBackend:
         """See `Backend`."""
         import torch  # noqa: PLC0415  takes seconds
 
-        kernels = f"torch {torch.__version__} on {torch.backends.cpu.get_cpu_capability()}, {size.threads} threads"
-        return Arithmetic(kernels)
+        from mpispec.compute.torch_stage import device_and_numbers  # noqa: PLC0415
+
+        device, dtype = device_and_numbers(size.torch)
+        on_cpu = device.type == "cpu"
+        place = torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(device)
+        numbers = str(dtype).removeprefix("torch.")
+        if size.torch.quantization is not None:
+            numbers += f" with {size.torch.quantization} weights"
+        return Arithmetic(f"torch {torch.__version__} on {place}, {size.threads} threads", numbers=numbers)
 
     def buffer_bytes(self, model: ModelSummary, part: Part, size: StageSize) -> int | None:
         """See `Backend`: numbers and device are chosen when torch is loaded."""

@@ -173,9 +173,7 @@ def num_cells(size: StageSize) -> int:
 def _loaded(folder: Path, kept: Kept, tensors: Mapping[str, StoredTensor], size: StageSize) -> Any:
     """Return a part of a model on its device. Raises ModelError."""
     torch.set_num_threads(size.threads)
-    device = _device_of(size.torch.device)
-    automatic = "float32" if device.type == "cpu" else "bfloat16"
-    dtype = getattr(torch, automatic if size.torch.dtype == "auto" else size.torch.dtype)
+    device, dtype = device_and_numbers(size.torch)
     try:
         return load(folder, kept, tensors, dtype, size.torch).to(device)
     except torch.OutOfMemoryError:
@@ -183,6 +181,13 @@ def _loaded(folder: Path, kept: Kept, tensors: Mapping[str, StoredTensor], size:
             f"{device} has no room for layers {kept.layers.start}-{kept.layers.stop - 1} of {folder.name}; "
             "use more ranks, or --device cpu."
         ) from None
+
+
+def device_and_numbers(options: TorchOptions) -> tuple[torch.device, torch.dtype]:
+    """Return where and in which numbers a stage with these options computes here. Raises ModelError."""
+    device = _device_of(options.device)
+    automatic = "float32" if device.type == "cpu" else "bfloat16"
+    return device, getattr(torch, automatic if options.dtype == "auto" else options.dtype)
 
 
 def _device_of(name: str) -> torch.device:

@@ -117,7 +117,7 @@ def _size(options: JobOptions, setup: Setup, rank: int, contexts: int = 1) -> St
         num_sequences(options.parallel if contexts == 1 else 1),
         setup.threads[rank],
         MOST_ROWS,
-        options.torch,
+        setup.plan.torch_options(rank, options.torch),
         gpu_layers=setup.gpu_layers[rank] if setup.gpu_layers else 0,
         contexts=contexts,
     )

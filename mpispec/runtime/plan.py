@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from mpispec.compute.base import DTYPES, QUANTIZATIONS, TorchOptions
 from mpispec.compute.factory import BACKENDS
 from mpispec.core.ids import HEAD, Actor
 from mpispec.models.errors import ModelError
@@ -32,6 +34,8 @@ class StagePlace:
     """Whether it also holds norm and projection, and drafts."""
     backend: str = ""
     """What the layout has it computed by; empty: as the model."""
+    torch: tuple[tuple[str, str], ...] = ()
+    """What the layout says of how its rank computes with torch: fields of `TorchOptions` and their values."""
 
     @property
     def layers(self) -> range:
@@ -133,6 +137,11 @@ class Plan:
         """Return the stages of levels that a rank holds, each with its level's index from the top down."""
         return [(index, stage) for index, level in enumerate(self.levels) for stage in level if stage.rank == rank]
 
+    def torch_options(self, rank: int, options: TorchOptions) -> TorchOptions:
+        """Return how a rank computes with torch: as the layout says of it, else as the job."""
+        said: dict[str, Any] = dict(next((stage.torch for stage in self.stages_of(rank) if stage.torch), ()))
+        return replace(options, **said)
+
     def num_computing(self, rank: int) -> int:
         """Return how many actors of a rank compute: stages and the draft."""
         return len(self.stages_of(rank)) + len(self.level_stages_of(rank)) + (self.draft_rank == rank)
@@ -168,7 +177,7 @@ class Plan:
 
 
 def _prefix(stage: StagePlace) -> str:
-    return f"{stage.backend}:" if stage.backend else ""
+    return "/".join([stage.backend, *(value for _, value in stage.torch)]) + ":" if stage.backend else ""
 
 
 def make_plan(
@@ -239,8 +248,11 @@ def _lower_ranks(num_ranks: int, count: int) -> list[int]:
     return [1 + max(0, index - max(0, count - num_ranks + 1)) for index in range(count)]
 
 
-_WHOSE = rf"(?:level(?P<level>\d+)|(?P<backend>{'|'.join(BACKENDS)})):"
+_HOW = r"(?P<how>(?:/[^/:,]*(?::\d+)?)*)"
+_WHOSE = rf"(?:level(?P<level>\d+)|(?P<backend>{'|'.join(BACKENDS)}){_HOW}):"
 _ITEM = re.compile(rf"(?:(?P<rank>\d+):)?(?:(?:{_WHOSE})?(?P<first>\d+)-(?P<last>\d+)|(?P<draft>draft))")
+_KINDS = ("dtype", "device", "quantization")
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 _FORM = "write it as RANK:FIRST-LAST items in layer order, like 0:0-9,1:draft,2:10-19,3:20-29"
 
 
@@ -286,9 +298,35 @@ def _parsed(num_ranks: int, layout: str, num_levels: int) -> tuple[dict[int, lis
         level = int(match["level"] or 0)
         if match["level"] and not 1 <= level <= num_levels:
             raise PlanError(f"--layout names level {level}, but the cascade has {num_levels} above its draft.")
-        place = StagePlace(rank, int(match["first"]), int(match["last"]), backend=match["backend"] or "")
+        backend, how = match["backend"] or "", torch_fields(match["backend"], match["how"])
+        place = StagePlace(rank, int(match["first"]), int(match["last"]), backend=backend, torch=how)
+        if any(other.rank == rank and how and other.torch and other.torch != how for other in stages[0]):
+            raise PlanError(f"--layout has rank {rank} compute with torch in two ways; say the same of all its layers.")
         stages.setdefault(level, []).append(place)
     return stages, draft_rank
+
+
+def torch_fields(backend: str | None, how: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the fields of `TorchOptions` that `/bfloat16/cuda:1` behind a backend's name means. Raises PlanError."""
+    found: dict[str, str] = {}
+    for word in (how or "").split("/")[1:]:
+        if backend != "torch":
+            raise PlanError(f"--layout has {backend}/{word}, and {backend} takes nothing there; write it behind torch.")
+        kinds = {
+            "dtype": word in DTYPES[1:],
+            "device": bool(_DEVICE.fullmatch(word)),
+            "quantization": word in QUANTIZATIONS,
+        }
+        kind = next((name for name, fits in kinds.items() if fits), None)
+        if kind is None:
+            raise PlanError(
+                f"--layout has torch/{word}, which is none of {', '.join(DTYPES[1:])}, cpu, cuda, cuda:N and "
+                f"{', '.join(QUANTIZATIONS)}; write it like 1:torch/bfloat16/cuda:0:10-19."
+            )
+        if kind in found:
+            raise PlanError(f"--layout has {found[kind]} and {word} for one rank; keep one of them.")
+        found[kind] = word
+    return tuple((kind, found[kind]) for kind in _KINDS if kind in found)
 
 
 def _check_cover(stages: list[StagePlace], num_layers: int, whose: str) -> None:

@@ -63,6 +63,12 @@ def test_the_plan_shows_backends_where_they_differ(file: ModelSummary, folder: M
     assert "10-29" in alike
 
 
+def test_the_plan_shows_how_a_rank_computes_where_the_layout_says_it(file: ModelSummary, folder: ModelSummary) -> None:
+    shown = "\n".join(plan_lines(setup_of(folder, file, "0:0-9,1:torch/cuda:1/bfloat16:10-29", 2)))
+    assert "10-29 on torch/bfloat16/cuda:1" in shown
+    assert "0-9 on" not in shown
+
+
 def test_the_plan_says_where_there_is_no_gpu(file: ModelSummary, folder: ModelSummary) -> None:
     setup = setup_of(file, folder, "0:0-9,1:torch:10-19,2:20-29", 3)
     assert plan_lines(replace(setup, gpu_layers=(-1, 0, 0)))[-1] == (

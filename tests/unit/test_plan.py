@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpispec.commands.tables import plan_lines
+from mpispec.compute.base import TorchOptions
 from mpispec.models.registry import ModelSummary
 from mpispec.runtime.balance import advice, replanned
 from mpispec.runtime.group import JobError
@@ -89,11 +90,38 @@ def test_a_layout_without_ranks_counts_them() -> None:
         ("0:0-14,1:15-29", True, "where the draft runs"),
         ("0:0-14,1:15-29,1:draft", False, "no draft model"),
         ("0:0-29,1:draft,1:draft", True, "twice"),
+        (
+            "0:0-9,1:torch/half:10-29",
+            False,
+            "has torch/half, which is none of float32, bfloat16, float16, cpu, cuda, cuda:N",
+        ),
+        ("0:0-9,1:torch/auto:10-29", False, "has torch/auto, which is none of"),
+        ("0:0-9,1:torch/cuda0:10-29", False, "has torch/cuda0, which is none of"),
+        ("0:0-9,1:torch/:10-29", False, "has torch/, which is none of"),
+        ("0:0-9,1:torch/cpu/cuda:1:10-29", False, "has cpu and cuda:1 for one rank; keep one of them"),
+        ("0:0-9,1:llama/cpu:10-29", False, "has llama/cpu, and llama takes nothing there"),
+        ("0:0-9,1:torch/cpu/:10-29", False, "has torch/, which is none of"),
+        ("0:0-9,1:/cpu:10-29", False, "no layer range"),
+        ("0:0-9,1:torch/cpu:10-19,1:torch/float16:20-29", False, "rank 1 compute with torch in two ways"),
     ],
 )
 def test_a_wrong_layout_is_refused_with_a_remedy(layout: str, has_draft: bool, word: str) -> None:
     with pytest.raises(PlanError, match=word):
         make_plan(2, _model(), has_draft, layout)
+
+
+def test_a_layout_says_how_a_rank_computes_with_torch() -> None:
+    layout = "0:0-9,1:torch/bfloat16/cuda:1:10-19,1:torch:20-24,2:torch/int8:25-29"
+    plan = make_plan(3, _model(), False, layout)
+    assert plan.layout == layout
+    job = TorchOptions("float16", "cuda", runs_code=True)
+    assert [plan.torch_options(rank, job) for rank in range(3)] == [
+        job,
+        replace(job, dtype="bfloat16", device="cuda:1"),
+        replace(job, quantization="int8"),
+    ]
+    reordered = make_plan(3, _model(), False, layout.replace("bfloat16/cuda:1", "cuda:1/bfloat16"))
+    assert reordered == plan
 
 
 def test_exits_belong_to_stages_before_the_last() -> None:

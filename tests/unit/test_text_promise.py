@@ -39,7 +39,9 @@ def promised(
     **options: Any,
 ) -> TextPromise:
     """Return the promise of a job of this rank and others, a stage on each."""
-    everyone = {Actor(rank + 1): (each.kernels, each.is_thread_exact) for rank, each in enumerate((SAME, *others))}
+    everyone = {
+        Actor(rank + 1): (each.kernels, each.is_thread_exact, each.numbers) for rank, each in enumerate((SAME, *others))
+    }
     monkeypatch.setattr(module, "merged", lambda *_: everyone)
     ranks = len(everyone)
     stages = tuple(StagePlace(rank, rank, rank, backend=backends[rank]) for rank in range(ranks))
@@ -104,6 +106,31 @@ def test_two_forms_are_not_alike_and_that_is_said(monkeypatch: pytest.MonkeyPatc
     assert str(promise) == (
         "that of these stages with --strategy plain; either form alone rounds otherwise and may part from it"
     )
+
+
+def numbers(*kinds: str) -> tuple[Arithmetic, ...]:
+    return tuple(Arithmetic("torch 2.13", numbers=kind) for kind in kinds)
+
+
+def test_ranks_in_several_kinds_of_numbers_make_a_text_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = numbers("float32", "bfloat16")
+    promise = promised(monkeypatch, others=others, backends=("llama", "torch", "torch"))
+    assert str(promise).startswith("that of these stages with --strategy plain; either form alone"), "it covers both"
+    monkeypatch.setattr(f"{__name__}.SAME", numbers("float32")[0])
+    promise = promised(monkeypatch, others=others, backends=("torch", "torch", "torch"))
+    assert promise.is_exact
+    assert str(promise) == (
+        "that of these stages with --strategy plain, in float32 and bfloat16; the model in one of them may part from it"
+    )
+    uneven = promised(monkeypatch, others=others, backends=("torch", "torch", "torch"), are_rows_exact=False)
+    assert str(uneven).startswith("may part from these stages alone, because a row of these weights")
+    alike = promised(monkeypatch, others=numbers("float32"), backends=("torch", "torch"))
+    assert str(alike) == "that of the model alone"
+
+
+def test_torch_on_other_instructions_has_no_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    promise = promised(monkeypatch, others=(TORCH, Arithmetic("torch 2.6")), backends=("", "torch", "torch"))
+    assert str(promise).endswith("blue and green compute with different instructions")
 
 
 def test_hosts_of_one_form_are_compared_in_a_mixed_pipeline_too(monkeypatch: pytest.MonkeyPatch) -> None:
