@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import transformers
 
@@ -20,6 +22,24 @@ FAMILIES = (
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parts_of_a_family_compute_what_the_whole_does(family: str) -> None:
     assert torch_admission.refusal(transformers.AutoConfig.for_model(family)) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "published"),
+    [
+        ("deepseek_v2", {"num_experts_per_tok": 6, "n_group": 1, "topk_group": 1, "q_lora_rank": None}),
+        (
+            "deepseek_v2",
+            {"num_experts_per_tok": 6, "n_group": 8, "topk_group": 3, "topk_method": "group_limited_greedy"},
+        ),
+        ("dots1", {"n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6}),
+        ("hunyuan_v1_dense", {"head_dim": 128}),
+    ],
+    ids=["deepseek_v2 lite", "deepseek_v2", "dots1", "hunyuan_v1_dense"],
+)
+def test_families_whose_class_needs_what_every_folder_says(family: str, published: dict[str, Any]) -> None:
+    """The class of transformers has no defaults for these and cannot compute without, whole or in parts."""
+    assert torch_admission.refusal(transformers.AutoConfig.for_model(family, **published)) is None
 
 
 def test_a_multiplier_of_embeddings_is_applied_once() -> None:
