@@ -57,7 +57,7 @@ from mpispec.wire.fields import (
     PeerProtocolError,
 )
 
-VERSION = 6
+VERSION = 7
 """Raised whenever a frame of the old form could be misread."""
 
 Buffer = bytes | bytearray | memoryview
