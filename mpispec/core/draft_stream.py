@@ -48,7 +48,7 @@ class DraftStream(Text):
             raise ProtocolError(f"tokens from position {pos} on were taken back of {len(self.tokens)}")
         dead = self.cut(pos)
         self.filled = min(self.filled, computed)
-        self.answered_to = min(self.answered_to, self.filled)
+        self.answered_to = min(self.answered_to, computed)
         self.spares = []
         return dead
 

@@ -44,11 +44,6 @@ class Segment:
     """How many of the nodes have died."""
 
     @property
-    def is_chunk(self) -> bool:
-        """Whether it computes tokens that were given."""
-        return bool(self.given)
-
-    @property
     def is_dead(self) -> bool:
         """Whether no token that it decides can still matter."""
         return self.is_cancelled or (not self.given and self.num_dead == len(self.nodes))

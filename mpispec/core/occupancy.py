@@ -18,11 +18,8 @@ class Occupancy:
     """Reads the parts of a head that say how full it is; read it where no event is being handled."""
 
     def __init__(self, config: HeadConfig, active: Sized, waiting: Sized, runs: Lanes, cells: _Cells) -> None:
-        self._config = config
-        self._active = active
-        self._waiting = waiting
-        self._runs = runs
-        self._cells = cells
+        self._config, self._active, self._waiting = config, active, waiting
+        self._runs, self._cells = runs, cells
 
     def read(self) -> dict[str, int]:
         """Return requests that run and wait, runs and rows in flight, cells in use and in all."""

@@ -20,8 +20,6 @@ from mpispec.core.waiting import Waiting, rank_of
 
 EXIT = "exit"
 """Name of the drafter that is the target's own stages with an early exit."""
-
-
 _PATIENCE = 8
 """How often others may be preferred to the newest token of a request of lower priority."""
 

@@ -432,7 +432,7 @@ def test_prefix_lies_are_refused() -> None:
 
 
 def test_another_version_is_named() -> None:
-    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 6; install the same mpispec on every host"):
+    with pytest.raises(PeerProtocolError, match=r"version 9 .* version 7; install the same mpispec on every host"):
         decode(forge([6, 0, 1], version=9))
 
 
