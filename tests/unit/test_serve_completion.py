@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -11,6 +11,8 @@ from serve_fake import END, ByteVocabulary, FakeEngine
 
 from mpispec.runtime.engine import EngineStopped, Generation, Listener, Progress
 from mpispec.serve.text.completion import AsyncCompletion, Completion
+from mpispec.serve.text.hearing import Take, hear
+from mpispec.serve.text.turn import Piece, Said
 
 pytestmark = pytest.mark.unit
 
@@ -117,13 +119,20 @@ def test_a_stopped_engine_cancels_and_then_refuses(engine: FakeEngine) -> None:
 
 
 def test_an_event_loop_receives_the_same(engine: FakeEngine) -> None:
-    async def read() -> list[str]:
-        completion = AsyncCompletion(engine, ByteVocabulary(), Generation(tuple(b"hi"), 200))
-        deltas = [pieces async for pieces in completion]
-        assert completion.result().finish_reason == "stop"
-        return [piece.text for pieces in deltas for piece in pieces]
+    texts: list[str] = []
 
-    assert asyncio.run(read()) == ["Y", "ou ", "sa", "i", "d: ", "hi"]
+    def take(index: int, pieces: list[Piece]) -> bool:
+        assert index == 0
+        texts.extend(piece.text for piece in pieces if isinstance(piece, Said))
+        return True
+
+    async def read() -> None:
+        completion = AsyncCompletion(engine, ByteVocabulary(), Generation(tuple(b"hi"), 200))
+        await hear([completion], take)
+        assert completion.result().finish_reason == "stop"
+
+    asyncio.run(read())
+    assert texts == ["Y", "ou ", "sa", "i", "d: ", "hi"]
 
 
 class Hasty:
@@ -139,35 +148,80 @@ class Hasty:
         return {}
 
 
-def test_what_has_come_is_yielded_at_once_and_no_pile_takes_the_loop() -> None:
+def hasty() -> AsyncCompletion:
+    return AsyncCompletion(cast(Any, Hasty()), ByteVocabulary(), Generation(tuple(b"abcdefgh" * 5), 40))
+
+
+def test_what_has_come_is_taken_at_once_and_no_pile_takes_the_loop() -> None:
     turns: list[str] = []
 
-    async def read(name: str) -> list[list[str]]:
-        completion = AsyncCompletion(cast(Any, Hasty()), ByteVocabulary(), Generation(tuple(b"abcdefgh" * 5), 40))
-        found = []
-        async for pieces in completion:
+    async def read(name: str) -> list[list[Piece]]:
+        found: list[list[Piece]] = []
+
+        def take(index: int, pieces: list[Piece]) -> bool:
             turns.append(name)
-            found.append([piece.text for piece in pieces])
+            found.append(pieces)
+            return True
+
+        await hear([hasty()], take)
         return found
 
-    async def both() -> list[list[list[str]]]:
+    async def both() -> list[list[list[Piece]]]:
         return await asyncio.gather(read("a"), read("b"))
 
     for found in asyncio.run(both()):
-        assert [len(texts) for texts in found] == [16, 16, 8]
-        assert [text for texts in found for text in texts] == list("abcdefgh" * 5)
+        assert [len(pieces) for pieces in found] == [16, 16, 8]
+        assert [piece for pieces in found for piece in pieces] == [Said(letter) for letter in "abcdefgh" * 5]
     assert turns == ["a", "b"] * 3
+
+
+def test_who_can_take_no_more_is_waited_for() -> None:
+    happened: list[str] = []
+
+    def take(index: int, pieces: list[Piece]) -> bool:
+        happened.append(f"{index}: {len(pieces)}")
+        return len(happened) > 2
+
+    async def drain() -> None:
+        await asyncio.sleep(0)
+        happened.append("drained")
+
+    asyncio.run(hear_hasty(take, drain))
+    assert happened == ["0: 16", "drained", "0: 16", "1: 16", "0: 8", "1: 16", "1: 8"]
+
+
+def test_what_goes_wrong_is_told_and_ends_the_rest(engine: FakeEngine) -> None:
+    def take(index: int, pieces: list[Piece]) -> bool:
+        raise KeyError("broken")
+
+    async def read() -> None:
+        await hear([AsyncCompletion(engine, ByteVocabulary(), Generation(tuple(b"wait"), 200))], take)
+
+    with pytest.raises(KeyError, match="broken"):
+        asyncio.run(read())
+    engine.await_withdrawn(1)
+
+
+async def hear_hasty(take: Take, drain: Callable[[], Awaitable[None]]) -> None:
+    await hear([hasty(), hasty()], take, drain)
 
 
 def test_a_cancelled_task_withdraws(engine: FakeEngine) -> None:
     async def read() -> None:
         completion = AsyncCompletion(engine, ByteVocabulary(), Generation(tuple(b"wait"), 200))
-        shown = ""
-        async for pieces in completion:
-            shown += "".join(piece.text for piece in pieces)
-            if shown == "You said: wait":
-                asyncio.current_task().cancel()  # type: ignore[union-attr]
+        reading = asyncio.ensure_future(hear([completion], take))
+        await over.wait()
+        reading.cancel()
+        await reading
 
+    def take(index: int, pieces: list[Piece]) -> bool:
+        nonlocal shown
+        shown += "".join(piece.text for piece in pieces if isinstance(piece, Said))
+        if shown == "You said: wait":
+            over.set()
+        return True
+
+    shown, over = "", asyncio.Event()
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(read())
     engine.await_withdrawn(1)

@@ -19,6 +19,7 @@ from mpispec.serve.errors import ApiError
 from mpispec.serve.http.body import read_body
 from mpispec.serve.http.gate import Drain
 from mpispec.serve.text.completion import AsyncCompletion
+from mpispec.serve.text.hearing import hear
 from mpispec.serve.text.service import Service
 
 PROBE_SECONDS = 10.0
@@ -177,6 +178,5 @@ class About:
             completion = AsyncCompletion(service.engine, service.vocabulary, Generation(prompt, max_tokens=1))
         except (ValueError, EngineStopped):
             return False
-        async for _ in completion:
-            pass
+        await hear([completion], lambda index, pieces: True)
         return bool(completion.tokens)

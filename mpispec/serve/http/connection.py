@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mpispec.serve.api.answers import encode
 from mpispec.serve.errors import ApiError
-from mpispec.serve.http.events import CHUNKS
+from mpispec.serve.http.events import PARTS
 from mpispec.serve.http.gate import when_full
 
 MOST_CONNECTIONS = 256
@@ -35,6 +35,8 @@ class DeadlineProtocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._has_chunks = True
+        """Whether the client knows them; those of HTTP/1.0 do not."""
 
     @property
     def app(self) -> ASGIApp:
@@ -99,16 +101,19 @@ class DeadlineProtocol(H11Protocol):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, with a short way for the parts of its answer."""
-        if self.conn.their_http_version == b"1.1":  # older clients know no chunks
-            scope["extensions"] = {CHUNKS: self._send_chunk}
+        self._has_chunks = self.conn.their_http_version == b"1.1"
+        scope["extensions"] = {PARTS: self}
         await self._app(scope, receive, send)
 
-    async def _send_chunk(self, body: bytes) -> None:
-        """Send a part of an answer as h11 would, for which nothing changes by it."""
-        if self.flow.write_paused:
-            await self.flow.drain()
+    def write(self, part: bytes) -> bool:
+        """Write a part of an answer as h11 would, for which nothing changes by it; see `Outlet`."""
         if not self.cycle.disconnected:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+            self.transport.write(b"%x\r\n%b\r\n" % (len(part), part) if self._has_chunks else part)
+        return not self.flow.write_paused
+
+    async def drain(self) -> None:
+        """See `Outlet`."""
+        await self.flow.drain()
 
     @property
     def _is_answering(self) -> bool:

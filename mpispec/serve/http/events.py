@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import aclosing
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -35,15 +34,25 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Re
         await asyncio.gather(working, gone, return_exceptions=True)
 
 
-CHUNKS = "mpispec.chunks"
-"""Name of the ASGI extension that sends a part of an answer which has begun: `Callable[[bytes], Awaitable[None]]`.
+PARTS = "mpispec.parts"
+"""Name of the ASGI extension that writes parts of an answer which has begun, an `Outlet`.
 
 Each part would otherwise pass through all layers of the application, which look at the head of an answer alone.
 """
 
 
+class Outlet(Protocol):
+    """A connection, as parts of an answer see it."""
+
+    def write(self, part: bytes) -> bool:
+        """Write a part, which must not be empty; return whether the client takes more without a `drain` before it."""
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written, or has gone."""
+
+
 class EventStream(Response):
-    """Sends `events`, each some whole events as text, and what `ping` returns after each `ping_s` seconds of silence.
+    """Has `write` send events, and sends what `ping` returns after each `ping_s` seconds of silence.
 
     Calls `on_end` after the last, or when the client has gone.
     """
@@ -52,7 +61,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        events: AsyncGenerator[str, None],
+        write: Callable[[Sink], Awaitable[None]],
         on_end: Callable[[], None],
         ping: Callable[[], str],
         ping_s: float | None,
@@ -60,47 +69,42 @@ class EventStream(Response):
         # Some proxies (nginx) collect an answer unless a header forbids it.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events = events
+        self._write = write
         self._on_end = on_end
         self._ping = ping
         self._ping_s = ping_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Needs an `Outlet` in the scope."""
         try:
-            is_whole = await unless_gone(receive, self._write(scope, send))
+            is_whole = await unless_gone(receive, self._send(scope, send))
         finally:
             self._on_end()
         if is_whole:  # last of all, so that whoever has read it finds the request ended
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _write(self, scope: Scope, send: Send) -> bool:
-        async def send_part(body: bytes) -> None:
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-
+    async def _send(self, scope: Scope, send: Send) -> bool:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        send_part = scope.get("extensions", {}).get(CHUNKS, send_part)
-        async with aclosing(self._events) as events, _Silence(send_part, self._ping, self._ping_s) as silence:
-            async for text in events:
-                if text:
-                    await silence.end_with(text)
+        async with Sink(scope["extensions"][PARTS], self._ping, self._ping_s) as sink:
+            await self._write(sink)
         return True
 
 
-class _Silence:
-    """Sends texts, and a ping where `ping_s` seconds pass between two; one timer for all of them, since texts are many.
+class Sink:
+    """Takes texts, and a ping where `ping_s` seconds pass between two; one timer for all of them, since texts are many.
 
-    A ping is only begun while no text is being sent.
+    A ping is only written while the client takes what is written.
     """
 
-    def __init__(self, send: Callable[[bytes], Awaitable[None]], ping: Callable[[], str], ping_s: float | None) -> None:
-        self._send = send
+    def __init__(self, outlet: Outlet, ping: Callable[[], str], ping_s: float | None) -> None:
+        self._outlet = outlet
         self._ping = ping
         self._ping_s = ping_s
         self._since = time.monotonic()
-        self._is_sending = False
+        self._is_draining = False
         self._pinging: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> _Silence:
+    async def __aenter__(self) -> Sink:
         if self._ping_s is not None:
             self._pinging = asyncio.ensure_future(self._watch(self._ping_s))
         return self
@@ -110,17 +114,24 @@ class _Silence:
             self._pinging.cancel()
             await asyncio.gather(self._pinging, return_exceptions=True)
 
-    async def end_with(self, text: str) -> None:
-        """Send a text."""
-        self._is_sending = True
-        await self._send(text.encode())
-        self._is_sending = False
+    def write(self, text: str) -> bool:
+        """Send some whole events, or none; return whether more can be taken without a `drain` before it."""
+        if not text:
+            return True
+        self._since = time.monotonic()
+        return self._outlet.write(text.encode())
+
+    async def drain(self) -> None:
+        """Wait until the client takes more."""
+        self._is_draining = True
+        await self._outlet.drain()
+        self._is_draining = False
         self._since = time.monotonic()
 
     async def _watch(self, ping_s: float) -> None:
         while True:
-            left = ping_s if self._is_sending else self._since + ping_s - time.monotonic()
+            left = ping_s if self._is_draining else self._since + ping_s - time.monotonic()
             if left > 0:
                 await asyncio.sleep(left)
-            else:
-                await self.end_with(self._ping())
+            elif not self.write(self._ping()):
+                await self.drain()

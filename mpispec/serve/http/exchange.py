@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,19 +15,17 @@ from mpispec.runtime.engine import EngineStopped, Generation
 from mpispec.serve.api.answers import Answer, Answered
 from mpispec.serve.api.request import GenerationRequest
 from mpispec.serve.errors import ApiError, engine_stopped
-from mpispec.serve.http.events import EventStream, unless_gone
+from mpispec.serve.http.events import EventStream, Sink, unless_gone
 from mpispec.serve.http.facts import note
 from mpispec.serve.http.guard import key_of
 from mpispec.serve.http.places import Places
 from mpispec.serve.text.answer_grammar import AnswerGrammars
 from mpispec.serve.text.completion import AsyncCompletion, Completed
+from mpispec.serve.text.hearing import hear
 from mpispec.serve.text.prompt import Prompt
 from mpispec.serve.text.service import Service
 from mpispec.serve.text.turn import Piece, Turn
 from mpispec.wire.fields import MAX_SEED
-
-_AHEAD = 16
-"""Texts of all choices that may wait for a client that reads slowly; the rest waits in their own inboxes."""
 
 
 class Exchange:
@@ -63,8 +60,8 @@ class Exchange:
         is_json = structure is not None and structure.kind == "json"
         answer = shape(generations[0][1].sampling)
         if wanted.stream:
-            events = _stream(completions, answer, is_json)
-            return EventStream(events, lambda: self._release(http, completions), answer.ping, self._ping_s)
+            write = partial(_stream, completions, answer, is_json)
+            return EventStream(write, lambda: self._release(http, completions), answer.ping, self._ping_s)
         try:
             answers = await unless_gone(http.receive, _finish(completions, is_json))
         finally:
@@ -146,10 +143,13 @@ def _ended(completion: AsyncCompletion, turn: Turn, is_json: bool) -> Completed:
 
 async def _finish(completions: Sequence[AsyncCompletion], is_json: bool) -> list[Answered]:
     turns = [Turn() for _ in completions]
-    async with aclosing(_merged(completions)) as found:
-        async for index, pieces in found:
-            for piece in pieces or ():
-                turns[index].add(piece)
+
+    def take(index: int, pieces: list[Piece]) -> bool:
+        for piece in pieces:
+            turns[index].add(piece)
+        return True
+
+    await hear(completions, take)
     answers = [_ended(completion, turn, is_json) for completion, turn in zip(completions, turns, strict=True)]
     if (failure := _failure(answers, completions)) is not None:
         raise failure
@@ -165,57 +165,28 @@ def _failure(ended: Sequence[Completed], completions: Sequence[AsyncCompletion])
     return None
 
 
-async def _stream(completions: Sequence[AsyncCompletion], answer: Answer, is_json: bool) -> AsyncGenerator[str, None]:
-    """Yield the events, those that are ready at once as one text, which is one write."""
+async def _stream(completions: Sequence[AsyncCompletion], answer: Answer, is_json: bool, sink: Sink) -> None:
+    """Write the events, those that are ready at once as one text."""
     turns = [Turn() for _ in completions]
     ended: dict[int, Completed] = {}
-    yield "".join(event for index in range(len(completions)) for event in answer.opening(index))
-    async with aclosing(_merged(completions)) as found:
-        async for index, pieces in found:
-            if pieces is not None:
-                events: list[str] = []
-                for piece in pieces:
-                    turns[index].add(piece)
-                    events += answer.chunk(index, piece)
-                yield "".join(events)
-                continue
+
+    def take(index: int, pieces: list[Piece]) -> bool:
+        events: list[str] = []
+        for piece in pieces:
+            turns[index].add(piece)
+            events += answer.chunk(index, piece)
+        if completions[index].has_ended:
             done = ended[index] = _ended(completions[index], turns[index], is_json)
             if (failure := _failure([done], completions)) is not None:
-                yield "".join(answer.failure(failure))
-                return
-            yield "".join(answer.ending(index, turns[index], done))
-    yield "".join(answer.closing([(turn, ended[index]) for index, turn in enumerate(turns)]))
+                sink.write("".join(events))
+                raise failure
+            events += answer.ending(index, turns[index], done)
+        return sink.write("".join(events))
 
-
-async def _merged(completions: Sequence[AsyncCompletion]) -> AsyncGenerator[tuple[int, list[Piece] | None], None]:
-    """Yield the pieces of several completions as they come, each with its index; None at the end of each."""
-    if len(completions) == 1:  # nearly always; needs no task of its own
-        async with aclosing(aiter(completions[0])) as portions:
-            async for portion in portions:
-                yield 0, portion
-        yield 0, None
-        return
-    inbox: asyncio.Queue[tuple[int, list[Piece] | Exception | None]] = asyncio.Queue(_AHEAD)
-
-    async def read(index: int, completion: AsyncCompletion) -> None:
-        last = None
-        try:
-            async for pieces in completion:
-                await inbox.put((index, pieces))
-        except Exception as error:
-            last = error  # raised where the pieces are read
-        await inbox.put((index, last))
-
-    tasks = [asyncio.ensure_future(read(*numbered)) for numbered in enumerate(completions)]
+    sink.write("".join(event for index in range(len(completions)) for event in answer.opening(index)))
     try:
-        num_open = len(tasks)
-        while num_open:
-            index, pieces = await inbox.get()
-            if isinstance(pieces, Exception):
-                raise pieces
-            num_open -= pieces is None
-            yield index, pieces
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await hear(completions, take, sink.drain)
+    except ApiError as failure:
+        sink.write("".join(answer.failure(failure)))
+    else:
+        sink.write("".join(answer.closing([(turn, ended[index]) for index, turn in enumerate(turns)])))

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 from weakref import WeakKeyDictionary
 
 
@@ -15,24 +14,26 @@ class Arrivals:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._calls: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._rung: deque[Callable[[], None]] = deque()
         self._is_woken = False
 
-    def put(self, call: Callable[[Any], None], value: Any) -> None:
-        """Have `call(value)` called on the loop, in order; from any thread. Lost where the loop is closed."""
-        self._calls.append((call, value))
-        if asyncio._get_running_loop() is self._loop:
-            self._make()
-        elif not self._is_woken:
+    def ring(self, call: Callable[[], None]) -> None:
+        """Have `call` called on the loop soon, once for all rings until then; from any thread. Lost where it is closed.
+
+        Also on the loop itself it is called later, when the whole burst has come.
+        """
+        self._rung.append(call)
+        if not self._is_woken:
             self._is_woken = True
+            is_on_loop = asyncio._get_running_loop() is self._loop
+            wake = self._loop.call_soon if is_on_loop else self._loop.call_soon_threadsafe
             with contextlib.suppress(RuntimeError):  # closed: nobody listens any more
-                self._loop.call_soon_threadsafe(self._make)
+                wake(self._make)
 
     def _make(self) -> None:
         self._is_woken = False  # before the look: what comes after it wakes the loop again
-        while self._calls:
-            call, value = self._calls.popleft()
-            call(value)
+        for call in dict.fromkeys(self._rung.popleft() for _ in range(len(self._rung))):
+            call()
 
 
 _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Arrivals] = WeakKeyDictionary()

@@ -6,12 +6,11 @@ tokens become text on the consumer's side. An inbox holds at most one entry for 
 
 from __future__ import annotations
 
-import asyncio
 from array import array
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import repeat
 from queue import SimpleQueue
 from typing import Any
 
@@ -95,6 +94,8 @@ class _Answer:
         self._finish: FinishReason | None = None
         self._marks: list[Mark] = []
         """Of tokens whose text has not been read yet; none unless the generation is traced."""
+        self._is_over = False
+        """Whether this side needs no further tokens."""
         self.withdrawn = False
         """Whether this side ended the request early, by a stop string too."""
         self._request = engine.submit(generation, listener)
@@ -139,10 +140,8 @@ class _Answer:
     def _is_cut(self) -> bool:
         return self._loop is not None and self._loop.is_loop and len(self._tokens) >= self._min_tokens
 
-    @property
-    def _is_over(self) -> bool:
-        """Whether this side needs no further tokens."""
-        return self._stream.stop_found is not None or self._reader.is_over or self._is_cut
+    def _has_enough(self) -> bool:
+        return self._stream.stop_found is not None or self._reader.is_over or (self._loop is not None and self._is_cut)
 
     def _read(self, text: str, is_last: bool = False) -> str:
         """Take the text of a token, or what was held back at the end; return it."""
@@ -162,7 +161,8 @@ class _Answer:
         """
         added = ""
         self._note_scores(progress)
-        for token, origin in zip_longest(progress.tokens, progress.origins):
+        origins: Iterable[Origin | None] = progress.origins or repeat(None)
+        for token, origin in zip(progress.tokens, origins, strict=False):
             if self._is_over:
                 break
             if origin is not None:
@@ -171,11 +171,14 @@ class _Answer:
             self.times.append(progress.when)
             self._thought_tokens += self._reader.is_thinking
             self._note_token(token)
-            added += self._read(self._stream.push(token))
+            if text := self._stream.push(token):
+                added += self._read(text)
             if self._loop is not None:
                 self._loop.push(token)
+            self._is_over = self._has_enough()
         if progress.finish is not None:
             added += self._read(self._stream.flush(), is_last=True)
+            self._is_over = self._has_enough()
             self._finish = "stop" if self._is_over else progress.finish
         elif self._is_over:
             self.withdraw()
@@ -240,12 +243,9 @@ def written(engine: Engine, vocabulary: Vocabulary, generation: Generation) -> C
 
 
 class AsyncCompletion(_Answer):
-    """One generation for the running event loop: iterate over its pieces, then ask for the `result`.
+    """One generation for the running event loop: `hearing.hear` it, then ask for the `result`.
 
-    Pieces of one progress that belong together are one; what has come meanwhile is yielded at once.
-
-    Raises ValueError and EngineStopped as `Engine.submit` does. Leaving the iteration early, cancelled too,
-    withdraws the request.
+    Raises ValueError and EngineStopped as `Engine.submit` does.
     """
 
     def __init__(
@@ -261,8 +261,8 @@ class AsyncCompletion(_Answer):
         """`prompt` says how the answer is read, and whether it repeats the prompt; `num_top` what of scores is told."""
         arriving = arrivals()
         self._inbox: deque[Progress] = deque()
-        self._hearing: asyncio.Future[None] | None = None
-        """Done when something has come; None while nobody waits for it."""
+        self._ring: Callable[[], None] | None = None
+        """To be called when something has come."""
         self._reader = prompt.new_reader()
         self._pieces: list[Piece] = []
         self._echo = prompt.echo
@@ -271,42 +271,40 @@ class AsyncCompletion(_Answer):
         self._scoring = Scoring(vocabulary, generation.prompt, prompt.echo, num_top) if is_scored else None
 
         def listen(progress: Progress) -> None:
-            arriving.put(self._hear, progress)
+            self._inbox.append(progress)
+            if self._ring is not None:
+                arriving.ring(self._ring)
 
         super().__init__(engine, vocabulary, generation, stops, cuts_repeats, listen, prompt.shown)
 
-    async def __aiter__(self) -> AsyncGenerator[list[Piece], None]:
-        try:
-            while self._finish is None:
-                if not self._inbox:
-                    self._hearing = asyncio.get_running_loop().create_future()
-                    await self._hearing
-                pieces: list[Piece] = []
-                for _ in range(min(len(self._inbox), _AT_ONCE)):
-                    self._absorb(self._inbox.popleft())
-                    pieces += self._take_pieces()
-                if pieces:
-                    yield pieces
-                if self._inbox:  # nothing else on the loop would have its turn until all is taken
-                    await asyncio.sleep(0)
-        finally:
-            self.withdraw()
+    def attach(self, ring: Callable[[], None]) -> None:
+        """Have `ring` called on the loop when something has come; there may be something to `take` already."""
+        self._ring = ring
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something to `take`."""
+        return bool(self._inbox)
+
+    def take(self) -> list[Piece]:
+        """Return the next pieces of what has come; those of one progress that belong together are one."""
+        pieces: list[Piece] = []
+        for _ in range(min(len(self._inbox), _AT_ONCE)):
+            self._absorb(self._inbox.popleft())
+            pieces += self._take_pieces()
+        return pieces
 
     def result(self) -> Completed:
         """See `_Answer`."""
         done = super().result()
         return done if self._scoring is None else replace(done, prompt_scores=self._scoring.ranked())
 
-    def _hear(self, progress: Progress) -> None:
-        self._inbox.append(progress)
-        if self._hearing is not None:
-            hearing, self._hearing = self._hearing, None
-            if not hearing.done():  # cancelled
-                hearing.set_result(None)
-
     def _take_pieces(self) -> list[Piece]:
         """Return what has come since the last call, the scores with the text."""
-        pieces, self._pieces = self._pieces, []
+        pieces = self._pieces
+        if not pieces and self._scoring is None:
+            return pieces
+        self._pieces = []
         if len(pieces) > 1:
             pieces = joined(pieces)
         if self._scoring is None:
@@ -333,7 +331,8 @@ class AsyncCompletion(_Answer):
 
     def _read(self, text: str, is_last: bool = False) -> str:
         pieces = self._reader.push(text) if text else []
-        pieces += self._reader.flush() if is_last else []
+        if is_last:
+            pieces += self._reader.flush()
         if self._marks and pieces and isinstance(pieces[0], Said | Thought):
             pieces[0] = replace(pieces[0], marks=tuple(self._marks))
             self._marks = []

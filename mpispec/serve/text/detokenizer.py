@@ -58,7 +58,8 @@ class TextStream:
         self._vocabulary = vocabulary
         self._stops = tuple(stops)
         self._shown = shown
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._begun = b""
+        """Of a character that is not complete."""
         self._held = ""
         self._num_free = min_tokens
         """How many further tokens may complete a stop string."""
@@ -69,7 +70,7 @@ class TextStream:
         """Take the next token; return the text that is certain now, often none."""
         if self.stop_found is not None or token in self._vocabulary.eog:
             return ""
-        text = self._decoder.decode(self._vocabulary.piece(token, special=token in self._shown))
+        text = self._decoded(self._vocabulary.piece(token, token in self._shown))
         if self._num_free:
             self._num_free -= 1
             self._free = len(self._held) + len(text)
@@ -79,8 +80,14 @@ class TextStream:
         """Return what was held back; call it after the last token."""
         if self.stop_found is not None:
             return ""
-        text = self._release(self._decoder.decode(b"", final=True)) + self._held
+        text = self._release(self._decoded(b"", True)) + self._held
         self._held = ""
+        return text
+
+    def _decoded(self, piece: bytes, is_last: bool = False) -> str:
+        data = self._begun + piece
+        text, length = codecs.utf_8_decode(data, "replace", is_last)
+        self._begun = data[length:]
         return text
 
     def _release(self, text: str) -> str:
