@@ -14,7 +14,7 @@ from mpispec.transport.base import TransportError
 _LENGTH = struct.Struct("<I")
 _MOST_FRAME = 64 << 20
 """Bytes; a prompt that fills a context of ten million tokens is no larger."""
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 _LONGEST_CLOSE_S = 5.0
 """How long the last messages may take to leave (law 7)."""
 

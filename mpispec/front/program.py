@@ -18,6 +18,7 @@ from mpispec.serve.http.server import Closing, Server
 from mpispec.serve.terminal.editor import open_entries
 from mpispec.serve.terminal.repl import COMMANDS, Repl
 from mpispec.serve.terminal.screen import Screen
+from mpispec.serve.text.arrivals import arrivals
 from mpispec.serve.text.opening import open_template, open_vocabulary
 from mpispec.serve.text.prompt import Prompts
 from mpispec.serve.text.service import Service
@@ -74,7 +75,7 @@ def follow(
             failures.append(error)
         return messages is not None and not failures
 
-    server.attend(link.fileno(), read)
+    server.attend(link.fileno(), lambda: arrivals().during(read))
     for failure in failures:
         raise failure
     for message in link.messages():

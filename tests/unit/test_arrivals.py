@@ -65,6 +65,24 @@ def test_a_burst_on_the_loop_is_heard_when_all_of_it_has_come() -> None:
     asyncio.run(main())
 
 
+def test_what_is_rung_during_a_read_is_heard_right_after_it() -> None:
+    async def main() -> None:
+        heard: list[int] = []
+
+        def read() -> str:
+            arrivals().ring(partial(heard.append, 1))
+            assert heard == []
+            return "read"
+
+        assert arrivals().during(read) == "read"
+        assert heard == [1]
+        arrivals().ring(partial(heard.append, 2))
+        await asyncio.sleep(0)
+        assert heard == [1, 2]
+
+    asyncio.run(main())
+
+
 def test_what_comes_before_the_loop_has_its_turn_wakes_it_once() -> None:
     async def main() -> int:
         loop = asyncio.get_running_loop()
