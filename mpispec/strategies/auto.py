@@ -92,6 +92,8 @@ class Auto(Strategy):
         self._longest_run = self._most_rows = 1
         self._plan = Plan(False, lead)
         """How to go on where cores are shared."""
+        self._is_followed = False
+        """Whether it was chosen after the draft had promised anything."""
         self._is_among_others = False
         """Whether other requests are active."""
         self._depth = Depth(0, SharedPlan(1, 1, True), 1.0, 1.0)
@@ -166,12 +168,15 @@ class Auto(Strategy):
             return []
         ranked = sorted(view.tree.ready(), key=lambda node: (-self._beliefs.path_prob(node), node.id))
         best = self._best(ranked)
-        if best is None:
-            return []
+        return [] if best is None else self._run(best, ranked)
+
+    def _run(self, best: Node, ranked: Sequence[Node]) -> list[Node]:
+        """Return the best draft token with as much next to it and below it as pays."""
         if not self._is_batching:
             return [best]
-        run = self._chain(best)[: self._most_rows] if self._economy.are_rows_free else self._comb(best, ranked)
-        return self._filled(run, ranked)
+        if self._economy.are_rows_free:
+            return self._filled(self._chain(best)[: self._most_rows], ranked)
+        return self._filled(self._comb(best, ranked), ranked)
 
     def value(self, node: Node) -> float:
         """See `Strategy`: the calibrated chance."""
@@ -246,7 +251,7 @@ class Auto(Strategy):
             if self._since_costs >= _COSTS_EVERY:
                 self._since_costs = 0
                 self._economy.read(view)
-            self._is_batching = self._economy.pays_to_batch(self._usual.rate)
+            self._is_batching = self._economy.pays_to_batch(self._usual.rate, self._plan)
             self._news = False
             self._beliefs.begin(view.tree.root, self._is_among_others)
 
@@ -255,7 +260,7 @@ class Auto(Strategy):
         self._news = True
         if self._economy.is_shared and root.id not in self._waited:
             is_right = any(child.token == token and child.state is NodeState.DISPATCHED for child in root.children)
-            self._account.took(self._economy.flowed(self._usual.rate, is_right))
+            self._account.took(self._economy.flowed(self._plan, self._usual.rate, is_right))
         if not root.children:
             return
         self._beliefs.learn(root, token)
@@ -284,15 +289,16 @@ class Auto(Strategy):
     def _next_plan(self) -> Plan:
         """Return how to go on: as pays at the usual acceptance rate, or as may pay if there is credit to try."""
         economy, usual, account = self._economy, self._usual, self._account
-        is_flowing = not self._plan.waits
-        plan = economy.plan(usual.rate, is_flowing=is_flowing)
+        followed, error = self._plan if self._is_followed else None, usual.at_best - usual.rate
+        self._is_followed = usual.is_promised
+        plan = economy.plan(usual.rate, error, followed=followed)
         if not economy.toll or not economy.may_speculation_pay:
             return plan
         if plan.lead and plan.gain > 1.0 + account.debt / _HORIZON:
             return plan
         might_pay = bool(self._behind) or economy.plan(usual.at_best).lead > 0
         if might_pay:
-            attempt = economy.plan(usual.rate, may_be_silent=False, is_flowing=is_flowing)
+            attempt = economy.plan(usual.rate, error, may_be_silent=False, followed=followed)
             if economy.loss(attempt, usual.rate, self._behind) <= account.left:
                 return attempt
         usual.doubt()

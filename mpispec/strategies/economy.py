@@ -16,6 +16,9 @@ draft shares a core with a stage, each of its steps adds what it takes from the 
 
 with h the chance of a draft token. With k = 0 that is plain decoding, and the draft is silent. Waiting wastes no work
 of a core that is shared, flowing no time of cores that are not.
+
+Plans that were forced on shared cores (4 and 8 stages, 1, 2 and 4 a core, 0.8 to 0.95 right, rows as `gpu4`, `moe` and
+`cpu8` cost) wrote 0.95 to 1.04 of what the formulas say in virtual time, the lower figures being chains of 12 and more.
 """
 
 from __future__ import annotations
@@ -37,8 +40,6 @@ _BETTER = 1.02
 _LONGER = 1.005
 """By how much one more draft token must be better where they are waited for: with 1.02 chains of free rows were too
 short (0.96 of `sync`), with 1 those of expensive rows too long (0.94)."""
-_DRAINING = 1.05
-"""By how much waiting must be better where runs flow: first the pipeline runs empty."""
 _CERTAIN = 0.995
 """A run is never taken to be surer than this."""
 _UNREACHED = 0.001
@@ -48,6 +49,9 @@ _UNLIKELY = 0.005
 _AHEAD = 1
 """Draft tokens that are ready beyond those that fill a pipeline. Each is made in vain when one before it is rejected:
 with 3 of them `auto` was at 0.94 of `pipeinfer` where it is at 1.03 now (cpu4 rows, 4 stages on 2 cores, 0.7 right)."""
+_STAYING = 1.03
+"""By how much waiting must be better where runs flow, or flowing where chains are waited for: the pipeline runs empty
+in between."""
 _WORTH_WAITING = 1.1
 """By how much runs of expensive rows must be better than those of one: the acceptance rate is an estimate, and between
 two such runs the first stage waits for the head."""
@@ -62,6 +66,8 @@ class Plan(NamedTuple):
     """How many draft tokens ahead a draft may be that takes a stage's time."""
     gain: float = 1.0
     """How many tokens it is expected to write in the time of one of plain decoding."""
+    length: int = 1
+    """Rows of a run, where they flow."""
 
 
 class Economy:
@@ -83,8 +89,8 @@ class Economy:
         self._alone: list[float] = []
         """By rows, how long a run takes through an empty pipeline."""
         self.are_rows_expensive = self.are_rows_free = False
-        self._plans: dict[tuple[int, bool, bool], Plan] = {}
-        """By acceptance rate in hundredths, whether the draft may be silent, and whether runs flow now."""
+        self._plans: dict[int, tuple[Plan, Plan]] = {}
+        """The best that waits and the best that flows, by acceptance rate in hundredths."""
         self.read(view)
 
     def read(self, view: View) -> None:
@@ -134,25 +140,46 @@ class Economy:
                         best, best_s = (width, length), token_s
         return best
 
-    def pays_to_batch(self, acceptance: float) -> bool:
+    def pays_to_batch(self, acceptance: float, plan: Plan) -> bool:
         """Tell whether runs of several rows are better than runs of one."""
         if self._most_rows == 1:
             return False
         if not self.are_rows_expensive:
             return True
+        if self.toll:
+            return plan.length > 1
         _, length = self.best_comb([acceptance], [acceptance] * min(self._longest, self._most_rows))
         batched_s = self.token_s(length, acceptance**length, _expected(acceptance, length))
         return batched_s * _WORTH_WAITING < self.token_s(1, acceptance, acceptance)
 
     # -- flowing, waiting or silent -------------------------------------------------------------------------------
 
-    def plan(self, acceptance: float, may_be_silent: bool = True, is_flowing: bool = False) -> Plan:
-        """Return how to go on where a draft token is right with chance `acceptance`, and runs flow now or do not."""
-        key = round(acceptance * 100.0), may_be_silent, is_flowing
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = self._best_plan(min(acceptance, _CERTAIN), may_be_silent, is_flowing)
-        return plan
+    def plan(
+        self, acceptance: float, error: float = 0.0, may_be_silent: bool = True, followed: Plan | None = None
+    ) -> Plan:
+        """Return how to go on where a draft token is right with a chance of `acceptance`, give or take `error`.
+
+        Waiting and flowing are weighed at the least that the rate may be: where it is overestimated, chains that are
+        waited for lose more. Weighed at the rate itself, `auto` was at 0.90 to 0.97 of `pipeinfer` where it is at 0.99
+        to 1.03 now (`gpu4` rows, 0.8 to 0.9 right). `followed` is how it goes on now.
+        """
+        waiting, flowing = self._plans_at(max(0.0, acceptance - error))
+        margin = 1.0 if followed is None or not followed.lead else _STAYING if followed.waits else 1.0 / _STAYING
+        is_flowing_better = flowing.gain > waiting.gain * margin
+        plans = self._plans_at(acceptance)
+        best = plans[is_flowing_better]
+        if best.gain <= _BETTER:
+            best = max(plans, key=lambda plan: plan.gain)
+        return Plan(True, 0) if may_be_silent and best.gain <= _BETTER else best
+
+    def _plans_at(self, acceptance: float) -> tuple[Plan, Plan]:
+        """Return the best chain that is waited for, and the best runs that flow."""
+        hundredths = round(acceptance * 100.0)
+        plans = self._plans.get(hundredths)
+        if plans is None:
+            acceptance = min(acceptance, _CERTAIN)
+            plans = self._plans[hundredths] = self._best_waiting(acceptance), self._best_flowing(acceptance)
+        return plans
 
     @property
     def may_speculation_pay(self) -> bool:
@@ -175,9 +202,11 @@ class Economy:
         """Return the time of `made` draft tokens, then a run of `rows` rows, in times of a token of plain decoding."""
         return (made * self._step + self._alone[rows - 1]) / self._alone[0]
 
-    def flowed(self, acceptance: float, is_right: bool) -> float:
-        """Return how long a decision takes where runs of one row flow, in times of a token of plain decoding."""
-        return (self._pace_s(1) if is_right else self._rejection_s(1, acceptance)) / self._alone[0]
+    def flowed(self, plan: Plan, acceptance: float, is_right: bool) -> float:
+        """Return how long a decision takes where such runs flow, in times of a token of plain decoding."""
+        length = plan.length
+        seconds = self._pace_s(length) / length if is_right else self._rejection_s(length, acceptance)
+        return seconds / self._alone[0]
 
     def loss(self, plan: Plan, acceptance: float, behind: int) -> float:
         """Return how many tokens of plain decoding it costs to try a plan once; negative where it pays.
@@ -188,22 +217,29 @@ class Economy:
         if plan.waits:
             seconds = self._waiting_s(plan.lead, acceptance) * (1.0 + _expected(acceptance, plan.lead))
             return (feeding + seconds) / self._alone[0] - 1.0 - _expected(acceptance, plan.lead)
-        return (feeding + self._flowing_s(1, acceptance)) / self._alone[0] - 1.0
+        return (feeding + self._flowing_s(plan.length, min(acceptance, _CERTAIN))) / self._alone[0] - 1.0
 
-    def _best_plan(self, acceptance: float, may_be_silent: bool, is_flowing: bool) -> Plan:
-        plain_s = self._alone[0]
-        best, best_s = Plan(True, 0), plain_s if may_be_silent else math.inf
+    def _best_waiting(self, acceptance: float) -> Plan:
+        best, best_s = Plan(True, 0, 0.0), math.inf
         for length in range(1, min(self._longest, self._most_rows - 1) + 1):
             token_s = self._waiting_s(length, acceptance)
-            if token_s * (_LONGER if best.lead else _BETTER) < best_s:
-                best, best_s = Plan(True, length, plain_s / token_s), token_s
-        for length in sorted(_LENGTHS):
-            if length <= min(self._longest, self._most_rows) and self._is_kept_up(length):
-                token_s = self._flowing_s(length, acceptance)
-                better = _BETTER / _DRAINING if is_flowing and best.waits and best.lead else _BETTER
-                if token_s * better < best_s:
-                    best, best_s = Plan(False, self._enough(length, acceptance), plain_s / token_s), token_s
+            if token_s * _LONGER < best_s:
+                best, best_s = Plan(True, length, self._alone[0] / token_s), token_s
         return best
+
+    def _best_flowing(self, acceptance: float) -> Plan:
+        best = self._flowing(1, acceptance)
+        for length in sorted(_LENGTHS):
+            if 1 < length <= min(self._longest, self._most_rows) and self._is_kept_up(length):
+                plan = self._flowing(length, acceptance)
+                if plan.gain > best.gain * _BETTER:
+                    best = plan
+        return best
+
+    def _flowing(self, length: int, acceptance: float) -> Plan:
+        """Return how to go on where runs of `length` rows flow."""
+        gain = self._alone[0] / self._flowing_s(length, acceptance)
+        return Plan(False, self._enough(length, acceptance), gain, length)
 
     def _waiting_s(self, length: int, acceptance: float) -> float:
         """Return the time of a token where chains of that length are waited for.
@@ -225,8 +261,12 @@ class Economy:
         return seconds / (1.0 + _expected(acceptance, length) * runs)
 
     def _pace_s(self, length: int) -> float:
-        """Return the time from one run of a chain to the next: the stages' or the draft's, whichever is longer."""
-        return max(self.times[length - 1][0], length * self._step)
+        """Return the time from one run of a chain to the next: the stages' or the draft's, whichever is longer.
+
+        In a pass there are no more of them than the draft may be ahead.
+        """
+        cost, passing = self.times[length - 1]
+        return max(cost, length * self._step, passing * length / self._longest)
 
     def _rejection_s(self, length: int, acceptance: float) -> float:
         """Return the time from a rejection to the next verification.
@@ -241,17 +281,22 @@ class Economy:
         return self._alone[length - 1] + drafting + followed * followers
 
     def _is_kept_up(self, length: int) -> bool:
-        """Tell whether the draft makes `length` draft tokens in the time of a run of as many; else runs are shorter."""
-        cost = self.times[length - 1][0] - self.toll * length
-        return length == 1 or length * self._step <= cost
+        """Tell whether runs that begin with one row grow to so many: the draft makes the next one's rows meanwhile.
+
+        A draft and the first stage that share a core get equal parts of it while both compute.
+        """
+        sharing = self._crowd if self.toll else 1.0
+        stage_s = [(cost - self.toll * rows) / sharing for rows, (cost, _) in enumerate(self.times[:length], 1)]
+        return all(rows * self._step <= seconds for rows, seconds in enumerate(stage_s, 1))
 
     def _enough(self, length: int, acceptance: float) -> int:
         """Return how many draft tokens ahead keep the pipeline full, without those that are almost never reached."""
-        filling = math.ceil(self.times[0][1] / self.times[0][0]) + length + _AHEAD
+        cost, passing = self.times[length - 1]
+        filling = (math.ceil(passing / cost) + 1) * length + _AHEAD
         reached = math.ceil(math.log(_UNLIKELY) / math.log(acceptance)) if 0.0 < acceptance < 1.0 else 1
         return max(1, min(self._longest, filling, reached))
 
 
 def _expected(acceptance: float, length: int) -> float:
     """Return how many draft tokens of a chain are right on average."""
-    return float(sum(acceptance**reached for reached in range(1, length + 1)))
+    return acceptance * (1.0 - acceptance**length) / (1.0 - acceptance) if acceptance < 1.0 else float(length)

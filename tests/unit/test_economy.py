@@ -10,6 +10,7 @@ from mpispec.core.config import HeadConfig
 from mpispec.core.experience import Experience
 from mpispec.core.ids import NodeId, Pos, Token
 from mpispec.core.tree import TokenTree
+from mpispec.sim.costs import ROWS_FACTORS
 from mpispec.strategies.economy import Economy, Plan
 from mpispec.strategies.trust import AcceptanceRate, Account
 
@@ -48,6 +49,7 @@ def economy(num_stages: int, rows: tuple[float, ...], step: float, crowd: float 
 
 
 CHEAP_ROWS, EXPENSIVE_ROWS = (1.0, 1.24, 1.67, 2.1), (1.0, 1.97, 2.7, 3.4)
+GPU_ROWS, MOE_ROWS = ROWS_FACTORS["gpu4"], ROWS_FACTORS["moe"]
 
 
 def test_on_one_core_a_likely_draft_token_is_waited_for_and_an_unlikely_one_is_not_made() -> None:
@@ -81,9 +83,38 @@ def test_a_draft_that_is_behind_costs_what_it_has_to_read() -> None:
 
 def test_runs_that_flow_go_on_flowing_where_waiting_is_hardly_better() -> None:
     shared = economy(4, (1.0, 3.34, *[3.36] * 30), step=0.12, crowd=2.0, toll=0.12)
+    flowing, waiting = Plan(waits=False, lead=5), Plan(waits=True, lead=16)
     assert shared.plan(0.84).waits
-    assert not shared.plan(0.84, is_flowing=True).waits
-    assert shared.plan(0.95, is_flowing=True).waits
+    assert shared.plan(0.84, followed=waiting).waits
+    assert not shared.plan(0.84, followed=flowing).waits
+    assert shared.plan(0.95, followed=flowing).waits
+
+
+def test_a_long_chain_is_waited_for_only_where_the_rate_may_not_be_much_less() -> None:
+    shared = economy(4, GPU_ROWS, step=1.2, crowd=2.0, toll=1.2)
+    assert shared.plan(0.93).waits
+    assert not shared.plan(0.93, error=0.03).waits
+
+
+def test_a_chain_is_waited_for_where_runs_that_flow_do_not_pay_even_if_they_would_lose_less() -> None:
+    shared = economy(1, GPU_ROWS, step=0.03, toll=0.03)
+    assert not shared.plan(0.7, may_be_silent=False).waits
+    assert shared.plan(0.85, error=0.15).waits
+
+
+def test_the_draft_is_as_far_ahead_as_runs_of_several_rows_fill_the_pipeline() -> None:
+    shared = economy(8, MOE_ROWS, step=0.24, toll=0.24)
+    single, several = shared.plan(0.95), shared.plan(0.98)
+    assert single == Plan(waits=False, lead=9, gain=single.gain, length=1)
+    assert several.length == 4
+    assert several.lead > 6 * 4  # a run of four rows passes in the time in which six of them begin
+
+
+def test_runs_do_not_grow_where_the_draft_is_slower_than_one_of_the_stages_on_its_core() -> None:
+    faster, slower = (economy(8, CHEAP_ROWS, step, crowd=4.0, toll=step) for step in (0.24, 2.4))
+    assert not faster.plan(0.98).waits
+    assert faster.plan(0.98).length > 1
+    assert slower.plan(0.98).length == 1
 
 
 def test_a_promise_is_the_mean_of_the_first_few_and_yields_to_what_happens() -> None:
