@@ -108,4 +108,6 @@ def test_a_rank_that_stands_still_is_missed_and_named(model: Path) -> None:
             stopped.resume()
         assert program.assert_ended() == 1
         assert "Rank 0 on " in program.stderr
-        assert f"nothing comes from rank 2 on {socket.gethostname()}, though it was asked 4 times" in program.stderr
+        host = socket.gethostname()  # rank 0 or the ranks next to it may be the first to miss it
+        lost = rf"nothing comes from rank 2 on {host}( to rank [13] on {host})?, though it was asked 4 times"
+        assert re.search(lost, program.stderr)
