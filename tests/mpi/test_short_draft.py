@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
 TOKENS = 40
 BEYOND = 24
 """Tokens of the answer for which the draft's context has room."""
-CHAINED = (("pipespec", "draft"), ("pipeinfer", "draft"))
+CHAINED = (("pipespec", "draft"), ("pipeinfer", "draft"), ("sync", "draft"))
+"""The last waits for draft tokens; the others go on without them where a host is busy."""
 
 
 @pytest.mark.parametrize("is_before", [False, True], ids=["in-the-midst", "before"])
