@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -251,8 +251,12 @@ def _lower_ranks(num_ranks: int, count: int) -> list[int]:
 _HOW = r"(?P<how>(?:/[^/:,]*(?::\d+)?)*)"
 _WHOSE = rf"(?:level(?P<level>\d+)|(?P<backend>{'|'.join(BACKENDS)}){_HOW}):"
 _ITEM = re.compile(rf"(?:(?P<rank>\d+):)?(?:(?:{_WHOSE})?(?P<first>\d+)-(?P<last>\d+)|(?P<draft>draft))")
-_KINDS = ("dtype", "device", "quantization")
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+_TORCH_FIELDS: Mapping[str, Callable[[str], object]] = {
+    "dtype": DTYPES[1:].__contains__,
+    "device": re.compile(r"cpu|cuda(:\d+)?").fullmatch,
+    "quantization": QUANTIZATIONS.__contains__,
+}
+"""Fields of `TorchOptions` that a layout may name the values of, and what tells whether a word is one."""
 _FORM = "write it as RANK:FIRST-LAST items in layer order, like 0:0-9,1:draft,2:10-19,3:20-29"
 
 
@@ -312,12 +316,7 @@ def torch_fields(backend: str | None, how: str | None) -> tuple[tuple[str, str],
     for word in (how or "").split("/")[1:]:
         if backend != "torch":
             raise PlanError(f"--layout has {backend}/{word}, and {backend} takes nothing there; write it behind torch.")
-        kinds = {
-            "dtype": word in DTYPES[1:],
-            "device": bool(_DEVICE.fullmatch(word)),
-            "quantization": word in QUANTIZATIONS,
-        }
-        kind = next((name for name, fits in kinds.items() if fits), None)
+        kind = next((name for name, is_one in _TORCH_FIELDS.items() if is_one(word)), None)
         if kind is None:
             raise PlanError(
                 f"--layout has torch/{word}, which is none of {', '.join(DTYPES[1:])}, cpu, cuda, cuda:N and "
@@ -326,7 +325,7 @@ def torch_fields(backend: str | None, how: str | None) -> tuple[tuple[str, str],
         if kind in found:
             raise PlanError(f"--layout has {found[kind]} and {word} for one rank; keep one of them.")
         found[kind] = word
-    return tuple((kind, found[kind]) for kind in _KINDS if kind in found)
+    return tuple((kind, found[kind]) for kind in _TORCH_FIELDS if kind in found)
 
 
 def _check_cover(stages: list[StagePlace], num_layers: int, whose: str) -> None:

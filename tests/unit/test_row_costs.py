@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -28,6 +29,17 @@ class TimedStage(ToyStage):
     def forward(self, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
         TimedStage.now += 0.5 + 0.5 * len(run.rows)
         return super().forward(run, activations, cancelled)
+
+
+def slow_down(monkeypatch: pytest.MonkeyPatch, further: Callable[[Run], float]) -> None:
+    """Have each run take some seconds more."""
+    forward = TimedStage.forward
+
+    def slower(stage: TimedStage, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
+        TimedStage.now += further(run)
+        return forward(stage, run, activations, cancelled)
+
+    monkeypatch.setattr(TimedStage, "forward", slower)
 
 
 @pytest.fixture
@@ -61,13 +73,7 @@ def test_a_disturbed_measurement_says_no_more_than_that_a_run_costs_its_halves(
     timed: dict[Actor, StageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_BUDGET_S", 1000.0)
-    forward = TimedStage.forward
-
-    def disturbed(stage: TimedStage, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
-        TimedStage.now += 90.0 if len(run.rows) == 8 else 0.0
-        return forward(stage, run, activations, cancelled)
-
-    monkeypatch.setattr(TimedStage, "forward", disturbed)
+    slow_down(monkeypatch, lambda run: 90.0 if len(run.rows) == 8 else 0.0)
     seconds = measured(timed)
     assert seconds[2:] == [2.5, 5.0, 8.5]
 
@@ -81,13 +87,7 @@ def test_runs_of_prompts_say_what_cached_positions_cost_by_row_and_in_a_tile(
     timed: dict[Actor, StageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_TILES_S", 1e6)
-    forward = TimedStage.forward
-
-    def attending(stage: TimedStage, run: Run, activations: Floats | None, cancelled: Cancelled) -> Floats | None:
-        TimedStage.now += len(run.rows) * run.rows[0].pos * (0.25 if len(run.rows) < 64 else 0.125)
-        return forward(stage, run, activations, cancelled)
-
-    monkeypatch.setattr(TimedStage, "forward", attending)
+    slow_down(monkeypatch, lambda run: len(run.rows) * run.rows[0].pos * (0.25 if len(run.rows) < 64 else 0.125))
     rows, past, past_in_tile = reading_costs(Group(LoopbackTransport()), timed, Actor(1), width=4, has_gpu=True)
     assert rows == pytest.approx([0.5 + 0.5 * size for size in range(1, 65)])
     assert (past, past_in_tile) == pytest.approx((0.25, 0.125))
