@@ -43,7 +43,7 @@ class Lane:
         return self.prompts is not None and bool(self.prompts.runs)
 
     def plan(self, requests: Sequence[Request]) -> list[Share]:
-        """See `Scheduler`; where time is scarce without guesses, which take it from newest tokens."""
+        """See `Scheduler`; where time is scarce without draft tokens, which take it from newest tokens."""
         shares = self.scheduler.plan(requests)
         if not self.is_scarce:
             return shares
@@ -131,7 +131,7 @@ class Lanes:
     def in_lane(self, lane: Lane, requests: Iterable[Request]) -> list[Request]:
         """Return the requests that may have runs in a lane.
 
-        One that belongs into the other waits until it can go there, or guesses that never end would keep it among the
+        One that belongs into the other waits until it can go there, or endless draft tokens would keep it among the
         prompts; but not where it is alone, as nobody is in its way.
         """
         if len(self.all) == 1:

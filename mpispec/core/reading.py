@@ -11,13 +11,13 @@ _LONGER, _STILL_LONGER = 1.1, 1.15
 _GAP = 2.0
 """How many times as long as without the prompt others may wait for a token."""
 _FREE = 1.06
-"""Guesses that make a run no longer than this may go with a prompt."""
+"""Draft tokens that make a run no longer than this may go with a prompt."""
 
 
 def reading(config: HeadConfig, alone: int, num_tokens: int, num_decoding: int) -> tuple[int, int]:
-    """Return the rows of runs that read `num_tokens` while `num_decoding` others decode; and the same with guesses.
+    """Return the rows of runs that read `num_tokens` while `num_decoding` others decode; and with draft tokens too.
 
-    Whoever decodes waits for D of them: the shortest that read nearly as soon as any, or as `alone` rows with none.
+    Who decodes waits for D runs. They are the shortest that read nearly as soon as the best, or as `alone` rows alone.
     """
     riding, fill, past = num_decoding / config.num_stages, config.num_stages - 1, num_tokens / 2
     most = config.traits.prefill.most_rows

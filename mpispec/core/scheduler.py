@@ -3,10 +3,10 @@
 A run is planned as a value (`Share`), like vLLM's scheduler output: no messages, no tensors. One request alone goes as
 its strategy says. Of several, a run takes, in this order:
 
-1. the newest token of each request, so that none waits for the guesses of another, then guesses by the chance that
+1. the newest token of each request, so that none waits for draft tokens of another, then those by the chance that
    they are right; both of more urgent requests first, and among equals of the one that has waited longest,
 2. until the run has as many rows as bring all rows in the system through the pipeline soonest (`Scheduler.sizes`),
-3. but with a prompt's next rows, the oldest's, it has as few as read that nearly as soon as alone (core/reading.py).
+3. but while prompts are read, the oldest first, as few rows as read one nearly as soon as any number (core/reading.py).
 
 Runs are planned when the first stage is out of work, not before: whatever becomes ready meanwhile shares the run.
 """
@@ -158,7 +158,7 @@ class Scheduler:
         return good[0], good[-1]
 
     def _reading(self, request: Request, num_decoding: int) -> tuple[int, int]:
-        """Return the rows of runs that read a prompt while so many requests decode, and the same with guesses."""
+        """Return the rows of runs that read a prompt while so many requests decode, with draft tokens too."""
         if not num_decoding:
             return request.chunk, request.chunk
         key = request.chunk, 1 << (len(request.tokens) - 1).bit_length(), num_decoding

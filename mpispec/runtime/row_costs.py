@@ -161,7 +161,7 @@ def _reading(stage: StageModel, width: int | None, clock: Callable[[], float]) -
     """Measure a stage that takes tokens, or activations of `width` numbers a row.
 
     In processor time of this thread: where ranks share cores long runs are interrupted, and short ones are not, which
-    would make rows look dearer than they are. A GPU computes while the thread waits.
+    would make rows seem to cost more than they do. A GPU computes while the thread waits.
     """
 
     def seconds(size: int, past: int = 0, is_kept: bool = False) -> float:
